@@ -1,0 +1,64 @@
+"""Calls as text: reading them out of what a model wrote, and writing them.
+
+A response is *called* where an offered tool's name stands directly before an opening parenthesis and the
+matching parenthesis closes over arguments the tool accepts; the first such call counts, whatever stands
+around it. It is *malformed* where name and parenthesis are there but no such call is, and *answered*
+otherwise. Nothing is ever evaluated here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from trice.records import Call, Outcome
+
+MAX_RESPONSE = 20_000  # characters of a response that are read
+Parser = Callable[[str], dict[str, Any]]
+
+
+class Reading(NamedTuple):
+    """What a response turned out to be; `reason` says why a call is malformed."""
+
+    outcome: Outcome
+    call: Call | None = None
+    reason: str | None = None
+
+
+def closing(text: str, start: int) -> int | None:
+    """The index of the parenthesis that closes the one at `start`, or None where it never closes."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
+        if depth == 0:
+            return match.start()
+    return None
+
+
+def read(text: str, parsers: Mapping[str, Parser]) -> Reading:
+    """Read a response, given the argument parser of each offered tool by name."""
+    text = text[:MAX_RESPONSE]
+    if not parsers:
+        return Reading(Outcome.ANSWERED)
+    names = "|".join(re.escape(name) for name in parsers)
+    reason = None
+    for match in re.finditer(rf"(?<!\w)({names})\(", text):
+        end = closing(text, match.end() - 1)
+        if end is None:
+            # Nothing after an unclosed parenthesis can close either, bar what it contains.
+            reason = reason or "the parenthesis never closes"
+            break
+        arguments = text[match.end() : end].strip()
+        try:
+            if not arguments:
+                raise ValueError("the call is empty")
+            return Reading(Outcome.CALLED, Call(name=match[1], arguments=parsers[match[1]](arguments)))
+        except ValueError as error:
+            reason = reason or str(error)
+    return Reading(Outcome.MALFORMED, reason=reason) if reason else Reading(Outcome.ANSWERED)
+
+
+def render(name: str, argument: str) -> str:
+    """A call with one argument as a model writes it: `calculator(3*19)`."""
+    return f"{name}({argument})"

@@ -1,0 +1,128 @@
+"""The rows that travel between stages, one class per file form of `data/`.
+
+Field names are those of the published files. Extra fields are kept and passed on, so a row can carry what a
+data set knows beyond the question (its gold expression, its grade) through every stage.
+Nothing here reads or writes files: that is `trice.journal`.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+
+class Outcome(StrEnum):
+    """What a response turned out to be. A malformed call is never counted as an abstention."""
+
+    ANSWERED = "answered"
+    CALLED = "called"
+    MALFORMED = "malformed"
+
+
+class Call(BaseModel):
+    """A tool invocation as written by a model, the same record whatever form it was written in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Execution(BaseModel):
+    """What running a call gave: an output or an error, never both. Seconds are not written to files,
+    so that the same run gives the same bytes twice."""
+
+    output: str | None = None
+    error: str | None = None
+    seconds: float = Field(default=0.0, exclude=True)
+
+
+class Row(BaseModel):
+    """A JSON object on one line of a file; unknown fields are kept."""
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
+
+class Question(Row):
+    """One problem with its gold answer(s): `data/raw` (text under `question`) and `data/dev` (under `input`)."""
+
+    id: str = Field(min_length=1)
+    dataset: str = ""
+    instruction: str = ""
+    input: str = Field(validation_alias=AliasChoices("input", "question"))
+    answer: str | list[str]
+
+    @model_validator(mode="after")
+    def _name_the_dataset(self) -> Self:
+        # Published rows carry the data set only inside the id ("ASDiv_12", "GSM8K-3").
+        if not self.dataset:
+            self.dataset = re.split(r"[_\-:/]", self.id, maxsplit=1)[0]
+        if not self.answers or not all(answer.strip() for answer in self.answers):
+            raise ValueError("field 'answer': there is no gold answer")
+        return self
+
+    @property
+    def answers(self) -> list[str]:
+        """The gold answers, any of which is accepted."""
+        return self.answer if isinstance(self.answer, list) else [self.answer]
+
+
+class Response(Question):
+    """A question and what a model wrote: `data/stage2/*_response.json` and `data/dev`.
+
+    `sample` numbers the responses one origin gave to one question. The fields after it are filled by
+    `score` and `evaluate`; `pred` is None where no prediction could be read."""
+
+    response: str
+    origin: str = ""
+    sample: int = 0
+    outcome: Outcome | None = None
+    reason: str | None = None
+    call: Call | None = None
+    execution: Execution | None = None
+    pred: str | None = None
+    correct: bool | None = None
+
+
+class Labelled(Row):
+    """A question and its gold response: `data/stage1`. Published files hold only the first three fields."""
+
+    instruction: str
+    input: str
+    output: str = Field(min_length=1)
+    id: str = ""
+    dataset: str = ""
+    answer: str | list[str] = ""
+
+
+class Ranked(Row):
+    """A question, its candidate responses and their rewards: `data/stage2/<task>/<task>.json`.
+
+    `query` is the instruction and the input, joined by a line break; `answer` holds the prediction read
+    from each response."""
+
+    query: str
+    responses: list[str] = Field(min_length=1)
+    origin: list[str] = []
+    scores: list[float]
+    answer: list[str | None] = []
+    id: str = ""
+
+    @model_validator(mode="after")
+    def _same_lengths(self) -> Self:
+        if len(self.scores) != len(self.responses):
+            raise ValueError(
+                f"field 'scores': {len(self.scores)} scores for {len(self.responses)} responses"
+            )
+        return self
+
+    @property
+    def instruction(self) -> str:
+        return self.query.partition("\n")[0]
+
+    @property
+    def input(self) -> str:
+        return self.query.partition("\n")[2]

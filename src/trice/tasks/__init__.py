@@ -1,0 +1,74 @@
+"""Tasks: how a family of questions is asked, which tool belongs to it, how a response is read and judged.
+
+`grade` is the one path from a response's text to its outcome, execution, prediction and verdict; every stage
+uses it. A task with a second turn (the model reads a tool's result) is not covered yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from trice import calls, tools
+from trice.errors import InputError
+from trice.records import Execution, Outcome, Question, Response
+from trice.tools import Tool
+
+
+class Task(Protocol):
+    """What every task offers."""
+
+    name: str
+    instruction: str
+    tool: Tool
+
+    def predict(self, text: str, execution: Execution | None) -> str | None:
+        """The prediction in a response, or None where there is none to read; `execution` is that of its call."""
+
+    def judge(self, prediction: str | None, answers: Sequence[str]) -> bool:
+        """Whether a prediction matches one of the gold answers."""
+
+    def check(self, answers: Sequence[str]) -> None:
+        """Raise ValueError, with the reason, where these gold answers could never be matched."""
+
+
+def load_task(name: str) -> Task:
+    """The task called `name`. Raises InputError naming those there are."""
+    from trice.tasks.math import Math
+
+    tasks: dict[str, Task] = {"math": Math()}
+    if name not in tasks:
+        raise InputError(f"unknown task '{name}'; there is: {', '.join(tasks)}")
+    return tasks[name]
+
+
+def grade(task: Task, question: Question, text: str, origin: str = "", sample: int = 0) -> Response:
+    """Parse, execute and judge one response. Never raises on what a model wrote."""
+    reading = calls.read(text, {task.tool.name: task.tool.parse})
+    execution = tools.run(task.tool, reading.call) if reading.call else None
+    # A call that did not parse is no answer: numbers inside it are not what the model claims.
+    malformed = reading.outcome is Outcome.MALFORMED
+    prediction = None if malformed else task.predict(text, execution)
+    return Response.model_validate(
+        question.model_dump()
+        | {
+            "response": text,
+            "origin": origin,
+            "sample": sample,
+            "outcome": reading.outcome,
+            "reason": reading.reason,
+            "call": reading.call,
+            "execution": execution,
+            "pred": prediction,
+            "correct": task.judge(prediction, question.answers),
+        }
+    )
+
+
+def check_questions(task: Task, questions: Sequence[Question], where: str) -> None:
+    """Raise InputError for the first question whose gold answer the task's own judge could never accept."""
+    for number, question in enumerate(questions, start=1):
+        try:
+            task.check(question.answers)
+        except ValueError as error:
+            raise InputError(f"{where}:{number}: field 'answer': {error}") from None
