@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from trice.records import Call, Outcome
 
 MAX_RESPONSE = 20_000  # characters of a response that are read
+MAX_OPENINGS = 20  # a babble of calls is given up after this many
 Parser = Callable[[str], dict[str, Any]]
 
 
@@ -43,12 +45,12 @@ def read(text: str, parsers: Mapping[str, Parser]) -> Reading:
         return Reading(Outcome.ANSWERED)
     names = "|".join(re.escape(name) for name in parsers)
     reason = None
-    for match in re.finditer(rf"(?<!\w)({names})\(", text):
+    openings = re.finditer(rf"(?<!\w)({names})\(", text)
+    for match in islice(openings, MAX_OPENINGS):
         end = closing(text, match.end() - 1)
         if end is None:
-            # Nothing after an unclosed parenthesis can close either, bar what it contains.
             reason = reason or "the parenthesis never closes"
-            break
+            continue
         arguments = text[match.end() : end].strip()
         try:
             if not arguments:
