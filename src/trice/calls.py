@@ -45,7 +45,7 @@ def read(text: str, parsers: Mapping[str, Parser]) -> Reading:
         return Reading(Outcome.ANSWERED)
     names = "|".join(re.escape(name) for name in parsers)
     reason = None
-    openings = re.finditer(rf"(?<!\w)({names})\(", text)
+    openings = re.finditer(rf"(?<![A-Za-z0-9_])({names})\(", text)
     for match in islice(openings, MAX_OPENINGS):
         end = closing(text, match.end() - 1)
         if end is None:
@@ -56,8 +56,8 @@ def read(text: str, parsers: Mapping[str, Parser]) -> Reading:
             if not arguments:
                 raise ValueError("the call is empty")
             return Reading(Outcome.CALLED, Call(name=match[1], arguments=parsers[match[1]](arguments)))
-        except ValueError as error:
-            reason = reason or str(error)
+        except Exception as error:  # a parser is a stranger's code too: what it refuses is malformed
+            reason = reason or str(error) or "the arguments do not parse"
     return Reading(Outcome.MALFORMED, reason=reason) if reason else Reading(Outcome.ANSWERED)
 
 

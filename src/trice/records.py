@@ -114,9 +114,7 @@ class Ranked(Row):
     @model_validator(mode="after")
     def _same_lengths(self) -> Self:
         if len(self.scores) != len(self.responses):
-            raise ValueError(
-                f"field 'scores': {len(self.scores)} scores for {len(self.responses)} responses"
-            )
+            raise ValueError(f"field 'scores': {len(self.scores)} scores for {len(self.responses)} responses")
         return self
 
     @property

@@ -23,7 +23,7 @@ class Task(Protocol):
     tool: Tool
 
     def predict(self, text: str, execution: Execution | None) -> str | None:
-        """The prediction in a response, or None where there is none to read; `execution` is that of its call."""
+        """The prediction in a response, or None where there is none; `execution` is that of its call."""
 
     def judge(self, prediction: str | None, answers: Sequence[str]) -> bool:
         """Whether a prediction matches one of the gold answers."""

@@ -24,7 +24,7 @@ class Tool(Protocol):
         """The arguments written between a call's parentheses. Raises ValueError with the reason where the
         text is not something this tool accepts."""
 
-    def execute(self, **arguments: Any) -> str:
+    def execute(self, *args: Any, **arguments: Any) -> str:
         """Run the tool. Raises ToolError where a well-formed call cannot be done."""
 
 
@@ -32,7 +32,7 @@ def run(tool: Tool, call: Call) -> Execution:
     """Execute a call; a failure is an execution with an error, not an exception."""
     start = time.perf_counter()
     try:
-        output = tool.execute(**call.arguments)[:MAX_OUTPUT]
+        output = str(tool.execute(**call.arguments))[:MAX_OUTPUT]
     except ToolError as error:
         return Execution(error=str(error), seconds=time.perf_counter() - start)
     except Exception as error:  # a tool is a stranger's code: its crash is data too

@@ -1,0 +1,163 @@
+"""Data sets: one reader per benchmark, and the starter set.
+
+`load` gives a data set's questions, cut into train and test as in the paper; `catalogue` lists what there is.
+A question carries its gold material as one expression under `expression`, where there is any. Readers drop
+only rows without a usable gold answer; a wrong expression is for the label stage to reject.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trice.datasets import asdiv, gsm8k, starter, svamp
+from trice.datasets._benchmark import Benchmark, Dropped, HubRows, Parts
+from trice.errors import InputError, TriceError
+from trice.records import Question
+
+__all__ = ["Dropped", "Entry", "Split", "catalogue", "load"]
+
+BENCHMARKS = {each.name: each for each in (asdiv.BENCHMARK, svamp.BENCHMARK, gsm8k.BENCHMARK)}
+NAMES = (*BENCHMARKS, starter.NAME)
+
+
+class Split(NamedTuple):
+    """A data set's questions, and the rows that became none."""
+
+    train: list[Question]
+    test: list[Question]
+    dropped: list[Dropped]
+
+
+class Entry(NamedTuple):
+    """One line of the catalogue; `present` is whether all files are there."""
+
+    name: str
+    task: str
+    licence: str
+    files: tuple[str, ...]
+    present: bool
+
+
+def _source(source: Path | None) -> Path | None:
+    """The folder of official files: the one given, else that of TRICE_DATA."""
+    return source or (Path(os.environ["TRICE_DATA"]) if os.environ.get("TRICE_DATA") else None)
+
+
+def catalogue(source: Path | None = None) -> list[Entry]:
+    """What can be loaded, and whether its official files lie under `source` (default: TRICE_DATA)."""
+    folder = _source(source)
+    entries = [Entry(starter.NAME, starter.TASK, starter.LICENCE, (), True)]
+    for each in BENCHMARKS.values():
+        present = folder is not None and all((folder / file).is_file() for file in each.files)
+        entries.append(Entry(each.name, each.task, each.licence, each.files, present))
+    return entries
+
+
+def _download(benchmark: Benchmark) -> HubRows:
+    """The rows from the Hugging Face hub, by split. Raises TriceError where they cannot be had."""
+    from datasets import load_dataset
+
+    try:
+        return dict(load_dataset(**benchmark.hub))
+    except Exception as error:  # network, hub and parsing failures come in many types
+        line = " ".join(str(error).split())[:200]
+        raise TriceError(
+            f"{benchmark.name}: {benchmark.hub['path']} could not be fetched from the hub: {line}"
+        ) from error
+
+
+def _official(benchmark: Benchmark, source: Path | None, hub: bool) -> Parts:
+    """The raw records, from the hub or from the official files."""
+    if hub:
+        return benchmark.from_hub(_download(benchmark))
+    folder = _source(source)
+    if folder is None:
+        raise InputError(
+            f"{benchmark.name}: no folder of data files; set TRICE_DATA to the one that holds "
+            f"{' and '.join(benchmark.files)}, or fetch them from the hub with `trice data`"
+        )
+    return benchmark.read(folder)
+
+
+def _pools(benchmark: Benchmark, parts: dict[str, list[Question]], seed: int) -> list[list[Question]]:
+    """All training and all test questions, shuffled. What is one official part is cut at the paper's test
+    size, or at the same share where there is not more than that."""
+    for rows in parts.values():
+        random.Random(seed).shuffle(rows)
+    if "all" not in parts:
+        return [parts.get("train", []), parts.get("test", [])]
+    rows, cut = parts["all"], benchmark.test
+    if len(rows) <= cut:
+        cut = len(rows) * cut // (benchmark.train + cut)
+    return [rows[cut:], rows[:cut]]
+
+
+def _take(rows: Sequence[Question], wanted: int | None, default: int, what: str) -> list[Question]:
+    """The first `wanted` rows; without a wish the first `default`, or all where there are fewer."""
+    if wanted is not None and not 0 <= wanted <= len(rows):
+        raise InputError(f"{what}: {wanted} questions wanted, there are {len(rows)}")
+    return list(rows[: default if wanted is None else wanted])
+
+
+def _key(question: Question) -> str:
+    return " ".join(question.input.lower().split())
+
+
+def _find(name: str) -> Benchmark:
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    lower = {each.lower(): each for each in NAMES}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    hint = f"did you mean '{lower[near[0]]}'? " if near else ""
+    raise InputError(f"unknown data set '{name}'; {hint}There is: {', '.join(NAMES)}")
+
+
+def load(
+    name: str,
+    source: Path | None = None,
+    *,
+    hub: bool = False,
+    train: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> Split:
+    """The data set `name`, cut into train and test by `seed`; by default in the paper's sizes.
+
+    Official files are looked for under `source`, else under TRICE_DATA; `hub` fetches them instead. A smaller
+    `train` or `test` is the beginning of a larger one. A training question that is also in the test part
+    (ignoring case and blanks) is dropped. Raises InputError for an unknown name, a missing or wrong file, or
+    more questions wanted than there are, and TriceError where the hub cannot be reached.
+    """
+    if name == starter.NAME:
+        made = starter.make(
+            starter.TRAIN if train is None else train, starter.TEST if test is None else test, seed
+        )
+        return Split(*made, [])
+    benchmark = _find(name)
+    parts: dict[str, list[Question]] = {}
+    dropped: list[Dropped] = []
+    for part, records in _official(benchmark, source, hub).items():
+        if part == "outside":
+            dropped += [each.dropped(name, "not in the arithmetic part") for each in records]
+            continue
+        rows = [benchmark.question(record) for record in records]
+        parts[part] = [row for row in rows if isinstance(row, Question)]
+        dropped += [row for row in rows if isinstance(row, Dropped)]
+    if not any(parts.values()):
+        raise InputError(f"{name}: no usable question in the {'hub copy' if hub else 'official file'}")
+    pool, tests = _pools(benchmark, parts, seed)
+    known = {_key(question) for question in tests}
+    dropped += [
+        Dropped(row.id, "the same question is in the test part") for row in pool if _key(row) in known
+    ]
+    pool = [row for row in pool if _key(row) not in known]
+    return Split(
+        _take(pool, train, benchmark.train, f"{name}, train"),
+        _take(tests, test, benchmark.test, f"{name}, test"),
+        dropped,
+    )

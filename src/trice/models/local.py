@@ -1,0 +1,149 @@
+"""A causal language model of transformers on this machine: loading, with or without a LoRA adapter.
+
+Covers hub names, folders and the embedded default (`gemma-3-270m`). Generation is in `trice.models.decoding`,
+training in `trice.training`. Quantised loading is not covered yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from trice.errors import InputError
+from trice.models import gemma
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class LocalModel:
+    """A loaded model with its tokenizer. `name` is what the user called it; `device` where it lives."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+
+    @property
+    def eos_ids(self) -> set[int]:
+        """Every token that ends a response for this model."""
+        ids = [self.tokenizer.eos_token_id]
+        configured = self.model.generation_config.eos_token_id
+        ids += configured if isinstance(configured, list) else [configured]
+        return {token for token in ids if token is not None}
+
+
+def quiet() -> None:
+    """Keep other libraries' progress bars and advice out of our output."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("peft").setLevel(logging.ERROR)
+
+
+def pick_device(device: str) -> torch.device:
+    """The torch device called `device`; `auto` is a GPU where there is one. Raises InputError for another word."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """`auto` as a dtype's name: bfloat16 where the device has matrix units for it, else float32.
+
+    Raises InputError for a name that is no dtype."""
+    if dtype == "auto":
+        if pick_device(device).type == "cuda":
+            return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        # Without such units a CPU is slower in bfloat16 than in float32.
+        return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+    if dtype not in DTYPES:
+        raise InputError(f"dtype '{dtype}': there is auto, {', '.join(DTYPES)}")
+    return dtype
+
+
+def find_model(name: str) -> str:
+    """What transformers can load for `name`: a hub name or folder as it is, the embedded default's folder."""
+    return str(gemma.ensure()) if name == gemma.NAME else name
+
+
+def adapter_config(adapter: Path, model: str) -> dict[str, Any]:
+    """The adapter's own configuration. Raises InputError where there is none, or it belongs to another base."""
+    path = adapter / "adapter_config.json"
+    if not path.is_file():
+        raise InputError(f"{adapter}: no adapter here (adapter_config.json is missing)")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    base = str(config.get("base_model_name_or_path") or "")
+    # Folders move, so only the last part of a path must agree.
+    if base and Path(base).name != Path(model).name:
+        raise InputError(f"{adapter}: was trained on base model '{base}', not on '{model}'")
+    return config
+
+
+def check_model(name: str, adapter: Path | None = None) -> None:
+    """Raise InputError, before anything expensive, where the model or the adapter cannot be what is meant."""
+    if adapter is not None:
+        adapter_config(adapter, name)
+    if name == gemma.NAME:
+        return gemma.check()
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"model '{name}': neither a folder with a model, nor a hub name that can be loaded, "
+            f"nor '{gemma.NAME}' ({reason})"
+        ) from None
+
+
+def load(name: str, adapter: Path | None = None, *, device: str = "auto", dtype: str = "auto") -> LocalModel:
+    """Load a model for generation, its adapter merged into the weights.
+
+    Raises InputError for an unknown model, device or dtype, and for an adapter of another base model.
+    """
+    loaded = load_base(name, adapter, device=device, dtype=dtype)
+    if adapter is not None:
+        from peft import PeftModel
+
+        try:
+            peft = PeftModel.from_pretrained(loaded.model, str(adapter))
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{adapter}: does not fit model '{name}' ({reason})") from None
+        loaded.model = peft.merge_and_unload()
+    loaded.model.eval()
+    return loaded
+
+
+def load_base(
+    name: str, adapter: Path | None = None, *, device: str = "auto", dtype: str = "auto"
+) -> LocalModel:
+    """Load a model without its adapter, which is only checked to belong to it."""
+    quiet()
+    check_model(name, adapter)
+    where = pick_device(device)
+    source = find_model(name)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    # Shared SDPA kernels take the packed masks of training and of the prefix cache; eager ones do not.
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=DTYPES[resolve_dtype(dtype, device)], attn_implementation="sdpa"
+    )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    with contextlib.suppress(AttributeError):
+        model.config.name_or_path = name  # adapters and cards name the model, not a cache folder
+    return LocalModel(name, model.to(where), tokenizer, where)

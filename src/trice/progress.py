@@ -1,0 +1,51 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from trice.journal import notice
+
+EVERY = 15.0  # seconds between plain lines
+
+
+class Progress:
+    """A context manager that counts `total` things; `done` of them were finished by an earlier run."""
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.done = what, total, done
+        self.started, self.began, self.told = time.monotonic(), done, time.monotonic()
+        self.bar: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(console=Console(stderr=True), transient=True)
+            self.bar.start()
+            self.row = self.bar.add_task(self.what, total=self.total, completed=self.done)
+        return self
+
+    def advance(self, count: int) -> None:
+        """Count `count` more."""
+        self.done += count
+        if self.bar:
+            self.bar.update(self.row, completed=self.done)
+        elif time.monotonic() - self.told > EVERY:
+            self.told = time.monotonic()
+            notice(f"{self.what}: {self.done} of {self.total}, {self._rate():.1f}/s")
+
+    def _rate(self) -> float:
+        return (self.done - self.began) / max(1e-9, time.monotonic() - self.started)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+        if kind is None and self.done > self.began:
+            notice(f"{self.what}: {self.done} of {self.total}, {self._rate():.1f}/s")

@@ -1,0 +1,117 @@
+"""Prompt templates: an instruction, an input and perhaps worked examples as the text a model continues.
+
+Templates are data: JSON files in `trice/templates` (alpaca and vicuna as the published checkpoints were
+trained, plain), a file of the user's own in the same form, or `chat`, the tokenizer's own chat template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from trice.errors import InputError
+from trice.journal import read_text, validate
+
+CHAT = "chat"
+
+
+class Example(NamedTuple):
+    """A worked example to stand before the question."""
+
+    input: str
+    output: str
+
+
+class Template(BaseModel):
+    """How prompts are written. Fields are those of the published files; ours have defaults.
+
+    `response_prefix` stands between the prompt and every response; `example_end` after each worked example;
+    a response that contains one of `stop` ends before it.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    prompt_input: str
+    prompt_no_input: str
+    response_prefix: str = ""
+    example_end: str = "\n\n"
+    stop: tuple[str, ...] = ()
+
+    def text(
+        self, instruction: str, input: str, examples: Sequence[Example] = (), tokenizer: Any = None
+    ) -> str:
+        """The whole prompt, worked examples first."""
+        if self.name == CHAT:
+            return _chat(tokenizer, instruction, input, examples)
+        shown = [
+            self._one(instruction, example.input) + self.response_prefix + example.output + self.example_end
+            for example in examples
+        ]
+        return "".join(shown) + self._one(instruction, input)
+
+    def _one(self, instruction: str, input: str) -> str:
+        # str.replace, not str.format: instruction and input are strangers' text and may hold braces.
+        form = self.prompt_input if input else self.prompt_no_input
+        before, _, after = form.partition("{input}")
+        return before.replace("{instruction}", instruction) + (
+            input + after.replace("{instruction}", instruction) if "{input}" in form else ""
+        )
+
+    def encode(
+        self, tokenizer: Any, instruction: str, input: str, examples: Sequence[Example] = ()
+    ) -> list[int]:
+        """Token ids of the prompt, with the tokenizer's own start token."""
+        text = self.text(instruction, input, examples, tokenizer)
+        ids: list[int] = tokenizer(text, add_special_tokens=self.name != CHAT)["input_ids"]
+        if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
+            ids = ids[:-1]
+        return ids
+
+    def encode_response(self, tokenizer: Any, response: str, *, end: bool = True) -> list[int]:
+        """Token ids of a response as it follows the prompt, closed with the end token if `end`."""
+        ids: list[int] = tokenizer(self.response_prefix + response, add_special_tokens=False)["input_ids"]
+        return [*ids, tokenizer.eos_token_id] if end else ids
+
+
+def _chat(tokenizer: Any, instruction: str, input: str, examples: Sequence[Example]) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            "template 'chat': this model's tokenizer has no chat template; use plain, or another"
+        )
+    messages = []
+    for example in examples:
+        messages += [
+            {"role": "user", "content": f"{instruction}\n{example.input}"},
+            {"role": "assistant", "content": example.output},
+        ]
+    content = f"{instruction}\n{input}" if input else instruction
+    messages.append({"role": "user", "content": content})
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def load_template(name: str) -> Template:
+    """The template called `name`, or read from the JSON file `name`. Raises InputError naming those there are."""
+    if name == CHAT:
+        return Template(name=CHAT, prompt_input="", prompt_no_input="")
+    folder = resources.files("trice") / "templates"
+    known = sorted(
+        item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")
+    )
+    if name in known:
+        text = (folder / f"{name}.json").read_text(encoding="utf-8")
+    elif name.endswith(".json"):
+        text = read_text(Path(name))
+    else:
+        raise InputError(f"unknown template '{name}'; there is: {', '.join([*known, CHAT])}, or a .json file")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"template {name}: not JSON ({error})") from None
+    return validate(Template, {"name": Path(name).stem} | value, f"template {name}")

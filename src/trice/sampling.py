@@ -1,0 +1,18 @@
+"""How responses are drawn; kept apart from the decoder so that recipes need not load torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary; `samples` is the number
+    of responses for each prompt."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    samples: int = 1
+    seed: int = 0

@@ -1,0 +1,177 @@
+"""Generate: a local model answers questions, batch by batch, losing nothing to a kill.
+
+`split`, `collect` and every evaluation are this stage with other prompts. Responses are not read or judged
+here. Endpoints answer through `trice.models.endpoint`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trice import calls
+from trice.journal import Journal, digest, read_rows
+from trice.progress import Progress
+from trice.prompts import Example, Template, load_template
+from trice.records import Outcome, Question, Response
+from trice.sampling import Sampling
+from trice.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from trice.models.local import LocalModel
+
+Compel = Literal["call", "answer"]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are put to a local model. `compel` makes every response a call, or none."""
+
+    model: str
+    adapter: Path | None = None
+    template: str = "plain"
+    examples: tuple[Example, ...] = ()
+    compel: Compel | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    batch_size: int = 64
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def settings(self) -> dict[str, Any]:
+        """Everything the responses depend on, for the journal."""
+        weights = self.adapter and digest(self.adapter / "adapter_model.safetensors")
+        return asdict(self) | {"adapter": weights, "sampling": asdict(self.sampling)}
+
+
+def generate(
+    data: Path, output: Path, task: str, asking: Asking, *, origin: str = "", limit: int | None = None
+) -> list[Response]:
+    """Answer the questions of `data` and write them with their responses to `output`, in order.
+
+    Raises InputError where data, task, template, model or adapter do not fit, before the model is loaded.
+    """
+    chosen, template = load_task(task), load_template(asking.template)
+    questions = [ask(question, chosen) for question in read_rows(data, Question)[:limit]]
+    from trice.models.local import check_model, load, resolve_dtype
+
+    check_model(asking.model, asking.adapter)
+    dtype = resolve_dtype(asking.dtype, asking.device)
+    settings = {"data": digest(data), "task": task, "origin": origin, "limit": limit}
+    settings |= asking.settings() | {"dtype": dtype}
+    with Journal(output, settings) as journal:
+        model = load(asking.model, asking.adapter, device=asking.device, dtype=dtype)
+        _answer(model, template, chosen, questions, asking, origin, journal)
+        rows = [Response.model_validate(row) for unit in journal.units.values() for row in unit]
+        order = {question.id: number for number, question in enumerate(questions)}
+        rows.sort(key=lambda row: (order[row.id], row.sample))
+        journal.finish(rows)
+    return rows
+
+
+def ask(question: Question, task: Task) -> Question:
+    """The question with the task's instruction, unless it has its own."""
+    return question if question.instruction else question.model_copy(update={"instruction": task.instruction})
+
+
+def read_examples(path: Path) -> tuple[Example, ...]:
+    """Worked examples from a JSONL file of `input` and `output`."""
+    from trice.records import Labelled
+
+    return tuple(Example(row.input, row.output) for row in read_rows(path, Labelled))
+
+
+def finisher(template: Template, task: Task) -> Callable[[str], str | None]:
+    """When a response is over: its first whole call has closed, or the template's stop text has come."""
+    parsers = {task.tool.name: task.tool.parse}
+
+    def finish(text: str) -> str | None:
+        for stop in template.stop:
+            before, found, _ = text.lstrip().partition(stop)
+            if found:
+                return before
+        if text.endswith(")") and calls.read(text, parsers).outcome is Outcome.CALLED:
+            return text
+        return None
+
+    return finish
+
+
+def _answer(
+    model: LocalModel,
+    template: Template,
+    task: Task,
+    questions: Sequence[Question],
+    asking: Asking,
+    origin: str,
+    journal: Journal,
+) -> None:
+    from trice.models.decoding import generate as decode
+
+    opening = f"{task.tool.name}(" if asking.compel == "call" else ""
+    start = template.encode_response(model.tokenizer, opening, end=False) if opening else []
+    prompts = [
+        template.encode(model.tokenizer, question.instruction, question.input, asking.examples) + start
+        for question in questions
+    ]
+    finish = finisher(template, task)
+    batches = decode(
+        model,
+        prompts,
+        asking.sampling,
+        lambda text: finish(opening + text),
+        batch_size=asking.batch_size,
+        suppress=_first_tokens(model, template, task) if asking.compel == "answer" else (),
+        skip=journal.__contains__,
+    )
+    done = sum(len({row["id"] for row in unit}) for unit in journal.units.values())
+    with Progress(f"generate {journal.output.name}", len(questions), done) as progress:
+        for number, indices, texts in batches:
+            journal.add(number, _rows(questions, indices, texts, opening, origin))
+            progress.advance(len(indices))
+
+
+def _rows(
+    questions: Sequence[Question],
+    indices: Sequence[int],
+    texts: Sequence[Sequence[str]],
+    opening: str,
+    origin: str,
+) -> Iterable[Response]:
+    for index, samples in zip(indices, texts, strict=True):
+        for sample, text in enumerate(samples):
+            written = text if text.lstrip().startswith(opening) else opening + text
+            fields = {"response": written.strip(), "origin": origin, "sample": sample}
+            yield Response.model_validate(questions[index].model_dump() | fields)
+
+
+def _first_tokens(model: LocalModel, template: Template, task: Task) -> list[int]:
+    """The tokens a call can begin with, which a model that must not call may not choose."""
+    texts = (template.response_prefix + task.tool.name, task.tool.name, " " + task.tool.name)
+    encoded = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    spaces = set(model.tokenizer(" ", add_special_tokens=False)["input_ids"])
+    return sorted({next(token for token in ids if token not in spaces) for ids in encoded})
+
+
+def load_builtin_examples(task: str, kind: str) -> tuple[Example, ...]:
+    """The worked examples that come with a task: `direct` answers, `calls`, or `mixed`."""
+    from importlib import resources
+
+    from trice.errors import InputError
+
+    text = (resources.files("trice") / "tasks" / f"{task}_examples.json").read_text(encoding="utf-8")
+    kinds = json.loads(text)
+    if kind not in kinds:
+        raise InputError(f"examples '{kind}': there is {', '.join(kinds)}, or a .jsonl file")
+    return tuple(Example(row["input"], row["output"]) for row in kinds[kind])
+
+
+def find_examples(task: str, name: str | None) -> tuple[Example, ...]:
+    """Worked examples by name (`direct`, `calls`, `mixed`) or from a file; none for None."""
+    if name is None:
+        return ()
+    return (
+        read_examples(Path(name)) if name.endswith((".json", ".jsonl")) else load_builtin_examples(task, name)
+    )

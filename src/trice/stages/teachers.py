@@ -1,0 +1,138 @@
+"""Teachers: where the tool call for a question comes from.
+
+`Annotations` reads it from the data set's own gold expression, offline; `EndpointTeacher` asks a model behind
+an OpenAI-compatible endpoint, with worked examples, more than once where a label was rejected. Whether a
+label is any good is not decided here: `trice.stages.label` executes every one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from trice import calls
+from trice.errors import InputError
+from trice.models.endpoint import Endpoint, Request
+from trice.records import Question
+from trice.tasks import Task
+
+CHUNK = 500  # offline labels handed over at once
+ASK_AGAIN_TEMPERATURE = 0.7  # the first turn is greedy, the later ones need to differ from it
+
+Labels = dict[int, str]
+
+
+class Teacher(Protocol):
+    """What every teacher offers."""
+
+    turns: int
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All that the labels depend on, without keys."""
+
+    def teach(
+        self, task: Task, questions: Mapping[int, Question], turn: int, done: Callable[[Labels], None]
+    ) -> dict[int, str]:
+        """Hand the labels to `done`, by the questions' numbers, as soon as they are there; return why the
+        others have none. `turn` counts from 0 to `turns` - 1."""
+
+
+class Annotations:
+    """The data set's own material: the question's field `expression`."""
+
+    turns = 1
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"teacher": "annotations"}
+
+    def teach(
+        self, task: Task, questions: Mapping[int, Question], turn: int, done: Callable[[Labels], None]
+    ) -> dict[int, str]:
+        expressions = {i: (question.model_extra or {}).get("expression") for i, question in questions.items()}
+        labels = [(i, calls.render(task.tool.name, str(text))) for i, text in expressions.items() if text]
+        for start in range(0, len(labels), CHUNK):
+            done(dict(labels[start : start + CHUNK]))
+        return {i: "no annotation" for i, text in expressions.items() if not text}
+
+
+class TeacherExample(BaseModel):
+    """A question, its gold answer and the call that gives it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    question: str
+    answer: str
+    call: str
+
+
+class TeacherPrompt(BaseModel):
+    """What a model is told so that it writes a call: `teacher_<task>.json` in `trice/prompts_data`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    system: str
+    examples: tuple[TeacherExample, ...]
+
+    def request(self, question: str, answer: str) -> Request:
+        """The chat that asks for the call of one question."""
+        messages = [{"role": "system", "content": self.system}]
+        for example in self.examples:
+            messages.append(_ask(example.question, example.answer))
+            messages.append({"role": "assistant", "content": example.call})
+        return [*messages, _ask(question, answer)]
+
+
+def _ask(question: str, answer: str) -> dict[str, str]:
+    return {"role": "user", "content": f"Question: {question}\nGold answer: {answer}"}
+
+
+def load_teacher_prompt(task: str) -> TeacherPrompt:
+    """The teacher's prompt for a task. Raises InputError where there is none."""
+    file = resources.files("trice") / "prompts_data" / f"teacher_{task}.json"
+    if not file.is_file():
+        raise InputError(f"there is no teacher's prompt for task '{task}'; use the teacher 'annotations'")
+    return TeacherPrompt.model_validate_json(file.read_text(encoding="utf-8"))
+
+
+@dataclass
+class EndpointTeacher:
+    """A model behind an endpoint, shown the question and its gold answer. `retries`: how often it is asked
+    again for a question whose label was rejected."""
+
+    endpoint: Endpoint
+    prompt: TeacherPrompt
+    retries: int = 0
+
+    @property
+    def turns(self) -> int:
+        return 1 + self.retries
+
+    @property
+    def description(self) -> dict[str, Any]:
+        prompt = hashlib.sha256(self.prompt.model_dump_json().encode()).hexdigest()
+        return {
+            "teacher": "endpoint",
+            "url": self.endpoint.url,
+            "model": self.endpoint.model,
+            "retries": self.retries,
+            "prompt": prompt,
+        }
+
+    def teach(
+        self, task: Task, questions: Mapping[int, Question], turn: int, done: Callable[[Labels], None]
+    ) -> dict[int, str]:
+        numbers = list(questions)
+        requests = [self.prompt.request(q.input, " or ".join(q.answers)) for q in questions.values()]
+        failures = self.endpoint.complete(
+            requests,
+            lambda index, texts: done({numbers[index]: texts[0]}),
+            temperature=ASK_AGAIN_TEMPERATURE if turn else 0.0,
+        )
+        return {numbers[index]: f"endpoint failure: {reason}" for index, reason in failures}

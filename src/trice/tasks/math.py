@@ -1,0 +1,39 @@
+"""The math task: a word problem with a number for an answer, and the calculator.
+
+Does not cover answers that are several numbers, expressions or units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trice.records import Execution
+from trice.tasks.numbers import read_number, same_number
+from trice.tools import Tool
+from trice.tools.calculator import Calculator
+
+
+class Math:
+    """Right when the prediction equals a gold answer after rounding to 2 decimals."""
+
+    name = "math"
+    # A constant of the format: the published checkpoints were trained on exactly this sentence.
+    instruction = "Given a math problem, please answer it and you can use a calculator for help."
+    tool: Tool = Calculator()
+
+    def predict(self, text: str, execution: Execution | None) -> str | None:
+        """The call's output, which is None where it failed; without a call, the last number of the text."""
+        if execution is not None:
+            return execution.output
+        number = read_number(text)
+        return None if number is None else f"{number:f}"
+
+    def judge(self, prediction: str | None, answers: Sequence[str]) -> bool:
+        """Whether the prediction's number is that of one of the gold answers."""
+        return prediction is not None and any(same_number(prediction, answer) for answer in answers)
+
+    def check(self, answers: Sequence[str]) -> None:
+        """Raise ValueError where a gold answer is not a number."""
+        for answer in answers:
+            if read_number(answer) is None:
+                raise ValueError(f"'{answer[:40]}' is not a number")

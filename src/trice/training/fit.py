@@ -1,0 +1,220 @@
+"""What both stages do around the trainer: tokens from rows, the adapter, checkpoints, the finished folder.
+
+A run that was killed goes on from its last whole checkpoint and ends in the same bytes; one that was begun
+with other settings is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trice import __version__
+from trice.errors import InputError
+from trice.journal import differences, digest, notice, write_text
+from trice.models.local import LocalModel, load_base, quiet, resolve_dtype
+from trice.prompts import Template
+from trice.training.card import write_card
+from trice.training.packing import Example, Tokens
+from trice.training.settings import Clone, Lora, Rlef
+
+SETTINGS = "trice.json"  # in an adapter's folder: how it was made, and the template it wants
+
+
+def example(
+    template: Template,
+    tokenizer: Any,
+    instruction: str,
+    input: str,
+    responses: Sequence[str],
+    rewards: Sequence[float],
+) -> Example:
+    """The tokens of one question and its responses; every response token and the end token carry loss."""
+    prompt = template.encode(tokenizer, instruction, input)
+    encoded = [template.encode_response(tokenizer, response) for response in responses]
+    return Example(prompt, [Tokens(ids, [True] * len(ids)) for ids in encoded], list(rewards))
+
+
+def drop_long(examples: Sequence[Example], max_length: int) -> list[Example]:
+    """Without the questions whose prompt and longest response exceed `max_length` tokens; says how many."""
+
+    def longest(example: Example) -> int:
+        return len(example.prompt) + max(len(response.ids) for response in example.responses)
+
+    kept = [example for example in examples if longest(example) <= max_length]
+    if len(kept) < len(examples):
+        notice(
+            f"left out {len(examples) - len(kept)} of {len(examples)} questions longer than {max_length} tokens"
+        )
+    if not kept:
+        raise InputError(f"max_length {max_length}: every question is longer")
+    return kept
+
+
+def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -> Any:
+    """The model with trainable LoRA layers: those of `adapter`, or new ones. Raises InputError for bad targets."""
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(seed)
+    if adapter is not None:
+        return PeftModel.from_pretrained(loaded.model, str(adapter), is_trainable=True)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(loaded.model, config)
+    except ValueError as error:
+        raise InputError(f"lora targets {lora.targets}: {str(error).splitlines()[0]}") from None
+
+
+def claim(output: Path, settings: dict[str, Any]) -> bool:
+    """Make `output` this run's own. Returns True where it is already finished.
+
+    Raises InputError, naming the difference, where it was begun with other settings.
+    """
+    path = output / SETTINGS
+    settings = json.loads(json.dumps(settings))
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != settings:
+            raise InputError(
+                f"{output}: begun with other settings ({differences(before, settings)}); "
+                "use those again, or another --output"
+            )
+        return (output / "adapter_config.json").is_file()
+    write_text(path, json.dumps(settings, indent=2) + "\n")
+    return False
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """The newest whole checkpoint; torn ones, of a kill during saving, are removed."""
+    steps = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(steps):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+            return str(path)
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    return None
+
+
+def arguments(output: Path, settings: Clone, seed: int, device: Any, steps_per_epoch: int) -> Any:
+    """transformers' TrainingArguments for these settings."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(output),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        logging_steps=settings.log_every,
+        save_strategy="steps",
+        save_steps=settings.save_every or steps_per_epoch,
+        seed=seed,
+        data_seed=seed,
+        report_to=settings.report_to or "none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=False,
+        label_names=[],
+    )
+
+
+def fit(
+    stage: str,
+    examples: Callable[[Any], list[Example]],
+    data: Path,
+    model: str,
+    adapter: Path | None,
+    output: Path,
+    settings: Clone,
+    *,
+    template: str,
+    seed: int,
+    device: str,
+    dtype: str,
+) -> Path:
+    """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer."""
+    dtype = resolve_dtype(dtype, device)
+    made_by = {
+        "stage": stage,
+        "trice": __version__,
+        "model": model,
+        "adapter": adapter and digest(adapter / "adapter_model.safetensors"),
+        "data": digest(data),
+        "template": template,
+        "seed": seed,
+        "dtype": dtype,
+        **settings.model_dump(mode="json"),
+    }
+    if claim(output, made_by):
+        notice(f"{output}: already trained with these settings")
+        return output
+    quiet()
+    _run(
+        stage,
+        examples,
+        load_base(model, adapter, device=device, dtype=dtype),
+        adapter,
+        output,
+        settings,
+        seed,
+    )
+    write_card(output, data)
+    return output
+
+
+def _run(
+    stage: str,
+    examples: Callable[[Any], list[Example]],
+    loaded: LocalModel,
+    adapter: Path | None,
+    output: Path,
+    settings: Clone,
+    seed: int,
+) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    from trice.training.trainer import Log, Objective, TriceTrainer, check_head
+
+    rows = drop_long(examples(loaded.tokenizer), settings.max_length)
+    check_head(loaded.model, rows[0].prompt + rows[0].responses[0].ids)
+    objective = Objective(token_budget=settings.token_budget)
+    if isinstance(settings, Rlef):
+        objective = Objective(settings.alpha, settings.margin, settings.length_penalty, settings.token_budget)
+    trainer = TriceTrainer(
+        objective,
+        model=with_lora(loaded, adapter, settings.lora, seed),
+        args=arguments(output, settings, seed, loaded.device, -(-len(rows) // settings.batch_size)),
+        train_dataset=rows,
+        callbacks=[Log(output / "log.jsonl", lambda line: notice(f"{stage}  {line}"))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    random.seed(seed)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output))
+    _save(trainer.model, output)
+
+
+def _save(model: Any, output: Path) -> None:
+    """The adapter in PEFT's format, each file whole, its configuration last: it marks the folder as finished."""
+    with tempfile.TemporaryDirectory(dir=output) as scratch:
+        model.save_pretrained(scratch)
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            os.replace(Path(scratch) / name, output / name)

@@ -1,0 +1,175 @@
+"""The trainer of both stages: transformers' `Trainer` with TRICE's objective in its step.
+
+Checkpoints, resuming, schedulers, accumulation and trackers are the base class's. A step cuts its batch
+into micro-batches by token budget, and divides by the whole batch's counts, so the loss does not depend on
+the cut. `L = α·L_rank + L_sft`: L_sft is the mean over all response tokens of the best-rewarded responses in
+the batch (the stage-1 loss), L_rank the mean over the batch's questions of the sum over their pairs; padding
+never counts. With one response a question, L_rank has no pairs and the objective is stage 1's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from trice.errors import TriceError
+from trice.journal import write_rows
+from trice.models.masks import layer_masks
+from trice.training.losses import rank_loss, sequence_scores, token_log_probs
+from trice.training.packing import Example, Packed, Tokens, micro_batches, pack
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimises. `alpha` weighs L_rank; `token_budget` bounds a micro-batch's tokens."""
+
+    alpha: float = 1.0
+    margin: float = 0.0
+    length_penalty: float = 1.0
+    token_budget: int = 4096
+
+
+@dataclass
+class Parts:
+    """Sums over some questions, from which every logged figure is a quotient."""
+
+    sft: torch.Tensor
+    tokens: int
+    rank: torch.Tensor
+    questions: int
+    pairs: int
+    ordered: int
+
+
+def log_probs(model: Any, packed: Packed) -> torch.Tensor:
+    """log p of every response token of a packed micro-batch, [N] in float32; only these meet the output head.
+
+    `model` is a transformers causal LM, LoRA layers injected or not.
+    """
+    mask = layer_masks(model.config, packed.allowed_RTT, packed.positions_RT, packed.positions_RT)
+    body = getattr(model, model.base_model_prefix)
+    hidden_RTD = body(
+        input_ids=packed.tokens_RT, position_ids=packed.positions_RT, attention_mask=mask, use_cache=False
+    )[0]
+    hidden_ND = hidden_RTD.flatten(0, 1)[packed.source_N]
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return token_log_probs(hidden_ND, model.get_output_embeddings().weight, packed.target_N, cap)
+
+
+def check_head(model: Any, tokens: Sequence[int]) -> None:
+    """Raise TriceError where body and output head alone do not give this model's log-probabilities."""
+    example = Example(list(tokens[:2]), [Tokens(list(tokens[2:4]), [True] * 2)], [0.0])
+    packed = pack([example], next(model.parameters()).device)
+    with torch.no_grad():
+        ours = log_probs(model, packed)
+        logits = model(input_ids=packed.tokens_RT, use_cache=False).logits.float().flatten(0, 1)
+        theirs = logits.log_softmax(-1)[packed.source_N, packed.target_N]
+    if not torch.allclose(ours, theirs, atol=1e-2, rtol=1e-2):
+        raise TriceError(
+            f"{type(model).__name__} changes its logits in a way that this trainer does not know "
+            f"(log-probabilities {ours.tolist()} against the model's own {theirs.tolist()})"
+        )
+
+
+def measure(model: Any, packed: Packed, objective: Objective) -> Parts:
+    """The parts of the objective on one micro-batch, with gradients."""
+    logps_N = log_probs(model, packed)
+    responses = int(packed.slot_QK.max()) + 1
+    scores_S = sequence_scores(logps_N, packed.response_N, responses, objective.length_penalty)
+    real_QK = packed.slot_QK >= 0
+    rank_Q, pairs_Q, ordered_Q = rank_loss(
+        scores_S[packed.slot_QK.clamp(min=0)], packed.rewards_QK, real_QK, objective.margin
+    )
+    # argmax takes the first of equals: the gold response, which candidates put first.
+    best_Q = packed.rewards_QK.masked_fill(~real_QK, -torch.inf).argmax(1)
+    best_S = packed.slot_QK.gather(1, best_Q.unsqueeze(1)).squeeze(1)
+    in_best_N = torch.isin(packed.response_N, best_S)
+    return Parts(
+        sft=-logps_N[in_best_N].sum(),
+        tokens=int(in_best_N.sum()),
+        rank=rank_Q.sum(),
+        questions=len(best_S),
+        pairs=int(pairs_Q.sum()),
+        ordered=int(ordered_Q.sum()),
+    )
+
+
+def _sft_tokens(examples: Sequence[Example]) -> int:
+    """How many tokens the SFT term of a batch averages over."""
+    best = [example.responses[example.rewards.index(max(example.rewards))] for example in examples]
+    return max(1, sum(sum(response.loss) for response in best))
+
+
+class TriceTrainer(Trainer):  # type: ignore[misc]
+    """`Trainer` over lists of `Example`."""
+
+    def __init__(self, objective: Objective, **kwargs: Any) -> None:
+        super().__init__(data_collator=list, **kwargs)
+        self.objective = objective
+        self._logged: list[dict[str, float]] = []
+
+    def training_step(
+        self, model: Any, inputs: list[Example], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Forward and backward over one batch of questions; returns the detached loss."""
+        model.train()
+        tokens, questions = _sft_tokens(inputs), len(inputs)
+        total = torch.zeros((), device=self.args.device)
+        parts = []
+        causal = self.accelerator.unwrap_model(model)
+        causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
+        for part in micro_batches(inputs, self.objective.token_budget):
+            with self.compute_loss_context_manager():
+                measured = measure(causal, pack(part, self.args.device), self.objective)
+                loss = measured.sft / tokens + self.objective.alpha * measured.rank / questions
+            self.accelerator.backward(loss / self.args.gradient_accumulation_steps)
+            total += loss.detach()
+            parts.append(measured)
+        self._note(parts)
+        return total / self.args.gradient_accumulation_steps
+
+    def _note(self, parts: list[Parts]) -> None:
+        tokens, questions = sum(part.tokens for part in parts), sum(part.questions for part in parts)
+        figures = {"sft_loss": sum(float(part.sft) for part in parts) / max(1, tokens)}
+        pairs = sum(part.pairs for part in parts)
+        if pairs:
+            figures["rank_loss"] = sum(float(part.rank) for part in parts) / questions
+            figures["ordered"] = sum(part.ordered for part in parts) / pairs
+        self._logged.append(figures)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the means of our own figures since the last log to the trainer's."""
+        if "loss" in logs:
+            for name in ("sft_loss", "rank_loss", "ordered"):
+                values = [figures[name] for figures in self._logged if name in figures]
+                if values:
+                    logs[name] = sum(values) / len(values)
+            self._logged.clear()
+        super().log(logs, *args, **kwargs)
+
+
+class Log(TrainerCallback):  # type: ignore[misc]
+    """Tells of progress as it goes, and keeps the trainer's history as `log.jsonl`."""
+
+    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+        self.path, self.tell = path, tell
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        figures = "  ".join(
+            f"{name} {value:.4g}"
+            for name, value in logs.items()
+            if name in ("loss", "sft_loss", "rank_loss", "ordered")
+        )
+        if figures:
+            self.tell(f"step {state.global_step}/{state.max_steps}  {figures}")
+        names = ("loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm")
+        kept = [
+            {"step": entry["step"]} | {name: entry[name] for name in names if name in entry}
+            for entry in state.log_history
+        ]
+        write_rows(self.path, [entry for entry in kept if len(entry) > 1])

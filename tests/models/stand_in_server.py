@@ -1,0 +1,170 @@
+"""A real HTTP server on loopback that speaks the chat-completions protocol, and fails where a test says so.
+
+A script names, for a question (any text that the last message of a request contains), the behaviours of its
+first requests in turn; after them, and for all others, it answers. Behaviours: `400`, `404`, `422`, `500`,
+`429` and `503` (with Retry-After: 1), `429-bare` (without), `far` (429 asking for an hour), `drop`, `hang`,
+`torn` (fewer bytes than announced), `half` (half a JSON body), `empty` (no choices), `null` (no content),
+`surrogate` (text that is not Unicode), `one` (one choice however many are asked for), and `echo-400`,
+`echo-500`, `echo-200`, whose text shows the Authorization header.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+
+@dataclass
+class Seen:
+    """One request: the last message, the key, the whole body, when it came and when its reply began."""
+
+    question: str
+    key: str
+    body: dict[str, Any]
+    time: float = field(default_factory=time.monotonic)
+    replied: float = math.inf
+
+
+class StandIn(ThreadingHTTPServer):
+    """Use as a context manager; `url` is the base URL. `paid` counts whole answers per last message."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        answer: Callable[[str], str] = str.upper,
+        script: Mapping[str, Sequence[str]] | None = None,
+        refused: Mapping[str, int] | None = None,
+        delay: float = 0.0,
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.answer, self.refused, self.delay = answer, dict(refused or {}), delay
+        self.script = {text: list(steps) for text, steps in (script or {}).items()}
+        self.seen: list[Seen] = []
+        self.paid: Counter[str] = Counter()
+        self.by_key: dict[str, int] = defaultdict(int)
+        self.under_way = self.most_under_way = 0
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+
+    def step(self, question: str) -> str:
+        """The behaviour for this request."""
+        with self.lock:
+            steps = next((steps for text, steps in self.script.items() if text in question), [])
+            return steps.pop(0) if steps else "answer"
+
+    def times(self, text: str) -> list[float]:
+        """When the requests came whose last message contains `text`."""
+        return [seen.time for seen in self.seen if text in seen.question]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is what the tests are about."""
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: StandIn
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen = seen = Seen(
+            body["messages"][-1]["content"], self.headers.get("Authorization", "")[7:], body
+        )
+        with server.lock:
+            server.seen.append(seen)
+            server.by_key[seen.key] += 1
+            server.under_way += 1
+            server.most_under_way = max(server.most_under_way, server.under_way)
+        try:
+            server.closing.wait(server.delay)
+            if status := server.refused.get(seen.key):
+                self._error(status, f"Incorrect API key provided: {seen.key[:4]}****{seen.key[-4:]}")
+            else:
+                self._behave(server.step(seen.question), seen)
+        finally:
+            with server.lock:
+                server.under_way -= 1
+
+    def _behave(self, step: str, seen: Seen) -> None:
+        match step:
+            case "429" | "503":
+                self._error(int(step), "not so fast", {"Retry-After": "1"})
+            case "far":
+                self._error(429, "come back tomorrow", {"Retry-After": "3600"})
+            case "429-bare":
+                self._error(429, "not so fast")
+            case "400" | "404" | "422" | "500":
+                self._error(int(step), f"the model said no ({step})")
+            case "echo-400" | "echo-500":
+                self._error(int(step[-3:]), f"headers: {self.headers['Authorization']}")
+            case "drop":
+                self.close_connection = True
+            case "hang":
+                self.server.closing.wait(10)
+                self.close_connection = True
+            case "torn":
+                whole = self._completion(["whole"])
+                self._send(200, whole[: len(whole) // 2], announced=len(whole))
+                self.close_connection = True
+            case "half":
+                whole = self._completion(["whole"])
+                self._send(200, whole[: len(whole) // 2])
+            case "empty":
+                self._send(200, self._completion([]))
+            case "null":
+                self._send(200, self._completion([None]))
+            case "surrogate":
+                self._send(200, self._completion(["\ud800"]))
+            case "echo-200":
+                self._send(200, self._completion([f"you sent {self.headers['Authorization']}"]))
+            case _:
+                count = 1 if step == "one" else seen.body.get("n", 1)
+                body = self._completion([self.server.answer(seen.question)] * count)
+                with self.server.lock:
+                    self.server.paid[seen.question] += 1
+                self._send(200, body)
+
+    def _completion(self, texts: Sequence[str | None]) -> bytes:
+        choices = [
+            {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            for i, text in enumerate(texts)
+        ]
+        whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+        return json.dumps(whole).encode()
+
+    def _error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, json.dumps({"error": {"message": message}}).encode(), headers)
+
+    def _send(
+        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, announced: int | None = None
+    ) -> None:
+        self.seen.replied = time.monotonic()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body) if announced is None else announced))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)

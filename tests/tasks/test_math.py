@@ -1,0 +1,59 @@
+"""The math task: its instruction, predictions and verdicts."""
+
+import pytest
+
+from trice.records import Execution
+from trice.tasks import load_task
+
+task = load_task("math")
+
+
+def test_the_instruction_is_the_published_one() -> None:
+    assert task.name == "math"
+    assert task.instruction == (
+        "Given a math problem, please answer it and you can use a calculator for help."
+    )
+    assert task.tool.name == "calculator"
+
+
+def test_a_call_predicts_its_output_whatever_the_text_says() -> None:
+    assert task.predict("calculator(3*19) is 12", Execution(output="57")) == "57"
+
+
+def test_a_failed_call_predicts_nothing() -> None:
+    assert task.predict("calculator(1/0) is 12", Execution(error="division by zero")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("He has 3 left, so 1,234.50.", "1234.50"),
+        ("-$5", "-5"),
+        ("1/10000000000", "0.0000000001"),
+        ("none at all", None),
+    ],
+)
+def test_without_a_call_the_last_number_is_predicted(text: str, expected: str | None) -> None:
+    assert task.predict(text, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "verdict"),
+    [
+        ("57", ["57"], True),
+        ("57.001", ["57"], True),
+        ("57", ["56", "57"], True),
+        ("56", ["57"], False),
+        (None, ["57"], False),
+        ("no number", ["57"], False),
+        ("0.3333333333", ["1/3"], True),
+    ],
+)
+def test_judging(prediction: str | None, answers: list[str], verdict: bool) -> None:
+    assert task.judge(prediction, answers) is verdict
+
+
+def test_a_gold_answer_must_be_a_number() -> None:
+    task.check(["5 (apples)", "$3"])
+    with pytest.raises(ValueError, match=r"^'seven' is not a number$"):
+        task.check(["7", "seven"])

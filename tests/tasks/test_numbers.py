@@ -1,0 +1,128 @@
+"""Reading numbers out of text, and comparing them."""
+
+import time
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trice.tasks.numbers import read_number, same_number
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("72", "72"),
+        ("The answer is 72.", "72"),
+        ("first 3, then 4.5 of them", "4.5"),
+        ("3 + 4 = 7", "7"),
+        ("about .5 litres", "0.5"),
+        ("it is.5", "5"),
+        ("pi is 3.14.", "3.14"),
+        ("1.2.3", "3"),
+        ("1,234", "1234"),
+        ("1,234,567.50 people", "1234567.5"),
+        ("1,2", "2"),
+        ("1,2345", "2345"),
+        ("1234,567", "567"),
+        ("-5", "-5"),
+        ("x = -5.25", "-5.25"),
+        ("−5", "-5"),
+        ("10-3", "3"),
+        ("10 - 3", "3"),
+        ("10 -3", "-3"),
+        ("page-3", "3"),
+        ("(10)-3", "3"),
+        ("25%", "25"),
+        ("-2.5 % of it", "-2.5"),
+        ("$1,234.50", "1234.5"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("£3 each", "3"),
+        ("3/4", "0.75"),
+        ("-3/4", "-0.75"),
+        ("1 1/2 cups", "1.5"),
+        ("-1 1/2", "-1.5"),
+        ("12/60 = 1/5.", "0.2"),
+        ("3/0", "0"),
+        ("1/2/8", "8"),
+        ("3.5/2", "2"),
+        ("007", "7"),
+        ("9" * 50, "9" * 50),
+    ],
+)
+def test_the_last_number_of_a_text(text: str, expected: str) -> None:
+    assert read_number(text) == Decimal(expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "none", "twelve", "٣", "１２", "²", "½", "-", "$", "9" * 51, "4 " + "9" * 300]
+)
+def test_no_number(text: str) -> None:
+    assert read_number(text) is None
+
+
+def test_text_after_the_number_does_not_hide_it() -> None:
+    assert read_number("It is 1 1/2" + " indeed" * 1000) == Decimal("1.5")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7" * 10**6,
+        "7 " * 500_000,
+        "," * 10**6,
+        "1," * 500_000,
+        "x" * 10**6,
+        "é漢" * 500_000,
+        " " * 10**6 + "1",
+    ],
+)
+def test_a_megabyte_is_read_within_50_ms(text: str) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        read_number(text)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.050
+
+
+@given(st.text(alphabet="0123456789.,-$% /ab٣"))
+def test_reading_never_raises(text: str) -> None:
+    number = read_number(text)
+    assert number is None or number.is_finite()
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**9), max_value=10**9))
+def test_any_decimal_is_read_back_with_and_without_separators(number: Decimal) -> None:
+    assert read_number(f"So the answer is {number:f}.") == number
+    assert read_number(f"So the answer is {number:,f}.") == number
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("72", "72.0"),
+        ("the answer is 72.", "72"),
+        ("3.3333333333", "3.33"),
+        ("0.125", "0.12"),  # halves to even
+        ("0.135", "0.14"),
+        ("$1,234.50", "1234.5"),
+        ("3/4", "0.75"),
+        ("25%", "25"),
+        ("-0.001", "0"),
+        ("9" * 50, "9" * 50),
+    ],
+)
+def test_same(a: str, b: str) -> None:
+    assert same_number(a, b)
+    assert same_number(b, a)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [("72", "73"), ("72", "-72"), ("0.12", "0.13"), ("25%", "0.25"), ("none", "none"), ("", "0")]
+)
+def test_not_the_same(a: str, b: str) -> None:
+    assert not same_number(a, b)
+    assert not same_number(b, a)

@@ -1,0 +1,117 @@
+"""`grade`: from a response's text to its outcome, execution, prediction and verdict."""
+
+import pytest
+
+from trice.errors import InputError
+from trice.journal import dump_row
+from trice.records import Outcome, Question, Response
+from trice.tasks import check_questions, grade, load_task
+
+task = load_task("math")
+question = Question(id="ASDiv_1", input="What is 3 times 19?", answer="57")
+
+
+def graded(text: str, asked: Question = question) -> Response:
+    return grade(task, asked, text)
+
+
+def test_a_right_call() -> None:
+    response = graded("calculator(3*19)")
+    assert response.outcome is Outcome.CALLED
+    assert response.call is not None
+    assert response.call.name == "calculator"
+    assert response.call.arguments == {"expression": "3*19"}
+    assert response.execution is not None
+    assert (response.execution.output, response.execution.error) == ("57", None)
+    assert (response.pred, response.correct, response.reason) == ("57", True, None)
+
+
+def test_a_wrong_call() -> None:
+    response = graded("The answer is 57: calculator(3+19)")
+    assert (response.outcome, response.pred, response.correct) == (Outcome.CALLED, "22", False)
+
+
+def test_a_call_that_fails_is_called_and_wrong() -> None:
+    response = graded("calculator(57/0) = 57")
+    assert response.outcome is Outcome.CALLED
+    assert response.execution is not None
+    assert (response.execution.output, response.execution.error) == (None, "division by zero")
+    assert (response.pred, response.correct) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "pred", "correct"),
+    [
+        ("57", "57", True),
+        ("It is 3 times 19, so $57.00.", "57.00", True),
+        ("With a calculator it is 57.", "57", True),
+        ("mycalculator(3)", "3", False),
+        ("I do not know.", None, False),
+        ("", None, False),
+    ],
+)
+def test_an_answer(text: str, pred: str | None, correct: bool) -> None:
+    response = graded(text)
+    assert (response.outcome, response.pred, response.correct) == (Outcome.ANSWERED, pred, correct)
+    assert response.call is None
+    assert response.execution is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("calculator(57", "the parenthesis never closes"),
+        ("calculator() 57", "the call is empty"),
+        ("calculator(57 apples)", "unexpected 'apples'"),
+        ("calculator(__import__('os')) 57", 'unexpected character "\'"'),
+    ],
+)
+def test_a_malformed_call_predicts_nothing(text: str, reason: str) -> None:
+    response = graded(text)
+    assert (response.outcome, response.reason) == (Outcome.MALFORMED, reason)
+    assert (response.pred, response.correct) == (None, False)
+    assert response.execution is None
+
+
+def test_a_valid_call_after_a_malformed_one_counts() -> None:
+    response = graded("calculator(3 x 19) calculator(3*19)")
+    assert (response.outcome, response.pred, response.correct) == (Outcome.CALLED, "57", True)
+
+
+def test_any_gold_answer_is_accepted() -> None:
+    either = question.model_copy(update={"answer": ["56", "57"]})
+    assert graded("57", either).correct
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 10**6, "calculator(" * 10**5, "calculator(" + "9" * 10**6 + ")", "(" * 10**6]
+)
+def test_huge_text_is_graded_and_wrong(text: str) -> None:
+    assert graded(text).correct is False
+
+
+def test_the_question_travels_on_and_an_old_verdict_does_not() -> None:
+    row = {"id": "q1", "question": "3 times 19?", "answer": "57", "grade": 4, "response": "calculator(1/0)"}
+    first = grade(task, Response.model_validate(row), "calculator(1/0)", origin="base", sample=1)
+    again = grade(task, first, "57", origin="stage1", sample=2)
+    assert (again.id, again.input, again.answers, again.origin, again.sample) == (
+        "q1", "3 times 19?", ["57"], "stage1", 2,
+    )  # fmt: skip
+    assert again.model_extra == {"grade": 4}
+    assert (again.outcome, again.call, again.execution, again.correct) == (Outcome.ANSWERED, None, None, True)
+
+
+def test_a_graded_row_is_the_same_bytes_twice() -> None:
+    assert dump_row(graded("calculator(3*19)")) == dump_row(graded("calculator(3*19)"))
+
+
+def test_a_gold_answer_that_is_no_number_is_named_by_its_line() -> None:
+    bad = question.model_copy(update={"answer": "many"})
+    check_questions(task, [question], "x.json")
+    with pytest.raises(InputError, match=r"^x\.json:2: field 'answer': 'many' is not a number$"):
+        check_questions(task, [question, bad], "x.json")
+
+
+def test_an_unknown_task_names_those_there_are() -> None:
+    with pytest.raises(InputError, match="unknown task 'maths'; there is: math"):
+        load_task("maths")
