@@ -40,7 +40,7 @@ def _why(error: ValidationError) -> str:
 
 
 def validate(row_type: type[RowT], value: object, where: str) -> RowT:
-    """`value` as a `row_type`. Raises InputError, beginning with `where`, naming the field that does not fit."""
+    """`value` as a `row_type`. Raises InputError, beginning with `where`, naming the field at fault."""
     try:
         return row_type.model_validate(value)
     except ValidationError as error:
@@ -157,7 +157,8 @@ class Journal:
         if begun != header:
             changed = differences(begun["settings"], header["settings"])
             raise InputError(
-                f"{self.path}: begun with other settings ({changed}); use those again, or delete it to start over"
+                f"{self.path}: begun with other settings ({changed}); "
+                "use those again, or delete it to start over"
             )
         for line in lines[1:]:
             entry = json.loads(line)

@@ -3,9 +3,9 @@
 A script names, for a question (any text that the last message of a request contains), the behaviours of its
 first requests in turn; after them, and for all others, it answers. Behaviours: `400`, `404`, `422`, `500`,
 `429` and `503` (with Retry-After: 1), `429-bare` (without), `far` (429 asking for an hour), `drop`, `hang`,
-`torn` (fewer bytes than announced), `half` (half a JSON body), `empty` (no choices), `null` (no content),
-`surrogate` (text that is not Unicode), `one` (one choice however many are asked for), and `echo-400`,
-`echo-500`, `echo-200`, whose text shows the Authorization header.
+`drip` (a byte now and then for 2 s), `torn` (fewer bytes than announced), `half` (half a JSON body), `empty`
+(no choices), `null` (no content), `surrogate` (text that is not Unicode), `one` (one choice however many are
+asked for), and `echo-400`, `echo-500`, `echo-200`, whose text shows the Authorization header.
 """
 
 from __future__ import annotations
@@ -123,6 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             case "hang":
                 self.server.closing.wait(10)
+                self.close_connection = True
+            case "drip":
+                self._send(200, b"", announced=1000)
+                for _ in range(40):
+                    self.server.closing.wait(0.05)
+                    self.wfile.write(b" ")
                 self.close_connection = True
             case "torn":
                 whole = self._completion(["whole"])

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 import traceback
-from pathlib import Path
 
 import pytest
 from stand_in_server import StandIn
@@ -15,7 +14,6 @@ from stand_in_server import StandIn
 from trice.calls import MAX_RESPONSE
 from trice.errors import InputError, TriceError
 from trice.models.endpoint import Endpoint, Failures
-from trice.models.keys import api_keys
 
 KEYS = ("sk-first-0123456789abcdef", "sk-other-fedcba9876543210")
 
@@ -103,6 +101,12 @@ def test_a_hanging_server_costs_the_time_limit_only() -> None:
         texts, failures = ask(Endpoint(server.url, "m", timeout=0.3), ["a", "b"])
     assert not failures
     assert texts == {0: ["A"], 1: ["B"]}
+
+
+def test_the_time_limit_is_that_of_the_whole_reply() -> None:
+    with StandIn(script={"a": ["drip"]}) as server:
+        _, failures = ask(Endpoint(server.url, "m", timeout=0.3, attempts=1), ["a"])
+    assert failures == [(0, "no answer within 0.3 s")]
 
 
 def test_exhausted_attempts_are_a_failure_and_others_go_on() -> None:
@@ -266,41 +270,6 @@ def test_an_error_of_the_caller_comes_through_as_it_is() -> None:
 
     with StandIn() as server, pytest.raises(OSError, match="No space left"):
         Endpoint(server.url, "m").complete([[{"role": "user", "content": "a"}]] * 9, done)
-
-
-def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRICE_API_KEYS", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert api_keys() == []
-    monkeypatch.setenv("OPENAI_API_KEY", "one")
-    assert api_keys() == ["one"]
-    monkeypatch.setenv("TRICE_API_KEYS", " two, three,")
-    assert api_keys() == ["two", "three"]
-
-
-def test_keys_from_a_file_only_its_user_can_read(tmp_path: Path) -> None:
-    file = tmp_path / "my keys"
-    file.write_text("\n".join(KEYS) + "\n\n")
-    for mode in (0o640, 0o604, 0o620):
-        file.chmod(mode)
-        with pytest.raises(InputError, match=f"run: chmod 600 '{file}'$"):
-            api_keys(file)
-    file.chmod(0o600)
-    assert api_keys(file) == list(KEYS)
-    file.write_text("\n")
-    with pytest.raises(InputError, match="holds no key"):
-        api_keys(file)
-    with pytest.raises(InputError, match="cannot be read"):
-        api_keys(tmp_path / "none")
-
-
-def test_a_key_that_cannot_be_meant_is_refused_unseen(tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    file.write_bytes(KEYS[0].encode() + b"\nsk-\xff\xfe-secret-part\n")
-    file.chmod(0o600)
-    with pytest.raises(InputError, match=r"^key 2 of 2 holds") as caught:
-        Endpoint("http://localhost/v1", "m", api_keys(file))
-    assert "secret" not in everything(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,14 @@ def _draw(low: str, high: str, step: str | None, rng: random.Random) -> str:
 def _fill(template: Template, rng: random.Random) -> tuple[str, dict[str, str]]:
     """The text with its gaps filled, and what each gap was filled with."""
     (name, he, his), (other, _, _) = (person.split() for person in rng.sample(_file()["people"], 2))
-    words = {"name": name, "other": other, "he": he, "his": his, "He": he.title(), "His": his.title()}
+    words: dict[str, str] = {
+        "name": name,
+        "other": other,
+        "he": he,
+        "his": his,
+        "He": he.title(),
+        "His": his.title(),
+    }
 
     def put(match: re.Match[str]) -> str:
         kind, count, low, high, step = match.groups()

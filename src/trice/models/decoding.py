@@ -38,7 +38,7 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with, leaving at least one token of each for itself."""
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)
+    first, last = min(map(list, prompts)), max(map(list, prompts))
     limit = min(len(prompt) for prompt in prompts) - 1
     length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), limit)
     length = min(length, limit)
@@ -90,7 +90,7 @@ class _State:
 def _prefill(
     loaded: LocalModel, rows: list[list[int]], prefix: Any
 ) -> tuple[torch.Tensor, tuple[Any, _State]]:
-    """Run prompts, padded on the left, on top of a shared prefix; returns the last logits [B, V] and the cache."""
+    """Run prompts, padded left, on top of a shared prefix; returns the last logits [B, V] and the cache."""
     width = max(len(row) for row in rows)
     pad = [width - len(row) for row in rows]
     device, batch = loaded.device, len(rows)
@@ -128,7 +128,7 @@ def _forward(
     key_positions_BK: torch.Tensor,
     cache: Any,
 ) -> torch.Tensor:
-    """One pass of the model; only the last position goes through the output head. Returns [B, V] in float32."""
+    """One pass; only the last position goes through the output head. Returns [B, V] in float32."""
     output = loaded.model(
         input_ids=tokens_BQ,
         position_ids=positions_BQ,

@@ -79,7 +79,7 @@ def _assemble(path: Path) -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantise to float32 and save; a GGUF-loaded model refuses to be saved, so its weights move to a fresh one."""
+    """Dequantise to float32 and save. A GGUF-loaded model refuses that, so its weights move to a fresh one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

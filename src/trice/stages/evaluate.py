@@ -27,3 +27,18 @@ def evaluate(
     measures = by_dataset(graded, read_rows(base, Response) if base else None)
     write_rows(output, graded)
     return measures
+
+
+def describe(measures: Measures) -> str:
+    """All measures with their 95% intervals in percent, a line for each data set."""
+    return "\n".join(
+        f"{dataset} ({shares['accuracy'].total:g}): "
+        + ", ".join(f"{name.replace('_', ' ')} {_percent(share)}" for name, share in shares.items())
+        for dataset, shares in measures.items()
+    )
+
+
+def _percent(share: Share) -> str:
+    if share.value is None or share.low is None or share.high is None:
+        return "–"
+    return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from trice import calls
+from trice.errors import InputError
 from trice.journal import Journal, digest, read_rows
 from trice.progress import Progress
 from trice.prompts import Example, Template, load_template
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     from trice.models.local import LocalModel
 
 Compel = Literal["call", "answer"]
+
+
+def load_compel(name: str | None) -> Compel | None:
+    """`name` as what to compel. Raises InputError for another word."""
+    if name is not None and name not in get_args(Compel):
+        raise InputError(f"--compel {name}: there is {', '.join(get_args(Compel))}")
+    return cast("Compel | None", name)
 
 
 @dataclass(frozen=True)
@@ -157,10 +166,6 @@ def _first_tokens(model: LocalModel, template: Template, task: Task) -> list[int
 
 def load_builtin_examples(task: str, kind: str) -> tuple[Example, ...]:
     """The worked examples that come with a task: `direct` answers, `calls`, or `mixed`."""
-    from importlib import resources
-
-    from trice.errors import InputError
-
     text = (resources.files("trice") / "tasks" / f"{task}_examples.json").read_text(encoding="utf-8")
     kinds = json.loads(text)
     if kind not in kinds:

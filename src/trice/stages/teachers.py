@@ -30,7 +30,9 @@ Labels = dict[int, str]
 class Teacher(Protocol):
     """What every teacher offers."""
 
-    turns: int
+    @property
+    def turns(self) -> int:
+        """How often the teacher is asked, at most."""
 
     @property
     def description(self) -> dict[str, Any]:
@@ -136,3 +138,14 @@ class EndpointTeacher:
             temperature=ASK_AGAIN_TEMPERATURE if turn else 0.0,
         )
         return {numbers[index]: f"endpoint failure: {reason}" for index, reason in failures}
+
+
+def load_teacher(name: str, task: str, endpoint: Endpoint | None = None, retries: int = 0) -> Teacher:
+    """The teacher called `name`. Raises InputError for another name, or an endpoint teacher without one."""
+    if name == "annotations":
+        return Annotations()
+    if name != "endpoint":
+        raise InputError(f"unknown teacher '{name}'; there is: annotations, endpoint")
+    if endpoint is None:
+        raise InputError("the teacher 'endpoint' needs an endpoint's URL and the model's name there")
+    return EndpointTeacher(endpoint, load_teacher_prompt(task), retries)

@@ -26,7 +26,7 @@ class _TokenLogProbs(torch.autograd.Function):
         ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, cap: float | None
     ) -> torch.Tensor:
         parts, slopes = [], []
-        for hidden, targets in zip(hidden_ND.split(CHUNK), targets_N.split(CHUNK), strict=True):
+        for hidden, targets in zip(torch.split(hidden_ND, CHUNK), torch.split(targets_N, CHUNK), strict=True):
             logits = _float(hidden @ weight_VD.T)
             logits = logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
             chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
@@ -72,7 +72,7 @@ def token_log_probs(
     `hidden_ND` are the last hidden states at the positions that predict the targets, `weight_VD` the (frozen)
     output head, `cap` the model's final soft cap on logits, if it has one.
     """
-    result: torch.Tensor = _TokenLogProbs.apply(hidden_ND, weight_VD, targets_N, cap)
+    result: torch.Tensor = _TokenLogProbs.apply(hidden_ND, weight_VD, targets_N, cap)  # type: ignore[no-untyped-call]
     return result
 
 

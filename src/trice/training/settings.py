@@ -5,12 +5,16 @@ Imports nothing heavy, so that a recipe can be checked before torch is loaded.
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Device = str
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+from trice.errors import InputError
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -60,3 +64,59 @@ class Rlef(Clone):
     alpha: float = Field(1.0, ge=0)
     margin: float = Field(0.0, ge=0)
     length_penalty: float = 1.0
+
+
+def override(value: dict[str, Any], text: str) -> None:
+    """Put one `key=value` into nested settings; dots in the key go down, the value is YAML.
+
+    Raises InputError for a text of another form."""
+    path, equals, given = text.partition("=")
+    if not equals:
+        raise InputError(f"'{text}': an override is key=value, for instance epochs=2")
+    *parents, last = path.split(".")
+    for parent in parents:
+        value = value.setdefault(parent, {})
+        if not isinstance(value, dict):
+            raise InputError(f"'{text}': '{parent}' holds no keys")
+    try:
+        value[last] = yaml.safe_load(given)
+    except yaml.YAMLError:
+        raise InputError(f"'{text}': the value is not YAML") from None
+
+
+def parse(kind: type[SettingsT], value: dict[str, Any], where: str) -> SettingsT:
+    """`value` as settings of `kind`. Raises InputError, beginning with `where`, for the first key that does not
+    fit, naming the nearest known key where one is unknown."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_complaint(kind, error)}") from None
+
+
+def read_settings(kind: type[SettingsT], overrides: Sequence[str]) -> SettingsT:
+    """The defaults of `kind` with `key=value` overrides. Raises InputError for one that does not fit."""
+    value: dict[str, Any] = {}
+    for text in overrides:
+        override(value, text)
+    return parse(kind, value, "--set")
+
+
+def _complaint(kind: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"key '{path}': {first['msg'].removeprefix('Value error, ')}"
+    known = sorted(_keys(kind, first["loc"]))
+    near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there is {', '.join(known)}"
+    return f"unknown key '{path}'; {hint}"
+
+
+def _keys(kind: type[BaseModel], path: Sequence[str | int]) -> set[str]:
+    """The keys that may stand where `path` ends."""
+    for part in path[:-1]:
+        if isinstance(part, str):
+            inner = kind.model_fields[part].annotation
+            choices = [inner, *getattr(inner, "__args__", ())]
+            kind = next(each for each in choices if isinstance(each, type) and issubclass(each, BaseModel))
+    return {field.alias or name for name, field in kind.model_fields.items()}

@@ -131,7 +131,8 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
             total += loss.detach()
             parts.append(measured)
         self._note(parts)
-        return total / self.args.gradient_accumulation_steps
+        loss_per_step: torch.Tensor = total / self.args.gradient_accumulation_steps
+        return loss_per_step
 
     def _note(self, parts: list[Parts]) -> None:
         tokens, questions = sum(part.tokens for part in parts), sum(part.questions for part in parts)

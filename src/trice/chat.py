@@ -1,0 +1,71 @@
+"""Chat: questions typed at a terminal, answered by the model, its calls executed for all to see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trice.prompts import load_template
+from trice.records import Outcome, Question, Response
+from trice.sampling import Sampling
+from trice.stages.generate import finisher
+from trice.tasks import grade, load_task
+
+
+def adapter_template(adapter: Path | None) -> str:
+    """The template an adapter was trained with, `plain` where it does not say."""
+    made = adapter and adapter / "trice.json"
+    if made and made.is_file():
+        return str(json.loads(made.read_text(encoding="utf-8")).get("template", "plain"))
+    return "plain"
+
+
+def chat(
+    model: str,
+    adapter: Path | None = None,
+    task: str = "math",
+    template: str | None = None,
+    *,
+    max_new_tokens: int = 64,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> None:
+    """Read questions from the terminal until an empty line or the end of input."""
+    chosen, form = load_task(task), load_template(template or adapter_template(adapter))
+    from trice.models.decoding import generate
+    from trice.models.local import load
+
+    loaded = load(model, adapter, device=device, dtype=dtype)
+    print("Type a question; an empty line ends.")
+    while text := _read():
+        prompt = form.encode(loaded.tokenizer, chosen.instruction, text)
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        ((_, _, ((response,),)),) = generate(loaded, [prompt], sampling, finisher(form, chosen))
+        # The gold answer is unknown here; grading is for the outcome and the execution.
+        question = Question(id="chat", input=text, answer="0")
+        print(show(grade(chosen, question, response.strip())))
+
+
+def show(response: Response) -> str:
+    """The decision, the call, the tool's result and the answer, a line each."""
+    lines = [f"  response  {response.response}"]
+    if response.outcome is Outcome.MALFORMED:
+        lines.append(f"  decision  a malformed call: {response.reason}")
+    elif response.execution and response.call:
+        arguments = ", ".join(str(value) for value in response.call.arguments.values())
+        result = response.execution.output or f"error: {response.execution.error}"
+        lines += [
+            f"  decision  call {response.call.name}",
+            f"  call      {arguments}",
+            f"  result    {result}",
+        ]
+    else:
+        lines.append("  decision  answer without a tool")
+    return "\n".join([*lines, f"  answer    {response.pred if response.pred is not None else 'none'}"])
+
+
+def _read() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""

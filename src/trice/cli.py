@@ -1,0 +1,420 @@
+"""The command line: parses, calls a stage, prints in short. No logic lives here.
+
+Results go to files and, in short, to stdout; notices go to stderr. Exit codes: 0 done, 2 the input or the
+call is wrong, 1 something failed; either way one line on stderr and no traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trice import options as o
+from trice.errors import InputError, TriceError
+
+if TYPE_CHECKING:
+    from trice.stages.generate import Asking
+
+app = typer.Typer(
+    help="Teach a language model when and how to use tools, from the tools' own results.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+train = typer.Typer(help="Train a LoRA adapter: clone (stage 1) or rlef (stage 2).", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+
+@app.command()
+def demo(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+) -> None:
+    """The whole loop on the starter set with Gemma 3 270M: `trice run` of the recipe that ships as demo."""
+    run("demo", overrides)
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, or the name of one that ships (demo, real-math).")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+) -> None:
+    """Run a recipe from data to report; run again after a kill, it goes on where it was."""
+    from trice.recipe import load_recipe
+    from trice.report import summary
+    from trice.run import run as run_recipe
+
+    folder = run_recipe(load_recipe(recipe, overrides or ()))
+    print(summary(folder))
+    print(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def data(
+    dataset: Annotated[
+        str | None, typer.Argument(help="A data set's name, or 'list' to see what there is.")
+    ] = "list",
+    output: o.Output = Path("data"),
+    source: Annotated[Path | None, typer.Option(help="Folder of official files; default TRICE_DATA.")] = None,
+    hub: Annotated[bool, typer.Option(help="Fetch the official files from the Hugging Face hub.")] = False,
+    train: Annotated[int | None, typer.Option(min=0, help="Training questions; default the paper's.")] = None,
+    test: Annotated[int | None, typer.Option(min=0, help="Test questions; default the paper's.")] = None,
+    seed: o.Seed = 0,
+) -> None:
+    """List the data sets, or write one as questions: data/raw/<task>/ to train, data/dev/<task>/ to test."""
+    from trice.stages.data import listing, prepare
+
+    if dataset in (None, "list"):
+        print(listing(source))
+    else:
+        print(prepare(str(dataset), output, source, hub=hub, train=train, test=test, seed=seed))
+
+
+@app.command()
+def split(
+    model: o.Model,
+    data: o.Data,
+    task: o.Task = "math",
+    examples: o.Examples = None,
+    template: o.Template = "plain",
+    max_new_tokens: o.MaxNewTokens = 16,
+    batch_size: o.BatchSize = 64,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+) -> None:
+    """Let the base model answer every question: right and wrong go to <data>_right.json and _wrong.json."""
+    from trice.stages.split import split as stage
+
+    asking = _asking(
+        model, None, template, task, examples, None, batch_size, device, dtype,
+        max_new_tokens=max_new_tokens, seed=seed,
+    )  # fmt: skip
+    print(stage(data, task, asking, limit=limit))
+
+
+@app.command()
+def label(
+    data: o.Data,
+    output: o.Output,
+    task: o.Task = "math",
+    teacher: Annotated[str, typer.Option(help="annotations (offline) or endpoint.")] = "annotations",
+    endpoint: o.Endpoint = None,
+    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")] = "",
+    keys_file: o.KeysFile = None,
+    retries: Annotated[int, typer.Option(min=0, help="Ask the endpoint again for a rejected label.")] = 2,
+    limit: o.Limit = None,
+) -> None:
+    """Give questions a call from a teacher; each is executed and kept only if it gives the gold answer."""
+    from trice.stages.label import label as stage
+    from trice.stages.teachers import load_teacher
+
+    client = _endpoint(endpoint, model, keys_file) if endpoint else None
+    print(stage(data, output, task, load_teacher(teacher, task, client, retries), limit))
+
+
+@app.command()
+def mix(
+    output: o.Output,
+    labelled: Annotated[list[Path] | None, typer.Option(help="Files of labelled questions.")] = None,
+    right: Annotated[list[Path] | None, typer.Option(help="Files of questions the model got right.")] = None,
+    questions: Annotated[list[Path] | None, typer.Option(help="Raw questions, for --kind answers.")] = None,
+    kind: Annotated[
+        str, typer.Option(help="selective, answers (0% tool) or calls (100% tool).")
+    ] = "selective",
+    task: o.Task = "math",
+    seed: o.Seed = 0,
+) -> None:
+    """Join right answers and labelled calls into one shuffled stage-1 file."""
+    from trice.stages.mix import load_kind
+    from trice.stages.mix import mix as stage
+
+    rows = stage(
+        labelled or [],
+        output,
+        task,
+        right=right or [],
+        kind=load_kind(kind),
+        questions=questions or [],
+        seed=seed,
+    )
+    print(f"{rows} questions in {output}")
+
+
+@app.command()
+def collect(
+    model: o.Model,
+    data: o.Data,
+    output: Annotated[Path, typer.Option(help="Folder of the candidates' files.")],
+    origin: Annotated[
+        str, typer.Option(help="A name for where these candidates come from; 'gold' needs no model.")
+    ],
+    task: o.Task = "math",
+    adapter: o.Adapter = None,
+    endpoint: o.Endpoint = None,
+    keys_file: o.KeysFile = None,
+    examples: o.Examples = None,
+    compel: o.Compel = None,
+    template: o.Template = "plain",
+    samples: o.Samples = 1,
+    temperature: o.Temperature = 0.0,
+    top_k: o.TopK = 0,
+    top_p: o.TopP = 1.0,
+    max_new_tokens: o.MaxNewTokens = 64,
+    batch_size: o.BatchSize = 64,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+) -> None:
+    """Collect candidate responses from one origin into <output>/<task>_<origin>_response.json."""
+    from trice.stages import collect as stage
+    from trice.stages.generate import find_examples
+
+    drawn: dict[str, Any] = {
+        "samples": samples, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+        "max_new_tokens": max_new_tokens, "seed": seed,
+    }  # fmt: skip
+    if origin == "gold":
+        print(stage.collect_gold(data, output, task, limit))
+        return
+    if endpoint:
+        from trice.sampling import Sampling
+
+        rows = stage.collect_endpoint(
+            data, output, task, origin, _endpoint(endpoint, model, keys_file),
+            examples=find_examples(task, examples), sampling=Sampling(**drawn), limit=limit,
+        )  # fmt: skip
+    else:
+        asking = _asking(model, adapter, template, task, examples, compel, batch_size, device, dtype, **drawn)
+        rows = stage.collect(data, output, task, origin, asking, limit=limit)
+    print(f"{len(rows)} responses in {stage.origin_path(output, task, origin)}")
+
+
+@app.command()
+def score(
+    data: Annotated[
+        Path, typer.Option(help="Folder with <task>_gold_response.json and other origins' files.")
+    ],
+    output: o.Output,
+    task: o.Task = "math",
+    reward: Annotated[str, typer.Option(help="paper, released, or your own module:function.")] = "paper",
+    distinct: Annotated[bool, typer.Option(help="Keep one of several candidates with the same text.")] = True,
+) -> None:
+    """Parse, execute and judge every candidate, and rank each question's by reward."""
+    from trice.stages.score import score as stage
+
+    rows = stage(data, output, task, reward=reward, distinct=distinct)
+    count = sum(len(row.responses) for row in rows)
+    print(f"{count} candidates of {len(rows)} questions in {output}")
+
+
+@train.command()
+def clone(
+    model: o.Model,
+    data: o.Data,
+    output: o.Output,
+    template: o.Template = "plain",
+    set_: o.Set = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+) -> None:
+    """Stage 1: fine-tune on each question's gold response (defaults are the paper's)."""
+    from trice.training.clone import clone as stage
+    from trice.training.settings import Clone, read_settings
+
+    settings = read_settings(Clone, set_ or [])
+    print(
+        stage(
+            data,
+            output,
+            model,
+            settings=settings,
+            template=template,
+            seed=seed,
+            limit=limit,
+            device=device,
+            dtype=dtype,
+        )
+    )
+
+
+@train.command()
+def rlef(
+    model: o.Model,
+    data: o.Data,
+    output: o.Output,
+    adapter: o.Adapter = None,
+    alpha: Annotated[float, typer.Option(min=0, help="Weight of the ranking loss.")] = 1.0,
+    template: o.Template = "plain",
+    set_: o.Set = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+) -> None:
+    """Stage 2: rank candidates in the order of their rewards, from the stage-1 adapter."""
+    from trice.training.rlef import rlef as stage
+    from trice.training.settings import Rlef, read_settings
+
+    settings = read_settings(Rlef, [f"alpha={alpha}", *(set_ or [])])
+    print(
+        stage(
+            data, output, model, adapter, settings=settings, template=template,
+            seed=seed, limit=limit, device=device, dtype=dtype,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def generate(
+    model: o.Model,
+    data: o.Data,
+    output: o.Output,
+    task: o.Task = "math",
+    adapter: o.Adapter = None,
+    examples: o.Examples = None,
+    compel: o.Compel = None,
+    template: o.Template = "plain",
+    temperature: o.Temperature = 0.0,
+    top_k: o.TopK = 0,
+    top_p: o.TopP = 1.0,
+    max_new_tokens: o.MaxNewTokens = 64,
+    batch_size: o.BatchSize = 64,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+) -> None:
+    """Answer questions with a model; responses are written, not yet judged."""
+    from trice.stages.generate import generate as stage
+
+    asking = _asking(
+        model, adapter, template, task, examples, compel, batch_size, device, dtype,
+        temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
+    )  # fmt: skip
+    rows = stage(data, output, task, asking, limit=limit)
+    print(f"{len(rows)} responses in {output}")
+
+
+@app.command()
+def evaluate(
+    data: o.Data,
+    output: o.Output,
+    task: o.Task = "math",
+    base: Annotated[
+        Path | None, typer.Option(help="Evaluated responses of the base model, to count over- and under-use.")
+    ] = None,
+    limit: o.Limit = None,
+) -> None:
+    """Execute and judge responses, and print accuracy and tool use with 95% intervals."""
+    from trice.stages.evaluate import describe
+    from trice.stages.evaluate import evaluate as stage
+
+    print(describe(stage(data, output, task, base=base, limit=limit)))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write report.html, report.md and results.json of a run."""
+    from trice.report import summary, write_report
+
+    path = write_report(folder)
+    print(summary(folder))
+    print(f"report: {path}")
+
+
+@app.command()
+def tool(
+    name: Annotated[str, typer.Argument(help="The tool: calculator.")],
+    argument: Annotated[str, typer.Argument(help="What stands between a call's parentheses.")],
+) -> None:
+    """Run a tool once; its output alone goes to stdout."""
+    from trice.records import Call
+    from trice.tools import load_tool, run
+
+    chosen = load_tool(name)
+    try:
+        arguments = chosen.parse(argument)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+    execution = run(chosen, Call(name=name, arguments=arguments))
+    if execution.output is None:
+        raise TriceError(f"{name}: {execution.error}")
+    print(execution.output)
+
+
+@app.command()
+def chat(
+    model: o.Model = "gemma-3-270m",
+    adapter: o.Adapter = None,
+    task: o.Task = "math",
+    template: Annotated[str | None, typer.Option(help="Prompt template; default the adapter's own.")] = None,
+    max_new_tokens: o.MaxNewTokens = 64,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+) -> None:
+    """Answer questions typed at the terminal: the decision, the call, the tool's result, the answer."""
+    from trice.chat import chat as talk
+
+    talk(model, adapter, task, template, max_new_tokens=max_new_tokens, device=device, dtype=dtype)
+
+
+def _asking(
+    model: str, adapter: Path | None, template: str, task: str, examples: str | None, compel: str | None,
+    batch_size: int, device: str, dtype: str, **sampling: Any,
+) -> Asking:  # fmt: skip
+    from trice.sampling import Sampling
+    from trice.stages.generate import Asking, find_examples, load_compel
+
+    shown = find_examples(task, examples)
+    return Asking(
+        model, adapter, template, shown, load_compel(compel), Sampling(**sampling), batch_size, device, dtype
+    )
+
+
+def _endpoint(url: str, model: str, keys_file: Path | None) -> Any:
+    from trice.models.endpoint import Endpoint
+    from trice.models.keys import api_keys
+
+    return Endpoint(url, model, api_keys(keys_file))
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line and an exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except InputError as error:
+        _fail(str(error), 2)
+    except TriceError as error:
+        _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; what is done is kept, run the same command again to go on", 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 1)
+    except Exception as error:
+        # Usage errors come as typer's or as click's own class, depending on the version.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), 2)
+
+
+def _fail(line: str, code: int) -> None:
+    print(f"trice: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

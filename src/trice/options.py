@@ -1,0 +1,40 @@
+"""The command line's shared options: each means the same in every command that has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option(help="Base model: hub name, folder, or gemma-3-270m (embedded).")]
+Adapter = Annotated[Path | None, typer.Option(help="LoRA adapter folder in PEFT's format.")]
+Task = Annotated[str, typer.Option(help="Task: math.")]
+Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]
+Output = Annotated[Path, typer.Option(help="Where the result goes.")]
+Template = Annotated[str, typer.Option(help="Prompt template: alpaca, vicuna, plain, chat, or a .json file.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+Examples = Annotated[
+    str | None, typer.Option(help="Worked examples in the prompt: direct, calls, mixed, or a .jsonl file.")
+]
+Compel = Annotated[str | None, typer.Option(help="Force every response to be a 'call' or an 'answer'.")]
+Samples = Annotated[int, typer.Option(min=1, help="Responses for each question.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+TopK = Annotated[int, typer.Option(min=0, help="Keep the k likeliest tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Keep the likeliest tokens of this mass.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length limit of a response, in tokens.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Responses generated at a time.")]
+Endpoint = Annotated[
+    str | None, typer.Option(help="URL of an OpenAI-compatible server; --model is then its name there.")
+]
+KeysFile = Annotated[
+    Path | None,
+    typer.Option(help="File of API keys, one a line, readable by you alone; else TRICE_API_KEYS."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any training setting as key=value, for instance --set lora.r=16."),
+]

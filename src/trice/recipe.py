@@ -1,0 +1,148 @@
+"""A recipe: one YAML file that says the whole loop, from data sets to report.
+
+Every key is checked before anything runs; an unknown one is an error that names the nearest known one.
+`key=value` overrides go down with dots (`clone.epochs=2`), values are YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from trice.errors import InputError
+from trice.journal import read_text
+from trice.sampling import Sampling
+from trice.training.settings import Clone, Rlef, Settings, override, parse
+
+Setting = Literal["zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both"]
+SETTINGS: tuple[Setting, ...] = ("zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both")
+
+
+class DataSet(Settings):
+    """A data set by name; sizes default to the paper's. `scale` multiplies `train`."""
+
+    dataset: str
+    train: int | None = Field(None, ge=1)
+    test: int | None = Field(None, ge=1)
+
+
+class Split(Settings):
+    """How the base model is asked what it knows: worked examples with direct answers, or none."""
+
+    examples: str | None = None
+    max_new_tokens: int = Field(16, ge=1)
+
+
+class EndpointAt(Settings):
+    """An OpenAI-compatible endpoint. Keys come from TRICE_API_KEYS, OPENAI_API_KEY or `keys_file`."""
+
+    url: str
+    model: str
+    keys_file: Path | None = None
+    timeout: float = Field(60, gt=0)
+
+
+class Label(Settings):
+    """The teacher; an endpoint is asked again up to `retries` times for a rejected label."""
+
+    teacher: Literal["annotations", "endpoint"] = "annotations"
+    endpoint: EndpointAt | None = None
+    retries: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _has_endpoint(self) -> Label:
+        if self.teacher == "endpoint" and self.endpoint is None:
+            raise ValueError("teacher 'endpoint' needs the key 'endpoint' with url and model")
+        return self
+
+
+class Origin(Settings):
+    """Where candidates come from: `from` the base model, an early or the last checkpoint of stage 1, or an
+    endpoint."""
+
+    origin: str
+    source: Literal["base", "early", "stage-1", "endpoint"] = Field(alias="from")
+    endpoint: EndpointAt | None = None
+    examples: str | None = None
+    compel: Literal["call", "answer"] | None = None
+    samples: int = Field(1, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+
+
+class Score(Settings):
+    """`reward`: paper, released, or module:function. `distinct` keeps one of several equal candidates."""
+
+    reward: str = "paper"
+    distinct: bool = True
+
+
+class Evaluation(Settings):
+    """Which settings to train and evaluate. Seeds beyond the first repeat the trained stages 1 and both."""
+
+    settings: list[Setting] = list(SETTINGS)
+    seeds: list[int] = [0]
+    few_shot: str = "mixed"
+
+
+class Recipe(Settings):
+    """The whole loop. `scale` is the one dial: it multiplies the training questions."""
+
+    name: str
+    title: str = ""
+    task: str = "math"
+    model: str
+    template: str = "plain"
+    output: Path | None = None
+    scale: float = Field(1.0, gt=0)
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = Field(64, ge=1)
+    max_new_tokens: int = Field(64, ge=1)
+    data: list[DataSet] = Field(min_length=1)
+    split: Split = Split()
+    label: Label = Label()
+    clone: Clone = Clone()
+    collect: list[Origin] = []
+    score: Score = Score()
+    rlef: Rlef = Rlef()
+    evaluate: Evaluation = Evaluation()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives: `output`, else `runs/<name>`."""
+        return self.output or Path("runs") / self.name
+
+    def sampling(self, **changes: Any) -> Sampling:
+        """Greedy decoding with this recipe's length and seed, unless changed."""
+        return Sampling(**({"max_new_tokens": self.max_new_tokens, "seed": self.seed} | changes))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, or one that ships with the package by its name (`demo`).
+
+    Raises InputError with file and key for what does not fit.
+    """
+    shipped = resources.files("trice") / "recipes" / f"{name}.yaml"
+    text = shipped.read_text("utf-8") if shipped.is_file() else read_text(Path(name))
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{name}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{name}: a recipe is a mapping of keys to values")
+    for text in overrides:
+        override(value, text)
+    return parse(Recipe, value, name)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)

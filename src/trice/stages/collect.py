@@ -1,0 +1,122 @@
+"""Collect: candidate responses to the labelled questions, from one named origin at a time.
+
+Each origin has a file of its own, `<task>_<origin>_response.json`, beside `<task>_gold_response.json`;
+`score` joins them. An origin is a local model with or without an adapter, free or compelled to call, or an
+endpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trice.errors import InputError
+from trice.journal import Journal, digest, notice, read_rows, write_rows
+from trice.progress import Progress
+from trice.prompts import Example
+from trice.records import Labelled, Question, Response
+from trice.sampling import Sampling
+from trice.stages.generate import Asking, generate
+from trice.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from trice.models.endpoint import Endpoint
+
+
+def origin_path(folder: Path, task: str, origin: str) -> Path:
+    """Where an origin's responses live. Raises InputError for a name that would not survive as a file name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", origin):
+        raise InputError(f"origin '{origin}': use letters, digits, '-' and '.'")
+    return folder / f"{task}_{origin}_response.json"
+
+
+def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) -> Path:
+    """The stage-1 rows as the gold candidates; rows without an id cannot be joined and are refused."""
+    rows = read_rows(data, Labelled)[:limit]
+    for number, row in enumerate(rows, start=1):
+        if not row.id:
+            raise InputError(f"{data}:{number}: field 'id': is missing")
+    path = origin_path(folder, task, "gold")
+    write_rows(path, rows)
+    return path
+
+
+def collect(
+    data: Path, folder: Path, task: str, origin: str, asking: Asking, *, limit: int | None = None
+) -> list[Response]:
+    """Candidates for the questions of `data` from a local model."""
+    return generate(data, origin_path(folder, task, origin), task, asking, origin=origin, limit=limit)
+
+
+def collect_endpoint(
+    data: Path,
+    folder: Path,
+    task: str,
+    origin: str,
+    endpoint: Endpoint,
+    *,
+    examples: Sequence[Example] = (),
+    sampling: Sampling | None = None,
+    limit: int | None = None,
+) -> list[Response]:
+    """Candidates from an endpoint, asked in the form of a chat; every reply is stored as it comes.
+
+    A question the endpoint fails on has no candidates from it, and is named in a notice.
+    """
+    chosen, drawn = load_task(task), sampling or Sampling()
+    questions = read_rows(data, Question)[:limit]
+    settings: dict[str, Any] = {"data": digest(data), "task": task, "origin": origin, "limit": limit}
+    settings |= {"endpoint": endpoint.url, "model": endpoint.model, "examples": list(examples)}
+    output = origin_path(folder, task, origin)
+    with Journal(output, settings | vars(drawn)) as journal:
+        _ask(endpoint, chosen, questions, examples, drawn, origin, journal)
+        done = [journal.units.get(question.id, []) for question in questions]
+        rows = [Response.model_validate(row) for unit in done for row in unit]
+        journal.finish(rows)
+    return rows
+
+
+def _ask(
+    endpoint: Endpoint,
+    task: Task,
+    questions: Sequence[Question],
+    examples: Sequence[Example],
+    sampling: Sampling,
+    origin: str,
+    journal: Journal,
+) -> None:
+    waiting = [question for question in questions if question.id not in journal]
+    with Progress(f"collect {origin}", len(questions), len(questions) - len(waiting)) as progress:
+
+        def done(index: int, texts: list[str]) -> None:
+            question = waiting[index]
+            rows: list[Any] = [
+                question.model_dump() | {"response": text.strip(), "origin": origin, "sample": sample}
+                for sample, text in enumerate(texts)
+            ]
+            journal.add(question.id, rows)
+            progress.advance(1)
+
+        failures = endpoint.complete(
+            [_messages(task, question, examples) for question in waiting],
+            done,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_new_tokens,
+            samples=sampling.samples,
+            seed=sampling.seed,
+        )
+    for index, reason in failures:
+        notice(f"{origin}: no response to {waiting[index].id}: {reason}")
+
+
+def _messages(task: Task, question: Question, examples: Sequence[Example]) -> list[dict[str, str]]:
+    rule = f"{task.instruction} Reply with the answer alone, or with one call: {task.tool.name}(...)."
+    messages = [{"role": "system", "content": rule}]
+    for example in examples:
+        messages += [
+            {"role": "user", "content": example.input},
+            {"role": "assistant", "content": example.output},
+        ]
+    return [*messages, {"role": "user", "content": question.input}]

@@ -1,0 +1,55 @@
+"""Data: a data set's questions, read and written in the published layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trice import datasets
+from trice.journal import notice, write_rows
+from trice.records import Question
+from trice.stages.generate import ask
+from trice.tasks import load_task
+
+
+def prepare(
+    dataset: str,
+    output: Path,
+    source: Path | None = None,
+    *,
+    hub: bool = False,
+    train: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> str:
+    """Write `raw/<task>/<dataset>.json` (to train) and `dev/<task>/<dataset>.json` (to test) under `output`.
+
+    Returns a line that says how many questions each holds. Raises InputError for an unknown data set or
+    missing files, TriceError where the hub cannot be reached.
+    """
+    part = datasets.load(dataset, source, hub=hub, train=train, test=test, seed=seed)
+    (entry,) = [entry for entry in datasets.catalogue() if entry.name.lower() == dataset.lower()]
+    task = load_task(entry.task)
+    raw, dev = (output / kind / entry.task / f"{entry.name}.json" for kind in ("raw", "dev"))
+    write_rows(raw, map(raw_row, part.train))
+    write_rows(dev, (ask(question, task) for question in part.test))
+    if part.dropped:
+        notice(
+            f"{entry.name}: {len(part.dropped)} rows left out, such as {part.dropped[0].id}: {part.dropped[0].reason}"
+        )
+    return f"{len(part.train)} questions in {raw}, {len(part.test)} in {dev} ({entry.licence})"
+
+
+def raw_row(question: Question) -> dict[str, Any]:
+    """A question in the form of `data/raw`, its text under `question`."""
+    row = question.model_dump(mode="json", exclude={"instruction", "input"})
+    return {"id": row.pop("id"), "question": question.input, "answer": row.pop("answer")} | row
+
+
+def listing(source: Path | None = None) -> str:
+    """The data sets there are, a line each: name, task, present or where its files belong, licence."""
+    lines = []
+    for entry in datasets.catalogue(source):
+        state = "present" if entry.present else f"missing: {', '.join(entry.files)} (or --hub)"
+        lines.append(f"{entry.name:<10} {entry.task:<6} {state}; {entry.licence}")
+    return "\n".join(lines)

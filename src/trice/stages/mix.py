@@ -1,0 +1,72 @@
+"""Mix: join what the model knows and what it needs a tool for into one stage-1 file.
+
+`selective` is TRICE's own data: the model's own answer where it was right, the teacher's call where it was
+wrong. `answers` and `calls` make the data of the 0% and 100% tool baselines. Files of several tasks join the
+same way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from trice.errors import InputError
+from trice.journal import read_rows, write_rows
+from trice.records import Labelled, Question, Response
+from trice.tasks import Task, load_task
+
+Kind = Literal["selective", "answers", "calls"]
+
+
+def load_kind(name: str) -> Kind:
+    """`name` as a kind. Raises InputError for another word."""
+    if name not in get_args(Kind):
+        raise InputError(f"--kind {name}: there is {', '.join(get_args(Kind))}")
+    return cast(Kind, name)
+
+
+def mix(
+    labelled: Sequence[Path],
+    output: Path,
+    task: str,
+    *,
+    right: Sequence[Path] = (),
+    kind: Kind = "selective",
+    questions: Sequence[Path] = (),
+    seed: int = 0,
+) -> int:
+    """Write the stage-1 data of `kind` to `output`, shuffled by `seed`; returns the number of rows.
+
+    `labelled` are files with calls (`trice label`), `right` those the base model answered right
+    (`trice split`), `questions` the raw questions, which `answers` turns into direct answers.
+    """
+    chosen = load_task(task)
+    if kind == "answers":
+        rows = [_answer(chosen, row) for path in questions for row in read_rows(path, Question)]
+    else:
+        rows = [row for path in labelled if path.is_file() for row in read_rows(path, Labelled)]
+        if kind == "selective":
+            known = [
+                _known(chosen, row) for path in right if path.is_file() for row in read_rows(path, Response)
+            ]
+            # A question labelled as well as known (a file labelled for `calls`) keeps the model's own answer.
+            ids = {row.id for row in known}
+            rows = known + [row for row in rows if row.id not in ids]
+    if not rows:
+        raise InputError(f"{output}: nothing to mix; none of the files holds a row")
+    random.Random(seed).shuffle(rows)
+    write_rows(output, rows)
+    return len(rows)
+
+
+def _answer(task: Task, question: Question) -> Labelled:
+    fields = {"instruction": question.instruction or task.instruction, "output": question.answers[0]}
+    return Labelled.model_validate(question.model_dump() | fields)
+
+
+def _known(task: Task, response: Response) -> Labelled:
+    fields = {"instruction": response.instruction or task.instruction, "output": response.response}
+    graded = set(Response.model_fields) - set(Question.model_fields)
+    return Labelled.model_validate(response.model_dump(exclude=graded) | fields)

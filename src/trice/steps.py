@@ -1,0 +1,85 @@
+"""The steps of a run: each done once, timed, its peak memory taken, and found again after a kill.
+
+`run.json` is rewritten after every step, so it always tells what is finished, on what machine, with which
+versions.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trice import __version__
+from trice.journal import notice, read_text, write_text
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "pydantic", "matplotlib")
+
+
+class Steps:
+    """The finished steps of the run in `folder`; `about` is what else run.json says."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.path = folder / "run.json"
+        before = json.loads(read_text(self.path)) if self.path.is_file() else {}
+        self.finished: list[dict[str, Any]] = before.get("steps", [])
+        self.about = about | {"trice": __version__, "versions": versions(), "hardware": hardware()}
+
+    def do(self, name: str, work: Callable[..., object], *args: Any) -> None:
+        """Do `work(*args)` unless a step of this name is finished; tells what it returns, if anything."""
+        if any(step["name"] == name for step in self.finished):
+            return
+        notice(f"── {name}")
+        _reset_peak()
+        start = time.perf_counter()
+        result = work(*args)
+        gc.collect()
+        seconds = round(time.perf_counter() - start, 1)
+        if result is not None:
+            notice(f"{name}: {result}")
+        self.finished.append({"name": name, "seconds": seconds, "peak_memory_mb": round(peak_memory() / 1e6)})
+        write_text(self.path, json.dumps(self.about | {"steps": self.finished}, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def hardware() -> dict[str, Any]:
+    """The processor, the cores this process may use, and the memory in GB."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        cpu = names[0] if names else cpu
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return {"cpu": cpu, "cores": cores, "memory_gb": round(memory, 1)}
+
+
+def _reset_peak() -> None:
+    """Start the kernel's count of peak memory anew, where it lets us (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory() -> float:
+    """Peak resident memory in bytes since the last reset; since the start of the process elsewhere."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if platform.system() == "Darwin" else peak * 1024

@@ -1,0 +1,123 @@
+"""Loading: sizes, stability, no overlap, the folder of sources, errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trice import datasets
+from trice.errors import InputError
+
+TEMPLATE = {"Body": "A shelf holds {n} jars.", "Question": "How many?", "Equation": "{n}.0", "Answer": 0}
+
+
+def write_svamp(folder: Path, count: int, **changed: str) -> Path:
+    """A SVAMP.json of `count` distinct problems; `changed` gives some other bodies, by `chal_<number>`."""
+    rows = []
+    for n in range(1, count + 1):
+        body = changed.get(f"chal_{n}", f"A shelf holds {n} jars.")
+        rows.append({**TEMPLATE, "ID": f"chal-{n}", "Body": body, "Equation": f"{n}.0", "Answer": float(n)})
+    (folder / "svamp").mkdir(parents=True, exist_ok=True)
+    (folder / "svamp/SVAMP.json").write_text(json.dumps(rows))
+    return folder
+
+
+def ids(rows: list[datasets.Question]) -> list[str]:
+    return [row.id for row in rows]
+
+
+def test_the_papers_sizes_and_no_overlap(tmp_path: Path) -> None:
+    split = datasets.load("SVAMP", write_svamp(tmp_path, 1000))
+    assert (len(split.train), len(split.test), split.dropped) == (800, 200, [])
+    assert not set(ids(split.train)) & set(ids(split.test))
+
+
+def test_where_the_total_falls_short_the_test_part_keeps_its_size(tmp_path: Path) -> None:
+    split = datasets.load("SVAMP", write_svamp(tmp_path, 900))
+    assert (len(split.train), len(split.test)) == (700, 200)
+
+
+def test_a_handful_is_cut_at_the_papers_share(tmp_path: Path) -> None:
+    split = datasets.load("SVAMP", write_svamp(tmp_path, 50))
+    assert (len(split.train), len(split.test)) == (40, 10)
+
+
+def test_the_seed_decides_and_smaller_is_the_beginning_of_larger(tmp_path: Path) -> None:
+    write_svamp(tmp_path, 1000)
+    full = datasets.load("SVAMP", tmp_path, seed=4)
+    assert full == datasets.load("SVAMP", tmp_path, seed=4)
+    assert ids(full.test) != ids(datasets.load("SVAMP", tmp_path, seed=5).test)
+    small = datasets.load("SVAMP", tmp_path, seed=4, train=30, test=20)
+    assert (small.train, small.test) == (full.train[:30], full.test[:20])
+
+
+def test_a_question_in_both_parts_leaves_the_training_part(tmp_path: Path) -> None:
+    numbers = {"chal_1": "The  SAME text.", "chal_2": "the same text.", "chal_3": "The same TEXT."}
+    numbers |= {f"chal_{n}": "The same text." for n in range(4, 11)}
+    split = datasets.load("SVAMP", write_svamp(tmp_path, 40, **numbers))
+    # 10 of the 40 have one text; one of them at least lies in each part with this seed.
+    tests = [row for row in split.test if row.input.lower().startswith("the same")]
+    assert tests
+    assert not [row for row in split.train if row.input.lower().startswith("the same")]
+    assert len(split.dropped) == 10 - len(tests)
+    assert {each.reason for each in split.dropped} == {"the same question is in the test part"}
+
+
+def test_gsm8k_keeps_its_official_parts(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k").mkdir()
+    for part, count in (("train", 6300), ("test", 30)):
+        rows = [
+            {"question": f"{part} {n}?", "answer": f"<<{n}+1={n + 1}>>\n#### {n + 1}"} for n in range(count)
+        ]
+        (tmp_path / f"gsm8k/{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = datasets.load("GSM8K", tmp_path)
+    assert (len(split.train), len(split.test)) == (6255, 30)
+    assert all(row.input.startswith("train") for row in split.train)
+    assert len(datasets.load("GSM8K", tmp_path, train=6300).train) == 6300
+    assert datasets.load("GSM8K", tmp_path, test=9).test == split.test[:9]
+
+
+def test_the_starter_set_is_a_data_set_like_any_other() -> None:
+    split = datasets.load("starter", train=12, test=5, seed=2)
+    assert (len(split.train), len(split.test), split.dropped) == (12, 5, [])
+    assert (len(datasets.load("starter").train), len(datasets.load("starter").test)) == (2000, 300)
+
+
+def test_the_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRICE_DATA", str(write_svamp(tmp_path, 50)))
+    assert len(datasets.load("SVAMP").test) == 10
+    present = {entry.name: entry.present for entry in datasets.catalogue()}
+    assert present == {"starter": True, "ASDiv": False, "SVAMP": True, "GSM8K": False}
+
+
+def test_without_a_folder_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRICE_DATA", raising=False)
+    with pytest.raises(InputError, match=r"set TRICE_DATA to the one that holds gsm8k/train\.jsonl and"):
+        datasets.load("GSM8K")
+    assert [entry.name for entry in datasets.catalogue() if entry.present] == ["starter"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("ASDiv", "ASDiv.xml"), ("SVAMP", "SVAMP.json"), ("GSM8K", "train")]
+)
+def test_a_missing_file_says_where_it_is_expected(tmp_path: Path, name: str, file: str) -> None:
+    with pytest.raises(InputError, match=rf"{file}.*: no such file.*TRICE_DATA.*trice data"):
+        datasets.load(name, tmp_path)
+
+
+def test_an_unknown_name_gives_the_nearest_and_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'asdif'; did you mean 'ASDiv'\?.*ASDiv, SVAMP, GSM8K, starter"):
+        datasets.load("asdif", tmp_path)
+
+
+def test_more_than_there_are_is_refused(tmp_path: Path) -> None:
+    write_svamp(tmp_path, 50)
+    with pytest.raises(InputError, match="SVAMP, test: 11 questions wanted, there are 10"):
+        datasets.load("SVAMP", tmp_path, test=11)
+    with pytest.raises(InputError, match="SVAMP, train: -1 questions wanted"):
+        datasets.load("SVAMP", tmp_path, train=-1)
+
+
+def test_an_empty_list_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="SVAMP: no usable question"):
+        datasets.load("SVAMP", write_svamp(tmp_path, 0))
