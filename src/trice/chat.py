@@ -61,7 +61,13 @@ def show(response: Response) -> str:
         ]
     else:
         lines.append("  decision  answer without a tool")
-    return "\n".join([*lines, f"  answer    {response.pred if response.pred is not None else 'none'}"])
+    lines.append(f"  answer    {response.pred if response.pred is not None else 'none'}")
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """No character of a model's may steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in line)
 
 
 def _read() -> str:

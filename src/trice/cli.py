@@ -332,7 +332,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
     print(f"report: {path}")
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # "-5+3" is no option
 def tool(
     name: Annotated[str, typer.Argument(help="The tool: calculator.")],
     argument: Annotated[str, typer.Argument(help="What stands between a call's parentheses.")],
@@ -406,13 +406,17 @@ def main() -> None:
         _fail(f"{where}{error.strerror or error}", 1)
     except Exception as error:
         # Usage errors come as typer's or as click's own class, depending on the version.
-        if not hasattr(error, "format_message"):
+        if hasattr(error, "format_message"):
+            _fail(error.format_message() or "say which command; those there are stand above", 2)
+        if os.environ.get("TRICE_DEBUG"):
             raise
-        _fail(error.format_message(), 2)
+        _fail(f"{type(error).__name__}: {error} (TRICE_DEBUG=1 shows where)", 1)
 
 
 def _fail(line: str, code: int) -> None:
-    print(f"trice: {' '.join(line.split())}", file=sys.stderr)
+    # Names and values out of files stand in it: no character of theirs may steer the terminal.
+    printable = "".join(character if character.isprintable() else " " for character in line)
+    print(f"trice: {' '.join(printable.split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -9,11 +9,11 @@ Does not cover training, whose checkpoints are the trainer's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from trice.errors import InputError
+from trice.errors import InputError, TriceError
 
 RowT = TypeVar("RowT", bound=BaseModel)
 
@@ -74,7 +74,9 @@ def read_rows(path: Path, row_type: type[RowT]) -> list[RowT]:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+            if "\\ud" in line.lower():  # half a surrogate pair is no text: no file and no tokenizer takes it
+                json.dumps(value, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not a JSON object ({error})") from None
         rows.append(validate(row_type, value, f"{path}:{number}"))
     if not rows:
@@ -83,24 +85,30 @@ def read_rows(path: Path, row_type: type[RowT]) -> list[RowT]:
 
 
 def dump_row(row: BaseModel | Mapping[str, Any]) -> str:
-    """A row as one line of JSON, without empty optional fields."""
+    """A row as one line of JSON, without empty optional fields. What is no text (half a surrogate pair, which
+    a server's JSON may hold) is written as `?`."""
     value = row.model_dump(mode="json", exclude_none=True) if isinstance(row, BaseModel) else row
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: temporary file beside it, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file whole or not at all: temporary file beside it, fsync, rename.
+
+    Raises TriceError where it cannot be written (a full disk, no permission); an older file then stays."""
+    # One name, so that what a kill left is written over by the next try.
+    scratch = path.with_name(f".{path.name}.new")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        os.replace(scratch, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise TriceError(f"{path}: cannot be written ({error.strerror})") from error
         raise
 
 
@@ -110,15 +118,38 @@ def write_rows(path: Path, rows: Iterable[BaseModel | Mapping[str, Any]]) -> Non
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, to recognise changed input."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of a file, to recognise changed input. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed between two settings, in words: `seed was 1, is now 2`."""
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return "; ".join(f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" for key in keys)
+    """What changed between two settings, in words: `seed was 1, is now 2; lora.r was 8, is now 16`."""
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return "; ".join(f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in keys)
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
+    return flat
+
+
+def _whole_lines(journal: bytes) -> list[tuple[Any, int]]:
+    """The lines of a journal up to the first torn one, each with the place where it ends."""
+    entries: list[tuple[Any, int]] = []
+    end = 0
+    with contextlib.suppress(ValueError):  # a kill, or a power cut that left a hole
+        for line in journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True):
+            end += len(line)
+            entries.append((json.loads(line), end))
+    return entries
 
 
 class Journal:
@@ -133,6 +164,8 @@ class Journal:
         self.output = output
         self.path = output.with_name(output.name + ".partial")
         self.units: dict[str, list[dict[str, Any]]] = {}
+        if output.is_dir():  # found out at the end otherwise, when all the work is done
+            raise InputError(f"{output}: is a folder; the output has to be a file")
         output.parent.mkdir(parents=True, exist_ok=True)
         header = json.loads(json.dumps({"settings": settings}, ensure_ascii=False, default=str))
         kept = self._recover(header)
@@ -146,29 +179,28 @@ class Journal:
 
     def _recover(self, header: dict[str, Any]) -> int:
         """Read the finished units back; returns how many bytes of the journal are whole."""
-        if not self.path.exists():
+        entries = _whole_lines(self.path.read_bytes()) if self.path.exists() else []
+        if len(entries) < 2:  # nothing was finished: nothing is lost by starting anew, whatever the settings
             return 0
-        whole = self.path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        lines = whole.splitlines()
-        if not lines:
-            return 0
-        begun = json.loads(lines[0])
+        begun = entries[0][0]
         if begun != header:
             changed = differences(begun["settings"], header["settings"])
             raise InputError(
                 f"{self.path}: begun with other settings ({changed}); "
                 "use those again, or delete it to start over"
             )
-        for line in lines[1:]:
-            entry = json.loads(line)
-            self.units[entry["unit"]] = entry["rows"]
-        return len(whole)
+        self.units = {entry["unit"]: entry["rows"] for entry, _ in entries[1:]}
+        return entries[-1][1]
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise TriceError(
+                f"{self.path}: cannot be written ({error.strerror}); what it holds is kept"
+            ) from error
 
     def __contains__(self, unit: object) -> bool:
         return str(unit) in self.units
@@ -191,4 +223,5 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk again; what matters has been told
+            self._file.close()

@@ -75,6 +75,12 @@ class Origin(Settings):
     top_k: int = Field(0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
 
+    @model_validator(mode="after")
+    def _has_endpoint(self) -> Origin:
+        if (self.source == "endpoint") != (self.endpoint is not None):
+            raise ValueError("from 'endpoint', and only that, needs the key 'endpoint' with url and model")
+        return self
+
 
 class Score(Settings):
     """`reward`: paper, released, or module:function. `distinct` keeps one of several equal candidates."""
@@ -86,13 +92,14 @@ class Score(Settings):
 class Evaluation(Settings):
     """Which settings to train and evaluate. Seeds beyond the first repeat the trained stages 1 and both."""
 
-    settings: list[Setting] = list(SETTINGS)
-    seeds: list[int] = [0]
+    settings: list[Setting] = Field(list(SETTINGS), min_length=1)
+    seeds: list[int] = Field([0], min_length=1)
     few_shot: str = "mixed"
 
 
 class Recipe(Settings):
-    """The whole loop. `scale` is the one dial: it multiplies the training questions."""
+    """The whole loop. `scale` is the one dial: it multiplies the training questions. For tuning, `validation`
+    holds so many training questions of each data set out and evaluates on them, not on the test questions."""
 
     name: str
     title: str = ""
@@ -101,6 +108,7 @@ class Recipe(Settings):
     template: str = "plain"
     output: Path | None = None
     scale: float = Field(1.0, gt=0)
+    validation: int = Field(0, ge=0)
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -114,6 +122,18 @@ class Recipe(Settings):
     score: Score = Score()
     rlef: Rlef = Rlef()
     evaluate: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _no_name_twice(self) -> Recipe:
+        # Files are called after data sets and origins.
+        for key, names in (
+            ("data", [entry.dataset for entry in self.data]),
+            ("collect", ["gold", *(origin.origin for origin in self.collect)]),
+        ):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"key '{key}': the name '{name}' is taken twice")
+        return self
 
     @property
     def folder(self) -> Path:

@@ -7,12 +7,13 @@ A response is *aligned* when it uses a tool exactly when the gold response does.
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trice.errors import InputError, TriceError
-from trice.records import Outcome, Response
+from trice.records import Outcome, Question, Response
 
 Rewarder = Callable[[Sequence[Response]], list[float]]
 """From the graded responses of one question, the gold one first, to their rewards."""
@@ -60,6 +61,14 @@ def released(responses: Sequence[Response]) -> list[float]:
     return scores + [levels[index] if score is None else score for index, score in enumerate(right)]
 
 
+def correctness(question: Question, response: Response) -> float:
+    """1 for a correct response and 0 for a wrong one, whatever its form: `reward: trice.rewards:correctness`.
+
+    Under `paper` the gold response outranks others that are right too; here two right ones tie, so ranking
+    does not push a model away from a sound call that is written otherwise than the label."""
+    return float(bool(response.correct))
+
+
 def _number(text: str | None) -> float | None:
     try:
         return round(float((text or "").replace(",", "")), 2)
@@ -80,13 +89,22 @@ def load_reward(name: str) -> Rewarder:
         sys.path.insert(0, str(Path.cwd()))
     try:
         own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"reward '{name}': {error}") from None
+    except Exception as error:  # importing runs the user's module, which may fail in any way
+        raise InputError(f"reward '{name}': {type(error).__name__}: {error}") from None
 
     def rewarder(responses: Sequence[Response]) -> list[float]:
         try:
-            return [float(own(response, response)) for response in responses]
+            return [_finite(own(response, response)) for response in responses]
         except Exception as error:
-            raise TriceError(f"reward '{name}' failed: {type(error).__name__}: {error}") from error
+            raise TriceError(
+                f"reward '{name}' failed on question '{responses[0].id}': {type(error).__name__}: {error}"
+            ) from error
 
     return rewarder
+
+
+def _finite(value: object) -> float:
+    reward = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(reward):
+        raise ValueError(f"{reward} is no reward")
+    return reward

@@ -7,18 +7,16 @@ recipe is refused, except for what is evaluated: settings and seeds may be added
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from trice import datasets
 from trice.errors import InputError
-from trice.journal import differences, read_text, write_rows, write_text
-from trice.recipe import EndpointAt, Origin, Recipe, dump_recipe
+from trice.journal import differences, write_rows, write_text
+from trice.recipe import EndpointAt, Origin, Recipe, dump_recipe, load_recipe
 from trice.records import Question
-from trice.stages.collect import collect, collect_endpoint, collect_gold
+from trice.stages.collect import collect, collect_endpoint, collect_gold, origin_path
 from trice.stages.data import raw_row
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import Asking, ask, find_examples, generate
@@ -45,7 +43,7 @@ def run(recipe: Recipe) -> Path:
 
 def check(recipe: Recipe) -> None:
     """Raise InputError for a task, template, data set, reward, example file or model that there is not."""
-    from trice.models.local import check_model
+    from trice.models.local import check_model, pick_device, resolve_dtype
     from trice.prompts import load_template
     from trice.rewards import load_reward
 
@@ -53,11 +51,22 @@ def check(recipe: Recipe) -> None:
     load_template(recipe.template)
     load_reward(recipe.score.reward)
     for entry in recipe.data:
-        datasets.load(entry.dataset, train=_scaled(recipe, entry.train), test=entry.test)
+        part = datasets.load(entry.dataset, train=_scaled(recipe, entry.train), test=entry.test)
+        if len(part.train) <= recipe.validation:
+            raise InputError(
+                f"validation={recipe.validation}: {entry.dataset} has {len(part.train)} to train on"
+            )
     for examples in (recipe.split.examples, recipe.evaluate.few_shot, *(o.examples for o in recipe.collect)):
         find_examples(recipe.task, examples)
     if any(setting in ("stage-2", "both") for setting in recipe.evaluate.settings) and not recipe.collect:
         raise InputError(f"{recipe.name}: stage 2 needs candidates: give the key 'collect' its origins")
+    for origin in recipe.collect:
+        origin_path(recipe.folder, recipe.task, origin.origin)
+    for endpoint in (recipe.label.endpoint, *(origin.endpoint for origin in recipe.collect)):
+        if endpoint:
+            _endpoint(endpoint)
+    resolve_dtype(recipe.dtype, recipe.device)
+    pick_device(recipe.device)
     check_model(recipe.model)
 
 
@@ -68,18 +77,21 @@ def _scaled(recipe: Recipe, train: int | None) -> int | None:
 def _claim(folder: Path, recipe: Recipe) -> None:
     """Keep the recipe in the run's folder. Raises InputError where it was begun with another one."""
     path = folder / "recipe.yaml"
-    text = dump_recipe(recipe)
     if path.is_file():
-        before, now = (yaml.safe_load(words) for words in (read_text(path), text))
-        for value in (before, now):
-            value.pop("title")
-            value["evaluate"] = value["evaluate"]["few_shot"]
+        before, now = (_fixed(each) for each in (load_recipe(str(path)), recipe))
         if before != now:
             raise InputError(
                 f"{folder}: begun with another recipe ({differences(before, now)}); "
                 "use that one again, or another output="
             )
-    write_text(path, text)
+    write_text(path, dump_recipe(recipe))
+
+
+def _fixed(recipe: Recipe) -> dict[str, Any]:
+    """What may not change in a folder. The first seed's models go by their setting's name alone."""
+    value = recipe.model_dump(mode="json", by_alias=True, exclude={"title", "output"})
+    value["evaluate"] = {"few_shot": recipe.evaluate.few_shot, "first seed": recipe.evaluate.seeds[0]}
+    return value
 
 
 def _endpoint(at: EndpointAt) -> Endpoint:
@@ -87,6 +99,11 @@ def _endpoint(at: EndpointAt) -> Endpoint:
     from trice.models.keys import api_keys
 
     return Endpoint(at.url, at.model, api_keys(at.keys_file), at.timeout)
+
+
+def _filled(paths: Iterable[Path]) -> list[Path]:
+    """The files with rows: a model can be right on nothing, and a teacher's labels can all be rejected."""
+    return [path for path in paths if path.is_file() and path.stat().st_size]
 
 
 class _Loop:
@@ -132,11 +149,15 @@ class _Loop:
         task = load_task(self.recipe.task)
         tests: list[Question] = []
         counts = []
+        held_out = self.recipe.validation
         for entry in self.recipe.data:
             part = datasets.load(entry.dataset, train=_scaled(self.recipe, entry.train), test=entry.test)
-            write_rows(self.raw / f"{entry.dataset}.json", map(raw_row, part.train))
-            tests += [ask(question, task) for question in part.test]
-            counts.append(f"{entry.dataset} {len(part.train)} + {len(part.test)}")
+            train, test = part.train, part.test
+            if held_out:
+                train, test = part.train[:-held_out], part.train[-held_out:]
+            write_rows(self.raw / f"{entry.dataset}.json", map(raw_row, train))
+            tests += [ask(question, task) for question in test]
+            counts.append(f"{entry.dataset} {len(train)} + {len(test)}")
         write_rows(self.dev / f"{self.recipe.task}.json", tests)
         return "questions to train + test: " + ", ".join(counts)
 
@@ -168,13 +189,14 @@ class _Loop:
     def _mix(self) -> None:
         """The stage-1 data of every trained setting: stage-1 itself, and the 0% and 100% tool baselines."""
         task, seed = self.recipe.task, self.recipe.seed
-        wrong = [self.stage1 / f"{name}_wrong.json" for name in self.names]
-        right = [self.stage1 / f"{name}_right.json" for name in self.names]
-        known = [self.raw / f"{name}_right.json" for name in self.names]
+        wrong = _filled(self.stage1 / f"{name}_wrong.json" for name in self.names)
+        right = _filled(self.stage1 / f"{name}_right.json" for name in self.names)
+        known = _filled(self.raw / f"{name}_right.json" for name in self.names)
         questions = [self.raw / f"{name}.json" for name in self.names]
         mix(wrong, self._mixed("stage-1"), task, right=known, seed=seed)
         mix([], self._mixed("tool-0"), task, kind="answers", questions=questions, seed=seed)
-        mix([*wrong, *right], self._mixed("tool-100"), task, kind="calls", seed=seed)
+        if wrong or right:
+            mix([*wrong, *right], self._mixed("tool-100"), task, kind="calls", seed=seed)
 
     def _mixed(self, setting: str) -> Path:
         return self.stage1 / {"tool-0": "answers.json", "tool-100": "calls.json"}.get(
@@ -205,7 +227,7 @@ class _Loop:
         from trice.training.clone import clone
         from trice.training.rlef import rlef
 
-        recipe, output = self.recipe, self._model(self._name(setting, seed))
+        recipe, output, data = self.recipe, self._model(self._name(setting, seed)), self._trained_on(setting)
         how: dict[str, Any] = {
             "template": recipe.template,
             "seed": seed,
@@ -214,9 +236,12 @@ class _Loop:
         }
         if setting in ("stage-2", "both"):
             adapter = self._model(self._name("stage-1", seed)) if setting == "both" else None
-            rlef(self._ranked, output, recipe.model, adapter, settings=recipe.rlef, **how)
+            rlef(data, output, recipe.model, adapter, settings=recipe.rlef, **how)
         else:
-            clone(self._mixed(setting), output, recipe.model, settings=recipe.clone, **how)
+            clone(data, output, recipe.model, settings=recipe.clone, **how)
+
+    def _trained_on(self, setting: str) -> Path:
+        return self._ranked if setting in ("stage-2", "both") else self._mixed(setting)
 
     # Candidates
 
@@ -237,9 +262,7 @@ class _Loop:
         sampling = recipe.sampling(
             samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p
         )
-        if origin.source == "endpoint":
-            if origin.endpoint is None:
-                raise InputError(f"collect {origin.origin}: key 'endpoint' is missing")
+        if origin.endpoint is not None:
             client = _endpoint(origin.endpoint)
             collect_endpoint(
                 data, self.stage2, recipe.task, origin.origin, client, examples=examples, sampling=sampling
@@ -305,6 +328,7 @@ class _Loop:
         from trice.training.card import write_card
 
         write_report(self.folder)
-        for name, measures in measured(self.folder).items():
-            if (self._model(name) / "adapter_config.json").is_file():
-                write_card(self._model(name), measures=measures)
+        measures = measured(self.folder)
+        for setting, seed in self._trained():
+            name = self._name(setting, seed)
+            write_card(self._model(name), self._trained_on(setting), measures.get(name))

@@ -6,6 +6,7 @@ versions.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -69,10 +70,8 @@ def hardware() -> dict[str, Any]:
 
 def _reset_peak() -> None:
     """Start the kernel's count of peak memory anew, where it lets us (Linux)."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_memory() -> float:

@@ -76,6 +76,24 @@ def generate(
         yield number, indices, grouped
 
 
+def top_logits(logits_BV: torch.Tensor, k: int, block: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest logits of each row and their tokens, both [B, k], the largest first.
+
+    The k largest lie in the k blocks with the largest maxima, so only those are sorted: on a vocabulary of
+    262k a plain topk costs more than the model's own step.
+    """
+    vocabulary = logits_BV.shape[-1]
+    k = min(k, vocabulary)
+    if vocabulary % block or vocabulary <= k * block:
+        values, tokens = logits_BV.topk(k)
+        return values, tokens
+    blocks_BNW = logits_BV.unflatten(-1, (-1, block))
+    best_Bk = blocks_BNW.amax(-1).topk(k).indices
+    inside = blocks_BNW.gather(1, best_Bk.unsqueeze(-1).expand(-1, -1, block)).flatten(1)
+    values, places = inside.topk(k)
+    return values, best_Bk.gather(1, places // block) * block + places % block
+
+
 @dataclass
 class _State:
     """What the next step attends to: cached positions and whether each may be seen, both [B, K]."""
@@ -135,7 +153,9 @@ def _forward(
         attention_mask=layer_masks(loaded.model.config, allowed_BQK, positions_BQ, key_positions_BK),
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        # An index, not a count: the slice of a count is not contiguous, and in bfloat16 a CPU's matrix product
+        # then copies the output head once for every row.
+        logits_to_keep=torch.tensor([-1], device=loaded.device),
     )
     logits: torch.Tensor = output.logits[:, -1].float()
     return logits
@@ -167,11 +187,11 @@ class _Decoder:
         self.written: list[list[int]] = [[] for _ in range(len(rows) * samples)]
         self.texts: list[str | None] = [None] * len(self.written)
         live = list(range(len(self.written)))  # row of the batch → response
-        for _ in range(self.sampling.max_new_tokens):
+        for left in reversed(range(self.sampling.max_new_tokens)):
             chosen_B = self._choose(logits_BV)
             self._write(live, chosen_B.tolist())
             running = [row for row, response in enumerate(live) if self.texts[response] is None]
-            if not running:
+            if not running or not left:
                 break
             if len(running) < COMPACT_BELOW * len(live):
                 keep = torch.tensor(running, device=chosen_B.device)
@@ -205,7 +225,7 @@ class _Decoder:
         logits_BV = logits_BV / self.sampling.temperature
         tokens_BV = None
         if self.sampling.top_k or self.sampling.top_p < 1:
-            logits_BV, tokens_BV = logits_BV.topk(self.sampling.top_k or logits_BV.shape[-1])
+            logits_BV, tokens_BV = top_logits(logits_BV, self.sampling.top_k or logits_BV.shape[-1])
         weights_BV = logits_BV.softmax(-1)
         if self.sampling.top_p < 1:
             # Sorted by topk: drop what comes after the mass top_p is reached, never the first.

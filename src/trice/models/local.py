@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trice.errors import InputError
 from trice.models import gemma
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNLOADABLE = (OSError, RuntimeError, SafetensorError, ValueError)  # from files that do not fit
 
 
 @dataclass
@@ -55,7 +57,7 @@ def pick_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"--device {device}: {_reason(error)}") from None
     return torch.device(device)
 
 
@@ -81,13 +83,14 @@ def find_model(name: str) -> str:
 def adapter_config(adapter: Path, model: str) -> dict[str, Any]:
     """The adapter's own configuration. Raises InputError where there is none, or it belongs to another base."""
     path = adapter / "adapter_config.json"
-    if not path.is_file():
-        raise InputError(f"{adapter}: no adapter here (adapter_config.json is missing)")
+    for name in (path.name, "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise InputError(f"{adapter}: no adapter here ({name} is missing)")
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    base = str(config.get("base_model_name_or_path") or "")
+        base = str(config.get("base_model_name_or_path") or "")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a JSON object ({error})") from None
     # Folders move, so only the last part of a path must agree.
     if base and Path(base).name != Path(model).name:
         raise InputError(f"{adapter}: was trained on base model '{base}', not on '{model}'")
@@ -103,10 +106,9 @@ def check_model(name: str, adapter: Path | None = None) -> None:
     try:
         AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"model '{name}': neither a folder with a model, nor a hub name that can be loaded, "
-            f"nor '{gemma.NAME}' ({reason})"
+            f"nor '{gemma.NAME}' ({_reason(error)})"
         ) from None
 
 
@@ -117,16 +119,19 @@ def load(name: str, adapter: Path | None = None, *, device: str = "auto", dtype:
     """
     loaded = load_base(name, adapter, device=device, dtype=dtype)
     if adapter is not None:
-        from peft import PeftModel
-
-        try:
-            peft = PeftModel.from_pretrained(loaded.model, str(adapter))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{adapter}: does not fit model '{name}' ({reason})") from None
-        loaded.model = peft.merge_and_unload()
+        loaded.model = attach(loaded, adapter).merge_and_unload()
     loaded.model.eval()
     return loaded
+
+
+def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any:
+    """The model with the adapter's layers in it. Raises InputError where its weights do not fit."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(loaded.model, str(adapter), is_trainable=trainable)
+    except UNLOADABLE as error:
+        raise InputError(f"{adapter}: does not fit model '{loaded.name}' ({_reason(error)})") from None
 
 
 def load_base(
@@ -137,13 +142,20 @@ def load_base(
     check_model(name, adapter)
     where = pick_device(device)
     source = find_model(name)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    # Shared SDPA kernels take the packed masks of training and of the prefix cache; eager ones do not.
-    model = AutoModelForCausalLM.from_pretrained(
-        source, dtype=DTYPES[resolve_dtype(dtype, device)], attn_implementation="sdpa"
-    )
+    options = {"dtype": DTYPES[resolve_dtype(dtype, device)], "attn_implementation": "sdpa"}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        # Shared SDPA kernels take the packed masks of training and of the prefix cache; eager ones do not.
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    except UNLOADABLE as error:
+        raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     with contextlib.suppress(AttributeError):
         model.config.name_or_path = name  # adapters and cards name the model, not a cache folder
     return LocalModel(name, model.to(where), tokenizer, where)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a library's error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -72,7 +72,7 @@ def collect_endpoint(
     output = origin_path(folder, task, origin)
     with Journal(output, settings | vars(drawn)) as journal:
         _ask(endpoint, chosen, questions, examples, drawn, origin, journal)
-        done = [journal.units.get(question.id, []) for question in questions]
+        done = [journal.units.get(str(number), []) for number in range(len(questions))]
         rows = [Response.model_validate(row) for unit in done for row in unit]
         journal.finish(rows)
     return rows
@@ -87,20 +87,20 @@ def _ask(
     origin: str,
     journal: Journal,
 ) -> None:
-    waiting = [question for question in questions if question.id not in journal]
+    waiting = [number for number in range(len(questions)) if number not in journal]
     with Progress(f"collect {origin}", len(questions), len(questions) - len(waiting)) as progress:
 
         def done(index: int, texts: list[str]) -> None:
-            question = waiting[index]
             rows: list[Any] = [
-                question.model_dump() | {"response": text.strip(), "origin": origin, "sample": sample}
+                questions[waiting[index]].model_dump()
+                | {"response": text.strip(), "origin": origin, "sample": sample}
                 for sample, text in enumerate(texts)
             ]
-            journal.add(question.id, rows)
+            journal.add(waiting[index], rows)
             progress.advance(1)
 
         failures = endpoint.complete(
-            [_messages(task, question, examples) for question in waiting],
+            [_messages(task, questions[number], examples) for number in waiting],
             done,
             temperature=sampling.temperature,
             max_tokens=sampling.max_new_tokens,
@@ -108,7 +108,7 @@ def _ask(
             seed=sampling.seed,
         )
     for index, reason in failures:
-        notice(f"{origin}: no response to {waiting[index].id}: {reason}")
+        notice(f"{origin}: no response to {questions[waiting[index]].id}: {reason}")
 
 
 def _messages(task: Task, question: Question, examples: Sequence[Example]) -> list[dict[str, str]]:

@@ -34,9 +34,8 @@ def prepare(
     write_rows(raw, map(raw_row, part.train))
     write_rows(dev, (ask(question, task) for question in part.test))
     if part.dropped:
-        notice(
-            f"{entry.name}: {len(part.dropped)} rows left out, such as {part.dropped[0].id}: {part.dropped[0].reason}"
-        )
+        first = part.dropped[0]
+        notice(f"{entry.name}: {len(part.dropped)} rows left out, such as {first.id}: {first.reason}")
     return f"{len(part.train)} questions in {raw}, {len(part.test)} in {dev} ({entry.licence})"
 
 

@@ -6,19 +6,23 @@ here. Endpoints answer through `trice.models.endpoint`.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from pydantic import Field
+
 from trice import calls
 from trice.errors import InputError
 from trice.journal import Journal, digest, read_rows
 from trice.progress import Progress
 from trice.prompts import Example, Template, load_template
-from trice.records import Outcome, Question, Response
+from trice.records import Outcome, Question, Response, Row
 from trice.sampling import Sampling
 from trice.tasks import Task, load_task
 
@@ -69,13 +73,14 @@ def generate(
     check_model(asking.model, asking.adapter)
     dtype = resolve_dtype(asking.dtype, asking.device)
     settings = {"data": digest(data), "task": task, "origin": origin, "limit": limit}
-    settings |= asking.settings() | {"dtype": dtype}
+    form = hashlib.sha256(template.model_dump_json().encode()).hexdigest()  # a template file can change
+    settings |= asking.settings() | {"dtype": dtype, "template_sha256": form}
     with Journal(output, settings) as journal:
         model = load(asking.model, asking.adapter, device=asking.device, dtype=dtype)
         _answer(model, template, chosen, questions, asking, origin, journal)
         rows = [Response.model_validate(row) for unit in journal.units.values() for row in unit]
-        order = {question.id: number for number, question in enumerate(questions)}
-        rows.sort(key=lambda row: (order[row.id], row.sample))
+        order = {(question.dataset, question.id): number for number, question in enumerate(questions)}
+        rows.sort(key=lambda row: (order[row.dataset, row.id], row.sample))
         journal.finish(rows)
     return rows
 
@@ -85,11 +90,16 @@ def ask(question: Question, task: Task) -> Question:
     return question if question.instruction else question.model_copy(update={"instruction": task.instruction})
 
 
+class Worked(Row):
+    """A worked example in a file."""
+
+    input: str
+    output: str = Field(min_length=1)
+
+
 def read_examples(path: Path) -> tuple[Example, ...]:
     """Worked examples from a JSONL file of `input` and `output`."""
-    from trice.records import Labelled
-
-    return tuple(Example(row.input, row.output) for row in read_rows(path, Labelled))
+    return tuple(Example(row.input, row.output) for row in read_rows(path, Worked))
 
 
 def finisher(template: Template, task: Task) -> Callable[[str], str | None]:
@@ -132,7 +142,7 @@ def _answer(
         asking.sampling,
         lambda text: finish(opening + text),
         batch_size=asking.batch_size,
-        suppress=_first_tokens(model, template, task) if asking.compel == "answer" else (),
+        suppress=_first_tokens(model, task) if asking.compel == "answer" else (),
         skip=journal.__contains__,
     )
     done = sum(len({row["id"] for row in unit}) for unit in journal.units.values())
@@ -156,16 +166,20 @@ def _rows(
             yield Response.model_validate(questions[index].model_dump() | fields)
 
 
-def _first_tokens(model: LocalModel, template: Template, task: Task) -> list[int]:
-    """The tokens a call can begin with, which a model that must not call may not choose."""
-    texts = (template.response_prefix + task.tool.name, task.tool.name, " " + task.tool.name)
-    encoded = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    spaces = set(model.tokenizer(" ", add_special_tokens=False)["input_ids"])
-    return sorted({next(token for token in ids if token not in spaces) for ids in encoded})
+def _first_tokens(model: LocalModel, task: Task) -> list[int]:
+    """The tokens a call can begin with, however it is cut into tokens, which a model that must not call may
+    not choose: those that hold the tool's name and parenthesis, or end in a beginning of the name."""
+    name = re.escape(task.tool.name)
+    beginnings = "|".join(re.escape(task.tool.name[:end]) for end in range(1, len(task.tool.name) + 1))
+    opening = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{beginnings})$|{name}\()")
+    texts = model.tokenizer.batch_decode([[token] for token in range(len(model.tokenizer))])
+    return [token for token, text in enumerate(texts) if opening.search(text)]
 
 
 def load_builtin_examples(task: str, kind: str) -> tuple[Example, ...]:
-    """The worked examples that come with a task: `direct` answers, `calls`, or `mixed`."""
+    """The worked examples that come with a task: `direct` answers, `calls`, or `mixed`. Raises InputError for
+    another task or kind."""
+    load_task(task)
     text = (resources.files("trice") / "tasks" / f"{task}_examples.json").read_text(encoding="utf-8")
     kinds = json.loads(text)
     if kind not in kinds:

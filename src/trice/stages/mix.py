@@ -46,16 +46,14 @@ def mix(
     if kind == "answers":
         rows = [_answer(chosen, row) for path in questions for row in read_rows(path, Question)]
     else:
-        rows = [row for path in labelled if path.is_file() for row in read_rows(path, Labelled)]
+        rows = [row for path in labelled for row in read_rows(path, Labelled)]
         if kind == "selective":
-            known = [
-                _known(chosen, row) for path in right if path.is_file() for row in read_rows(path, Response)
-            ]
+            known = [_known(chosen, row) for path in right for row in read_rows(path, Response)]
             # A question labelled as well as known (a file labelled for `calls`) keeps the model's own answer.
             ids = {row.id for row in known}
             rows = known + [row for row in rows if row.id not in ids]
     if not rows:
-        raise InputError(f"{output}: nothing to mix; none of the files holds a row")
+        raise InputError(f"{output}: nothing to mix: kind '{kind}' was given no file of its own")
     random.Random(seed).shuffle(rows)
     write_rows(output, rows)
     return len(rows)

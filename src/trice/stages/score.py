@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trice.errors import InputError
-from trice.journal import read_rows, write_rows
+from trice.journal import read_rows, validate, write_rows
 from trice.records import Labelled, Question, Ranked, Response
 from trice.rewards import load_reward
-from trice.tasks import Task, grade, load_task
+from trice.tasks import Task, check_questions, grade, load_task
 
 
 def score(
@@ -29,21 +29,42 @@ def score(
     gold_path = data / f"{task}_gold_response.json"
     if not gold_path.is_file():
         raise InputError(f"{data}: no gold responses here ({gold_path.name} is missing)")
-    others = [path for path in sorted(data.glob(f"{task}_*_response.json")) if path != gold_path]
-    candidates = defaultdict(list)
-    for path in others:
-        origin = path.name.removeprefix(f"{task}_").removesuffix("_response.json")
-        for row in read_rows(path, Response):
-            candidates[row.id].append((origin, row.response))
+    golds = read_rows(gold_path, Labelled)
+    questions = _questions(golds, chosen, gold_path)
+    candidates = _candidates(data, task)
     ranked = []
-    for number, gold in enumerate(read_rows(gold_path, Labelled), start=1):
-        if not gold.id:
-            raise InputError(f"{gold_path}:{number}: field 'id': is missing")
-        texts = [("gold", gold.output), *candidates[gold.id]]
-        responses = list(_graded(chosen, gold, _distinct(texts) if distinct else texts))
+    for gold, question in zip(golds, questions, strict=True):
+        texts = [("gold", gold.output), *candidates.get((question.dataset, question.id), ())]
+        responses = list(_graded(chosen, question, _distinct(texts) if distinct else texts))
         ranked.append(_rank(gold, responses, rewarder(responses)))
     write_rows(output, ranked)
     return ranked
+
+
+def _questions(golds: Sequence[Labelled], task: Task, path: Path) -> list[Question]:
+    """The questions of the gold responses. Raises InputError for one without an id of its own, or with a gold
+    answer that could never be matched."""
+    known = set()
+    questions = []
+    for number, gold in enumerate(golds, start=1):
+        question = validate(Question, gold.model_dump(exclude={"output"}), f"{path}:{number}")
+        if (question.dataset, question.id) in known:
+            raise InputError(f"{path}:{number}: field 'id': '{question.id}' stands in an earlier row too")
+        known.add((question.dataset, question.id))
+        questions.append(question)
+    check_questions(task, questions, str(path))
+    return questions
+
+
+def _candidates(data: Path, task: str) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """Origin and text of every candidate but the gold ones, by its question's data set and id."""
+    found = defaultdict(list)
+    for path in sorted(data.glob(f"{task}_*_response.json")):
+        origin = path.name.removeprefix(f"{task}_").removesuffix("_response.json")
+        if origin != "gold":
+            for row in read_rows(path, Response):
+                found[row.dataset, row.id].append((origin, row.response))
+    return found
 
 
 def _distinct(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -54,8 +75,7 @@ def _distinct(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(origin, text) for text, origin in first.items()]
 
 
-def _graded(task: Task, gold: Labelled, texts: Sequence[tuple[str, str]]) -> Iterable[Response]:
-    question = Question.model_validate(gold.model_dump(exclude={"output"}))
+def _graded(task: Task, question: Question, texts: Sequence[tuple[str, str]]) -> Iterable[Response]:
     for sample, (origin, text) in enumerate(texts):
         yield grade(task, question, text, origin, sample)
 

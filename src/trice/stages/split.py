@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from trice.journal import write_rows
-from trice.records import Response
+from trice.journal import read_rows, write_rows
+from trice.records import Question, Response
 from trice.stages.generate import Asking, generate
-from trice.tasks import grade, load_task
+from trice.tasks import check_questions, grade, load_task
 
 
 class Halves(NamedTuple):
@@ -33,12 +33,12 @@ def split(data: Path, task: str, asking: Asking, *, limit: int | None = None) ->
     A response with a call is wrong here, whatever it gives: the question is whether the model knows.
     """
     chosen = load_task(task)
-    answers = data.with_name(f"{data.stem}_answers.json")
+    check_questions(chosen, read_rows(data, Question)[:limit], str(data))
+    answers = data.with_name(f".{data.stem}_answers.json")  # removed at the end: no name a user's file has
     rows = generate(data, answers, task, asking, origin="base", limit=limit)
     graded = [grade(chosen, row, row.response, row.origin) for row in rows]
     right = [row for row in graded if row.correct and row.call is None]
-    known = {row.id for row in right}
-    wrong = [row for row in graded if row.id not in known]
+    wrong = [row for row in graded if not row.correct or row.call is not None]
     halves = Halves(
         data.with_name(f"{data.stem}_right.json"),
         data.with_name(f"{data.stem}_wrong.json"),

@@ -39,5 +39,5 @@ def clone(
 
     return fit(
         "clone", examples, data, model, None, output, settings or Clone(),
-        template=template, seed=seed, device=device, dtype=dtype,
+        template=template, seed=seed, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from trice import __version__
 from trice.errors import InputError
 from trice.journal import differences, digest, notice, write_text
-from trice.models.local import LocalModel, load_base, quiet, resolve_dtype
+from trice.models.local import LocalModel, attach, check_model, load_base, resolve_dtype
 from trice.prompts import Template
 from trice.training.card import write_card
 from trice.training.packing import Example, Tokens
@@ -60,11 +59,11 @@ def drop_long(examples: Sequence[Example], max_length: int) -> list[Example]:
 def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -> Any:
     """The model with trainable LoRA layers: those of `adapter`, or new ones. Raises InputError for bad targets."""
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     if adapter is not None:
-        return PeftModel.from_pretrained(loaded.model, str(adapter), is_trainable=True)
+        return attach(loaded, adapter, trainable=True)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -81,18 +80,19 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
 def claim(output: Path, settings: dict[str, Any]) -> bool:
     """Make `output` this run's own. Returns True where it is already finished.
 
-    Raises InputError, naming the difference, where it was begun with other settings.
+    Raises InputError, naming the difference, where training was begun with other settings.
     """
-    path = output / SETTINGS
+    path, done = output / SETTINGS, (output / "adapter_config.json").is_file()
     settings = json.loads(json.dumps(settings))
-    if path.is_file():
+    # A call that stopped before its first checkpoint, for bad input perhaps, leaves nothing to protect.
+    if path.is_file() and (done or any(output.glob("checkpoint-*"))):
         before = json.loads(path.read_text(encoding="utf-8"))
         if before != settings:
             raise InputError(
                 f"{output}: begun with other settings ({differences(before, settings)}); "
                 "use those again, or another --output"
             )
-        return (output / "adapter_config.json").is_file()
+        return done
     write_text(path, json.dumps(settings, indent=2) + "\n")
     return False
 
@@ -148,10 +148,12 @@ def fit(
     *,
     template: str,
     seed: int,
+    limit: int | None,
     device: str,
     dtype: str,
 ) -> Path:
     """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer."""
+    check_model(model, adapter)
     dtype = resolve_dtype(dtype, device)
     made_by = {
         "stage": stage,
@@ -162,22 +164,15 @@ def fit(
         "template": template,
         "seed": seed,
         "dtype": dtype,
+        **({"limit": limit} if limit else {}),
         **settings.model_dump(mode="json"),
     }
     if claim(output, made_by):
         notice(f"{output}: already trained with these settings")
         return output
-    quiet()
-    _run(
-        stage,
-        examples,
-        load_base(model, adapter, device=device, dtype=dtype),
-        adapter,
-        output,
-        settings,
-        seed,
-    )
-    write_card(output, data)
+    write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
+    loaded = load_base(model, adapter, device=device, dtype=dtype)
+    _run(stage, examples, loaded, adapter, output, settings, seed)
     return output
 
 
@@ -214,7 +209,8 @@ def _run(
 
 def _save(model: Any, output: Path) -> None:
     """The adapter in PEFT's format, each file whole, its configuration last: it marks the folder as finished."""
-    with tempfile.TemporaryDirectory(dir=output) as scratch:
-        model.save_pretrained(scratch)
-        for name in ("adapter_model.safetensors", "adapter_config.json"):
-            os.replace(Path(scratch) / name, output / name)
+    scratch = output / ".saving"  # always the same, so that what a kill leaves is tidied up
+    model.save_pretrained(scratch)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        os.replace(scratch / name, output / name)
+    shutil.rmtree(scratch)

@@ -42,5 +42,5 @@ def rlef(
 
     return fit(
         "rlef", examples, data, model, adapter, output, settings or Rlef(),
-        template=template, seed=seed, device=device, dtype=dtype,
+        template=template, seed=seed, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip

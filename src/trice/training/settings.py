@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trice.errors import InputError
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
+Scheduler = Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"]
 
 
 class Settings(BaseModel):
@@ -41,7 +42,7 @@ class Clone(Settings):
     max_steps: int = Field(-1, description="stop after this many steps; -1 goes by epochs")
     batch_size: int = Field(1024, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
-    scheduler: str = "linear"
+    scheduler: Scheduler = "linear"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -59,7 +60,7 @@ class Rlef(Clone):
     epochs: float = Field(2, gt=0)
     batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(2e-5, gt=0)
-    scheduler: str = "cosine"
+    scheduler: Scheduler = "cosine"
     save_every: int = Field(10, ge=0)
     alpha: float = Field(1.0, ge=0)
     margin: float = Field(0.0, ge=0)

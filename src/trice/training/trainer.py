@@ -63,7 +63,8 @@ def log_probs(model: Any, packed: Packed) -> torch.Tensor:
 
 def check_head(model: Any, tokens: Sequence[int]) -> None:
     """Raise TriceError where body and output head alone do not give this model's log-probabilities."""
-    example = Example(list(tokens[:2]), [Tokens(list(tokens[2:4]), [True] * 2)], [0.0])
+    response = list(tokens[1:4])
+    example = Example(list(tokens[:1]), [Tokens(response, [True] * len(response))], [0.0])
     packed = pack([example], next(model.parameters()).device)
     with torch.no_grad():
         ours = log_probs(model, packed)
@@ -136,10 +137,10 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
 
     def _note(self, parts: list[Parts]) -> None:
         tokens, questions = sum(part.tokens for part in parts), sum(part.questions for part in parts)
-        figures = {"sft_loss": sum(float(part.sft) for part in parts) / max(1, tokens)}
+        figures = {"sft_loss": sum(float(part.sft.detach()) for part in parts) / max(1, tokens)}
         pairs = sum(part.pairs for part in parts)
         if pairs:
-            figures["rank_loss"] = sum(float(part.rank) for part in parts) / questions
+            figures["rank_loss"] = sum(float(part.rank.detach()) for part in parts) / questions
             figures["ordered"] = sum(part.ordered for part in parts) / pairs
         self._logged.append(figures)
 

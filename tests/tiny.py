@@ -1,0 +1,138 @@
+"""What tests of the stages share: questions, a tiny model that says one thing, runs of the command line, and
+processes that are killed at a chosen moment."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+HEAVY = ("torch", "peft", "accelerate", "transformers.trainer", "transformers.models.llama.modeling_llama")
+OURS = ("trice.run", "trice.training.trainer", "trice.models.decoding", "trice.report.drawing", "pytest")
+
+
+def write(path: Path, rows: Sequence[object]) -> Path:
+    """A JSONL file of `rows`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def sums(path: Path, count: int = 5, answer: Callable[[int], str] = lambda i: str(i + 7)) -> Path:
+    """Raw questions `S_0` … of different lengths, with expressions."""
+    rows = [
+        {
+            "id": f"S_{i}",
+            "question": f"What is {'the sum of ' * (i % 3)}{i} and 7?",
+            "answer": answer(i),
+            "expression": f"{i}+7",
+        }
+        for i in range(count)
+    ]
+    return write(path, rows)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file under `folder` by its relative path, hidden and unfinished ones too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def says(source: Path, folder: Path, text: str) -> Path:
+    """A copy of the tiny Llama in `source` that answers everything with `text`, one token, most of the time.
+
+    Every token but that one has the same embedding, nothing else writes to the residual stream, and the head
+    reads "now the text" from the one embedding and "the end" from the other.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
+            if name.endswith("norm.weight"):
+                weight.fill_(1)
+        embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        embeddings.zero_()[:, 0] = 1
+        embeddings[token] = embeddings[token].roll(1)
+        head.zero_()
+        head[token, 0] = head[tokenizer.eos_token_id, 1] = 1.2  # times √32, the norm: e^6.8 to 1
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, list[str]]:
+    """Run `trice words` in this process: exit code, stdout, and the lines of stderr."""
+    from trice.cli import main
+
+    before = sys.argv
+    sys.argv = ["trice", *map(str, words)]
+    capsys.readouterr()
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = before
+    out, error = capsys.readouterr()
+    return code, out, error.splitlines()
+
+
+def killed(point: int, folder: Path, work: Callable[..., object], *args: object) -> bool:
+    """Run `work(*args)` in a process of its own that kills itself with SIGKILL just before its `point`-th act
+    on a file under `folder` (opening one for writing, fsync, renaming, removing). False where it had fewer."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*HEAVY, *OURS])  # imported once; the children are forked from there
+    process = context.Process(target=_until, args=(point, str(folder), work, args))
+    process.start()
+    process.join(120)
+    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
+    return process.exitcode != 0
+
+
+def _until(point: int, folder: str, work: Callable[..., object], args: Sequence[object]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    acts = itertools.count(1)
+
+    def act() -> None:
+        if next(acts) == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        writes = event in ("os.rename", "os.remove") or (event == "open" and details[2] & WRITING)
+        if writes and os.path.abspath(os.fsdecode(details[0])).startswith(folder):
+            act()
+
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        act()
+        real(file)
+
+    os.fsync = fsync
+    sys.addaudithook(hook)
+    work(*args)

@@ -1,0 +1,464 @@
+"""The objective as a whole, and both stages from a data file to a finished adapter, killed and run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from trice.errors import InputError, TriceError
+from trice.models.local import LocalModel, load, load_base
+from trice.training.clone import clone
+from trice.training.fit import arguments, drop_long, with_lora
+from trice.training.packing import Example, Tokens, pack
+from trice.training.rlef import rlef
+from trice.training.settings import Clone, Lora, Rlef
+from trice.training.trainer import Objective, TriceTrainer, check_head, measure
+
+LORA = Lora(r=4, dropout=0.1, targets="all-linear")
+CLONE = Clone(
+    epochs=3, batch_size=4, learning_rate=1e-2, warmup_steps=1, save_every=2, token_budget=128, lora=LORA
+)
+RLEF = Rlef(epochs=2, batch_size=3, learning_rate=1e-3, save_every=2, margin=0.1, lora=LORA)
+
+
+def questions() -> list[Example]:
+    """Three questions with candidates of several lengths, each with two or more reward levels."""
+    draw = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(3, 320, (length,), generator=draw).tolist()
+
+    shapes = [(14, [5, 3, 9], [20, 5, 10]), (6, [2, 7, 4, 4], [15, 20, 0, 0]), (25, [12], [20])]
+    return [
+        Example(
+            ids(prompt), [Tokens(r, [True] * len(r)) for r in map(ids, lengths)], list(map(float, rewards))
+        )
+        for prompt, lengths, rewards in shapes
+    ]
+
+
+@torch.no_grad()
+def by_hand(model: Any, examples: list[Example], alpha: float, margin: float) -> float:
+    """α·L_rank + L_sft as the design states it, from the plain model and one sequence at a time."""
+    rank, sft, tokens = 0.0, 0.0, 0
+    for example in examples:
+        totals = []
+        for ids, _ in example.responses:
+            logps = model(torch.tensor([example.prompt + ids])).logits[0].log_softmax(-1)
+            totals.append(sum(float(logps[len(example.prompt) - 1 + n, t]) for n, t in enumerate(ids)))
+        p = [total / len(response.ids) for total, response in zip(totals, example.responses, strict=True)]
+        r = example.rewards
+        rank += sum(max(0, p[i] - p[j] + margin) for i in range(len(p)) for j in range(len(p)) if r[i] < r[j])
+        best = r.index(max(r))
+        sft -= totals[best]
+        tokens += len(example.responses[best].ids)
+    return alpha * rank / len(examples) + sft / tokens
+
+
+@pytest.fixture(params=["llama", "gemma3"])
+def exact(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> Any:
+    """A model in float64 with LoRA layers that do something, without dropout."""
+    loaded = load_base(str(tiny_model(request.param)), device="cpu", dtype="float32")
+    model = with_lora(loaded, None, Lora(r=2, dropout=0, targets="all-linear"), 0).double()
+    request.getfixturevalue("float64")
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize(("alpha", "margin"), [(0.1, 0.0), (1.0, 0.5)])
+def test_gradient_of_the_whole_objective_against_finite_differences(
+    exact: Any, alpha: float, margin: float
+) -> None:
+    batch, objective = pack(questions()), Objective(alpha, margin)
+
+    def loss() -> torch.Tensor:
+        parts = measure(exact.get_base_model(), batch, objective)
+        assert float(parts.rank.detach()) > 0
+        return alpha * parts.rank / parts.questions + parts.sft / parts.tokens
+
+    value = loss()
+    value.backward()
+    with torch.no_grad():
+        assert float(value) == pytest.approx(by_hand(exact, questions(), alpha, margin), rel=1e-10)
+        trained = [p for p in exact.parameters() if p.requires_grad]
+        for parameter in trained[:: len(trained) // 6]:
+            place = int(parameter.grad.abs().argmax())
+            entry, step = parameter.view(-1)[place], 1e-5
+            entry += step
+            above = float(loss())
+            entry -= 2 * step
+            slope = (above - float(loss())) / (2 * step)
+            entry += step
+            assert float(parameter.grad.view(-1)[place]) == pytest.approx(slope, rel=1e-6)
+
+
+@pytest.mark.parametrize("budget", [64, 100])
+def test_a_step_has_one_gradient_however_its_batch_is_cut(exact: Any, tmp_path: Path, budget: int) -> None:
+    def step(examples: list[Example], token_budget: int) -> torch.Tensor:
+        args = arguments(tmp_path, CLONE, 0, torch.device("cpu"), 1)
+        objective = Objective(0.5, 0.1, token_budget=token_budget)
+        trainer = TriceTrainer(objective, model=exact, args=args, train_dataset=examples)
+        exact.zero_grad()
+        loss = trainer.training_step(exact, examples)
+        assert float(loss) == pytest.approx(by_hand(exact, examples, 0.5, 0.1), rel=1e-5)
+        return torch.cat([p.grad.flatten() for p in exact.parameters() if p.requires_grad])
+
+    whole = step(questions(), 10_000)
+    torch.testing.assert_close(step(questions(), budget), whole, rtol=1e-10, atol=1e-12)
+    turned = [replace(e, responses=e.responses[::-1], rewards=e.rewards[::-1]) for e in questions()[::-1]]
+    torch.testing.assert_close(step(turned, budget), whole, rtol=1e-10, atol=1e-12)
+
+
+def test_the_best_response_is_the_first_of_equals(tiny_model: Callable[[str], Path]) -> None:
+    model = load(str(tiny_model("llama")), device="cpu", dtype="float32").model
+    example = replace(questions()[0], rewards=[15.0, 20.0, 20.0])
+    second = replace(example, responses=example.responses[1:2], rewards=[20.0])
+    with torch.no_grad():
+        ours = measure(model, pack([example]), Objective())
+        alone = measure(model, pack([second]), Objective())
+    assert ours.tokens == alone.tokens == 3
+    assert (alone.pairs, float(alone.rank)) == (0, 0)
+    torch.testing.assert_close(ours.sft, alone.sft)
+
+
+def test_an_output_head_of_another_kind_is_refused(
+    any_model: LocalModel, tiny_model: Callable[[str], Path]
+) -> None:
+    check_head(any_model.model, [1, 5, 6, 7])
+    check_head(any_model.model, [1, 2])  # the shortest there is: a start token and an empty response
+    granite = load(str(tiny_model("granite")), device="cpu", dtype="float32")
+    with pytest.raises(TriceError, match="GraniteForCausalLM changes its logits"):
+        check_head(granite.model, [1, 5, 6, 7])
+
+
+def test_questions_that_are_too_long_are_left_out_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    # The longest response counts, not all of them: 14 + 9, 6 + 7 and 25 + 12 tokens.
+    assert drop_long(questions(), 23) == questions()[:2]
+    assert capsys.readouterr().err == "left out 1 of 3 questions longer than 23 tokens\n"
+    with pytest.raises(InputError, match="max_length 8: every question is longer"):
+        drop_long(questions(), 8)
+
+
+# The stages, from file to adapter.
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data for both stages."""
+    folder = tmp_path_factory.mktemp("training")
+    sums = [(a, b) for a in (3, 12, 45) for b in (2, 8, 30)]
+    write(
+        folder / "math.json",
+        [
+            {"instruction": "Solve.", "input": f"What is {a} and {b}?", "output": f"calculator({a}+{b})"}
+            for a, b in sums
+        ],
+    )
+    write(
+        folder / "ranked.json",
+        [
+            {
+                "query": f"Solve.\nWhat is {a} and {b}?",
+                "responses": [f"calculator({a}+{b})", f"{a + b}", f"It is {a}."],
+                "origin": ["gold", "early", "late"],
+                "scores": [20, 10, 0],
+                "answer": [str(a + b), str(a + b), str(a)],
+            }
+            for a, b in sums
+        ],
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_model: Callable[[str], Path]) -> str:
+    return str(tiny_model("llama"))
+
+
+@pytest.fixture(scope="module")
+def cloned(work: Path, llama: str) -> Path:
+    """An uninterrupted run of stage 1: nine steps, checkpoints at 2, 4, 6, 8 and 9."""
+    return clone(work / "math.json", work / "stage1", llama, settings=CLONE, device="cpu", dtype="float32")
+
+
+def again(work: Path, llama: str, output: Path, **options: Any) -> Path:
+    """The same run into another folder."""
+    settings = {"settings": CLONE, "device": "cpu", "dtype": "float32"} | options
+    return clone(work / "math.json", output, llama, **settings)
+
+
+def log(adapter: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (adapter / "log.jsonl").read_text().splitlines()]
+
+
+def weights(adapter: Path) -> bytes:
+    return (adapter / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails within this fixture fails before any weights are loaded."""
+    monkeypatch.setattr("trice.models.local.AutoModelForCausalLM", None)
+
+
+def test_clone_learns_and_leaves_an_adapter_with_its_papers(cloned: Path, llama: str) -> None:
+    lines = log(cloned)
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert set(lines[0]) == {"step", "loss", "sft_loss", "learning_rate", "grad_norm"}
+    assert lines[-1]["sft_loss"] < 0.7 * lines[0]["sft_loss"]
+
+    base = load(llama, device="cpu", dtype="float32")
+    peft = PeftModel.from_pretrained(load(llama, device="cpu", dtype="float32").model, str(cloned))
+    ours = load(llama, cloned, device="cpu", dtype="float32")
+    tokens = torch.tensor([[1, 5, 6, 7]])
+    with torch.no_grad():
+        theirs = peft.eval()(tokens).logits
+        assert not torch.allclose(theirs, base.model(tokens).logits, atol=1e-2)
+        torch.testing.assert_close(ours.model(tokens).logits, theirs, rtol=1e-4, atol=1e-4)
+
+    card = (cloned / "README.md").read_text()
+    assert f"base_model: {llama}\n" in card
+    assert "`math.json`" in card
+    assert "behaviour cloning (stage 1)" in card
+    assert json.loads((cloned / "adapter_config.json").read_text())["base_model_name_or_path"] == llama
+    assert json.loads((cloned / "trice.json").read_text())["template"] == "plain"
+
+
+def test_rlef_goes_on_from_the_adapter_and_logs_its_parts(cloned: Path, work: Path, llama: str) -> None:
+    stage2 = rlef(
+        work / "ranked.json", work / "stage2", llama, cloned, settings=RLEF, device="cpu", dtype="float32"
+    )
+    first, *_, last = log(stage2)
+    assert first["loss"] == pytest.approx(first["sft_loss"] + first["rank_loss"], abs=2e-4)
+    # Nothing has moved yet: stage 2 begins where stage 1 ended, far below an untrained model.
+    assert first["sft_loss"] < 0.7 * log(cloned)[0]["sft_loss"]
+    assert last["rank_loss"] < first["rank_loss"]
+    assert all(0 <= line["ordered"] <= 1 for line in log(stage2))
+    assert "RLEF (stage 2)" in (stage2 / "README.md").read_text()
+    assert weights(stage2) != weights(cloned)
+
+
+def test_rlef_may_start_from_the_base_model(work: Path, llama: str, tmp_path: Path) -> None:
+    settings = RLEF.model_copy(update={"max_steps": 1})
+    stage2 = rlef(work / "ranked.json", tmp_path / "out", llama, settings=settings, device="cpu")
+    assert (stage2 / "adapter_config.json").is_file()
+
+
+def test_the_same_call_gives_the_same_bytes_and_another_seed_others(
+    cloned: Path, work: Path, llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = again(work, llama, tmp_path / "twin")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "log.jsonl", "trice.json"):
+        assert (twin / name).read_bytes() == (cloned / name).read_bytes(), name
+    before = {path: path.stat().st_mtime_ns for path in twin.rglob("*")}
+    again(work, llama, tmp_path / "twin")
+    assert {path: path.stat().st_mtime_ns for path in twin.rglob("*")} == before
+    assert "already trained with these settings" in capsys.readouterr().err
+    assert weights(again(work, llama, tmp_path / "other", seed=1)) != weights(cloned)
+
+
+def unfinished(cloned: Path, output: Path) -> Path:
+    """A copy of the run as it stood after its last checkpoint, before the adapter was there."""
+    shutil.copytree(cloned, output)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "log.jsonl"):
+        (output / name).unlink()
+    return output
+
+
+def torn(checkpoint: Path) -> None:
+    state = checkpoint / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+
+
+def saving(run: Path) -> None:
+    (run / ".saving").mkdir()
+    (run / ".saving" / "adapter_model.safetensors").write_bytes(b"torn")
+    (run / "adapter_model.safetensors").write_bytes(b"whole, but not yet announced")
+
+
+def damages() -> Iterator[Any]:
+    """What a kill may leave, as changes to the folder of an unfinished run."""
+    yield pytest.param(lambda run: None, id="before the adapter")
+    yield pytest.param(saving, id="while saving the adapter")
+    yield pytest.param(lambda run: torn(run / "checkpoint-9"), id="in a checkpoint's last file")
+    yield pytest.param(
+        lambda run: (
+            [(run / "checkpoint-8" / name).unlink() for name in ("trainer_state.json", "optimizer.pt")]
+            and shutil.rmtree(run / "checkpoint-9")
+        ),
+        id="early in a checkpoint",
+    )
+    yield pytest.param(
+        lambda run: [shutil.rmtree(path) for path in run.glob("checkpoint-*")], id="before any checkpoint"
+    )
+    yield pytest.param(lambda run: [torn(path) for path in run.glob("checkpoint-*")], id="all torn")
+
+
+@pytest.mark.parametrize("damage", damages())
+def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
+    cloned: Path, work: Path, llama: str, tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    run = unfinished(cloned, tmp_path / "run")
+    damage(run)
+    again(work, llama, run)
+    assert weights(run) == weights(cloned)
+    assert log(run) == log(cloned)
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in cloned.iterdir())
+
+
+def test_a_run_killed_by_the_system_ends_in_the_same_bytes(
+    cloned: Path, work: Path, llama: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    script = f"""
+from pathlib import Path
+from trice.training.clone import clone
+from trice.training.settings import Clone
+settings = Clone.model_validate_json({CLONE.model_dump_json()!r})
+clone(Path({str(work / "math.json")!r}), Path({str(run)!r}), {llama!r},
+      settings=settings, device="cpu", dtype="float32")
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    try:
+        while not (run / "checkpoint-2").exists():
+            assert process.poll() is None, "ended before its first checkpoint"
+            time.sleep(0.001)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (run / "adapter_config.json").exists()
+    again(work, llama, run)
+    assert weights(run) == weights(cloned)
+    assert log(run) == log(cloned)
+
+
+def test_a_finished_or_begun_run_is_not_mixed_with_another(
+    cloned: Path, work: Path, llama: str, tmp_path: Path, no_model: None
+) -> None:
+    changed = CLONE.model_copy(update={"epochs": 4})
+    for folder in (cloned, unfinished(cloned, tmp_path / "run")):
+        with pytest.raises(InputError, match=r"begun with other settings \(epochs was 3\.0, is now 4\.0\)"):
+            again(work, llama, folder, settings=changed)
+        with pytest.raises(InputError, match=r"\(seed was 0, is now 7\)"):
+            again(work, llama, folder, seed=7)
+        with pytest.raises(InputError, match=r"\(limit was None, is now 5\)"):
+            again(work, llama, folder, limit=5)
+
+
+def test_a_call_that_failed_at_once_can_be_corrected(work: Path, llama: str, tmp_path: Path) -> None:
+    for targets in (["nosuch_proj"], "nosuch"):
+        bad = CLONE.model_copy(update={"lora": Lora(targets=targets)})
+        with pytest.raises(InputError, match=r"lora targets .*nosuch"):
+            again(work, llama, tmp_path / "run", settings=bad)
+    short = CLONE.model_copy(update={"max_steps": 1})
+    assert (again(work, llama, tmp_path / "run", settings=short) / "adapter_config.json").is_file()
+
+
+def row(**changes: Any) -> str:
+    fields = {"instruction": "Solve.", "input": "1 and 2?", "output": "3"} | changes
+    return json.dumps({name: value for name, value in fields.items() if value is not None}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", r"math\.json: holds no rows"),
+        (row() + "{torn\n", r"math\.json:2: not a JSON object"),
+        (row() + row(output=None), r"math\.json:2: field 'output': Field required"),
+        (row(input=["no text"]), r"math\.json:1: field 'input'"),
+        (None, r"math\.json: no such file"),
+    ],
+)
+def test_bad_data_is_one_line_before_any_model(
+    text: str | None, complaint: str, llama: str, tmp_path: Path, no_model: None
+) -> None:
+    if text is not None:
+        (tmp_path / "math.json").write_text(text)
+    with pytest.raises(InputError, match=complaint) as caught:
+        clone(tmp_path / "math.json", tmp_path / "out", llama, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_candidate_row_names_its_field(llama: str, tmp_path: Path, no_model: None) -> None:
+    data = write(tmp_path / "ranked.json", [{"query": "q", "responses": ["a", "b"], "scores": [1]}])
+    with pytest.raises(InputError, match=r"ranked\.json:1: field 'scores': 1 scores for 2 responses"):
+        rlef(data, tmp_path / "out", llama, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"template": "nosuch"}, "unknown template 'nosuch'; there is: alpaca, plain, vicuna, chat"),
+        ({"model": "no/such-model"}, "model 'no/such-model': neither a folder"),
+        ({"dtype": "float7"}, "dtype 'float7': there is auto, float32"),
+        ({"device": "nosuch"}, "--device nosuch: "),
+        ({"adapter": "missing"}, r"missing: no adapter here \(adapter_config\.json is missing\)"),
+        ({"adapter": "no weights"}, r"no adapter here \(adapter_model\.safetensors is missing\)"),
+        ({"adapter": "of another"}, "was trained on base model 'some/other-7b', not on"),
+        ({"adapter": "not json"}, r"adapter_config\.json: not a JSON object"),
+    ],
+)
+def test_bad_calls_are_one_line_before_any_model(
+    options: dict[str, str],
+    complaint: str,
+    cloned: Path,
+    work: Path,
+    llama: str,
+    tmp_path: Path,
+    no_model: None,
+) -> None:
+    for name in ("no weights", "of another", "not json"):
+        unfinished(cloned, tmp_path / name)
+        shutil.copy(cloned / "adapter_config.json", tmp_path / name)
+    for name in ("of another", "not json"):
+        shutil.copy(cloned / "adapter_model.safetensors", tmp_path / name)
+    config = tmp_path / "of another" / "adapter_config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "some/other-7b"})
+    )
+    (tmp_path / "not json" / "adapter_config.json").write_text("[]")
+    call: dict[str, Any] = {"model": llama, "device": "cpu"} | options
+    if "adapter" in options:
+        call["adapter"] = tmp_path / options["adapter"]
+    with pytest.raises(InputError, match=complaint) as caught:
+        rlef(work / "ranked.json", tmp_path / "out", **call)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_of_another_shape_is_refused(
+    cloned: Path, work: Path, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Of the right name, but its weights do not fit."""
+    adapter = shutil.copytree(cloned, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 16}))
+    model = config["base_model_name_or_path"]
+    with pytest.raises(
+        InputError, match=r"adapter: does not fit model '.*tiny-llama' \(Error\(s\) in loading"
+    ):
+        rlef(work / "ranked.json", tmp_path / "out", model, adapter, device="cpu", dtype="float32")
+    with pytest.raises(InputError, match="does not fit model"):
+        load(model, adapter, device="cpu", dtype="float32")
