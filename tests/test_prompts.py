@@ -53,8 +53,8 @@ def test_the_text_of_every_template(name: str, with_input: str, bare: str) -> No
 def test_strangers_text_is_not_a_template(name: str) -> None:
     template = load_template(name)
     for odd in ("{input}", "{instruction}", "{0} {x!r} {{}}", "{", "%s \\1"):
-        assert template.text(odd, odd) == template.text("?", "!").replace("?", odd).replace("!", odd)
-        assert template.text(odd, "") == template.text("?", "").replace("?", odd)
+        assert template.text(odd, odd) == template.text("<1>", "<2>").replace("<1>", odd).replace("<2>", odd)
+        assert template.text(odd, "") == template.text("<1>", "").replace("<1>", odd)
 
 
 def test_worked_examples_stand_before_the_question() -> None:
@@ -135,7 +135,6 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         ("{", r"mine\.json: not JSON"),
         ('{"prompt_input": "{input}"}', r"mine\.json: field 'prompt_no_input': Field required"),
         ('{"prompt_input": 3, "prompt_no_input": ""}', r"mine\.json: field 'prompt_input'"),
-        ("[]", r"mine\.json: not a JSON object"),
     ],
 )
 def test_a_bad_template_file_is_named(text: str | None, complaint: str, tmp_path: Path) -> None:

@@ -102,13 +102,34 @@ def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, st
 def killed(point: int, folder: Path, work: Callable[..., object], *args: object) -> bool:
     """Run `work(*args)` in a process of its own that kills itself with SIGKILL just before its `point`-th act
     on a file under `folder` (opening one for writing, fsync, renaming, removing). False where it had fewer."""
+    code = forked(_until, point, str(folder), work, args)
+    assert code in (0, -signal.SIGKILL), code
+    return code != 0
+
+
+def same_after_kills(folder: Path, work: Callable[..., object], *args: object) -> int:
+    """Kill `work(a folder, *args)` before each of its acts in turn and run it again: every time the folder
+    must end the same, down to the byte. Gives the number of kills."""
+    work(folder / "whole", *args)
+    expected = tree(folder / "whole")
+    for point in itertools.count(1):
+        here = folder / f"killed-{point}"
+        if not killed(point, here, work, here, *args):
+            assert tree(here) == expected
+            break
+        work(here, *args)
+        assert tree(here) == expected, point
+    return point - 1
+
+
+def forked(work: Callable[..., object], *args: object) -> int | None:
+    """Run `work(*args)` in a process of its own, its imports done; gives the exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*HEAVY, *OURS])  # imported once; the children are forked from there
-    process = context.Process(target=_until, args=(point, str(folder), work, args))
+    context.set_forkserver_preload([*HEAVY, *OURS])  # imported once, in the process that the others fork from
+    process = context.Process(target=work, args=args)
     process.start()
     process.join(120)
-    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
-    return process.exitcode != 0
+    return process.exitcode
 
 
 def _until(point: int, folder: str, work: Callable[..., object], args: Sequence[object]) -> None:

@@ -115,6 +115,8 @@ def label(
     from trice.stages.label import label as stage
     from trice.stages.teachers import load_teacher
 
+    if endpoint and teacher != "endpoint":
+        raise InputError(f"--endpoint is for --teacher endpoint, not for '{teacher}'")
     client = _endpoint(endpoint, model, keys_file) if endpoint else None
     print(stage(data, output, task, load_teacher(teacher, task, client, retries), limit))
 
@@ -149,12 +151,12 @@ def mix(
 
 @app.command()
 def collect(
-    model: o.Model,
     data: o.Data,
     output: Annotated[Path, typer.Option(help="Folder of the candidates' files.")],
     origin: Annotated[
         str, typer.Option(help="A name for where these candidates come from; 'gold' needs no model.")
     ],
+    model: o.Model = "gemma-3-270m",
     task: o.Task = "math",
     adapter: o.Adapter = None,
     endpoint: o.Endpoint = None,

@@ -85,10 +85,9 @@ def read_rows(path: Path, row_type: type[RowT]) -> list[RowT]:
 
 
 def dump_row(row: BaseModel | Mapping[str, Any]) -> str:
-    """A row as one line of JSON, without empty optional fields. What is no text (half a surrogate pair, which
-    a server's JSON may hold) is written as `?`."""
+    """A row as one line of JSON, without empty optional fields."""
     value = row.model_dump(mode="json", exclude_none=True) if isinstance(row, BaseModel) else row
-    return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    return json.dumps(value, ensure_ascii=False)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -114,4 +114,5 @@ def load_template(name: str) -> Template:
         value = json.loads(text)
     except ValueError as error:
         raise InputError(f"template {name}: not JSON ({error})") from None
-    return validate(Template, {"name": Path(name).stem} | value, f"template {name}")
+    named = {"name": Path(name).stem} | value if isinstance(value, dict) else value
+    return validate(Template, named, f"template {name}")

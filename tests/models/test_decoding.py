@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from trice.models.decoding import generate, plan, shared_prefix
+from trice.models.decoding import generate, plan, shared_prefix, top_logits
 from trice.models.local import LocalModel, load
 from trice.sampling import Sampling
 
@@ -233,6 +233,21 @@ def test_draws_follow_the_softmax(spelled: LocalModel, options: dict[str, Any]) 
     chi_square = sum((seen - due) ** 2 / due for seen, due in cells)
     freedom = len(cells) - 1
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def test_the_top_of_a_large_vocabulary_is_that_of_a_plain_topk() -> None:
+    torch.manual_seed(0)
+    for width in (4096, 4097, 700):  # in blocks, not in whole blocks, too small for blocks
+        logits_BV = torch.randn(5, width)
+        logits_BV[0, :20] += 9  # all the largest in one block
+        logits_BV[1] = -torch.inf
+        logits_BV[1, [3, 300]] = 1.0
+        for k in (1, 6, 40):
+            values, tokens = top_logits(logits_BV, k)
+            assert torch.equal(values, logits_BV.topk(k).values)
+            assert torch.equal(logits_BV.gather(1, tokens), values)
+            assert all(len(set(row)) == k for row in tokens.tolist())
+    assert top_logits(torch.randn(2, 5), 9)[0].shape == (2, 5)
 
 
 def test_plan_and_shared_prefix() -> None:

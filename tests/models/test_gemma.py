@@ -14,7 +14,8 @@ from trice.errors import InputError, TriceError
 from trice.models import gemma
 from trice.models.local import check_model, load
 from trice.training.clone import clone
-from trice.training.settings import Clone
+from trice.training.rlef import rlef
+from trice.training.settings import Clone, Rlef
 
 
 @pytest.fixture(autouse=True)
@@ -69,19 +70,23 @@ def test_damaged_wheels_are_refused_and_leave_nothing(
 
 @pytest.mark.usefixtures("no_wheels")
 def test_the_converted_model_is_loaded_from_the_cache_and_called_by_its_name(
-    cache: Path, tmp_path: Path, tiny_model: Callable[[str], Path]
+    cache: Path, tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a tiny one in its place: adapters name the model, not a folder of this machine."""
+    """With a tiny one in its place: adapters name the model, not a folder of this machine, and no save asks
+    the hub for a model of that name."""
     shutil.copytree(tiny_model("gemma3"), cache / "gemma-3-270m")
     assert gemma.ensure() == cache / "gemma-3-270m"
     assert load("gemma-3-270m", device="cpu", dtype="float32").name == "gemma-3-270m"
     (tmp_path / "data.json").write_text('{"instruction": "", "input": "1 and 2?", "output": "3"}\n')
-    adapter = clone(
-        tmp_path / "data.json", tmp_path / "out", "gemma-3-270m", settings=Clone(max_steps=1), device="cpu"
-    )
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "gemma-3-270m"
-    load("gemma-3-270m", adapter, device="cpu", dtype="float32")
+    (tmp_path / "ranked.json").write_text('{"query": "q", "responses": ["3", "4"], "scores": [20, 0]}\n')
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", pytest.fail)
+    name, one, two = "gemma-3-270m", Clone(max_steps=1), Rlef(max_steps=1)
+    stage1 = clone(tmp_path / "data.json", tmp_path / "stage1", name, settings=one, device="cpu")
+    stage2 = rlef(tmp_path / "ranked.json", tmp_path / "stage2", name, stage1, settings=two, device="cpu")
+    for adapter in (stage1, stage1 / "checkpoint-1", stage2, stage2 / "checkpoint-1"):
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == name
+        load(name, adapter, device="cpu", dtype="float32")
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

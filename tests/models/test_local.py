@@ -70,10 +70,10 @@ def test_a_damaged_folder_is_one_line(folder: Path) -> None:
     weights.unlink()
     assert "no file named model.safetensors" in refused(str(folder))
     weights.write_bytes(whole)
-    (folder / "tokenizer.json").write_text("{")
-    assert "cannot be loaded (" in refused(str(folder))
     (folder / "config.json").write_text('{"model_type": "t5"}')
     assert "cannot be loaded (Unrecognized configuration" in refused(str(folder))
+    (folder / "tokenizer.json").write_text("{")
+    assert "cannot be loaded (" in refused(str(folder))
     (folder / "config.json").write_text("{")
     assert "not a valid JSON file" in refused(str(folder))
 

@@ -114,7 +114,7 @@ def test_a_token_without_loss_carries_none_but_is_seen(exact_model: Any) -> None
     (ours,) = packed(exact_model, [masked])[0]
     (full,) = alone(exact_model, replace(example, responses=example.responses[:1]))
     assert_same([ours], [full[[1, 2, *range(5, len(ids))]]], **EXACT)
-    other = ids[:3] + [ids[3] % 300 + 5] + ids[4:]
+    other = [*ids[:3], ids[3] % 300 + 5, *ids[4:]]
     changed = replace(example, responses=[Tokens(other, masked.responses[0].loss)])
     (seen,) = packed(exact_model, [changed])[0]
     assert torch.equal(seen[:2], ours[:2])

@@ -87,7 +87,7 @@ def top_logits(logits_BV: torch.Tensor, k: int, block: int = 256) -> tuple[torch
     if vocabulary % block or vocabulary <= k * block:
         values, tokens = logits_BV.topk(k)
         return values, tokens
-    blocks_BNW = logits_BV.unflatten(-1, (-1, block))
+    blocks_BNW = logits_BV.reshape(-1, vocabulary // block, block)
     best_Bk = blocks_BNW.amax(-1).topk(k).indices
     inside = blocks_BNW.gather(1, best_Bk.unsqueeze(-1).expand(-1, -1, block)).flatten(1)
     values, places = inside.topk(k)

@@ -6,7 +6,6 @@ training in `trice.training`. Quantised loading is not covered yet.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from dataclasses import dataclass
@@ -151,8 +150,7 @@ def load_base(
         raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    with contextlib.suppress(AttributeError):
-        model.config.name_or_path = name  # adapters and cards name the model, not a cache folder
+    model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
     return LocalModel(name, model.to(where), tokenizer, where)
 
 

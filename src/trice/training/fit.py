@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,6 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    if adapter is not None:
-        return attach(loaded, adapter, trainable=True)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -72,9 +71,12 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(loaded.model, config)
+        model = attach(loaded, adapter, trainable=True) if adapter else get_peft_model(loaded.model, config)
     except ValueError as error:
         raise InputError(f"lora targets {lora.targets}: {str(error).splitlines()[0]}") from None
+    # The base is frozen: PEFT need not ask the hub, at every save, whether its vocabulary was changed.
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    return model
 
 
 def claim(output: Path, settings: dict[str, Any]) -> bool:

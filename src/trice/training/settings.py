@@ -35,8 +35,7 @@ class Lora(Settings):
 
 class Clone(Settings):
     """Stage 1. `batch_size` counts questions of one optimiser step; a step is cut into micro-batches of at
-    most `token_budget` tokens. `save_every` and `validate_every` count steps; 0 saves at the end of each
-    epoch, and never validates."""
+    most `token_budget` tokens. `save_every` counts steps; 0 saves at the end of each epoch."""
 
     epochs: float = Field(5, gt=0)
     max_steps: int = Field(-1, description="stop after this many steps; -1 goes by epochs")

@@ -1,0 +1,161 @@
+"""Collect: one file an origin, for every question, from local models and endpoints."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import killed, read, same_after_kills, says, tree, write
+
+from trice.errors import InputError, TriceError
+from trice.models.endpoint import Endpoint
+from trice.sampling import Sampling
+from trice.stages.collect import collect, collect_endpoint, collect_gold, origin_path
+from trice.stages.generate import Asking, find_examples
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+from stand_in_server import StandIn
+
+KEY = "sk-collect-0123456789abcdef"
+
+
+def gold(path: Path, count: int = 5) -> Path:
+    """Stage-1 rows."""
+    rows: list[dict[str, Any]] = [
+        {
+            "instruction": "Solve.",
+            "input": f"What is {i} plus 7?",
+            "output": f"calculator({i}+7)",
+            "id": f"S_{i}",
+            "dataset": "S",
+            "answer": str(i + 7),
+        }
+        for i in range(count)
+    ]
+    return write(path, rows)
+
+
+@pytest.fixture
+def asking(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Asking:
+    model = says(tiny_model("llama"), tmp_path_factory.mktemp("model") / "five", "5")
+    sampling = Sampling(max_new_tokens=6, temperature=1.0, samples=2, seed=3)
+    return Asking(str(model), sampling=sampling, batch_size=4, device="cpu", dtype="float32")
+
+
+def work(folder: Path, asking: Asking) -> None:
+    data = gold(folder / "S.json")
+    collect_gold(data, folder / "stage2", "math")
+    collect(data, folder / "stage2", "math", "sampled", asking)
+
+
+def test_gold_is_the_stage_1_file_itself(tmp_path: Path) -> None:
+    path = collect_gold(gold(tmp_path / "S.json"), tmp_path / "stage2", "math", limit=3)
+    assert path == tmp_path / "stage2" / "math_gold_response.json"
+    assert path.read_bytes().splitlines() == (tmp_path / "S.json").read_bytes().splitlines()[:3]
+
+
+def test_rows_without_an_id_cannot_be_joined(tmp_path: Path) -> None:
+    data = write(tmp_path / "S.json", [{"instruction": "", "input": "q", "output": "4"}])
+    with pytest.raises(InputError, match=rf"^{data}:1: field 'id': is missing$"):
+        collect_gold(data, tmp_path / "stage2", "math")
+
+
+def test_candidates_carry_their_question_origin_and_number(tmp_path: Path, asking: Asking) -> None:
+    rows = collect(gold(tmp_path / "S.json"), tmp_path, "math", "sampled", asking, limit=4)
+    written = read(tmp_path / "math_sampled_response.json")
+    assert len(rows) == len(written) == 8
+    assert [(row["id"], row["sample"]) for row in written[:3]] == [("S_0", 0), ("S_0", 1), ("S_1", 0)]
+    assert {(row["origin"], row["instruction"]) for row in written} == {("sampled", "Solve.")}
+
+
+def test_compelled_candidates_are_calls(tmp_path: Path, asking: Asking) -> None:
+    shown = replace(asking, compel="call", examples=find_examples("math", "calls"))
+    rows = collect(gold(tmp_path / "S.json"), tmp_path, "math", "few-shot", shown)
+    assert all(row.response.startswith("calculator(") for row in rows)
+
+
+def test_killed_at_any_act_and_run_again_the_files_are_the_same(tmp_path: Path, asking: Asking) -> None:
+    # the questions; gold; journal, header, three batches; candidates; the journal's end
+    assert same_after_kills(tmp_path, work, asking) == 1 + 3 + 5 + 3 + 1
+
+
+@pytest.mark.parametrize("name", ["", "a_b", "../a", "a/b", ".a", "a b"])
+def test_an_origin_must_survive_as_a_file_name(name: str) -> None:
+    with pytest.raises(InputError, match="use letters, digits, '-' and '.'"):
+        origin_path(Path("x"), "math", name)
+
+
+def add(message: str) -> str:
+    return "calculator({}+{})".format(*re.findall(r"What is (\d+) plus (\d+)", message)[-1])
+
+
+def ask(server: StandIn, folder: Path, **options: Any) -> Any:
+    endpoint = Endpoint(server.url, "m", [KEY], attempts=2)
+    return collect_endpoint(
+        folder / "S.json", folder, "math", "gpt", endpoint, sampling=Sampling(samples=2), **options
+    )
+
+
+def test_an_endpoint_is_asked_as_in_a_chat(tmp_path: Path) -> None:
+    gold(tmp_path / "S.json")
+    with StandIn(add) as server:
+        rows = ask(server, tmp_path, examples=find_examples("math", "calls")[:1], limit=3)
+    assert [(row.id, row.sample, row.response) for row in rows[:3]] == [
+        ("S_0", 0, "calculator(0+7)"),
+        ("S_0", 1, "calculator(0+7)"),
+        ("S_1", 0, "calculator(1+7)"),
+    ]
+    assert len(read(tmp_path / "math_gpt_response.json")) == 6
+    roles = [message["role"] for message in server.seen[0].body["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert KEY not in (tmp_path / "math_gpt_response.json").read_text()
+
+
+def test_a_question_that_fails_is_named_and_the_others_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold(tmp_path / "S.json")
+    with StandIn(add, script={"What is 1 plus": ["500"] * 9}) as server:
+        rows = ask(server, tmp_path)
+    assert sorted({row.id for row in rows}) == ["S_0", "S_2", "S_3", "S_4"]
+    assert "gpt: no response to S_1: HTTP 500" in capsys.readouterr().err
+
+
+def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> None:
+    gold(tmp_path / "S.json")
+    with StandIn(add, script={"What is 4 plus": ["404"]}) as server:
+        with pytest.raises(TriceError, match="HTTP 404"):
+            ask(server, tmp_path)
+        assert not (tmp_path / "math_gpt_response.json").exists()
+        before = {seen.question for seen in server.seen}
+        answered = len(read(tmp_path / "math_gpt_response.json.partial")) - 1
+        ask(server, tmp_path)
+    assert answered
+    assert len(before) >= answered
+    assert [row["id"] for row in read(tmp_path / "math_gpt_response.json")] == [
+        f"S_{i}" for i in range(5) for _ in range(2)
+    ]
+
+
+def test_questions_with_the_same_id_get_their_own_replies(tmp_path: Path) -> None:
+    data = gold(tmp_path / "S.json", 3)
+    data.write_text(data.read_text().replace("S_1", "S_0"))
+    with StandIn(add) as server:
+        rows = ask(server, tmp_path)
+    assert [row.response for row in rows[::2]] == [f"calculator({i}+7)" for i in range(3)]
+
+
+def test_a_finished_origin_that_is_collected_anew_replaces_the_file_at_once(
+    tmp_path: Path, asking: Asking
+) -> None:
+    work(tmp_path, asking)
+    before = tree(tmp_path / "stage2")
+    assert killed(6, tmp_path, work, tmp_path, asking)
+    assert {k: v for k, v in tree(tmp_path / "stage2").items() if k in before} == before
+    work(tmp_path, asking)
+    assert tree(tmp_path / "stage2") == before

@@ -1,0 +1,114 @@
+"""Evaluate: graded rows in a file, and the measures of each data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import killed, read, tree, write
+
+from trice.errors import InputError
+from trice.measures import Share
+from trice.stages.evaluate import describe, evaluate
+
+RESPONSES = {
+    "A_1": ("8", "8"),  # right without a tool
+    "A_2": ("9", "calculator(2+7)"),  # right with one
+    "A_3": ("10", "calculator(3*7)"),  # wrong with one
+    "B_4": ("11", "calculator(4+"),  # malformed
+    "B_5": ("12", "I do not know"),  # wrong without
+}
+
+
+def responses(path: Path, texts: dict[str, tuple[str, str]] = RESPONSES) -> Path:
+    rows = [
+        {"id": name, "input": f"{name}?", "answer": gold, "response": text, "origin": "x", "note": name}
+        for name, (gold, text) in texts.items()
+    ]
+    return write(path, rows)
+
+
+def test_rows_are_graded_and_counted_by_data_set(tmp_path: Path) -> None:
+    found = evaluate(responses(tmp_path / "in.json"), tmp_path / "out.json", "math")
+    assert list(found) == ["A", "B", "total"]
+    assert found["A"]["accuracy"] == Share(2, 3)
+    assert found["B"]["accuracy"] == Share(0, 2)
+    total = found["total"]
+    assert total["accuracy"] == Share(2, 5)
+    assert (total["tool_use"], total["answered"], total["malformed"]) == (
+        Share(2, 5),
+        Share(2, 5),
+        Share(1, 5),
+    )
+    rows = {row["id"]: row for row in read(tmp_path / "out.json")}
+    assert [row.get("pred") for row in rows.values()] == ["8", "9", "21", None, None]
+    assert [row["correct"] for row in rows.values()] == [True, True, False, False, False]
+    assert rows["A_3"]["execution"] == {"output": "21"}
+    assert rows["B_4"]["reason"] == "the parenthesis never closes"
+    assert (rows["B_5"]["note"], rows["B_5"]["origin"]) == ("B_5", "x")
+
+
+def test_against_the_base_model_need_and_misuse_are_counted(tmp_path: Path) -> None:
+    base = {name: (gold, gold if name in ("A_1", "A_3") else "0") for name, (gold, _) in RESPONSES.items()}
+    evaluate(responses(tmp_path / "base.json", base), tmp_path / "graded.json", "math")
+    found = evaluate(
+        responses(tmp_path / "in.json"), tmp_path / "out.json", "math", base=tmp_path / "graded.json"
+    )["total"]
+    # needed: A_2, B_4, B_5; not needed: A_1, A_3, of which A_3 called, and was wrong
+    assert (found["need"], found["over_use"], found["harmful_use"]) == (Share(3, 5), Share(1, 2), Share(1, 2))
+    assert found["under_use"] == Share(1, 3)
+
+
+def test_the_measures_are_told_with_intervals(tmp_path: Path) -> None:
+    lines = describe(evaluate(responses(tmp_path / "in.json"), tmp_path / "out.json", "math")).splitlines()
+    # Wilson's interval for 2 of 5, by hand: (0.4 + 0.38415 ± 1.95996 √(0.048 + 0.03841)) / 1.76829 …
+    assert lines[2].startswith("total (5): accuracy 40.0% (11.8% to 76.9%), tool use 40.0% (11.8% to 76.9%)")
+    assert [line.split()[0] for line in lines] == ["A", "B", "total"]
+
+
+def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
+    found = evaluate(responses(tmp_path / "in.json"), tmp_path / "out.json", "math", limit=2)
+    assert found["total"]["accuracy"] == Share(2, 2)
+    assert len(read(tmp_path / "out.json")) == 2
+
+
+def test_evaluating_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    evaluate(responses(tmp_path / "in.json"), tmp_path / "one.json", "math")
+    evaluate(tmp_path / "one.json", tmp_path / "two.json", "math")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_a_kill_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    output = tmp_path / "out" / "result.json"
+    evaluate(responses(tmp_path / "in.json"), output, "math")
+    before = tree(output.parent)
+    responses(tmp_path / "in.json", {"A_1": ("8", "7")})
+    for point in (1, 2, 3):
+        assert killed(point, output.parent, evaluate, tmp_path / "in.json", output, "math")
+        assert output.read_bytes() == before["result.json"]
+    evaluate(tmp_path / "in.json", output, "math")
+    assert len(read(output)) == 1
+    assert list(tree(output.parent)) == ["result.json"]
+
+
+def test_wrong_input_is_named_and_the_old_result_stays(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    output.write_text("old")
+    good = responses(tmp_path / "in.json")
+    for name, row, complaint in (
+        ("missing.json", {"id": "A_1", "input": "q", "answer": "4"}, r":1: field 'response': Field required"),
+        ("none.json", {"id": "A_1", "input": "q", "answer": "", "response": "4"}, r":1: field 'answer': there is no"),
+        ("word.json", {"id": "A_1", "input": "q", "answer": "a few", "response": "4"}, r":1: field 'answer': 'a few'"),
+    ):  # fmt: skip
+        path = write(tmp_path / name, [row])
+        with pytest.raises(InputError, match=rf"^{path}{complaint}"):
+            evaluate(path, output, "math")
+    with pytest.raises(InputError, match="unknown task 'cooking'"):
+        evaluate(good, output, "cooking")
+    with pytest.raises(InputError, match="is not graded; run `trice evaluate` first"):
+        evaluate(good, output, "math", base=good)
+    other = responses(tmp_path / "other.json", {"A_1": ("8", "8")})
+    evaluate(other, tmp_path / "graded.json", "math")
+    with pytest.raises(InputError, match="question 'A_2' of 'A' has no response of the base model"):
+        evaluate(good, output, "math", base=tmp_path / "graded.json")
+    assert output.read_text() == "old"

@@ -1,0 +1,237 @@
+"""Generate: every question answered, in order, and the same bytes whatever kills it on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import forked, killed, read, same_after_kills, says, sums, tree, write
+
+from trice.errors import InputError
+from trice.records import Outcome
+from trice.sampling import Sampling
+from trice.stages.generate import Asking, find_examples, finisher, generate, load_compel
+from trice.tasks import grade, load_task
+
+SAMPLED = Sampling(max_new_tokens=8, temperature=1.0, top_k=50, top_p=0.95, samples=3, seed=5)
+
+
+@pytest.fixture
+def asking(tiny_model: Callable[[str], Path]) -> Asking:
+    sampling = Sampling(max_new_tokens=8)
+    return Asking(str(tiny_model("llama")), sampling=sampling, batch_size=2, device="cpu", dtype="float32")
+
+
+def work(folder: Path, asking: Asking) -> None:
+    generate(sums(folder / "in.json"), folder / "out.json", "math", asking, origin="x")
+
+
+def test_responses_come_in_order_with_all_that_the_questions_hold(tmp_path: Path, asking: Asking) -> None:
+    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asking, origin="base", limit=4)
+    written = read(tmp_path / "out.json")
+    assert [row["id"] for row in written] == [row.id for row in rows] == ["S_0", "S_1", "S_2", "S_3"]
+    assert {row["origin"] for row in written} == {"base"}
+    assert [row["expression"] for row in written] == ["0+7", "1+7", "2+7", "3+7"]
+    assert {row["instruction"] for row in written} == {load_task("math").instruction}
+    assert not {"outcome", "pred", "correct"} & set(written[0])
+    assert sorted(tree(tmp_path)) == ["in.json", "out.json"]
+
+
+def test_a_question_keeps_its_own_instruction(tmp_path: Path, asking: Asking) -> None:
+    row = {"id": "A_1", "instruction": "Add.", "input": "2 and 2?", "answer": "4"}
+    generate(write(tmp_path / "in.json", [row]), tmp_path / "out.json", "math", asking)
+    assert read(tmp_path / "out.json")[0]["instruction"] == "Add."
+
+
+def test_questions_of_two_data_sets_may_share_their_ids(tmp_path: Path, asking: Asking) -> None:
+    rows = [
+        {"id": str(i), "dataset": name, "question": f"{name} {'or ' * i}{i}?", "answer": "4"}
+        for name in ("one", "two")
+        for i in range(3)
+    ]
+    generate(write(tmp_path / "in.json", rows), tmp_path / "out.json", "math", asking)
+    assert [row["input"] for row in read(tmp_path / "out.json")] == [row["question"] for row in rows]
+
+
+def test_samples_are_numbered_and_differ(tmp_path: Path, asking: Asking) -> None:
+    asked = replace(asking, sampling=SAMPLED, batch_size=6)
+    rows = generate(sums(tmp_path / "in.json", 3), tmp_path / "out.json", "math", asked)
+    assert [(row.id, row.sample) for row in rows] == [(f"S_{i}", k) for i in range(3) for k in range(3)]
+    assert len({row.response for row in rows}) > 5
+
+
+@pytest.mark.parametrize("sampling", [Sampling(max_new_tokens=8), SAMPLED], ids=["greedy", "sampled"])
+def test_killed_at_any_act_and_run_again_the_bytes_are_the_same(
+    tmp_path: Path, asking: Asking, sampling: Sampling
+) -> None:
+    asked = replace(asking, sampling=sampling, batch_size=2 * sampling.samples)
+    # the questions; journal, header, three batches; file, fsync, rename; the journal's end
+    assert same_after_kills(tmp_path, work, asked) == 1 + 5 + 3 + 1
+    assert len(read(tmp_path / "whole" / "out.json")) == 5 * sampling.samples
+
+
+def test_the_seed_and_nothing_else_changes_what_is_sampled(tmp_path: Path, asking: Asking) -> None:
+    asked = replace(asking, sampling=SAMPLED)
+    for name, each in {
+        "a": asked,
+        "b": asked,
+        "c": replace(asked, sampling=replace(SAMPLED, seed=6)),
+    }.items():
+        work(tmp_path / name, each)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b") != tree(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"template": "alpaca"}, "template was 'plain', is now 'alpaca'"),
+        ({"sampling": Sampling(max_new_tokens=9)}, "sampling.max_new_tokens was 8, is now 9"),
+        ({"compel": "call"}, "compel was None, is now 'call'"),
+    ],
+)
+def test_going_on_with_other_settings_is_refused(
+    tmp_path: Path, asking: Asking, change: dict[str, object], complaint: str
+) -> None:
+    assert killed(6, tmp_path, work, tmp_path, asking)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=rf"begun with other settings \(.*{complaint}"):
+        work(tmp_path, replace(asking, **change))  # type: ignore[arg-type]
+    assert tree(tmp_path) == before
+
+
+def test_a_template_file_that_changed_is_another_setting(tmp_path: Path, asking: Asking) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"prompt_input": "Q: {input} A:", "prompt_no_input": "{instruction}"}')
+    asked = replace(asking, template=str(own))
+    assert killed(6, tmp_path / "run", work, tmp_path / "run", asked)
+    own.write_text('{"prompt_input": "{input}", "prompt_no_input": "{instruction}"}')
+    with pytest.raises(InputError, match="template_sha256 was"):
+        work(tmp_path / "run", asked)
+
+
+def test_compelled_to_call_every_response_begins_with_the_tool(tmp_path: Path, asking: Asking) -> None:
+    asked = replace(asking, compel="call", sampling=SAMPLED)
+    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
+    assert len(rows) == 15
+    assert all(row.response.startswith("calculator(") for row in rows)
+    assert all(row.response.count("calculator(") == 1 for row in rows)
+
+
+def bent_on_calling(source: Path, folder: Path) -> Path:
+    """The tiny model with a head that wants `calculator(`: first its own token for it, else the letters."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    says(source, folder, "5")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    vocabulary = tokenizer.get_vocab()
+    text = "Ġcalculator("
+    starts = [
+        piece for piece in vocabulary if piece and (text.startswith(piece) or text[1:].startswith(piece))
+    ]
+    with torch.no_grad():
+        head = model.get_output_embeddings().weight.zero_()
+        head[[vocabulary[piece] for piece in starts], 0] = 1.0
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_compelled_to_answer_no_spelling_of_a_call_is_left(tmp_path: Path, asking: Asking) -> None:
+    model = bent_on_calling(Path(asking.model), tmp_path / "bent")
+    asked = replace(asking, model=str(model), compel="answer", sampling=SAMPLED, batch_size=64)
+    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
+    task = load_task("math")
+    assert {grade(task, row, row.response).outcome for row in rows} == {Outcome.ANSWERED}
+    assert not any("calculator" in row.response or row.response.startswith("c") for row in rows)
+
+
+def test_a_response_ends_with_its_call_or_the_stop_text() -> None:
+    from trice.prompts import load_template
+
+    finish = finisher(load_template("plain"), load_task("math"))
+    assert finish("calculator((1+2)") is None
+    assert finish("calculator((1+2))") == "calculator((1+2))"
+    assert finish("calculator(1+)") is None  # not a call: the next parenthesis may close one
+    assert finish(" 5\nQuestion: and") == "5"
+    assert finish("\n") is None  # nothing has been said yet
+    assert finish("5") is None
+
+
+def test_examples_come_by_name_or_from_a_file(tmp_path: Path) -> None:
+    assert find_examples("math", None) == ()
+    assert all(example.output.startswith("calculator(") for example in find_examples("math", "calls"))
+    assert not any("calculator" in example.output for example in find_examples("math", "direct"))
+    own = write(tmp_path / "own.jsonl", [{"input": "1+1?", "output": "2"}])
+    ((text, output),) = find_examples("math", str(own))
+    assert (text, output) == ("1+1?", "2")
+
+
+def test_examples_stand_in_the_prompt_and_in_the_settings(tmp_path: Path, asking: Asking) -> None:
+    shown = replace(asking, examples=find_examples("math", "calls"))
+    work(tmp_path / "with", shown)
+    work(tmp_path / "without", asking)
+    assert tree(tmp_path / "with") != tree(tmp_path / "without")
+    assert killed(6, tmp_path / "x", work, tmp_path / "x", asking)
+    with pytest.raises(InputError, match="examples was"):
+        work(tmp_path / "x", shown)
+
+
+def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, asking: Asking) -> None:
+    data, output = sums(tmp_path / "in.json"), tmp_path / "out.json"
+    other, bare = tmp_path / "adapter", tmp_path / "bare"
+    for folder, base in ((other, "gemma-2b"), (bare, asking.model)):
+        write(folder / "adapter_config.json", [{"base_model_name_or_path": base}])
+    (other / "adapter_model.safetensors").touch()
+    for complaint, call in {
+        "unknown task 'maths'": (data, "maths", asking),
+        "unknown template 'plian'": (data, "math", replace(asking, template="plian")),
+        "model 'no/model': neither": (data, "math", replace(asking, model="no/model")),
+        "none: no adapter here": (data, "math", replace(asking, adapter=tmp_path / "none")),
+        "was trained on base model 'gemma-2b', not on": (data, "math", replace(asking, adapter=other)),
+        "adapter_model.safetensors": (data, "math", replace(asking, adapter=bare)),
+        "dtype 'float8'": (data, "math", replace(asking, dtype="float8")),
+        "none.json: no such file": (tmp_path / "none.json", "math", asking),
+    }.items():
+        with pytest.raises(InputError, match=complaint):
+            generate(call[0], output, call[1], call[2])
+        assert not output.exists()
+        assert not output.with_name("out.json.partial").exists()
+    with pytest.raises(InputError, match="--device gpu"):
+        generate(data, output, "math", replace(asking, device="gpu"))
+    generate(data, output, "math", asking)  # what the unknown device left behind is no obstacle
+
+
+def test_wrong_names_of_examples_and_of_what_to_compel_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="examples 'many': there is direct, calls, mixed, or a .jsonl file"):
+        find_examples("math", "many")
+    with pytest.raises(InputError, match="unknown task 'maths'"):
+        find_examples("maths", "direct")
+    with pytest.raises(InputError, match="field 'output'"):
+        find_examples("math", str(write(tmp_path / "own.jsonl", [{"input": "1+1?"}])))
+    with pytest.raises(InputError, match="--compel tool: there is call, answer"):
+        load_compel("tool")
+
+
+def full(folder: Path, asking: Asking) -> None:
+    """Generate on a disk that is full after the second batch."""
+    import resource
+    import signal
+
+    from trice.errors import TriceError
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = (folder / "out.json.partial").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))
+    with pytest.raises(TriceError, match="cannot be written"):
+        work(folder, asking)
+
+
+def test_a_full_disk_loses_no_batch(tmp_path: Path, asking: Asking) -> None:
+    work(tmp_path / "whole", asking)
+    assert killed(5, tmp_path / "full", work, tmp_path / "full", asking)
+    assert forked(full, tmp_path / "full", asking) == 0
+    assert not (tmp_path / "full" / "out.json").exists()
+    work(tmp_path / "full", asking)
+    assert tree(tmp_path / "full") == tree(tmp_path / "whole")

@@ -1,0 +1,87 @@
+"""Split: by the base model's own correctness, nothing lost on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import read, same_after_kills, says, sums, tree
+
+from trice.errors import InputError
+from trice.sampling import Sampling
+from trice.stages.generate import Asking
+from trice.stages.split import split
+
+
+@pytest.fixture
+def five(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Asking:
+    """A base model that answers 5."""
+    model = says(tiny_model("llama"), tmp_path_factory.mktemp("model") / "five", "5")
+    sampling = Sampling(max_new_tokens=4)
+    return Asking(str(model), sampling=sampling, batch_size=2, device="cpu", dtype="float32")
+
+
+def half(i: int) -> str:
+    return "5" if i % 2 else "6"
+
+
+def work(folder: Path, asking: Asking) -> None:
+    split(sums(folder / "S.json", answer=half), "math", asking)
+
+
+def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path, five: Asking) -> None:
+    halves = split(sums(tmp_path / "S.json", answer=half), "math", five)
+    assert str(halves) == "2 of 5 right without a tool (40.0%)"
+    assert sorted(tree(tmp_path)) == ["S.json", "S_right.json", "S_wrong.json"]
+    right, wrong = read(halves.right), read(halves.wrong)
+    assert [row["id"] for row in right] == ["S_1", "S_3"]
+    assert [row["id"] for row in wrong] == ["S_0", "S_2", "S_4"]
+    assert {(row["response"], row["pred"], row["outcome"]) for row in right + wrong} == {
+        ("5", "5", "answered")
+    }
+    assert {row["correct"] for row in right} == {True}
+    assert {row["correct"] for row in wrong} == {False}
+    assert wrong[0]["expression"] == "0+7"
+
+
+@pytest.mark.parametrize(("answer", "there", "gone"), [("5", "right", "wrong"), ("6", "wrong", "right")])
+def test_an_empty_half_has_no_file(tmp_path: Path, five: Asking, answer: str, there: str, gone: str) -> None:
+    (tmp_path / f"S_{gone}.json").write_text("of an earlier split")
+    split(sums(tmp_path / "S.json", answer=lambda i: answer), "math", five)
+    assert sorted(tree(tmp_path)) == ["S.json", f"S_{there}.json"]
+
+
+def test_a_call_is_no_knowledge_even_where_its_result_is_right(tmp_path: Path, five: Asking) -> None:
+    calling = replace(five, compel="call")
+    (tmp_path / "S.json").parent.mkdir(exist_ok=True)
+    halves = split(sums(tmp_path / "S.json", answer=lambda i: "5"), "math", calling)
+    assert (halves.rights, halves.wrongs) == (0, 5)
+    assert all(row["response"].startswith("calculator(5") for row in read(halves.wrong))
+
+
+def test_questions_with_the_same_id_are_all_kept(tmp_path: Path, five: Asking) -> None:
+    data = sums(tmp_path / "S.json", answer=half)
+    data.write_text(data.read_text().replace("S_1", "S_0"))
+    assert split(data, "math", five)[2:] == (2, 3)
+
+
+def test_a_file_of_the_users_that_is_called_answers_is_left_alone(tmp_path: Path, five: Asking) -> None:
+    (tmp_path / "S_answers.json").write_text("mine")
+    split(sums(tmp_path / "S.json"), "math", five)
+    assert (tmp_path / "S_answers.json").read_text() == "mine"
+
+
+def test_killed_at_any_act_and_run_again_the_files_are_the_same(tmp_path: Path, five: Asking) -> None:
+    # the questions; journal, header, three batches; the answers; journal; right; wrong; the answers' end
+    assert same_after_kills(tmp_path, work, five) == 1 + 5 + 3 + 1 + 3 + 3 + 1
+
+
+def test_an_answer_that_is_not_a_number_is_named_before_the_model_is_loaded(
+    tmp_path: Path, five: Asking
+) -> None:
+    data = sums(tmp_path / "S.json", answer=lambda i: "a few" if i == 2 else "5")
+    with pytest.raises(InputError, match=rf"^{data}:3: field 'answer': 'a few' is not a number$"):
+        split(data, "math", replace(five, device="gpu"))
+    assert sorted(tree(tmp_path)) == ["S.json"]

@@ -1,0 +1,151 @@
+"""Recipes: every key checked, overrides, and the recipes that ship."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from trice.errors import InputError
+from trice.recipe import SETTINGS, dump_recipe, load_recipe
+
+SHIPPED = sorted(
+    item.name.removesuffix(".yaml")
+    for item in (resources.files("trice") / "recipes").iterdir()
+    if item.name.endswith(".yaml")
+)
+SMALL = "name: own\nmodel: m\ndata: [{dataset: starter, train: 4}]\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    path = tmp_path / "own.yaml"
+    path.write_text(SMALL)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_fits_and_is_the_same_after_a_dump(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
+def test_the_demo_ships() -> None:
+    assert "demo" in SHIPPED
+
+
+def test_defaults_are_the_papers(own: str) -> None:
+    recipe = load_recipe(own)
+    assert recipe.folder == Path("runs/own")
+    assert (recipe.clone.epochs, recipe.clone.batch_size, recipe.clone.learning_rate) == (5, 1024, 1e-4)
+    assert (recipe.rlef.epochs, recipe.rlef.batch_size, recipe.rlef.alpha) == (2, 256, 1)
+    assert (recipe.clone.lora.r, recipe.clone.lora.alpha, recipe.clone.lora.dropout) == (8, 16, 0.05)
+    assert recipe.clone.lora.targets == ["q_proj", "v_proj"]
+    assert recipe.score.reward == "paper"
+    assert recipe.evaluate.settings == list(SETTINGS)
+
+
+def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
+    recipe = load_recipe(
+        own,
+        [
+            "clone.lora.r=4",
+            "clone.lora.targets=[q_proj]",
+            "rlef.learning_rate=5e-5",
+            "evaluate={settings: [zero-shot], seeds: [3, 4]}",
+            "data=[{dataset: SVAMP}, {dataset: starter, test: 9}]",
+            "title=a = b",
+            "output=null",
+            "split.examples=direct",
+            "collect=[{origin: x, from: stage-1, compel: call}]",
+            "clone.lora.r=5",
+        ],
+    )
+    assert (recipe.clone.lora.r, recipe.clone.lora.targets) == (5, ["q_proj"])
+    assert recipe.rlef.learning_rate == 5e-5
+    assert (recipe.evaluate.settings, recipe.evaluate.seeds) == (["zero-shot"], [3, 4])
+    assert [(entry.dataset, entry.test) for entry in recipe.data] == [("SVAMP", None), ("starter", 9)]
+    assert (recipe.title, recipe.output, recipe.split.examples) == ("a = b", None, "direct")
+    assert (recipe.collect[0].source, recipe.collect[0].compel) == ("stage-1", "call")
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("modle=m", "unknown key 'modle'; did you mean 'model'?"),
+        ("clone.epcohs=3", "unknown key 'clone.epcohs'; did you mean 'epochs'?"),
+        ("clone.lora.alhpa=3", "unknown key 'clone.lora.alhpa'; did you mean 'alpha'?"),
+        ("rlef.marjin=1", "unknown key 'rlef.marjin'; did you mean 'margin'?"),
+        ("data=[{dataset: starter}, {dataset: SVAMP, trian: 3}]", "unknown key 'data.1.trian'; did you mean 'train'?"),
+        ("collect=[{origin: a, from: base, smaples: 2}]", "unknown key 'collect.0.smaples'; did you mean 'samples'?"),
+        ("label.endpoint={url: a, model: b, timout: 3}", "unknown key 'label.endpoint.timout'; did you mean 'timeout'?"),
+        ("xyzzy=1", "unknown key 'xyzzy'; there is batch_size, clone, "),
+        ("clone.epochs=many", "key 'clone.epochs': Input should be a valid number"),
+        ("clone.lora.dropout=1", "key 'clone.lora.dropout': Input should be less than 1"),
+        ("clone=3", "key 'clone': Input should be a valid dictionary"),
+        ("data=[]", "key 'data': List should have at least 1 item"),
+        ("data=[{dataset: starter, train: 0}]", "key 'data.0.train': Input should be greater than or equal to 1"),
+        ("data=[{train: 4}]", "key 'data.0.dataset': Field required"),
+        ("data=[{dataset: starter}, {dataset: starter}]", "key 'data': the name 'starter' is taken twice"),
+        ("collect=[{origin: gold, from: base}]", "key 'collect': the name 'gold' is taken twice"),
+        ("collect=[{origin: a, from: afar}]", "key 'collect.0.from': Input should be 'base', 'early'"),
+        ("collect=[{origin: a, from: endpoint}]", "needs the key 'endpoint' with url and model"),
+        ("collect=[{origin: a, from: base, endpoint: {url: u, model: m}}]", "needs the key 'endpoint'"),
+        ("label.teacher=endpoint", "key 'label': teacher 'endpoint' needs the key 'endpoint'"),
+        ("label.teacher=me", "key 'label.teacher': Input should be 'annotations' or 'endpoint'"),
+        ("evaluate.settings=[zero]", "key 'evaluate.settings.0': Input should be 'zero-shot'"),
+        ("evaluate.seeds=[]", "key 'evaluate.seeds': List should have at least 1 item"),
+        ("scale=0", "key 'scale': Input should be greater than 0"),
+        ("model=", "key 'model': Input should be a valid string"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_by_its_key(own: str, override: str, complaint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe(own, [override])
+    assert str(caught.value).startswith(f"{own}: ")
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("clone.epochs", "'clone.epochs': an override is key=value"),
+        ("name.first=x", "'name.first=x': 'name' holds no keys"),
+        ("data.0.train=4", "'data.0.train=4': 'data' holds no keys"),
+        ("title=[", "'title=[': the value is not YAML"),
+    ],
+)
+def test_a_bad_override_is_named(own: str, override: str, complaint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe(own, [override])
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name: [", "not YAML"),
+        ("- a", "a recipe is a mapping of keys to values"),
+        ("", "a recipe is a mapping of keys to values"),
+        ("name: own\ndata: [{dataset: starter}]", "key 'model': Field required"),
+        ("name: own\nname: own\nmodel: m", "key 'data': Field required"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_recipe(str(path))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"^nowhere\.yaml: no such file"):
+        load_recipe("nowhere.yaml")
+    with pytest.raises(InputError, match=r"^dmo: no such file"):
+        load_recipe("dmo")
