@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from tiny import forked, killed, tree
 
+from tiny import forked, killed, tree
 from trice.errors import InputError, TriceError
 from trice.journal import Journal, differences, digest, read_rows, write_rows, write_text
 from trice.records import Question
@@ -102,18 +102,20 @@ def test_a_failing_fsync_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     assert tree(tmp_path) == {"x.json": b"old"}
 
 
+def add_much(output: Path) -> None:
+    with Journal(output, {"seed": 1}) as journal:
+        for number in range(100):
+            journal.add(number, [{"text": "x" * 500}])
+
+
 def fill(folder: Path) -> None:
     """Write into a file and a journal until the process may write no more."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     with pytest.raises(TriceError, match=r"x\.json: cannot be written \(File too large\)"):
         write_text(folder / "x.json", "new" * 2000)
-    with (
-        pytest.raises(TriceError, match=r"out\.json\.partial: cannot be written \(File too large\)"),
-        Journal(folder / "out.json", {"seed": 1}) as journal,
-    ):
-        for number in range(100):
-            journal.add(number, [{"text": "x" * 500}])
+    with pytest.raises(TriceError, match=r"out\.json\.partial: cannot be written \(File too large\)"):
+        add_much(folder / "out.json")
 
 
 def test_a_full_disk_loses_neither_the_old_file_nor_finished_units(tmp_path: Path) -> None:

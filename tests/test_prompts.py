@@ -134,6 +134,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         (None, "mine.json: no such file"),
         ("{", r"mine\.json: not JSON"),
         ('{"prompt_input": "{input}"}', r"mine\.json: field 'prompt_no_input': Field required"),
+        ("[]", r"mine\.json: Input should be"),
         ('{"prompt_input": 3, "prompt_no_input": ""}', r"mine\.json: field 'prompt_input'"),
     ],
 )

@@ -3,13 +3,14 @@ processes that are killed at a chosen moment."""
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +108,23 @@ def killed(point: int, folder: Path, work: Callable[..., object], *args: object)
     return code != 0
 
 
-def same_after_kills(folder: Path, work: Callable[..., object], *args: object) -> int:
-    """Kill `work(a folder, *args)` before each of its acts in turn and run it again: every time the folder
-    must end the same, down to the byte. Gives the number of kills."""
+def same_after_kills(
+    folder: Path, work: Callable[..., object], *args: object, points: Iterable[int] | None = None
+) -> int:
+    """Kill `work(a folder, *args)` before each of its acts in turn, or only those in `points`, and run it
+    again: every time the folder must end the same, down to the byte. Gives the number of kills."""
     work(folder / "whole", *args)
     expected = tree(folder / "whole")
-    for point in itertools.count(1):
+    kills = 0
+    for point in points or itertools.count(1):
         here = folder / f"killed-{point}"
         if not killed(point, here, work, here, *args):
             assert tree(here) == expected
             break
         work(here, *args)
         assert tree(here) == expected, point
-    return point - 1
+        kills += 1
+    return kills
 
 
 def forked(work: Callable[..., object], *args: object) -> int | None:
@@ -135,6 +140,7 @@ def forked(work: Callable[..., object], *args: object) -> int | None:
 def _until(point: int, folder: str, work: Callable[..., object], args: Sequence[object]) -> None:
     import torch
 
+    gc.freeze()  # all those imports; a run collects garbage after each step
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
     acts = itertools.count(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ from trice.errors import InputError, TriceError
 
 if TYPE_CHECKING:
     from trice.stages.generate import Asking
+
+CTRL_C = 130  # what newer versions of typer return where older ones raise
 
 app = typer.Typer(
     help="Teach a language model when and how to use tools, from the tools' own results.",
@@ -393,8 +396,10 @@ def _endpoint(url: str, model: str, keys_file: Path | None) -> Any:
 def main() -> None:
     """Run the command line; every expected failure is one line and an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)  # libraries' advice to our developers, not to users
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == CTRL_C:
+            raise KeyboardInterrupt
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except InputError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import killed, read, tree, write
 
+from tiny import killed, read, tree, write
 from trice.errors import InputError
 from trice.measures import Share
 from trice.stages.evaluate import describe, evaluate
@@ -95,12 +95,13 @@ def test_wrong_input_is_named_and_the_old_result_stays(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     output.write_text("old")
     good = responses(tmp_path / "in.json")
-    for name, row, complaint in (
-        ("missing.json", {"id": "A_1", "input": "q", "answer": "4"}, r":1: field 'response': Field required"),
-        ("none.json", {"id": "A_1", "input": "q", "answer": "", "response": "4"}, r":1: field 'answer': there is no"),
-        ("word.json", {"id": "A_1", "input": "q", "answer": "a few", "response": "4"}, r":1: field 'answer': 'a few'"),
-    ):  # fmt: skip
-        path = write(tmp_path / name, [row])
+    question = {"id": "A_1", "input": "q"}
+    for row, complaint in (
+        ({"answer": "4"}, r":1: field 'response': Field required"),
+        ({"answer": "", "response": "4"}, r":1: field 'answer': there is no gold answer"),
+        ({"answer": "a few", "response": "4"}, r":1: field 'answer': 'a few' is not a number"),
+    ):
+        path = write(tmp_path / "bad.json", [question | row])
         with pytest.raises(InputError, match=rf"^{path}{complaint}"):
             evaluate(path, output, "math")
     with pytest.raises(InputError, match="unknown task 'cooking'"):

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import forked, killed, read, same_after_kills, says, sums, tree, write
 
+from tiny import forked, killed, read, same_after_kills, says, sums, tree, write
 from trice.errors import InputError
 from trice.records import Outcome
 from trice.sampling import Sampling
@@ -204,7 +204,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, asking:
 
 
 def test_wrong_names_of_examples_and_of_what_to_compel_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="examples 'many': there is direct, calls, mixed, or a .jsonl file"):
+    with pytest.raises(InputError, match="examples 'many': there is direct, calls, mixed, or a"):
         find_examples("math", "many")
     with pytest.raises(InputError, match="unknown task 'maths'"):
         find_examples("maths", "direct")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import killed, read, tree, write
 
+from tiny import killed, read, tree, write
 from trice.errors import InputError, TriceError
 from trice.stages.mix import load_kind, mix
 from trice.tasks import load_task
@@ -17,9 +17,15 @@ INSTRUCTION = load_task("math").instruction
 
 def labelled(*numbers: int) -> list[dict[str, Any]]:
     return [
-        {"id": f"A_{i}", "instruction": "own", "input": f"q{i}", "output": f"calculator({i}+1)", "answer": f"{i + 1}"}
+        {
+            "id": f"A_{i}",
+            "instruction": "own",
+            "input": f"q{i}",
+            "output": f"calculator({i}+1)",
+            "answer": f"{i + 1}",
+        }
         for i in numbers
-    ]  # fmt: skip
+    ]
 
 
 def known(*numbers: int) -> list[dict[str, Any]]:

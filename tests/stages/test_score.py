@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import killed, read, tree, write
 
+from tiny import killed, read, tree, write
 from trice.errors import InputError, TriceError
 from trice.records import Ranked
 from trice.stages.score import score

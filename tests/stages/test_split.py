@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import read, same_after_kills, says, sums, tree
 
+from tiny import read, same_after_kills, says, sums, tree
 from trice.errors import InputError
 from trice.sampling import Sampling
 from trice.stages.generate import Asking

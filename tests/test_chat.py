@@ -1,0 +1,90 @@
+"""Chat: what a model does with a typed question, for all to see."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tiny import says
+from trice.chat import adapter_template, chat, show
+from trice.errors import InputError
+from trice.records import Question
+from trice.tasks import grade, load_task
+
+QUESTION = Question(id="x", input="What is 3 times 4?", answer="0")
+
+
+def shown(text: str) -> list[str]:
+    return show(grade(load_task("math"), QUESTION, text)).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (
+            "calculator(3*4)",
+            ["response  calculator(3*4)", "decision  call calculator", "call      3*4",
+             "result    12", "answer    12"],
+        ),
+        (
+            "calculator(3/0)",
+            ["response  calculator(3/0)", "decision  call calculator", "call      3/0",
+             "result    error: division by zero", "answer    none"],
+        ),
+        (
+            "calculator(3*",
+            ["response  calculator(3*", "decision  a malformed call: the parenthesis never closes",
+             "answer    none"],
+        ),
+        ("It is 12.", ["response  It is 12.", "decision  answer without a tool", "answer    12"]),
+        ("", ["response  ", "decision  answer without a tool", "answer    none"]),
+    ],
+)  # fmt: skip
+def test_decision_call_result_and_answer_stand_on_a_line_each(text: str, lines: list[str]) -> None:
+    assert shown(text) == [f"  {line}" for line in lines]
+
+
+def test_no_character_of_the_models_steers_the_terminal() -> None:
+    assert shown("\x1b[2J12\r\n\x9b31m\u202e")[0] == "  response   [2J12   31m "
+    assert len(shown("one\ntwo\nthree 3")) == 3
+
+
+def test_a_template_is_the_adapters_own(tmp_path: Path) -> None:
+    assert adapter_template(None) == adapter_template(tmp_path) == "plain"
+    (tmp_path / "trice.json").write_text(json.dumps({"template": "alpaca"}))
+    assert adapter_template(tmp_path) == "alpaca"
+
+
+def test_questions_are_answered_until_an_empty_line(
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = says(tiny_model("llama"), tmp_path / "five", "5")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("2 and 3?\nAgain {input} ?\n\nnever read\n"))
+    chat(str(model), device="cpu", dtype="float32", max_new_tokens=4)
+    answer = "  response  5\n  decision  answer without a tool\n  answer    5\n"
+    assert capsys.readouterr().out == f"Type a question; an empty line ends.\n> {answer}> {answer}> "
+
+
+def test_the_end_of_input_ends_it(
+    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    chat(str(tiny_model("llama")), device="cpu", dtype="float32")
+    assert capsys.readouterr().out.endswith("> ")
+
+
+def test_wrong_names_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown task 'cooking'"):
+        chat("x", task="cooking")
+    with pytest.raises(InputError, match="unknown template 'plian'"):
+        chat("x", template="plian")
+    with pytest.raises(InputError, match="no adapter here"):
+        chat("x", tmp_path)

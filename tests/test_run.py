@@ -1,0 +1,346 @@
+"""A whole run of a miniature recipe on a tiny model: from questions to the report, whatever stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import killed, read, says, tree
+from trice.errors import InputError
+from trice.recipe import SETTINGS, load_recipe
+from trice.run import run
+
+SMALL = "{max_steps: 2, batch_size: 6, learning_rate: 1e-2, save_every: 1, lora: {r: 2, targets: all-linear}}"
+RECIPE = f"""
+name: miniature
+title: "A miniature"
+device: cpu
+dtype: float32
+batch_size: 8
+max_new_tokens: 8
+data:
+  - {{dataset: starter, train: 6, test: 3}}
+  - {{dataset: SVAMP, train: 6, test: 3}}
+split: {{examples: direct, max_new_tokens: 4}}
+clone: {SMALL}
+collect:
+  - {{origin: few-shot, from: base, examples: calls, compel: call}}
+  - {{origin: early, from: early}}
+  - {{origin: sampled, from: stage-1, samples: 2, temperature: 1.0, top_k: 50}}
+rlef: {SMALL}
+evaluate: {{seeds: [0, 1]}}
+"""
+
+
+def svamp(folder: Path, answer: Callable[[int], int], equation: str = "( {}.0 + {}.0 )") -> Path:
+    """A folder of official files: SVAMP in small, its Nth problem being answered by `answer(N)`."""
+    rows = [
+        {
+            "ID": f"chal-{i}",
+            "Body": f"Tom has {i} {'big ' * (i % 3)}apples.",
+            "Question": "How many are there in the end?",
+            "Equation": equation.format(i, answer(i) - i),
+            "Answer": float(answer(i)),
+            "Type": "Addition",
+        }
+        for i in range(1, 16)
+    ]
+    (folder / "svamp").mkdir(parents=True, exist_ok=True)
+    (folder / "svamp" / "SVAMP.json").write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def five(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model that answers 5."""
+    return says(tiny_model("llama"), tmp_path_factory.mktemp("model") / "five", "5")
+
+
+@pytest.fixture(scope="module")
+def recipe(five: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature; its SVAMP beside it, every other answer being 5."""
+    folder = tmp_path_factory.mktemp("recipe")
+    svamp(folder, lambda i: 5 if i % 2 else 40)
+    path = folder / "miniature.yaml"
+    path.write_text(f"{RECIPE}model: {five}\n")
+    return path
+
+
+def loop(output: Path, recipe: Path, *overrides: str) -> Path:
+    before = os.environ.get("TRICE_DATA")
+    os.environ["TRICE_DATA"] = str(recipe.parent)
+    try:
+        return run(load_recipe(str(recipe), [*overrides, f"output={output}"]))
+    finally:
+        os.environ.pop("TRICE_DATA")
+        os.environ.update({"TRICE_DATA": before} if before else {})
+
+
+def steps(folder: Path) -> list[str]:
+    return [step["name"] for step in json.loads((folder / "run.json").read_text())["steps"]]
+
+
+FIRST_STEPS = [
+    "data", "split starter", "split SVAMP", "label starter wrong", "label SVAMP wrong", "label SVAMP right",
+    "mix", "train stage-1", "evaluate zero-shot", "evaluate stage-1",
+]  # fmt: skip
+LATER_STEPS = [
+    "train stage-1.seed1", "train tool-0", "train tool-100", "collect gold", "collect few-shot",
+    "collect early", "collect sampled", "score", "train stage-2", "train both", "train both.seed1",
+    "evaluate few-shot", "evaluate tool-0", "evaluate tool-100", "evaluate stage-1.seed1",
+    "evaluate stage-2", "evaluate both", "evaluate both.seed1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, begun with two settings and one seed, the others added afterwards."""
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    loop(folder, recipe, "evaluate={settings: [zero-shot, stage-1]}", "title=first")
+    assert steps(folder) == FIRST_STEPS
+    assert list(results(folder)["settings"]) == ["zero-shot", "stage-1"]
+    loop(folder, recipe)
+    return folder
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "results.json").read_text()))
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """What has to be the same in every run: the data, and the models without their checkpoints."""
+    kinds = ("adapter_model.safetensors", "log.jsonl", "trice.json", "README.md")
+    return {
+        name: content
+        for name, content in tree(folder).items()
+        if name.startswith("data/") or (name.endswith(kinds) and "checkpoint" not in name)
+    }
+
+
+def test_settings_and_seeds_may_be_added_and_only_what_is_missing_is_done(whole: Path) -> None:
+    assert steps(whole) == FIRST_STEPS + LATER_STEPS
+
+
+def test_the_data_stand_in_the_published_layout(whole: Path) -> None:
+    names = {name for name in tree(whole) if name.startswith("data/")}
+    results = [f"data/dev/math/math_{name}" for name in (*SETTINGS, "stage-1.seed1", "both.seed1")]
+    assert names == {
+        "data/raw/math/starter.json",
+        "data/raw/math/starter_wrong.json",
+        "data/raw/math/SVAMP.json",
+        "data/raw/math/SVAMP_right.json",
+        "data/raw/math/SVAMP_wrong.json",
+        *(f"data/stage1/math/{name}.json" for name in ("math", "answers", "calls")),
+        *(
+            f"data/stage1/math/{name}{end}.json"
+            for name in ("starter_wrong", "SVAMP_wrong", "SVAMP_right")
+            for end in ("", "_yield")
+        ),
+        "data/stage2/math/math.json",
+        *(f"data/stage2/math/math_{o}_response.json" for o in ("gold", "few-shot", "early", "sampled")),
+        "data/dev/math/math.json",
+        *(f"{name}_response.json" for name in results),
+        *(f"{name}_result.json" for name in results),
+    }
+
+
+def test_targets_are_the_models_own_answers_where_right_and_calls_where_wrong(whole: Path) -> None:
+    right = {row["id"] for row in read(whole / "data/raw/math/SVAMP_right.json")}
+    assert 0 < len(right) < 6
+    stage1 = whole / "data/stage1/math"
+    rows = {row["id"]: row["output"] for row in read(stage1 / "math.json")}
+    assert len(rows) == 12
+    assert {name for name, output in rows.items() if output == "5"} == right
+    assert all(output.startswith("calculator(") for name, output in rows.items() if name not in right)
+    assert all(row["output"].startswith("calculator(") for row in read(stage1 / "calls.json"))
+    assert not any("calculator" in row["output"] for row in read(stage1 / "answers.json"))
+    assert len(read(stage1 / "calls.json")) == len(read(stage1 / "answers.json")) == 12
+
+
+def test_every_question_is_ranked_with_candidates_of_every_origin(whole: Path) -> None:
+    rows = read(whole / "data/stage2/math/math.json")
+    assert len(rows) == 12
+    assert all(row["origin"][0] == "gold" and row["scores"][0] == 20 for row in rows)
+    assert {origin for row in rows for origin in row["origin"]} >= {"gold", "few-shot"}
+    assert len(read(whole / "data/stage2/math/math_sampled_response.json")) == 24
+    forced = read(whole / "data/stage2/math/math_few-shot_response.json")
+    assert all(row["response"].startswith("calculator(") for row in forced)
+
+
+def test_the_report_holds_every_setting_and_seed(whole: Path) -> None:
+    found = results(whole)
+    assert list(found["settings"]) == list(SETTINGS)
+    assert list(found["seeds"]) == ["stage-1", "both"]
+    for measures in found["settings"].values():
+        assert list(measures) == ["starter", "SVAMP", "total"]
+        total = measures["total"]
+        outcomes = [total[name]["count"] for name in ("tool_use", "malformed", "answered")]
+        assert sum(outcomes) == pytest.approx(6)
+    page, text = ((whole / f"report.{kind}").read_text() for kind in ("html", "md"))
+    for name in SETTINGS:
+        assert name in page
+        assert name in text
+    assert "<script src" not in page
+    assert "miniature" in page
+
+
+def test_what_was_run_is_kept_with_it(whole: Path, recipe: Path) -> None:
+    again = load_recipe(str(whole / "recipe.yaml"))
+    assert again == load_recipe(str(recipe), [f"output={whole}"])
+    about = json.loads((whole / "run.json").read_text())
+    assert {"python", "torch", "transformers", "peft"} <= set(about["versions"])
+    assert about["licences"] == {"starter": "MIT", "SVAMP": "MIT"}
+    assert all(step["seconds"] >= 0 and step["peak_memory_mb"] > 0 for step in about["steps"])
+
+
+def test_model_cards_say_data_base_model_and_measures(whole: Path) -> None:
+    shares = results(whole)["settings"]
+    for name, data in {"tool-0": "answers", "tool-100": "calls", "stage-2": "math", "both": "math"}.items():
+        card = (whole / "models" / name / "README.md").read_text()
+        assert "Not evaluated yet" not in card
+        assert f"Data: `{data}.json`" in card
+        assert "/five" in card
+        accuracy = 100 * shares[name]["total"]["accuracy"]["value"]
+        assert f"| total, accuracy | {accuracy:.1f} (" in card
+
+
+def test_adapters_are_there_and_differ_by_setting_and_seed(whole: Path) -> None:
+    weights = [path.read_bytes() for path in sorted(whole.glob("models/*/adapter_model.safetensors"))]
+    assert len(weights) == len(set(weights)) == 7
+
+
+def test_a_finished_run_does_nothing_again_but_its_report(whole: Path, recipe: Path) -> None:
+    before = tree(whole)
+    loop(whole, recipe, "title=Another title")
+    after = tree(whole)
+    assert {name for name in after if after[name] != before.get(name)} <= {
+        "recipe.yaml", "report.html", "report.md", "results.json",
+    }  # fmt: skip
+    assert set(after) == set(before)
+    loop(whole, recipe)
+
+
+def test_killed_again_and_again_a_run_ends_in_the_same_bytes(
+    whole: Path, recipe: Path, tmp_path: Path
+) -> None:
+    folder, kills, stopped_at = tmp_path / "killed", 0, set()
+    for point in cycle((31, 52, 73)):
+        if not killed(point, folder, loop, folder, recipe):
+            break
+        kills += 1
+        stopped_at.add(steps(folder)[-1] if (folder / "run.json").exists() else "")
+    assert kills > 5
+    assert len(stopped_at) > 4
+    assert sorted(steps(folder)) == sorted(steps(whole))
+    ours, theirs = kept(folder), kept(whole)
+    assert sorted(ours) == sorted(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert not list(folder.rglob("*.partial")) + list(folder.rglob(".*.new"))
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("clone.lora.r=3", "clone.lora.r was 2, is now 3"),
+        ("data=[{dataset: starter, train: 6, test: 3}]", "data was "),
+        ("seed=9", "seed was 0, is now 9"),
+        ("evaluate.seeds=[1, 0]", "evaluate.first seed was 0, is now 1"),
+        ("evaluate.few_shot=calls", "evaluate.few_shot was 'mixed', is now 'calls'"),
+        ("collect=[{origin: few-shot, from: base}]", "collect was "),
+    ],
+)
+def test_another_recipe_is_refused_naming_the_key(
+    whole: Path, recipe: Path, override: str, complaint: str
+) -> None:
+    before = tree(whole)
+    with pytest.raises(InputError) as caught:
+        loop(whole, recipe, override)
+    assert f"{whole}: begun with another recipe ({complaint}" in str(caught.value)
+    assert tree(whole) == before
+
+
+def test_a_run_may_be_moved(whole: Path, recipe: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    whole.rename(moved)
+    try:
+        loop(moved, recipe)
+    finally:
+        moved.rename(whole)
+    loop(whole, recipe)
+    assert steps(whole) == FIRST_STEPS + LATER_STEPS
+
+
+def edges(tmp_path: Path, five: Path, settings: Sequence[str], **how: Any) -> Path:
+    """A run on SVAMP alone."""
+    source = svamp(tmp_path / "source", **how)
+    (source / "edge.yaml").write_text(f"{RECIPE}model: {five}\n")
+    only = ["data=[{dataset: SVAMP, train: 6, test: 3}]", "collect=[{origin: early, from: early}]"]
+    wanted = f"evaluate={{settings: [{', '.join(settings)}]}}"
+    return loop(tmp_path / "run", source / "edge.yaml", *only, wanted)
+
+
+def test_a_base_model_right_on_everything(tmp_path: Path, five: Path) -> None:
+    folder = edges(tmp_path, five, ["zero-shot", "stage-1", "tool-100", "both"], answer=lambda i: 5)
+    assert not (folder / "data/raw/math/SVAMP_wrong.json").exists()
+    assert {row["output"] for row in read(folder / "data/stage1/math/math.json")} == {"5"}
+    assert all(row["output"].startswith("calc") for row in read(folder / "data/stage1/math/calls.json"))
+    assert results(folder)["settings"]["zero-shot"]["total"]["accuracy"]["value"] == 1
+    assert results(folder)["need"]["math"]["value"] == 0
+
+
+def test_a_base_model_wrong_on_everything(tmp_path: Path, five: Path) -> None:
+    folder = edges(tmp_path, five, ["zero-shot", "stage-1", "both"], answer=lambda i: 40)
+    assert not (folder / "data/raw/math/SVAMP_right.json").exists()
+    assert all(row["output"].startswith("calc") for row in read(folder / "data/stage1/math/math.json"))
+    assert results(folder)["need"]["math"]["value"] == 1
+
+
+def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path: Path, five: Path) -> None:
+    folder = edges(
+        tmp_path, five, ["stage-1"], answer=lambda i: 5 if i % 2 else 40, equation="( {}.0 + {}.0 + 1.0 )"
+    )
+    assert (folder / "data/stage1/math/SVAMP_wrong.json").read_bytes() == b""
+    assert {row["output"] for row in read(folder / "data/stage1/math/math.json")} == {"5"}
+    assert not (folder / "data/stage1/math/calls.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("task=cooking", "unknown task 'cooking'; there is: math"),
+        ("template=plian", "unknown template 'plian'"),
+        ("model=no/such-model", "model 'no/such-model': neither a folder with a model"),
+        ("data=[{dataset: SVMP}]", "unknown data set 'SVMP'; did you mean 'SVAMP'?"),
+        ("data=[{dataset: GSM8K}]", "gsm8k/train.jsonl: no such file"),
+        ("data=[{dataset: SVAMP, train: 13}]", "SVAMP, train: 13 questions wanted, there are 12"),
+        ("validation=6", "validation=6: starter has 6 to train on"),
+        ("score.reward=none:such", "reward 'none:such': ModuleNotFoundError"),
+        ("split.examples=many", "examples 'many': there is direct, calls, mixed"),
+        ("evaluate.few_shot=own.jsonl", "own.jsonl: no such file"),
+        ("collect=[]", "stage 2 needs candidates"),
+        ("collect=[{origin: a_b, from: base}]", "origin 'a_b': use letters"),
+        ("collect=[{origin: a, from: endpoint, endpoint: {url: here, model: m}}]", "endpoint 'here': not a URL"),
+        ("label={teacher: endpoint, endpoint: {url: 'http://h', model: m, keys_file: no.txt}}", "no.txt: cannot"),
+        ("device=gpu", "--device gpu"),
+        ("dtype=float8", "dtype 'float8'"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_named_before_anything_is_written(
+    recipe: Path, tmp_path: Path, override: str, complaint: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        loop(tmp_path / "run", recipe, override)
+    assert complaint in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_in_the_folder_that_was_damaged_is_named(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: [")
+    with pytest.raises(InputError, match=rf"^{tmp_path}/recipe\.yaml: not YAML"):
+        loop(tmp_path, recipe)
