@@ -101,6 +101,11 @@ def test_released_reads_a_gold_number_with_thousands_separators() -> None:
     assert released(graded("calculator(900+100)", "first", "999", "2", answer="1,000")) == [20, 20, 15, 10]
 
 
+def test_correctness_rewards_nothing_else() -> None:
+    rewards = load_reward("trice.rewards:correctness")(graded(CALL, ANSWER, WRONG_CALL, WRONG, UNCLOSED))
+    assert rewards == [1, 1, 0, 0, 0]
+
+
 def test_released_lets_other_tasks_wrong_answers_tie() -> None:
     def named(pred: str | None, outcome: Outcome = Outcome.ANSWERED) -> Response:
         row = Response(id="Q_1", input="capital?", answer="Paris", response=pred or "")

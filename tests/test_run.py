@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -73,6 +74,7 @@ def recipe(five: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loop(output: Path, recipe: Path, *overrides: str) -> Path:
+    gc.freeze()  # what is there already; a run collects garbage after each step
     before = os.environ.get("TRICE_DATA")
     os.environ["TRICE_DATA"] = str(recipe.parent)
     try:
@@ -295,7 +297,7 @@ def test_a_base_model_right_on_everything(tmp_path: Path, five: Path) -> None:
 
 
 def test_a_base_model_wrong_on_everything(tmp_path: Path, five: Path) -> None:
-    folder = edges(tmp_path, five, ["zero-shot", "stage-1", "both"], answer=lambda i: 40)
+    folder = edges(tmp_path, five, ["zero-shot", "stage-1"], answer=lambda i: 40)
     assert not (folder / "data/raw/math/SVAMP_right.json").exists()
     assert all(row["output"].startswith("calc") for row in read(folder / "data/stage1/math/math.json"))
     assert results(folder)["need"]["math"]["value"] == 1

@@ -30,14 +30,14 @@ class Progress:
             self.row = self.bar.add_task(self.what, total=self.total, completed=self.done)
         return self
 
-    def advance(self, count: int) -> None:
-        """Count `count` more."""
+    def advance(self, count: int, figures: str = "") -> None:
+        """Count `count` more; `figures` are shown beside the count."""
         self.done += count
         if self.bar:
-            self.bar.update(self.row, completed=self.done)
+            self.bar.update(self.row, completed=self.done, description=f"{self.what} {figures}")
         elif time.monotonic() - self.told > EVERY:
             self.told = time.monotonic()
-            notice(f"{self.what}: {self.done} of {self.total}, {self._rate():.1f}/s")
+            notice(f"{self.what}: {self.done} of {self.total}, {self._rate():.1f}/s {figures}".rstrip())
 
     def _rate(self) -> float:
         return (self.done - self.began) / max(1e-9, time.monotonic() - self.started)

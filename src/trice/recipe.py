@@ -24,9 +24,11 @@ SETTINGS: tuple[Setting, ...] = ("zero-shot", "few-shot", "tool-0", "tool-100", 
 
 
 class DataSet(Settings):
-    """A data set by name; sizes default to the paper's. `scale` multiplies `train`."""
+    """A data set by name; sizes default to the paper's, and `scale` multiplies `train`. `hub` fetches it from
+    the Hugging Face hub instead of reading the official files under TRICE_DATA."""
 
     dataset: str
+    hub: bool = False
     train: int | None = Field(None, ge=1)
     test: int | None = Field(None, ge=1)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trice import datasets
 from trice.errors import InputError
 from trice.journal import differences, write_rows, write_text
-from trice.recipe import EndpointAt, Origin, Recipe, dump_recipe, load_recipe
+from trice.recipe import DataSet, EndpointAt, Origin, Recipe, dump_recipe, load_recipe
 from trice.records import Question
 from trice.stages.collect import collect, collect_endpoint, collect_gold, origin_path
 from trice.stages.data import raw_row
@@ -51,7 +51,7 @@ def check(recipe: Recipe) -> None:
     load_template(recipe.template)
     load_reward(recipe.score.reward)
     for entry in recipe.data:
-        part = datasets.load(entry.dataset, train=_scaled(recipe, entry.train), test=entry.test)
+        part = _load(recipe, entry)
         if len(part.train) <= recipe.validation:
             raise InputError(
                 f"validation={recipe.validation}: {entry.dataset} has {len(part.train)} to train on"
@@ -70,8 +70,9 @@ def check(recipe: Recipe) -> None:
     check_model(recipe.model)
 
 
-def _scaled(recipe: Recipe, train: int | None) -> int | None:
-    return None if train is None else max(1, round(train * recipe.scale))
+def _load(recipe: Recipe, entry: DataSet) -> datasets.Split:
+    train = None if entry.train is None else max(1, round(entry.train * recipe.scale))
+    return datasets.load(entry.dataset, hub=entry.hub, train=train, test=entry.test)
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
@@ -151,7 +152,7 @@ class _Loop:
         counts = []
         held_out = self.recipe.validation
         for entry in self.recipe.data:
-            part = datasets.load(entry.dataset, train=_scaled(self.recipe, entry.train), test=entry.test)
+            part = _load(self.recipe, entry)
             train, test = part.train, part.test
             if held_out:
                 train, test = part.train[:-held_out], part.train[-held_out:]

@@ -7,6 +7,7 @@ versions.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -41,7 +42,7 @@ class Steps:
         _reset_peak()
         start = time.perf_counter()
         result = work(*args)
-        gc.collect()
+        _release()
         seconds = round(time.perf_counter() - start, 1)
         if result is not None:
             notice(f"{name}: {result}")
@@ -66,6 +67,13 @@ def hardware() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return {"cpu": cpu, "cores": cores, "memory_gb": round(memory, 1)}
+
+
+def _release() -> None:
+    """Give the memory of a finished step back; glibc keeps freed pages of a model until it is asked."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _reset_peak() -> None:

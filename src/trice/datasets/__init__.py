@@ -79,7 +79,8 @@ def _official(benchmark: Benchmark, source: Path | None, hub: bool) -> Parts:
     if folder is None:
         raise InputError(
             f"{benchmark.name}: no folder of data files; set TRICE_DATA to the one that holds "
-            f"{' and '.join(benchmark.files)}, or fetch them from the hub with `trice data`"
+            f"{' and '.join(benchmark.files)}, or fetch them from the hub "
+            "(`trice data --hub`, `hub: true` in a recipe)"
         )
     return benchmark.read(folder)
 

@@ -7,6 +7,7 @@ with other settings is refused.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ from trice import __version__
 from trice.errors import InputError
 from trice.journal import differences, digest, notice, write_text
 from trice.models.local import LocalModel, attach, check_model, load_base, resolve_dtype
+from trice.progress import Progress
 from trice.prompts import Template
 from trice.training.card import write_card
 from trice.training.packing import Example, Tokens
@@ -125,7 +127,7 @@ def arguments(output: Path, settings: Clone, seed: int, device: Any, steps_per_e
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        logging_steps=settings.log_every,
+        logging_steps=1,
         save_strategy="steps",
         save_steps=settings.save_every or steps_per_epoch,
         seed=seed,
@@ -196,16 +198,21 @@ def _run(
     objective = Objective(token_budget=settings.token_budget)
     if isinstance(settings, Rlef):
         objective = Objective(settings.alpha, settings.margin, settings.length_penalty, settings.token_budget)
+    steps_per_epoch = -(-len(rows) // settings.batch_size)
+    total = settings.max_steps if settings.max_steps > 0 else math.ceil(steps_per_epoch * settings.epochs)
     trainer = TriceTrainer(
         objective,
         model=with_lora(loaded, adapter, settings.lora, seed),
-        args=arguments(output, settings, seed, loaded.device, -(-len(rows) // settings.batch_size)),
+        args=arguments(output, settings, seed, loaded.device, steps_per_epoch),
         train_dataset=rows,
-        callbacks=[Log(output / "log.jsonl", lambda line: notice(f"{stage}  {line}"))],
     )
     trainer.remove_callback(PrinterCallback)
     random.seed(seed)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output))
+    checkpoint = last_checkpoint(output)
+    done = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    with Progress(f"train {output.name}, steps", total, done) as progress:
+        trainer.add_callback(Log(output / "log.jsonl", progress))
+        trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer.model, output)
 
 

@@ -48,7 +48,6 @@ class Clone(Settings):
     max_length: int = Field(512, ge=8)
     token_budget: int = Field(4096, ge=64)
     save_every: int = Field(0, ge=0)
-    log_every: int = Field(1, ge=1)
     report_to: list[str] = []
     lora: Lora = Lora()
 

@@ -9,7 +9,7 @@ never counts. With one response a question, L_rank has no pairs and the objectiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 from trice.errors import TriceError
 from trice.journal import write_rows
 from trice.models.masks import layer_masks
+from trice.progress import Progress
 from trice.training.losses import rank_loss, sequence_scores, token_log_probs
 from trice.training.packing import Example, Packed, Tokens, micro_batches, pack
 
@@ -156,22 +157,23 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
 
 
 class Log(TrainerCallback):  # type: ignore[misc]
-    """Tells of progress as it goes, and keeps the trainer's history as `log.jsonl`."""
+    """Counts steps on `progress`, and keeps the trainer's history as `log.jsonl`."""
 
-    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
-        self.path, self.tell = path, tell
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self.path, self.progress = path, progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        figures = "  ".join(
-            f"{name} {value:.4g}"
-            for name, value in logs.items()
-            if name in ("loss", "sft_loss", "rank_loss", "ordered")
-        )
-        if figures:
-            self.tell(f"step {state.global_step}/{state.max_steps}  {figures}")
-        names = ("loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm")
-        kept = [
-            {"step": entry["step"]} | {name: entry[name] for name in names if name in entry}
-            for entry in state.log_history
-        ]
-        write_rows(self.path, [entry for entry in kept if len(entry) > 1])
+        shown = [name for name in ("loss", "sft_loss", "rank_loss", "ordered") if name in logs]
+        if shown:  # not the closing entry, of run times
+            self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write(state.log_history)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write(state.log_history)
+
+    def _write(self, history: list[dict[str, float]]) -> None:
+        names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm")
+        entries = [{name: entry[name] for name in names if name in entry} for entry in history]
+        write_rows(self.path, [entry for entry in entries if "loss" in entry])
