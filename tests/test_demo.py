@@ -16,9 +16,7 @@ from trice.run import run
 SMALL = [
     "data=[{dataset: starter, train: 24, test: 8}]",
     "clone.batch_size=4",
-    "clone.log_every=1",
     "rlef.batch_size=8",
-    "rlef.log_every=1",
     "max_new_tokens=24",
     "evaluate={settings: [zero-shot, stage-1, both], seeds: [0]}",
 ]

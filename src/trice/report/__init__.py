@@ -58,14 +58,17 @@ def summary(run: Path) -> str:
 def measured(run: Path) -> dict[str, dict[str, str]]:
     """What a model card says of each setting: accuracy and tool use on each data set, with 95% intervals."""
     results = work_out(read_run(run))
+    # Each seed's model has its own card, with its own figures.
+    each = [results.settings, *results.seeds.values()]
     return {
         setting: {
-            f"{dataset}, {name.replace('_', ' ')}": f"{percent(share.value)} ({span(share.low, share.high)})"
+            f"{dataset}, {name.replace('_', ' ')}": f"{percent(share.value)}% ({span(share.low, share.high)})"
             for dataset, shares in datasets.items()
             for name, share in shares.items()
             if name in ("accuracy", "tool_use")
         }
-        for setting, datasets in results.settings.items()
+        for settings in each
+        for setting, datasets in settings.items()
     }
 
 

@@ -219,6 +219,9 @@ def _run(
 def _save(model: Any, output: Path) -> None:
     """The adapter in PEFT's format, each file whole, its configuration last: it marks the folder as finished."""
     scratch = output / ".saving"  # always the same, so that what a kill leaves is tidied up
+    for config in model.peft_config.values():
+        if isinstance(config.target_modules, set):  # a set has another order in every process
+            config.target_modules = sorted(config.target_modules)
     model.save_pretrained(scratch)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         os.replace(scratch / name, output / name)

@@ -101,7 +101,8 @@ def read_settings(kind: type[SettingsT], overrides: Sequence[str]) -> SettingsT:
 
 
 def _complaint(kind: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors()[0]
+    errors = error.errors()  # of a misspelt required key two complaints: the unknown one says more
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"key '{path}': {first['msg'].removeprefix('Value error, ')}"
