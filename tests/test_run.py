@@ -209,7 +209,7 @@ def test_model_cards_say_data_base_model_and_measures(whole: Path) -> None:
         assert f"Data: `{data}.json`" in card
         assert "/five" in card
         accuracy = 100 * shares[name]["total"]["accuracy"]["value"]
-        assert f"| total, accuracy | {accuracy:.1f} (" in card
+        assert f"| total, accuracy | {accuracy:.1f}% (" in card
 
 
 def test_adapters_are_there_and_differ_by_setting_and_seed(whole: Path) -> None:
