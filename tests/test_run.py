@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tiny import killed, read, says, tree
 from trice.errors import InputError
@@ -75,11 +76,13 @@ def recipe(five: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loop(output: Path, recipe: Path, *overrides: str) -> Path:
     gc.freeze()  # what is there already; a run collects garbage after each step
-    before = os.environ.get("TRICE_DATA")
+    before, threads = os.environ.get("TRICE_DATA"), torch.get_num_threads()
     os.environ["TRICE_DATA"] = str(recipe.parent)
+    torch.set_num_threads(1)  # as in the processes that are killed: other threads round otherwise
     try:
         return run(load_recipe(str(recipe), [*overrides, f"output={output}"]))
     finally:
+        torch.set_num_threads(threads)
         os.environ.pop("TRICE_DATA")
         os.environ.update({"TRICE_DATA": before} if before else {})
 

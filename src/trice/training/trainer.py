@@ -57,7 +57,9 @@ def log_probs(model: Any, packed: Packed) -> torch.Tensor:
     hidden_RTD = body(
         input_ids=packed.tokens_RT, position_ids=packed.positions_RT, attention_mask=mask, use_cache=False
     )[0]
-    hidden_ND = hidden_RTD.flatten(0, 1)[packed.source_N]
+    # Not by indexing: several responses share a prompt's last position, and the backward pass of indexing adds
+    # their gradients in whatever order threads come, which would give other bytes in every run.
+    hidden_ND = hidden_RTD.flatten(0, 1).index_select(0, packed.source_N)
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return token_log_probs(hidden_ND, model.get_output_embeddings().weight, packed.target_N, cap)
 
