@@ -123,6 +123,23 @@ def test_a_step_has_one_gradient_however_its_batch_is_cut(exact: Any, tmp_path: 
     torch.testing.assert_close(step(turned, budget), whole, rtol=1e-10, atol=1e-12)
 
 
+def test_the_same_step_gives_the_same_bits_on_several_threads(tiny_model: Callable[[str], Path]) -> None:
+    """Many responses share the prompt's last position, where their gradients meet."""
+    loaded = load_base(str(tiny_model("llama")), device="cpu", dtype="float32")
+    model = with_lora(loaded, None, Lora(r=2, dropout=0, targets="all-linear"), 0)
+    responses = [Tokens([4 + i % 7, 5 + i % 11, 6 + i % 13] * 5, [True] * 15) for i in range(100)]
+    batch = pack([Example([1, 5, 6, 7], responses, [float(i % 3) for i in range(100)])])
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        parts = measure(model.get_base_model(), batch, Objective())
+        (parts.sft + parts.rank).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+    first = gradient()
+    assert all(torch.equal(gradient(), first) for _ in range(10))
+
+
 def test_the_best_response_is_the_first_of_equals(tiny_model: Callable[[str], Path]) -> None:
     model = load(str(tiny_model("llama")), device="cpu", dtype="float32").model
     example = replace(questions()[0], rewards=[15.0, 20.0, 20.0])
