@@ -37,7 +37,7 @@ class Progress:
             self.bar.update(self.row, completed=self.done, description=f"{self.what} {figures}")
         elif time.monotonic() - self.told > EVERY:
             self.told = time.monotonic()
-            notice(f"{self.what}: {self.done} of {self.total}, {self._rate():.1f}/s {figures}".rstrip())
+            notice(f"{self.what}: {self.done} of {self.total}, {self._rate():.3g}/s {figures}".rstrip())
 
     def _rate(self) -> float:
         return (self.done - self.began) / max(1e-9, time.monotonic() - self.started)
@@ -48,4 +48,4 @@ class Progress:
         if self.bar:
             self.bar.stop()
         if kind is None and self.done > self.began:
-            notice(f"{self.what}: {self.done} of {self.total}, {self._rate():.1f}/s")
+            notice(f"{self.what}: {self.done} of {self.total}, {self._rate():.3g}/s")
