@@ -387,10 +387,9 @@ def _asking(
 
 
 def _endpoint(url: str, model: str, keys_file: Path | None) -> Any:
-    from trice.models.endpoint import Endpoint
-    from trice.models.keys import api_keys
+    from trice.models.endpoint import connect
 
-    return Endpoint(url, model, api_keys(keys_file))
+    return connect(url, model, keys_file)
 
 
 def main() -> None:

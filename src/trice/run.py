@@ -96,10 +96,9 @@ def _fixed(recipe: Recipe) -> dict[str, Any]:
 
 
 def _endpoint(at: EndpointAt) -> Endpoint:
-    from trice.models.endpoint import Endpoint
-    from trice.models.keys import api_keys
+    from trice.models.endpoint import connect
 
-    return Endpoint(at.url, at.model, api_keys(at.keys_file), at.timeout)
+    return connect(at.url, at.model, at.keys_file, at.timeout)
 
 
 def _filled(paths: Iterable[Path]) -> list[Path]:

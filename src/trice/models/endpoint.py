@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from trice.calls import MAX_RESPONSE
 from trice.errors import InputError, TriceError
-from trice.models.keys import NO_KEY, KeyRing
+from trice.models.keys import NO_KEY, KeyRing, api_keys
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -91,6 +92,11 @@ class Endpoint:
             options["stop"] = list(stop)
         asks = [[dict(message) for message in request] for request in requests]
         return asyncio.run(_complete(self, asks, done, options, samples, seed))
+
+
+def connect(url: str, model: str, keys_file: Path | None = None, timeout: float = 60) -> Endpoint:
+    """The endpoint with the user's keys, as `api_keys` finds them."""
+    return Endpoint(url, model, api_keys(keys_file), timeout)
 
 
 async def _complete(
