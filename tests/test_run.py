@@ -270,6 +270,18 @@ def test_another_recipe_is_refused_naming_the_key(
     assert tree(whole) == before
 
 
+def test_stage_2_may_be_decided_after_stage_1(tmp_path: Path, five: Path) -> None:
+    folder = edges(tmp_path, five, ["stage-1"], answer=lambda i: i + 5)
+    adapter = (folder / "models/stage-1/adapter_model.safetensors").read_bytes()
+    edge, only = tmp_path / "source/edge.yaml", "data=[{dataset: SVAMP, train: 6, test: 3}]"
+    both = "evaluate={settings: [stage-1, both]}"
+    loop(folder, edge, only, both, "rlef.alpha=0.5")
+    assert (folder / "models/stage-1/adapter_model.safetensors").read_bytes() == adapter
+    assert json.loads((folder / "models/both/trice.json").read_text())["alpha"] == 0.5
+    with pytest.raises(InputError, match=r"rlef.alpha was 0.5, is now 0.25"):
+        loop(folder, edge, only, both, "rlef.alpha=0.25")
+
+
 def test_a_run_may_be_moved(whole: Path, recipe: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     whole.rename(moved)

@@ -138,6 +138,11 @@ class Recipe(Settings):
         return self
 
     @property
+    def ranked(self) -> bool:
+        """Whether a setting needs stage 2, and so candidates."""
+        return not {"stage-2", "both"}.isdisjoint(self.evaluate.settings)
+
+    @property
     def folder(self) -> Path:
         """Where the run lives: `output`, else `runs/<name>`."""
         return self.output or Path("runs") / self.name

@@ -2,7 +2,8 @@
 
 Every step calls the stage of its name and leaves its files in the run's folder, in the published layout. Run
 again, finished steps are skipped and the interrupted one goes on where it was. A folder begun with another
-recipe is refused, except for what is evaluated: settings and seeds may be added.
+recipe is refused, except for what is evaluated: settings and seeds may be added, and what stage 2 is made of may
+change until a setting needs it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def check(recipe: Recipe) -> None:
             )
     for examples in (recipe.split.examples, recipe.evaluate.few_shot, *(o.examples for o in recipe.collect)):
         find_examples(recipe.task, examples)
-    if any(setting in ("stage-2", "both") for setting in recipe.evaluate.settings) and not recipe.collect:
+    if recipe.ranked and not recipe.collect:
         raise InputError(f"{recipe.name}: stage 2 needs candidates: give the key 'collect' its origins")
     for origin in recipe.collect:
         origin_path(recipe.folder, recipe.task, origin.origin)
@@ -79,7 +80,8 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     """Keep the recipe in the run's folder. Raises InputError where it was begun with another one."""
     path = folder / "recipe.yaml"
     if path.is_file():
-        before, now = (_fixed(each) for each in (load_recipe(str(path)), recipe))
+        begun = load_recipe(str(path))
+        before, now = (_fixed(each, ranked=begun.ranked) for each in (begun, recipe))
         if before != now:
             raise InputError(
                 f"{folder}: begun with another recipe ({differences(before, now)}); "
@@ -88,9 +90,11 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     write_text(path, dump_recipe(recipe))
 
 
-def _fixed(recipe: Recipe) -> dict[str, Any]:
-    """What may not change in a folder. The first seed's models go by their setting's name alone."""
-    value = recipe.model_dump(mode="json", by_alias=True, exclude={"title", "output"})
+def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
+    """What may not change in a folder; `ranked` where stage 2 was among its settings. The first seed's models go
+    by their setting's name alone."""
+    free = {"title", "output"} if ranked else {"title", "output", "collect", "score", "rlef"}
+    value = recipe.model_dump(mode="json", by_alias=True, exclude=free)
     value["evaluate"] = {"few_shot": recipe.evaluate.few_shot, "first seed": recipe.evaluate.seeds[0]}
     return value
 

@@ -81,6 +81,16 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
     return model
 
 
+def compile_layers(model: Any) -> None:
+    """Compile every decoder layer, for any shape: one layer's code serves all, where a whole model would take
+    minutes to compile."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):  # what transformers' decoder layers derive from
+            module.compile(dynamic=True)
+
+
 def claim(output: Path, settings: dict[str, Any]) -> bool:
     """Make `output` this run's own. Returns True where it is already finished.
 
@@ -200,9 +210,12 @@ def _run(
         objective = Objective(settings.alpha, settings.margin, settings.length_penalty, settings.token_budget)
     steps_per_epoch = -(-len(rows) // settings.batch_size)
     total = settings.max_steps if settings.max_steps > 0 else math.ceil(steps_per_epoch * settings.epochs)
+    model = with_lora(loaded, adapter, settings.lora, seed)
+    if settings.compile:
+        compile_layers(model)
     trainer = TriceTrainer(
         objective,
-        model=with_lora(loaded, adapter, settings.lora, seed),
+        model=model,
         args=arguments(output, settings, seed, loaded.device, steps_per_epoch),
         train_dataset=rows,
     )

@@ -10,6 +10,7 @@ never counts. With one response a question, L_rank has no pairs and the objectiv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,13 @@ def _sft_tokens(examples: Sequence[Example]) -> int:
     return max(1, sum(sum(response.loss) for response in best))
 
 
+def _mixed(model: Any) -> Any:
+    """Over a half-precision base, LoRA's float32 weights are multiplied in half precision too: elsewhere they
+    would drag every layer's input through float32."""
+    half = model.dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(model.device.type, model.dtype) if half else nullcontext()
+
+
 class TriceTrainer(Trainer):  # type: ignore[misc]
     """`Trainer` over lists of `Example`."""
 
@@ -128,7 +136,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         causal = self.accelerator.unwrap_model(model)
         causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
         for part in micro_batches(inputs, self.objective.token_budget):
-            with self.compute_loss_context_manager():
+            with self.compute_loss_context_manager(), _mixed(causal):
                 measured = measure(causal, pack(part, self.args.device), self.objective)
                 loss = measured.sft / tokens + self.objective.alpha * measured.rank / questions
             self.accelerator.backward(loss / self.args.gradient_accumulation_steps)
