@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from trice.errors import InputError, TriceError
+from trice.records import Row
 
 RowT = TypeVar("RowT", bound=BaseModel)
 
@@ -40,11 +41,14 @@ def _why(error: ValidationError) -> str:
 
 
 def validate(row_type: type[RowT], value: object, where: str) -> RowT:
-    """`value` as a `row_type`. Raises InputError, beginning with `where`, naming the field at fault."""
+    """`value`, which stands at `where`, as a `row_type`. Raises InputError naming the field at fault."""
     try:
-        return row_type.model_validate(value)
+        row = row_type.model_validate(value)
     except ValidationError as error:
         raise InputError(f"{where}: {_why(error)}") from None
+    if isinstance(row, Row):
+        row._where = where
+    return row
 
 
 def read_text(path: Path) -> str:

@@ -138,6 +138,11 @@ class Recipe(Settings):
         return self
 
     @property
+    def trains(self) -> bool:
+        """Whether a setting is more than the base model."""
+        return not {"zero-shot", "few-shot"}.issuperset(self.evaluate.settings)
+
+    @property
     def ranked(self) -> bool:
         """Whether a setting needs stage 2, and so candidates."""
         return not {"stage-2", "both"}.isdisjoint(self.evaluate.settings)

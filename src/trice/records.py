@@ -44,6 +44,18 @@ class Row(BaseModel):
     """A JSON object on one line of a file; unknown fields are kept."""
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+    _where: str = ""
+
+    @property
+    def where(self) -> str:
+        """The file and line it was read from, for messages; empty for a row made here."""
+        return self._where
+
+    def __eq__(self, other: object) -> bool:
+        # pydantic's own would compare where they were read as well
+        return (
+            isinstance(other, Row) and type(self) is type(other) and self.model_dump() == other.model_dump()
+        )
 
 
 class Question(Row):

@@ -47,6 +47,7 @@ def check(recipe: Recipe) -> None:
     from trice.models.local import check_model, pick_device, resolve_dtype
     from trice.prompts import load_template
     from trice.rewards import load_reward
+    from trice.training.machine import check_machine
 
     load_task(recipe.task)
     load_template(recipe.template)
@@ -69,6 +70,10 @@ def check(recipe: Recipe) -> None:
     resolve_dtype(recipe.dtype, recipe.device)
     pick_device(recipe.device)
     check_model(recipe.model)
+    if recipe.trains:
+        check_machine(recipe.clone, recipe.device)
+    if recipe.ranked:
+        check_machine(recipe.rlef, recipe.device)
 
 
 def _load(recipe: Recipe, entry: DataSet) -> datasets.Split:
@@ -134,9 +139,8 @@ class _Loop:
         self.steps = Steps(folder, about)
 
     def run(self) -> None:
-        wanted = set(self.recipe.evaluate.settings)
         self.steps.do("data", self._data)
-        if wanted - {"zero-shot", "few-shot"}:
+        if self.recipe.trains:
             self._prepare()
         for setting, seed in self._trained():
             if setting in ("stage-2", "both"):

@@ -82,6 +82,7 @@ def test_an_answer_that_is_not_a_number_is_named_before_the_model_is_loaded(
     tmp_path: Path, five: Asking
 ) -> None:
     data = sums(tmp_path / "S.json", answer=lambda i: "a few" if i == 2 else "5")
-    with pytest.raises(InputError, match=rf"^{data}:3: field 'answer': 'a few' is not a number$"):
+    data.write_text("\n" + data.read_text())  # blank lines count
+    with pytest.raises(InputError, match=rf"^{data}:4: field 'answer': 'a few' is not a number$"):
         split(data, "math", replace(five, device="gpu"))
     assert sorted(tree(tmp_path)) == ["S.json"]

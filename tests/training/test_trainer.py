@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from torch._dynamo.utils import counters
 
 from trice.errors import InputError, TriceError
 from trice.models.local import LocalModel, load, load_base
@@ -481,3 +482,44 @@ def test_an_adapter_of_another_shape_is_refused(
         rlef(work / "ranked.json", tmp_path / "out", model, adapter, device="cpu", dtype="float32")
     with pytest.raises(InputError, match="does not fit model"):
         load(model, adapter, device="cpu", dtype="float32")
+
+
+PLAIN = CLONE.model_copy(update={"max_steps": 2, "lora": Lora(r=4, dropout=0, targets="all-linear")})
+COMPILED = PLAIN.model_copy(update={"compile": True})
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_train_the_same(work: Path, llama: str, tmp_path: Path) -> None:
+    torch.compiler.reset()
+    counters.clear()
+    compiled, plain = (
+        log(again(work, llama, tmp_path / str(settings.compile), settings=settings))
+        for settings in (COMPILED, PLAIN)
+    )
+    assert counters["stats"]["unique_graphs"] >= 1
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert ours["sft_loss"] == pytest.approx(theirs["sft_loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (COMPILED, r"^compile: torch\.compile does not work on this machine \(.*nosuch"),
+        (CLONE.model_copy(update={"report_to": ["nosuch"]}), "^report_to: nosuch is not supported"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_before_any_model(
+    settings: Clone, complaint: str, work: Path, llama: str, tmp_path: Path, no_model: None
+) -> None:
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
+    torch.compiler.reset()
+    with (
+        config.patch({"cpp.cxx": (None, "nosuch")}),
+        fresh_cache(),
+        pytest.raises(InputError, match=complaint),
+    ):
+        again(work, llama, tmp_path / "run", settings=settings)
+    assert not (tmp_path / "run").exists()

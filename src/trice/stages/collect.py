@@ -35,9 +35,9 @@ def origin_path(folder: Path, task: str, origin: str) -> Path:
 def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) -> Path:
     """The stage-1 rows as the gold candidates; rows without an id cannot be joined and are refused."""
     rows = read_rows(data, Labelled)[:limit]
-    for number, row in enumerate(rows, start=1):
+    for row in rows:
         if not row.id:
-            raise InputError(f"{data}:{number}: field 'id': is missing")
+            raise InputError(f"{row.where}: field 'id': is missing")
     path = origin_path(folder, task, "gold")
     write_rows(path, rows)
     return path

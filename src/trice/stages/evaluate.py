@@ -22,7 +22,7 @@ def evaluate(
     """
     chosen = load_task(task)
     rows = read_rows(data, Response)[:limit]
-    check_questions(chosen, rows, str(data))
+    check_questions(chosen, rows)
     graded = [grade(chosen, row, row.response, row.origin, row.sample) for row in rows]
     measures = by_dataset(graded, read_rows(base, Response) if base else None)
     write_rows(output, graded)

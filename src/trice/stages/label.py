@@ -76,7 +76,7 @@ def _questions(data: Path, task: Task, limit: int | None) -> list[Question]:
     if limit is not None and limit < 1:
         raise InputError(f"limit: {limit} is less than 1")
     questions = journal.read_rows(data, Question)
-    check_questions(task, questions, str(data))
+    check_questions(task, questions)
     return questions[:limit]
 
 

@@ -30,7 +30,7 @@ def score(
     if not gold_path.is_file():
         raise InputError(f"{data}: no gold responses here ({gold_path.name} is missing)")
     golds = read_rows(gold_path, Labelled)
-    questions = _questions(golds, chosen, gold_path)
+    questions = _questions(golds, chosen)
     candidates = _candidates(data, task)
     ranked = []
     for gold, question in zip(golds, questions, strict=True):
@@ -41,18 +41,18 @@ def score(
     return ranked
 
 
-def _questions(golds: Sequence[Labelled], task: Task, path: Path) -> list[Question]:
+def _questions(golds: Sequence[Labelled], task: Task) -> list[Question]:
     """The questions of the gold responses. Raises InputError for one without an id of its own, or with a gold
     answer that could never be matched."""
     known = set()
     questions = []
-    for number, gold in enumerate(golds, start=1):
-        question = validate(Question, gold.model_dump(exclude={"output"}), f"{path}:{number}")
+    for gold in golds:
+        question = validate(Question, gold.model_dump(exclude={"output"}), gold.where)
         if (question.dataset, question.id) in known:
-            raise InputError(f"{path}:{number}: field 'id': '{question.id}' stands in an earlier row too")
+            raise InputError(f"{gold.where}: field 'id': '{question.id}' stands in an earlier row too")
         known.add((question.dataset, question.id))
         questions.append(question)
-    check_questions(task, questions, str(path))
+    check_questions(task, questions)
     return questions
 
 

@@ -33,7 +33,7 @@ def split(data: Path, task: str, asking: Asking, *, limit: int | None = None) ->
     A response with a call is wrong here, whatever it gives: the question is whether the model knows.
     """
     chosen = load_task(task)
-    check_questions(chosen, read_rows(data, Question)[:limit], str(data))
+    check_questions(chosen, read_rows(data, Question)[:limit])
     answers = data.with_name(f".{data.stem}_answers.json")  # removed at the end: no name a user's file has
     rows = generate(data, answers, task, asking, origin="base", limit=limit)
     graded = [grade(chosen, row, row.response, row.origin) for row in rows]

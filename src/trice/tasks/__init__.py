@@ -65,10 +65,10 @@ def grade(task: Task, question: Question, text: str, origin: str = "", sample: i
     )
 
 
-def check_questions(task: Task, questions: Sequence[Question], where: str) -> None:
+def check_questions(task: Task, questions: Sequence[Question]) -> None:
     """Raise InputError for the first question whose gold answer the task's own judge could never accept."""
-    for number, question in enumerate(questions, start=1):
+    for question in questions:
         try:
             task.check(question.answers)
         except ValueError as error:
-            raise InputError(f"{where}:{number}: field 'answer': {error}") from None
+            raise InputError(f"{question.where}: field 'answer': {error}") from None

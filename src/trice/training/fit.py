@@ -23,6 +23,7 @@ from trice.models.local import LocalModel, attach, check_model, load_base, resol
 from trice.progress import Progress
 from trice.prompts import Template
 from trice.training.card import write_card
+from trice.training.machine import check_machine, compile_layers
 from trice.training.packing import Example, Tokens
 from trice.training.settings import Clone, Lora, Rlef
 
@@ -79,16 +80,6 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
     # The base is frozen: PEFT need not ask the hub, at every save, whether its vocabulary was changed.
     model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     return model
-
-
-def compile_layers(model: Any) -> None:
-    """Compile every decoder layer, for any shape: one layer's code serves all, where a whole model would take
-    minutes to compile."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):  # what transformers' decoder layers derive from
-            module.compile(dynamic=True)
 
 
 def claim(output: Path, settings: dict[str, Any]) -> bool:
@@ -168,6 +159,7 @@ def fit(
 ) -> Path:
     """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer."""
     check_model(model, adapter)
+    check_machine(settings, device)
     dtype = resolve_dtype(dtype, device)
     made_by = {
         "stage": stage,

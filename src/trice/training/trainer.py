@@ -123,7 +123,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, objective: Objective, **kwargs: Any) -> None:
         super().__init__(data_collator=list, **kwargs)
         self.objective = objective
-        self._logged: list[dict[str, float]] = []
+        self._figures: dict[str, float] = {}
 
     def training_step(
         self, model: Any, inputs: list[Example], num_items_in_batch: Any = None
@@ -153,17 +153,11 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         if pairs:
             figures["rank_loss"] = sum(float(part.rank.detach()) for part in parts) / questions
             figures["ordered"] = sum(part.ordered for part in parts) / pairs
-        self._logged.append(figures)
+        self._figures = figures
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means of our own figures since the last log to the trainer's."""
-        if "loss" in logs:
-            for name in ("sft_loss", "rank_loss", "ordered"):
-                values = [figures[name] for figures in self._logged if name in figures]
-                if values:
-                    logs[name] = sum(values) / len(values)
-            self._logged.clear()
-        super().log(logs, *args, **kwargs)
+        """Add our own figures of the step to the trainer's, which logs every step."""
+        super().log(logs | self._figures if "loss" in logs else logs, *args, **kwargs)
 
 
 class Log(TrainerCallback):  # type: ignore[misc]
