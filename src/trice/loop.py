@@ -1,0 +1,275 @@
+"""The steps of a run: what each setting needs, in order, every one the stage of its name.
+
+A finished step is skipped, an interrupted one goes on where it was: `trice.steps` and the stages see to that.
+Nothing here checks a recipe or claims a folder: that is `trice.run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trice import datasets
+from trice.journal import write_rows
+from trice.recipe import DataSet, EndpointAt, Origin, Recipe
+from trice.records import Question
+from trice.stages.collect import collect, collect_endpoint, collect_gold
+from trice.stages.data import raw_row
+from trice.stages.evaluate import describe, evaluate
+from trice.stages.generate import Asking, ask, find_examples, generate
+from trice.stages.label import label
+from trice.stages.mix import mix
+from trice.stages.score import score
+from trice.stages.split import split
+from trice.steps import Steps
+from trice.tasks import load_task
+
+if TYPE_CHECKING:
+    from trice.models.endpoint import Endpoint
+    from trice.stages.teachers import Teacher
+
+
+def load_data(recipe: Recipe, entry: DataSet) -> datasets.Split:
+    """An entry's questions; `scale` multiplies those to train on. Raises InputError where they are not there."""
+    train = None if entry.train is None else max(1, round(entry.train * recipe.scale))
+    return datasets.load(entry.dataset, hub=entry.hub, train=train, test=entry.test)
+
+
+def open_endpoint(at: EndpointAt) -> Endpoint:
+    """A client of the endpoint. Raises InputError for missing keys."""
+    from trice.models.endpoint import connect
+
+    return connect(at.url, at.model, at.keys_file, at.timeout)
+
+
+def _filled(paths: Iterable[Path]) -> list[Path]:
+    """The files with rows: a model can be right on nothing, and a teacher's labels can all be rejected."""
+    return [path for path in paths if path.is_file() and path.stat().st_size]
+
+
+class Loop:
+    """One run: where its files are, and the steps in order."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        from trice.models import gemma
+
+        self.recipe, self.folder = recipe, folder
+        self.names = [entry.dataset for entry in recipe.data]
+        self.raw, self.stage1, self.stage2, self.dev = (
+            folder / "data" / part / recipe.task for part in ("raw", "stage1", "stage2", "dev")
+        )
+        licences = {entry.name: entry.licence for entry in datasets.catalogue() if entry.name in self.names}
+        if recipe.model == gemma.NAME:
+            licences["Gemma 3 270M"] = gemma.LICENCE
+        about = {
+            "name": recipe.name,
+            "title": recipe.title,
+            "model": recipe.model,
+            "seed": recipe.seed,
+            "licences": licences,
+        }
+        self.steps = Steps(folder, about)
+
+    def run(self) -> None:
+        self.steps.do("data", self._data)
+        if self.recipe.trains:
+            self._prepare()
+        for setting, seed in self._trained():
+            if setting in ("stage-2", "both"):
+                self._candidates()
+            name = self._name(setting, seed)
+            self.steps.do(f"train {name}", self._train, setting, seed)
+        for name in self._evaluated():
+            self.steps.do(f"evaluate {name}", self._evaluate, name)
+        self._report()
+
+    # Data, split, label, mix
+
+    def _data(self) -> str:
+        task = load_task(self.recipe.task)
+        tests: list[Question] = []
+        counts = []
+        held_out = self.recipe.validation
+        for entry in self.recipe.data:
+            part = load_data(self.recipe, entry)
+            train, test = part.train, part.test
+            if held_out:
+                train, test = part.train[:-held_out], part.train[-held_out:]
+            write_rows(self.raw / f"{entry.dataset}.json", map(raw_row, train))
+            tests += [ask(question, task) for question in test]
+            counts.append(f"{entry.dataset} {len(train)} + {len(test)}")
+        write_rows(self.dev / f"{self.recipe.task}.json", tests)
+        return "questions to train + test: " + ", ".join(counts)
+
+    def _prepare(self) -> None:
+        recipe = self.recipe
+        direct = self._asking(
+            examples=find_examples(recipe.task, recipe.split.examples),
+            sampling=recipe.sampling(max_new_tokens=recipe.split.max_new_tokens),
+        )
+        for name in self.names:
+            self.steps.do(f"split {name}", split, self.raw / f"{name}.json", recipe.task, direct)
+        for name in self.names:
+            for half in ("wrong", "right"):
+                source = self.raw / f"{name}_{half}.json"
+                if source.is_file():
+                    self.steps.do(f"label {name} {half}", self._label, source)
+        self.steps.do("mix", self._mix)
+
+    def _label(self, source: Path) -> object:
+        return label(source, self.stage1 / source.name, self.recipe.task, self._teacher())
+
+    def _teacher(self) -> Teacher:
+        from trice.stages.teachers import load_teacher
+
+        chosen = self.recipe.label
+        client = open_endpoint(chosen.endpoint) if chosen.endpoint else None
+        return load_teacher(chosen.teacher, self.recipe.task, client, chosen.retries)
+
+    def _mix(self) -> None:
+        """The stage-1 data of every trained setting: stage-1 itself, and the 0% and 100% tool baselines."""
+        task, seed = self.recipe.task, self.recipe.seed
+        wrong = _filled(self.stage1 / f"{name}_wrong.json" for name in self.names)
+        right = _filled(self.stage1 / f"{name}_right.json" for name in self.names)
+        known = _filled(self.raw / f"{name}_right.json" for name in self.names)
+        questions = [self.raw / f"{name}.json" for name in self.names]
+        mix(wrong, self._mixed("stage-1"), task, right=known, seed=seed)
+        mix([], self._mixed("tool-0"), task, kind="answers", questions=questions, seed=seed)
+        if wrong or right:
+            mix([*wrong, *right], self._mixed("tool-100"), task, kind="calls", seed=seed)
+
+    def _mixed(self, setting: str) -> Path:
+        return self.stage1 / {"tool-0": "answers.json", "tool-100": "calls.json"}.get(
+            setting, f"{self.recipe.task}.json"
+        )
+
+    # Training
+
+    def _trained(self) -> Iterator[tuple[str, int]]:
+        """Settings to train, with seeds, each after what it builds on."""
+        wanted = set(self.recipe.evaluate.settings)
+        seeds = self.recipe.evaluate.seeds
+        if wanted & {"stage-1", "stage-2", "both"}:
+            yield from (("stage-1", seed) for seed in (seeds if wanted & {"stage-1", "both"} else seeds[:1]))
+        for setting in ("tool-0", "tool-100", "stage-2"):
+            if setting in wanted:
+                yield setting, seeds[0]
+        if "both" in wanted:
+            yield from (("both", seed) for seed in seeds)
+
+    def _name(self, setting: str, seed: int) -> str:
+        return setting if seed == self.recipe.evaluate.seeds[0] else f"{setting}.seed{seed}"
+
+    def _model(self, name: str) -> Path:
+        return self.folder / "models" / name
+
+    def _train(self, setting: str, seed: int) -> None:
+        from trice.training.clone import clone
+        from trice.training.rlef import rlef
+
+        recipe, output, data = self.recipe, self._model(self._name(setting, seed)), self._trained_on(setting)
+        how: dict[str, Any] = {
+            "template": recipe.template,
+            "seed": seed,
+            "device": recipe.device,
+            "dtype": recipe.dtype,
+        }
+        if setting in ("stage-2", "both"):
+            adapter = self._model(self._name("stage-1", seed)) if setting == "both" else None
+            rlef(data, output, recipe.model, adapter, settings=recipe.rlef, **how)
+        else:
+            clone(data, output, recipe.model, settings=recipe.clone, **how)
+
+    def _trained_on(self, setting: str) -> Path:
+        return self._ranked if setting in ("stage-2", "both") else self._mixed(setting)
+
+    # Candidates
+
+    @property
+    def _ranked(self) -> Path:
+        return self.stage2 / f"{self.recipe.task}.json"
+
+    def _candidates(self) -> None:
+        task, data = self.recipe.task, self._mixed("stage-1")
+        self.steps.do("collect gold", collect_gold, data, self.stage2, task)
+        for origin in self.recipe.collect:
+            self.steps.do(f"collect {origin.origin}", self._collect, data, origin)
+        self.steps.do("score", self._score)
+
+    def _collect(self, data: Path, origin: Origin) -> None:
+        recipe = self.recipe
+        examples = find_examples(recipe.task, origin.examples)
+        sampling = recipe.sampling(
+            samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p
+        )
+        if origin.endpoint is not None:
+            client = open_endpoint(origin.endpoint)
+            collect_endpoint(
+                data, self.stage2, recipe.task, origin.origin, client, examples=examples, sampling=sampling
+            )
+            return
+        asking = self._asking(
+            adapter=self._checkpoint(origin.source),
+            examples=examples,
+            compel=origin.compel,
+            sampling=sampling,
+        )
+        collect(data, self.stage2, recipe.task, origin.origin, asking)
+
+    def _checkpoint(self, source: str) -> Path | None:
+        """The stage-1 adapter an origin means; `early` is its first checkpoint."""
+        stage1 = self._model("stage-1")
+        if source == "early":
+            steps = sorted(stage1.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+            return steps[0] if steps else stage1
+        return stage1 if source == "stage-1" else None
+
+    def _score(self) -> str:
+        chosen = self.recipe.score
+        rows = score(
+            self.stage2, self._ranked, self.recipe.task, reward=chosen.reward, distinct=chosen.distinct
+        )
+        count = sum(len(row.responses) for row in rows)
+        return f"{count} candidates of {len(rows)} questions, {count / len(rows):.1f} each"
+
+    # Evaluation
+
+    def _evaluated(self) -> list[str]:
+        seeds = self.recipe.evaluate.seeds
+        return [
+            self._name(setting, seed)
+            for setting in self.recipe.evaluate.settings
+            for seed in (seeds if setting in ("stage-1", "both") else seeds[:1])
+        ]
+
+    def _evaluate(self, name: str) -> str:
+        task, test = self.recipe.task, self.dev / f"{self.recipe.task}.json"
+        few_shot = find_examples(task, self.recipe.evaluate.few_shot) if name == "few-shot" else ()
+        adapter = None if name in ("zero-shot", "few-shot") else self._model(name)
+        responses = self.dev / f"{task}_{name}_response.json"
+        generate(test, responses, task, self._asking(adapter=adapter, examples=few_shot), origin=name)
+        measures = evaluate(responses, self.dev / f"{task}_{name}_result.json", task)
+        return describe({"all": measures["total"]})
+
+    def _asking(self, **changes: Any) -> Asking:
+        recipe = self.recipe
+        fields: dict[str, Any] = {
+            "model": recipe.model,
+            "template": recipe.template,
+            "sampling": recipe.sampling(),
+            "batch_size": recipe.batch_size,
+            "device": recipe.device,
+            "dtype": recipe.dtype,
+        }
+        return Asking(**(fields | changes))
+
+    def _report(self) -> None:
+        from trice.report import measured, write_report
+        from trice.training.card import write_card
+
+        write_report(self.folder)
+        measures = measured(self.folder)
+        for setting, seed in self._trained():
+            name = self._name(setting, seed)
+            write_card(self._model(name), self._trained_on(setting), measures.get(name))

@@ -1,0 +1,51 @@
+"""What training asks of the machine beyond its model: a compiler for `compile`, packages for `report_to`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trice.errors import InputError
+from trice.training.settings import Clone
+
+
+def check_machine(settings: Clone, device: str) -> None:
+    """Raise InputError where these settings ask for a compiler or a tracker that is not here."""
+    if settings.compile:
+        _check_compiler(device)
+    if settings.report_to:
+        _check_trackers(settings.report_to)
+
+
+def _check_compiler(device: str) -> None:
+    import torch
+
+    from trice.models.local import pick_device
+
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=pick_device(device)))
+    except RuntimeError as error:  # what all of torch.compile's own errors derive from
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"compile: torch.compile does not work on this machine ({reason}); install a C++ compiler, or leave "
+            "compile out"
+        ) from None
+
+
+def _check_trackers(names: list[str]) -> None:
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for callback in get_reporting_integration_callbacks(names):
+            callback()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InputError(f"report_to: {str(error).splitlines()[0]}") from None
+
+
+def compile_layers(model: Any) -> None:
+    """Compile every decoder layer, for any shape: one layer's code serves all, where a whole model would take
+    minutes to compile."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):  # what transformers' decoder layers derive from
+            module.compile(dynamic=True)
