@@ -66,7 +66,10 @@ def test_a_tool_that_cannot_do_it_says_so(trice: Run) -> None:
     assert (code, out) == (2, "")
     assert complaint(lines).startswith("calculator: ")
     code, _, lines = trice("tool", "abacus", "1+1")
-    assert (code, complaint(lines)) == (2, "unknown tool 'abacus'; there is: calculator")
+    assert (code, complaint(lines)) == (
+        2,
+        "unknown tool 'abacus'; there is: calculator, or your own as module:name",
+    )
 
 
 def test_data_sets_are_listed(trice: Run) -> None:

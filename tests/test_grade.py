@@ -3,7 +3,7 @@
 import pytest
 
 from trice.errors import InputError
-from trice.journal import dump_row
+from trice.journal import dump_row, validate
 from trice.records import Outcome, Question, Response
 from trice.tasks import check_questions, grade, load_task
 
@@ -106,10 +106,10 @@ def test_a_graded_row_is_the_same_bytes_twice() -> None:
 
 
 def test_a_gold_answer_that_is_no_number_is_named_by_its_line() -> None:
-    bad = question.model_copy(update={"answer": "many"})
-    check_questions(task, [question], "x.json")
+    bad = validate(Question, question.model_dump() | {"answer": "many"}, "x.json:2")
+    check_questions(task, [question])
     with pytest.raises(InputError, match=r"^x\.json:2: field 'answer': 'many' is not a number$"):
-        check_questions(task, [question, bad], "x.json")
+        check_questions(task, [question, bad])
 
 
 def test_an_unknown_task_names_those_there_are() -> None:

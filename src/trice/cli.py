@@ -339,7 +339,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
 @app.command(context_settings={"ignore_unknown_options": True})  # "-5+3" is no option
 def tool(
-    name: Annotated[str, typer.Argument(help="The tool: calculator.")],
+    name: Annotated[str, typer.Argument(help="The tool: calculator, or your own as module:name.")],
     argument: Annotated[str, typer.Argument(help="What stands between a call's parentheses.")],
 ) -> None:
     """Run a tool once; its output alone goes to stdout."""
@@ -351,7 +351,7 @@ def tool(
         arguments = chosen.parse(argument)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None
-    execution = run(chosen, Call(name=name, arguments=arguments))
+    execution = run(chosen, Call(name=chosen.name, arguments=arguments))
     if execution.output is None:
         raise TriceError(f"{name}: {execution.error}")
     print(execution.output)

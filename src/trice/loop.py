@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 def load_data(recipe: Recipe, entry: DataSet) -> datasets.Split:
     """An entry's questions; `scale` multiplies those to train on. Raises InputError where they are not there."""
     train = None if entry.train is None else max(1, round(entry.train * recipe.scale))
+    if entry.train_file and entry.test_file:
+        return datasets.load_files(
+            entry.dataset, entry.train_file, entry.test_file, train=train, test=entry.test
+        )
     return datasets.load(entry.dataset, hub=entry.hub, train=train, test=entry.test)
 
 
@@ -55,9 +59,10 @@ class Loop:
         from trice.models import gemma
 
         self.recipe, self.folder = recipe, folder
+        self.task = load_task(recipe.task)
         self.names = [entry.dataset for entry in recipe.data]
         self.raw, self.stage1, self.stage2, self.dev = (
-            folder / "data" / part / recipe.task for part in ("raw", "stage1", "stage2", "dev")
+            folder / "data" / part / self.task.name for part in ("raw", "stage1", "stage2", "dev")
         )
         licences = {entry.name: entry.licence for entry in datasets.catalogue() if entry.name in self.names}
         if recipe.model == gemma.NAME:
@@ -87,7 +92,6 @@ class Loop:
     # Data, split, label, mix
 
     def _data(self) -> str:
-        task = load_task(self.recipe.task)
         tests: list[Question] = []
         counts = []
         held_out = self.recipe.validation
@@ -97,10 +101,14 @@ class Loop:
             if held_out:
                 train, test = part.train[:-held_out], part.train[-held_out:]
             write_rows(self.raw / f"{entry.dataset}.json", map(raw_row, train))
-            tests += [ask(question, task) for question in test]
+            tests += [ask(question, self.task) for question in test]
             counts.append(f"{entry.dataset} {len(train)} + {len(test)}")
-        write_rows(self.dev / f"{self.recipe.task}.json", tests)
+        write_rows(self._tests, tests)
         return "questions to train + test: " + ", ".join(counts)
+
+    @property
+    def _tests(self) -> Path:
+        return self.dev / f"{self.task.name}.json"
 
     def _prepare(self) -> None:
         recipe = self.recipe
@@ -141,7 +149,7 @@ class Loop:
 
     def _mixed(self, setting: str) -> Path:
         return self.stage1 / {"tool-0": "answers.json", "tool-100": "calls.json"}.get(
-            setting, f"{self.recipe.task}.json"
+            setting, f"{self.task.name}.json"
         )
 
     # Training
@@ -188,7 +196,7 @@ class Loop:
 
     @property
     def _ranked(self) -> Path:
-        return self.stage2 / f"{self.recipe.task}.json"
+        return self.stage2 / f"{self.task.name}.json"
 
     def _candidates(self) -> None:
         task, data = self.recipe.task, self._mixed("stage-1")
@@ -244,12 +252,12 @@ class Loop:
         ]
 
     def _evaluate(self, name: str) -> str:
-        task, test = self.recipe.task, self.dev / f"{self.recipe.task}.json"
+        task, files = self.recipe.task, f"{self.task.name}_{name}"
         few_shot = find_examples(task, self.recipe.evaluate.few_shot) if name == "few-shot" else ()
         adapter = None if name in ("zero-shot", "few-shot") else self._model(name)
-        responses = self.dev / f"{task}_{name}_response.json"
-        generate(test, responses, task, self._asking(adapter=adapter, examples=few_shot), origin=name)
-        measures = evaluate(responses, self.dev / f"{task}_{name}_result.json", task)
+        responses = self.dev / f"{files}_response.json"
+        generate(self._tests, responses, task, self._asking(adapter=adapter, examples=few_shot), origin=name)
+        measures = evaluate(responses, self.dev / f"{files}_result.json", task)
         return describe({"all": measures["total"]})
 
     def _asking(self, **changes: Any) -> Asking:

@@ -9,7 +9,7 @@ import typer
 
 Model = Annotated[str, typer.Option(help="Base model: hub name, folder, or gemma-3-270m (embedded).")]
 Adapter = Annotated[Path | None, typer.Option(help="LoRA adapter folder in PEFT's format.")]
-Task = Annotated[str, typer.Option(help="Task: math.")]
+Task = Annotated[str, typer.Option(help="Task: math, or your own as module:name.")]
 Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]
 Output = Annotated[Path, typer.Option(help="Where the result goes.")]
 Template = Annotated[str, typer.Option(help="Prompt template: alpaca, vicuna, plain, chat, or a .json file.")]

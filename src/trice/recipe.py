@@ -6,6 +6,7 @@ Every key is checked before anything runs; an unknown one is an error that names
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -24,13 +25,24 @@ SETTINGS: tuple[Setting, ...] = ("zero-shot", "few-shot", "tool-0", "tool-100", 
 
 
 class DataSet(Settings):
-    """A data set by name; sizes default to the paper's, and `scale` multiplies `train`. `hub` fetches it from
-    the Hugging Face hub instead of reading the official files under TRICE_DATA."""
+    """A data set by name, or the user's own `train_file` and `test_file` under a new name. Sizes default to the
+    paper's, or all rows; `scale` multiplies `train`. `hub` fetches a benchmark from the Hugging Face hub instead of
+    reading the official files under TRICE_DATA."""
 
     dataset: str
     hub: bool = False
+    train_file: Path | None = None
+    test_file: Path | None = None
     train: int | None = Field(None, ge=1)
     test: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _both_files(self) -> DataSet:
+        if (self.train_file is None) != (self.test_file is None):
+            raise ValueError("own questions need both 'train_file' and 'test_file'")
+        if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
+            raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
+        return self
 
 
 class Split(Settings):

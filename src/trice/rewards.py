@@ -6,13 +6,11 @@ A response is *aligned* when it uses a tool exactly when the gold response does.
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from trice.errors import InputError, TriceError
+from trice.own import load_own
 from trice.records import Outcome, Question, Response
 
 Rewarder = Callable[[Sequence[Response]], list[float]]
@@ -82,15 +80,9 @@ def load_reward(name: str) -> Rewarder:
     builtin: dict[str, Rewarder] = {"paper": paper, "released": released}
     if name in builtin:
         return builtin[name]
-    module, colon, function = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise InputError(f"reward '{name}': there is {', '.join(builtin)}, or your own as module:function")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        own = getattr(importlib.import_module(module), function)
-    except Exception as error:  # importing runs the user's module, which may fail in any way
-        raise InputError(f"reward '{name}': {type(error).__name__}: {error}") from None
+    own = load_own("reward", name)
 
     def rewarder(responses: Sequence[Response]) -> list[float]:
         try:

@@ -17,7 +17,7 @@ from trice.loop import Loop, load_data, open_endpoint
 from trice.recipe import Recipe, dump_recipe, load_recipe
 from trice.stages.collect import origin_path
 from trice.stages.generate import find_examples
-from trice.tasks import load_task
+from trice.tasks import check_questions, load_task
 
 
 def run(recipe: Recipe) -> Path:
@@ -36,16 +36,18 @@ def check(recipe: Recipe) -> None:
     from trice.rewards import load_reward
     from trice.training.machine import check_machine
 
-    load_task(recipe.task)
+    task = load_task(recipe.task)
     load_template(recipe.template)
     load_reward(recipe.score.reward)
     for entry in recipe.data:
         part = load_data(recipe, entry)
+        check_questions(task, [*part.train, *part.test])
         if len(part.train) <= recipe.validation:
             raise InputError(
                 f"validation={recipe.validation}: {entry.dataset} has {len(part.train)} to train on"
             )
-    for examples in (recipe.split.examples, recipe.evaluate.few_shot, *(o.examples for o in recipe.collect)):
+    few_shot = recipe.evaluate.few_shot if "few-shot" in recipe.evaluate.settings else None
+    for examples in (recipe.split.examples, few_shot, *(origin.examples for origin in recipe.collect)):
         find_examples(recipe.task, examples)
     if recipe.ranked and not recipe.collect:
         raise InputError(f"{recipe.name}: stage 2 needs candidates: give the key 'collect' its origins")

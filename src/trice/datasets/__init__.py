@@ -1,6 +1,7 @@
 """Data sets: one reader per benchmark, and the starter set.
 
-`load` gives a data set's questions, cut into train and test as in the paper; `catalogue` lists what there is.
+`load` gives a data set's questions, cut into train and test as in the paper, `load_files` a user's own; `catalogue`
+lists what there is.
 A question carries its gold material as one expression under `expression`, where there is any. Readers drop
 only rows without a usable gold answer; a wrong expression is for the label stage to reject.
 """
@@ -17,9 +18,10 @@ from typing import NamedTuple
 from trice.datasets import asdiv, gsm8k, starter, svamp
 from trice.datasets._benchmark import Benchmark, Dropped, HubRows, Parts
 from trice.errors import InputError, TriceError
+from trice.journal import read_rows
 from trice.records import Question
 
-__all__ = ["Dropped", "Entry", "Split", "catalogue", "load"]
+__all__ = ["Dropped", "Entry", "Split", "catalogue", "load", "load_files"]
 
 BENCHMARKS = {each.name: each for each in (asdiv.BENCHMARK, svamp.BENCHMARK, gsm8k.BENCHMARK)}
 NAMES = (*BENCHMARKS, starter.NAME)
@@ -152,13 +154,43 @@ def load(
     if not any(parts.values()):
         raise InputError(f"{name}: no usable question in the {'hub copy' if hub else 'official file'}")
     pool, tests = _pools(benchmark, parts, seed)
-    known = {_key(question) for question in tests}
-    dropped += [
-        Dropped(row.id, "the same question is in the test part") for row in pool if _key(row) in known
-    ]
-    pool = [row for row in pool if _key(row) not in known]
+    pool, known = _apart(pool, tests)
     return Split(
         _take(pool, train, benchmark.train, f"{name}, train"),
         _take(tests, test, benchmark.test, f"{name}, test"),
+        dropped + known,
+    )
+
+
+def _apart(pool: Sequence[Question], tests: Sequence[Question]) -> tuple[list[Question], list[Dropped]]:
+    """The training questions without those that are test questions too."""
+    known = {_key(question) for question in tests}
+    same = [Dropped(row.id, "the same question is in the test part") for row in pool if _key(row) in known]
+    return [row for row in pool if _key(row) not in known], same
+
+
+def load_files(
+    name: str, train_file: Path, test_file: Path, *, train: int | None = None, test: int | None = None
+) -> Split:
+    """A user's own questions as the data set `name`: the first `train` and `test` rows of two files, or all.
+
+    A training question that is also in the test file is dropped. Raises InputError for a row that does not fit, for
+    an id that stands in a file twice, and for more questions wanted than there are.
+    """
+    tests = _own(test_file, name)
+    pool, dropped = _apart(_own(train_file, name), tests)
+    return Split(
+        _take(pool, train, len(pool), str(train_file)),
+        _take(tests, test, len(tests), str(test_file)),
         dropped,
     )
+
+
+def _own(path: Path, name: str) -> list[Question]:
+    rows = [row.model_copy(update={"dataset": name}) for row in read_rows(path, Question)]
+    ids: set[str] = set()
+    for row in rows:
+        if row.id in ids:
+            raise InputError(f"{row.where}: field 'id': '{row.id}' stands in an earlier row too")
+        ids.add(row.id)
+    return rows

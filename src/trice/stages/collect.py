@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def origin_path(folder: Path, task: str, origin: str) -> Path:
-    """Where an origin's responses live. Raises InputError for a name that would not survive as a file name."""
+    """Where an origin's responses live. Raises InputError for an unknown task or a name that is no file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", origin):
         raise InputError(f"origin '{origin}': use letters, digits, '-' and '.'")
-    return folder / f"{task}_{origin}_response.json"
+    return folder / f"{load_task(task).name}_{origin}_response.json"
 
 
 def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) -> Path:

@@ -179,8 +179,11 @@ def _first_tokens(model: LocalModel, task: Task) -> list[int]:
 def load_builtin_examples(task: str, kind: str) -> tuple[Example, ...]:
     """The worked examples that come with a task: `direct` answers, `calls`, or `mixed`. Raises InputError for
     another task or kind."""
-    load_task(task)
-    text = (resources.files("trice") / "tasks" / f"{task}_examples.json").read_text(encoding="utf-8")
+    name = load_task(task).name
+    file = resources.files("trice") / "tasks" / f"{name}_examples.json"
+    if not file.is_file():
+        raise InputError(f"examples '{kind}': task '{name}' has none of its own; give a .jsonl file")
+    text = file.read_text(encoding="utf-8")
     kinds = json.loads(text)
     if kind not in kinds:
         raise InputError(f"examples '{kind}': there is {', '.join(kinds)}, or a .jsonl file")

@@ -26,12 +26,12 @@ def score(
     one of several candidates with the same text. Raises InputError for a folder without gold responses.
     """
     chosen, rewarder = load_task(task), load_reward(reward)
-    gold_path = data / f"{task}_gold_response.json"
+    gold_path = data / f"{chosen.name}_gold_response.json"
     if not gold_path.is_file():
         raise InputError(f"{data}: no gold responses here ({gold_path.name} is missing)")
     golds = read_rows(gold_path, Labelled)
     questions = _questions(golds, chosen)
-    candidates = _candidates(data, task)
+    candidates = _candidates(data, chosen.name)
     ranked = []
     for gold, question in zip(golds, questions, strict=True):
         texts = [("gold", gold.output), *candidates.get((question.dataset, question.id), ())]

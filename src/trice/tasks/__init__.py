@@ -6,15 +6,18 @@ uses it. A task with a second turn (the model reads a tool's result) is not cove
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trice import calls, tools
 from trice.errors import InputError
+from trice.own import load_own
 from trice.records import Execution, Outcome, Question, Response
 from trice.tools import Tool
 
 
+@runtime_checkable
 class Task(Protocol):
     """What every task offers."""
 
@@ -32,14 +35,27 @@ class Task(Protocol):
         """Raise ValueError, with the reason, where these gold answers could never be matched."""
 
 
+TASK = ("name", "instruction", "tool", "predict", "judge", "check")
+
+
 def load_task(name: str) -> Task:
-    """The task called `name`. Raises InputError naming those there are."""
+    """The task called `name`: one that ships, or the user's own as `module:name`. Raises InputError where there is
+    none."""
     from trice.tasks.math import Math
 
     tasks: dict[str, Task] = {"math": Math()}
-    if name not in tasks:
-        raise InputError(f"unknown task '{name}'; there is: {', '.join(tasks)}")
-    return tasks[name]
+    if name in tasks:
+        return tasks[name]
+    if ":" not in name:
+        raise InputError(f"unknown task '{name}'; there is: {', '.join(tasks)}, or your own as module:name")
+    own = load_own("task", name)
+    own = own() if isinstance(own, type) else own
+    if not isinstance(own, Task):
+        lacking = [member for member in TASK if not hasattr(own, member)]
+        raise InputError(f"task '{name}': has no {' and no '.join(lacking)}")
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", own.name):  # folders and files are called after it
+        raise InputError(f"task '{name}': its name '{own.name}' is not of small letters, digits and '-'")
+    return own
 
 
 def grade(task: Task, question: Question, text: str, origin: str = "", sample: int = 0) -> Response:

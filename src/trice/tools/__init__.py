@@ -5,20 +5,29 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from typing import Any, Protocol
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any, Protocol, runtime_checkable
 
 from trice.errors import InputError, ToolError
+from trice.own import load_own
 from trice.records import Call, Execution
 
 MAX_OUTPUT = 10_000  # characters of a tool's output that are kept
 
 
+@runtime_checkable
 class Tool(Protocol):
     """What every tool offers."""
 
     name: str
     description: str
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds for one execution; None for a tool that is bounded by itself."""
 
     def parse(self, text: str) -> dict[str, Any]:
         """The arguments written between a call's parentheses. Raises ValueError with the reason where the
@@ -29,22 +38,45 @@ class Tool(Protocol):
 
 
 def run(tool: Tool, call: Call) -> Execution:
-    """Execute a call; a failure is an execution with an error, not an exception."""
+    """Execute a call; a failure is an execution with an error, not an exception.
+
+    A tool that takes longer than its time limit is left to itself in a thread, which no one waits for."""
+    if tool.time_limit is None:
+        return _timed(tool, call)
+    finished: Queue[Execution] = Queue(1)
+    Thread(target=lambda: finished.put(_timed(tool, call)), daemon=True).start()
+    try:
+        return finished.get(timeout=tool.time_limit)
+    except Empty:
+        return Execution(error=f"no result within {tool.time_limit:g} seconds", seconds=tool.time_limit)
+
+
+def _timed(tool: Tool, call: Call) -> Execution:
     start = time.perf_counter()
     try:
-        output = str(tool.execute(**call.arguments))[:MAX_OUTPUT]
-    except ToolError as error:
-        return Execution(error=str(error), seconds=time.perf_counter() - start)
-    except Exception as error:  # a tool is a stranger's code: its crash is data too
-        return Execution(error=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - start)
-    return Execution(output=output, seconds=time.perf_counter() - start)
+        output, error = str(tool.execute(**call.arguments))[:MAX_OUTPUT], None
+    except ToolError as failure:
+        output, error = None, str(failure)
+    except Exception as failure:  # a tool is a stranger's code: its crash is data too
+        output, error = None, f"{type(failure).__name__}: {failure}"
+    return Execution(output=output, error=error, seconds=time.perf_counter() - start)
 
 
 def load_tool(name: str) -> Tool:
-    """The tool called `name`. Raises InputError naming those there are."""
+    """The tool called `name`: one that ships, or the user's own as `module:name`, a typed function or a Tool.
+
+    Raises InputError where there is none."""
     from trice.tools.calculator import Calculator
+    from trice.tools.function import FunctionTool
 
     tools: dict[str, Tool] = {"calculator": Calculator()}
-    if name not in tools:
-        raise InputError(f"unknown tool '{name}'; there is: {', '.join(tools)}")
-    return tools[name]
+    if name in tools:
+        return tools[name]
+    if ":" not in name:
+        raise InputError(f"unknown tool '{name}'; there is: {', '.join(tools)}, or your own as module:name")
+    own = load_own("tool", name)
+    if isinstance(own, Tool):
+        return own
+    if not inspect.isfunction(own):
+        raise InputError(f"tool '{name}': neither a function nor a Tool")
+    return FunctionTool(own)

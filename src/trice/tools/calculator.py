@@ -276,6 +276,7 @@ class Calculator:
 
     name = "calculator"
     description = "Computes an arithmetic expression and returns its value."
+    time_limit = None
 
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `expression`. Raises ValueError with the reason where the text is no expression or is

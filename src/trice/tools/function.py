@@ -1,0 +1,142 @@
+"""A typed function as a tool: name, description, arguments and their JSON schema are read from it.
+
+A model writes `name(value)`, `name(value, value)` or `name(key=value, …)`. A value is a quoted string, a JSON list
+or object, or bare text; a bare value runs to the next comma, and to the end of the call where the tool takes but
+one argument. Types are checked, and made from text, by pydantic. Does not cover methods, `*args` and `**kwargs`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
+
+from trice.errors import InputError
+
+TIME_LIMIT = 30.0  # seconds for one execution, unless the tool has its own
+_KEY = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)")
+_CLOSING = {")": "(", "]": "[", "}": "{"}
+
+
+class FunctionTool:
+    """`function` as a tool. It needs a docstring, and a type for every argument."""
+
+    def __init__(self, function: Callable[..., Any], time_limit: float = TIME_LIMIT) -> None:
+        self.name: str = function.__name__
+        self.description = inspect.getdoc(function) or ""
+        self.time_limit = time_limit
+        self._function = function
+        self._arguments = _model(function)
+        if not self.description:
+            raise InputError(f"tool '{self.name}': needs a docstring, which tells a model what it does")
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments."""
+        return self._arguments.model_json_schema()
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """The arguments in `text`. Raises ValueError for a wrong type, an unknown name or one that is missing."""
+        names = list(self._arguments.model_fields)
+        return self._checked(_read(text, names)).model_dump(mode="json")
+
+    def execute(self, **arguments: Any) -> str:
+        """The function's result as text."""
+        values = self._checked(arguments)
+        return str(self._function(**{name: getattr(values, name) for name in type(values).model_fields}))
+
+    def _checked(self, given: dict[str, Any]) -> BaseModel:
+        for name in given:
+            if name not in self._arguments.model_fields:
+                raise ValueError(f"{self.name} has no argument '{name}'")
+        try:
+            return self._arguments.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"argument '{name}': {first['msg']}") from None
+
+
+def _model(function: Callable[..., Any]) -> type[BaseModel]:
+    """The function's parameters as a pydantic model. Raises InputError for what cannot be one."""
+    where = f"tool '{function.__name__}'"
+    try:
+        types = typing.get_type_hints(function)
+    except Exception as error:  # an annotation is the user's code
+        raise InputError(f"{where}: its types cannot be read: {error}") from None
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise InputError(f"{where}: argument '{name}': must be one that can be given by name")
+        if name not in types:
+            raise InputError(f"{where}: argument '{name}': has no type")
+        fields[name] = (types[name], ... if parameter.default is parameter.empty else parameter.default)
+    if not fields:
+        raise InputError(f"{where}: takes no argument")
+    try:
+        return create_model(function.__name__, **fields)
+    except (PydanticUserError, NameError) as error:
+        raise InputError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def _read(text: str, names: list[str]) -> dict[str, Any]:
+    """The arguments in `text` by name. Raises ValueError where there are too many."""
+    if _KEY.match(text):
+        return _named(_pieces(text))
+    values = [text] if len(names) == 1 else list(_pieces(text))
+    if len(values) > len(names):
+        raise ValueError(f"{len(values)} arguments where there are {len(names)}")
+    return {name: _value(value) for name, value in zip(names, values, strict=False)}
+
+
+def _named(pieces: Iterator[str]) -> dict[str, Any]:
+    texts: dict[str, str] = {}
+    last = ""
+    for piece in pieces:
+        key = _KEY.match(piece)
+        if key is None:  # a comma within a bare value
+            texts[last] += f",{piece}"
+        elif key[1] in texts:
+            raise ValueError(f"argument '{key[1]}' is given twice")
+        else:
+            last = key[1]
+            texts[last] = piece[key.end() :]
+    return {name: _value(value) for name, value in texts.items()}
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` cut at its commas, except those in quotes or brackets."""
+    start, open_brackets, quote = 0, [], ""
+    for match in re.finditer(r"\\.|[\"'()\[\]{},]", text):
+        sign = match[0]
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'" and not text[start : match.start()].rpartition("=")[2].strip(" [{(,:"):
+            quote = sign  # where a value begins; elsewhere it is an apostrophe
+        elif sign in _CLOSING.values():
+            open_brackets.append(sign)
+        elif sign in _CLOSING:
+            if open_brackets and open_brackets[-1] == _CLOSING[sign]:
+                open_brackets.pop()
+        elif sign == "," and not open_brackets:
+            yield text[start : match.start()]
+            start = match.end()
+    yield text[start:]
+
+
+def _value(text: str) -> Any:
+    """A written value: a string without its quotes, a list or object from its JSON, else the text itself."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    if text[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return text

@@ -1,0 +1,125 @@
+"""A user's own questions, tool and task, through the whole loop from one recipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trice.errors import InputError
+from trice.recipe import load_recipe
+from trice.run import run
+
+OWN = '''
+from trice.tools.function import FunctionTool
+
+def plus(first: int, second: int) -> int:
+    """Adds two numbers."""
+    return first + second
+
+class Sums:
+    name = "sums"
+    instruction = "Add, or let plus add."
+    tool = FunctionTool(plus)
+
+    def predict(self, text, execution):
+        return execution.output if execution else text
+
+    def judge(self, prediction, answers):
+        return prediction in answers
+
+    def check(self, answers):
+        if not answers[0].isdigit():
+            raise ValueError("no whole number")
+
+class NoSums:
+    name = "nosums"
+'''
+
+FILES = "dataset: mine, train_file: train.jsonl, test_file: test.jsonl"
+RECIPE = f"""
+name: sums
+task: own_sums:Sums
+data: [{{{FILES}}}]
+clone: {{max_steps: 2, batch_size: 4}}
+rlef: {{max_steps: 1, batch_size: 4}}
+collect:
+  - {{origin: sampled, from: stage-1, samples: 2, temperature: 1.0}}
+evaluate: {{settings: [zero-shot, stage-1, both]}}
+max_new_tokens: 8
+device: cpu
+dtype: float32
+"""
+
+
+def rows(numbers: range, **changes: Any) -> str:
+    """Sums of a number and 3, each with its gold call's arguments."""
+    fields = [
+        {"id": f"m-{i}", "question": f"{i} and 3?", "answer": str(i + 3), "expression": f"{i}, second=3"}
+        for i in numbers
+    ]
+    return "".join(json.dumps(row | changes) + "\n" for row in fields)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[[str], Path]) -> Path:
+    """A working folder with the user's module, questions and recipe."""
+    (tmp_path / "own_sums.py").write_text(OWN)
+    (tmp_path / "sums.yaml").write_text(f"{RECIPE}model: {tiny_model('llama')}\n")
+    (tmp_path / "train.jsonl").write_text(rows(range(8)).replace("second=", ""))
+    (tmp_path / "test.jsonl").write_text(rows(range(20, 23)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_sums", raising=False)
+    return tmp_path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> None:
+    out = run(load_recipe("sums.yaml", [f"data=[{{{FILES}, train: 6}}]"]))
+    labels = read(out / "data/stage1/sums/sums.json")
+    assert sorted(row["output"] for row in labels) == [f"plus({i}, 3)" for i in range(6)]
+    assert {row["instruction"] for row in labels} == {"Add, or let plus add."}
+    ranked = read(out / "data/stage2/sums/sums.json")
+    assert [row["answer"][0] for row in ranked] == [row["answer"] for row in labels]
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["settings"]) == {"zero-shot", "stage-1", "both"}
+    assert set(results["settings"]["both"]) == {"mine", "total"}
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("task=own_sums:NoSums", "task 'own_sums:NoSums': has no instruction and no tool and no predict"),
+        ("task=own_sums:nosuch", "task 'own_sums:nosuch': AttributeError"),
+        ("evaluate.settings=[few-shot]", "examples 'mixed': task 'sums' has none of its own"),
+        ("split.examples=direct", "examples 'direct': task 'sums' has none of its own"),
+        ("data=[{dataset: mine, train_file: train.jsonl}]", "'train_file' and 'test_file'"),
+        (f"data=[{{{FILES.replace('mine', 'a/b')}}}]", "'a/b': use letters"),
+        (f"data=[{{{FILES.replace('train.', 'nosuch.')}}}]", r"^nosuch\.jsonl: no such file"),
+        (f"data=[{{{FILES.replace('train.', 'twice.')}}}]", r"^twice\.jsonl:2: field 'id': 'm-1'"),
+        (f"data=[{{{FILES.replace('train.', 'words.')}}}]", r"^words\.jsonl:2: field 'answer': no whole"),
+        (f"data=[{{{FILES}, train: 9}}]", "9 questions wanted, there are 8"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_runs(folder: Path, override: str, complaint: str) -> None:
+    (folder / "twice.jsonl").write_text(rows(range(1, 2)) * 2)
+    (folder / "words.jsonl").write_text(rows(range(1)) + rows(range(1, 2), answer="four"))
+    with pytest.raises(InputError, match=complaint) as caught:
+        run(load_recipe("sums.yaml", [override]))
+    assert "\n" not in str(caught.value)
+    assert not (folder / "runs").exists()
+
+
+def test_a_training_question_that_is_tested_too_is_left_out(folder: Path) -> None:
+    (folder / "test.jsonl").write_text(rows(range(4, 8)))
+    out = run(load_recipe("sums.yaml", ["evaluate.settings=[zero-shot]"]))
+    assert [row["id"] for row in read(out / "data/raw/sums/mine.json")] == ["m-0", "m-1", "m-2", "m-3"]
+    assert [row["id"] for row in read(out / "data/dev/sums/sums.json")] == ["m-4", "m-5", "m-6", "m-7"]

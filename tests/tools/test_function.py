@@ -1,0 +1,190 @@
+"""A user's own typed function as a tool: what it is called with, and what becomes of its failures."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from trice import calls
+from trice.errors import InputError
+from trice.records import Call, Outcome
+from trice.tools import MAX_OUTPUT, Tool, load_tool, run
+from trice.tools.function import FunctionTool
+
+
+def find(query: str, count: int = 3, language: Literal["en", "es"] = "en") -> str:
+    """Finds passages."""
+    return f"{count} {language} {query}"
+
+
+def shout(text: str) -> str:
+    """Says it loudly."""
+    return text.upper()
+
+
+def add(numbers: list[float]) -> float:
+    """Adds numbers."""
+    return sum(numbers)
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "arguments"),
+    [
+        (find, "red kites", {"query": "red kites", "count": 3, "language": "en"}),
+        (find, "red kites, 5", {"query": "red kites", "count": 5, "language": "en"}),
+        (find, '"kites, red", 5, es', {"query": "kites, red", "count": 5, "language": "es"}),
+        (find, "query=red kites", {"query": "red kites", "count": 3, "language": "en"}),
+        (find, "count=2, query='it''s'", {"query": "it''s", "count": 2, "language": "en"}),
+        (find, "query=A, B and C?, count = 1", {"query": "A, B and C?", "count": 1, "language": "en"}),
+        (find, r'query="say \"hi, count=9\""', {"query": 'say "hi, count=9"', "count": 3, "language": "en"}),
+        (shout, "all of it, to the (very) end", {"text": "all of it, to the (very) end"}),
+        (shout, "the cat's, the dog's", {"text": "the cat's, the dog's"}),
+        (shout, "'quoted'", {"text": "quoted"}),
+        (shout, "1 == 1", {"text": "1 == 1"}),
+        (shout, "[1, 2", {"text": "[1, 2"}),
+        (add, "[1, 2.5]", {"numbers": [1, 2.5]}),
+        (add, "numbers=[1, 2]", {"numbers": [1, 2]}),
+    ],
+)  # fmt: skip
+def test_arguments_are_read_and_typed(
+    function: Callable[..., Any], text: str, arguments: dict[str, Any]
+) -> None:
+    assert FunctionTool(function).parse(text) == arguments
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "reason"),
+    [
+        (find, "kites, many", "argument 'count': Input should be a valid integer"),
+        (find, "kites, 1, fr", "argument 'language': Input should be 'en' or 'es'"),
+        (find, "count=2", "argument 'query': Field required"),
+        (find, "qeury=kites", "find has no argument 'qeury'"),
+        (find, "query=a, query=b", "argument 'query' is given twice"),
+        (find, "a, 1, en, 4", "4 arguments where there are 3"),
+        (add, "1, 2", "argument 'numbers': Input should be a valid list"),
+        (add, "[" * 100_000, "argument 'numbers'"),
+    ],
+)
+def test_what_does_not_fit_is_malformed_with_its_reason(
+    function: Callable[..., Any], text: str, reason: str
+) -> None:
+    tool = FunctionTool(function)
+    with pytest.raises(ValueError, match=reason):
+        tool.parse(text)
+    if len(text) < 100:
+        reading = calls.read(f"Well: {tool.name}({text})", {tool.name: tool.parse})
+        assert reading.outcome is Outcome.MALFORMED
+        assert reason in str(reading.reason)
+
+
+def test_a_written_call_is_executed() -> None:
+    tool = FunctionTool(find)
+    reading = calls.read("find(query=red kites, count=2) and more", {tool.name: tool.parse})
+    assert reading.call == Call(name="find", arguments={"query": "red kites", "count": 2, "language": "en"})
+    execution = run(tool, reading.call)
+    assert (execution.output, execution.error) == ("2 en red kites", None)
+
+
+def test_name_description_and_schema_come_from_the_function() -> None:
+    tool = FunctionTool(find)
+    assert isinstance(tool, Tool)
+    assert (tool.name, tool.description) == ("find", "Finds passages.")
+    assert tool.schema["required"] == ["query"]
+    assert tool.schema["properties"]["count"] == {"default": 3, "title": "Count", "type": "integer"}
+
+
+def test_failures_are_data_and_bounded() -> None:
+    def breaks(text: str) -> str:
+        """Breaks."""
+        raise KeyError(text)
+
+    def hangs(text: str) -> str:
+        """Hangs."""
+        time.sleep(5)
+        return text
+
+    def babbles(text: str) -> str:
+        """Babbles."""
+        return text * 1_000_000
+
+    start = time.perf_counter()
+    for function, error in ((breaks, "KeyError: 'x'"), (hangs, "no result within 0.1 seconds")):
+        execution = run(FunctionTool(function, time_limit=0.1), Call(name="any", arguments={"text": "x"}))
+        assert (execution.output, execution.error) == (None, error)
+    assert time.perf_counter() - start < 4
+    assert (
+        len(run(FunctionTool(babbles), Call(name="any", arguments={"text": "x"})).output or "") == MAX_OUTPUT
+    )
+    wrong = run(FunctionTool(find), Call(name="find", arguments={"query": "x", "count": "many"}))
+    assert "argument 'count': Input should be a valid integer" in str(wrong.error)
+
+
+OWN = '''
+from trice.errors import ToolError
+
+def double(number: int) -> int:
+    """Doubles a number."""
+    if number > 99:
+        raise ToolError("too much")
+    return 2 * number
+
+def untyped(number):
+    """Has no type."""
+
+def silent(number: int): ...
+
+def many(*numbers: int):
+    """Takes many."""
+
+def nothing():
+    """Takes nothing."""
+
+class Mine:
+    name, description, time_limit = "mine", "My own.", None
+    def parse(self, text): return {"text": text}
+    def execute(self, text): return text[::-1]
+
+mine = Mine()
+five = 5
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the user's in the working folder."""
+    (tmp_path / "own_tools.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_tools", raising=False)
+    return "own_tools"
+
+
+def test_a_tool_of_the_users_is_found_by_its_name(own: str) -> None:
+    double, mine = load_tool(f"{own}:double"), load_tool(f"{own}:mine")
+    assert run(double, Call(name="double", arguments=double.parse("21"))).output == "42"
+    assert run(double, Call(name="double", arguments=double.parse("100"))).error == "too much"
+    assert run(mine, Call(name="mine", arguments=mine.parse("abc"))).output == "cba"
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("{own}:nosuch", "AttributeError"),
+        ("nosuch_module:tool", "No module named 'nosuch_module'"),
+        ("nosuch", "unknown tool 'nosuch'; there is: calculator, or your own as module:name"),
+        ("{own}:five", "neither a function nor a Tool"),
+        ("{own}:untyped", "tool 'untyped': argument 'number': has no type"),
+        ("{own}:silent", "tool 'silent': needs a docstring"),
+        ("{own}:many", "argument 'numbers': must be one that can be given by name"),
+        ("{own}:nothing", "takes no argument"),
+    ],
+)
+def test_what_is_no_tool_is_said_in_one_line(own: str, name: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint) as caught:
+        load_tool(name.format(own=own))
+    assert "\n" not in str(caught.value)
