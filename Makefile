@@ -22,7 +22,7 @@ bench: $(VENV)/ready  ## each performance figure beside its baseline
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,dev]' -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,search,dev]' -c constraints.txt
 	touch $@
 
 clean:

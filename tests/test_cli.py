@@ -68,7 +68,7 @@ def test_a_tool_that_cannot_do_it_says_so(trice: Run) -> None:
     code, _, lines = trice("tool", "abacus", "1+1")
     assert (code, complaint(lines)) == (
         2,
-        "unknown tool 'abacus'; there is: calculator, or your own as module:name",
+        "unknown tool 'abacus'; there is: calculator, WikiSearch, or your own as module:name",
     )
 
 

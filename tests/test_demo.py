@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tiny import read
+from trice.cache import cache_folder
 from trice.models import gemma
 from trice.recipe import load_recipe
 from trice.run import run
@@ -25,7 +26,7 @@ SMALL = [
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec(gemma.WHEELS) is None
-    and not (gemma.cache_folder() / gemma.NAME / "config.json").is_file(),
+    and not (cache_folder() / gemma.NAME / "config.json").is_file(),
     reason="neither the extra 'demo' is installed nor its model converted",
 )
 def test_the_demo_teaches_the_real_model_to_call(tmp_path: Path) -> None:

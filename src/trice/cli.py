@@ -60,20 +60,32 @@ def run(
 @app.command()
 def data(
     dataset: Annotated[
-        str | None, typer.Argument(help="A data set's name, or 'list' to see what there is.")
+        str | None,
+        typer.Argument(
+            help="A data set's name, 'list' to see what there is, or 'index' for passages to search."
+        ),
     ] = "list",
     output: o.Output = Path("data"),
-    source: Annotated[Path | None, typer.Option(help="Folder of official files; default TRICE_DATA.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder of official files, default TRICE_DATA; for index a JSONL of title, text."),
+    ] = None,
     hub: Annotated[bool, typer.Option(help="Fetch the official files from the Hugging Face hub.")] = False,
     train: Annotated[int | None, typer.Option(min=0, help="Training questions; default the paper's.")] = None,
     test: Annotated[int | None, typer.Option(min=0, help="Test questions; default the paper's.")] = None,
     seed: o.Seed = 0,
 ) -> None:
-    """List the data sets, or write one as questions: data/raw/<task>/ to train, data/dev/<task>/ to test."""
-    from trice.stages.data import listing, prepare
+    """List the data sets, or write one as questions: data/raw/<task>/ to train, data/dev/<task>/ to test.
+
+    With 'index', make the passages of --source searchable in the folder --output."""
+    from trice.stages.data import index, listing, prepare
 
     if dataset in (None, "list"):
         print(listing(source))
+    elif dataset == "index":
+        if source is None:
+            raise InputError("trice data index needs --source, a JSONL file of title and text")
+        print(index(source, output))
     else:
         print(prepare(str(dataset), output, source, hub=hub, train=train, test=test, seed=seed))
 
@@ -339,14 +351,17 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
 @app.command(context_settings={"ignore_unknown_options": True})  # "-5+3" is no option
 def tool(
-    name: Annotated[str, typer.Argument(help="The tool: calculator, or your own as module:name.")],
+    name: Annotated[
+        str, typer.Argument(help="The tool: calculator, WikiSearch, or your own as module:name.")
+    ],
     argument: Annotated[str, typer.Argument(help="What stands between a call's parentheses.")],
+    source: Annotated[str | None, typer.Option(help="For WikiSearch: an index's folder, or a URL.")] = None,
 ) -> None:
     """Run a tool once; its output alone goes to stdout."""
     from trice.records import Call
     from trice.tools import load_tool, run
 
-    chosen = load_tool(name)
+    chosen = load_tool(name, source)
     try:
         arguments = chosen.parse(argument)
     except ValueError as error:

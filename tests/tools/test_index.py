@@ -1,0 +1,139 @@
+"""A full-text index: what is found, what a kill leaves, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trice.errors import InputError, ToolError
+from trice.stages.data import index
+from trice.tools.index import MANIFEST, Index, Passage, build, read_passages
+
+PASSAGES = [
+    Passage("Kestrel", "The kestrel hovers over fields and eats voles."),
+    Passage("Red kite", "Kites are birds of prey with forked tails."),
+    Passage("", "Beyoncé sang at the festival of São Paulo."),
+    Passage("The Who", "A rock band from London."),
+]
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    assert build(PASSAGES, tmp_path / "birds", len(PASSAGES)) == 4
+    return tmp_path / "birds"
+
+
+@pytest.mark.parametrize(
+    ("query", "best"),
+    [
+        ("hovering KESTRELS", 0),
+        ("red", 1),
+        ("what has a forked tail?", 1),
+        ("beyonce sao paulo", 2),
+        ("the who", 3),
+        ("band AND (London OR", 3),
+        ("title:Kestrel^9", 0),
+    ],
+)
+def test_words_are_found_whatever_their_form(birds: Path, query: str, best: int) -> None:
+    assert Index(birds).search(query, 1) == [PASSAGES[best]]
+
+
+def test_the_best_come_first_and_no_more_than_wanted(birds: Path) -> None:
+    found = Index(birds).search("birds of prey over fields", 2)
+    assert found == [PASSAGES[1], PASSAGES[0]]
+    assert Index(birds).search("xylophone", 2) == []
+    with pytest.raises(ToolError, match="no words"):
+        Index(birds).search("?!", 2)
+    assert Index(birds).search("kestrel " * 100_000, 1) == [PASSAGES[0]]
+
+
+def corpus(path: Path, *lines: str) -> Path:
+    path.write_text("".join(line + "\n" for line in lines))
+    return path
+
+
+def test_a_corpus_becomes_an_index(tmp_path: Path) -> None:
+    rows = [json.dumps(passage._asdict() | {"id": 3}) for passage in PASSAGES]
+    source = corpus(tmp_path / "birds.jsonl", rows[0], "", *rows[1:], '{"text": "no title"}')
+    assert list(read_passages(source)) == [*PASSAGES, Passage("", "no title")]
+    assert index(source, tmp_path / "out") == f"5 passages in {tmp_path / 'out'}"
+    assert Index(tmp_path / "out").search("titles", 1) == [Passage("", "no title")]
+    with pytest.raises(InputError, match="out: is there already"):
+        index(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{torn", r"birds\.jsonl:2: not a JSON object"),
+        ('{"title": "x"}', r"birds\.jsonl:2: field 'text': Field required"),
+        ('{"title": "x", "text": ""}', r"birds\.jsonl:2: field 'text'"),
+        ("[" * 100_000, r"birds\.jsonl:2: not a JSON object"),
+    ],
+)
+def test_a_line_that_does_not_fit_is_named_before_anything_is_made(
+    tmp_path: Path, line: str, complaint: str
+) -> None:
+    source = corpus(tmp_path / "birds.jsonl", '{"text": "good"}', line)
+    with pytest.raises(InputError, match=complaint):
+        index(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["birds.jsonl"]
+
+
+def test_no_file_and_an_empty_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nosuch\.jsonl: cannot be read"):
+        index(tmp_path / "nosuch.jsonl", tmp_path / "out")
+    with pytest.raises(InputError, match="no passages"):
+        index(corpus(tmp_path / "empty.jsonl"), tmp_path / "out")
+    (tmp_path / "bytes.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    with pytest.raises(InputError, match=r"bytes\.jsonl: not UTF-8"):
+        index(tmp_path / "bytes.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_build_leaves_no_index_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from trice.tools.index import Passage, build
+def passages():
+    yield from [Passage("Kestrel", "hovers")] * 1000
+    os.kill(os.getpid(), signal.SIGKILL)
+build(passages(), Path({str(tmp_path / "birds")!r}))
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "birds").exists()
+    build(PASSAGES, tmp_path / "birds")
+    assert Index(tmp_path / "birds").passages == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_a_damaged_index_is_refused_in_one_line(birds: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nosuch: no index is here"):
+        Index(tmp_path / "nosuch")
+    whole = {path.name: path.read_bytes() for path in birds.iterdir()}
+    for name in whole:
+        if name.endswith(".lock"):
+            continue
+        cut(birds / name)
+        with pytest.raises(InputError, match="the index is damaged") as caught:
+            Index(birds)
+        assert "\n" not in str(caught.value)
+        (birds / name).write_bytes(whole[name])
+    assert Index(birds).search("kestrel", 1) == [PASSAGES[0]]
+    manifest = json.loads(whole[MANIFEST])
+    (birds / MANIFEST).write_text(json.dumps(manifest | {"form": 99}))
+    with pytest.raises(InputError, match="an index of form 99"):
+        Index(birds)

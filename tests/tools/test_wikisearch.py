@@ -1,0 +1,132 @@
+"""WikiSearch over an index, over servers on loopback, and over the summaries that come with it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from trice import calls
+from trice.errors import InputError
+from trice.records import Execution, Outcome
+from trice.tools import load_tool, run
+from trice.tools.index import Passage, build
+from trice.tools.wikisearch import PACKAGE, WORDS
+
+
+def ask(source: str | None, written: str) -> Execution:
+    """What the call, as a model writes it, gives."""
+    tool = load_tool("WikiSearch", source)
+    reading = calls.read(f"WikiSearch({written})", {tool.name: tool.parse})
+    assert reading.call is not None, reading
+    return run(tool, reading.call)
+
+
+@contextmanager
+def server(reply: Callable[[dict[str, str]], tuple[int, str]]) -> Iterator[str]:
+    """A search server on loopback, replying by its query's parameters."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            code, body = reply(
+                {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+            )
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_an_index_gives_two_passages_cut_and_a_line_each(tmp_path: Path) -> None:
+    long = Passage("Owl", "owls\n\nhoot " + "and hoot " * 500)
+    build([long, Passage("", "Barn owls do not hoot."), Passage("Rook", "No owl.")], tmp_path / "index")
+    first, second = (ask(str(tmp_path / "index"), '"hooting owls"').output or "").split("\n")
+    assert {first.split()[0], second.split()[0]} == {"Owl:", "Barn"}
+    assert max(len(line.split()) for line in (first, second)) == WORDS
+    nothing = ask(str(tmp_path / "index"), "zebra")
+    assert (nothing.output, nothing.error) == (None, "nothing was found")
+
+
+def test_a_server_of_the_original_kind(tmp_path: Path) -> None:
+    def reply(query: dict[str, str]) -> tuple[int, str]:
+        rows = [{"text": f"{query['query']} {n}", "rank": n} for n in range(9)]
+        return 200, json.dumps({"query": query["query"], "topk": rows[: int(query["k"])]})
+
+    with server(reply) as url:
+        assert ask(f"{url}/api/search", "who & what?").output == "who & what? 0\nwho & what? 1"
+
+
+def test_a_wiki(tmp_path: Path) -> None:
+    def reply(query: dict[str, str]) -> tuple[int, str]:
+        assert (query["generator"], query["gsrlimit"]) == ("search", "2")
+        if query["gsrsearch"] == "nothing":
+            return 200, json.dumps({"batchcomplete": True})
+        pages = [
+            {"title": "B", "index": 2, "extract": "second"},
+            {"title": "A", "index": 1, "extract": "first"},
+        ]
+        return 200, json.dumps({"query": {"pages": pages}})
+
+    with server(reply) as url:
+        assert ask(f"{url}/w/api.php", "anything").output == "A: first\nB: second"
+        assert ask(f"{url}/w/api.php", "nothing").error == "nothing was found"
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "error"),
+    [
+        (503, "", "the search server replied 503"),
+        (200, "{torn", "the search server gave no answer (JSONDecodeError)"),
+        (200, "[]", "the search server's reply has no topk[].text"),
+        (200, '{"topk": [{}]}', "the search server's reply has no topk[].text ('text')"),
+        (200, '{"topk": []}', "nothing was found"),
+    ],
+)
+def test_what_a_server_does_wrong_is_data(code: int, body: str, error: str) -> None:
+    with server(lambda query: (code, body)) as url:
+        execution = ask(url, "x")
+    assert execution.output is None
+    assert str(execution.error).startswith(error)
+    assert ask(url, "x").error == "the search server gave no answer (URLError)"
+
+
+def test_a_query_is_bounded_and_a_source_must_be_there(tmp_path: Path) -> None:
+    tool = load_tool("WikiSearch", "http://127.0.0.1:9/never-asked")
+    for written in ("''", "x" * 301):
+        assert calls.read(f"WikiSearch({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
+    with pytest.raises(InputError, match="no index is here"):
+        load_tool("WikiSearch", str(tmp_path))
+    with pytest.raises(InputError, match="tool 'calculator': takes no source"):
+        load_tool("calculator", "x")
+
+
+@pytest.mark.skipif(find_spec(PACKAGE) is None, reason="the extra 'search' is not installed")
+def test_the_summaries_are_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRICE_CACHE", str(tmp_path))
+    first = ask(None, "who discovered radium and polonium")
+    assert "Marie Curie" in (first.output or "")
+    (made,) = tmp_path.iterdir()
+    before = made.stat().st_mtime_ns
+    assert ask(None, "who discovered radium and polonium").output == first.output
+    assert made.stat().st_mtime_ns == before
+
+
+def test_without_the_summaries_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRICE_CACHE", str(tmp_path))
+    monkeypatch.setattr("trice.tools.wikisearch.PACKAGE", "no_such_package")
+    with pytest.raises(InputError, match=r"pip install 'trice-rlef\[search\]'"):
+        load_tool("WikiSearch")
