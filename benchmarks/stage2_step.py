@@ -77,7 +77,7 @@ def timed(step: Any, model: Any, examples: list[Example]) -> tuple[float, float]
 
 
 def main() -> None:
-    count, k, rounds = (int(text) for text in (*sys.argv[1:], "4", "5", "3")[:3])
+    count, k, rounds = map(int, [*sys.argv[1:], *("4", "5", "3")[len(sys.argv) - 1 :]])
     loaded = load_base("gemma-3-270m", dtype="float32")
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     model = get_peft_model(loaded.model, lora).get_base_model().train()

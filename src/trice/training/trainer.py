@@ -110,7 +110,7 @@ def _sft_tokens(examples: Sequence[Example]) -> int:
     return max(1, sum(sum(response.loss) for response in best))
 
 
-def _mixed(model: Any) -> Any:
+def mixed(model: Any) -> Any:
     """Over a half-precision base, LoRA's float32 weights are multiplied in half precision too: elsewhere they
     would drag every layer's input through float32."""
     half = model.dtype in (torch.bfloat16, torch.float16)
@@ -136,7 +136,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         causal = self.accelerator.unwrap_model(model)
         causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
         for part in micro_batches(inputs, self.objective.token_budget):
-            with self.compute_loss_context_manager(), _mixed(causal):
+            with self.compute_loss_context_manager(), mixed(causal):
                 measured = measure(causal, pack(part, self.args.device), self.objective)
                 loss = measured.sft / tokens + self.objective.alpha * measured.rank / questions
             self.accelerator.backward(loss / self.args.gradient_accumulation_steps)

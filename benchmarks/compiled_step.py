@@ -1,0 +1,83 @@
+"""One stage-1 step with `compile: true` beside the same step without, in turn in one process.
+
+Both train LoRA on all linear layers over the same 16 questions of the starter set, in the dtype that `auto` means here,
+and must have the same loss.
+
+    python benchmarks/compiled_step.py [rounds=5]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from trice.datasets import load
+from trice.models.local import load_base, resolve_dtype
+from trice.prompts import load_template
+from trice.training.fit import example
+from trice.training.machine import compile_layers
+from trice.training.packing import Example, pack
+from trice.training.trainer import Objective, measure, mixed
+
+QUESTIONS = 16
+
+
+def questions(tokenizer: Any) -> list[Example]:
+    template = load_template("plain")
+    return [
+        example(
+            template,
+            tokenizer,
+            "",
+            row.input,
+            [f"calculator({(row.model_extra or {})['expression']})"],
+            [0.0],
+        )
+        for row in load("starter", train=QUESTIONS, test=1).train
+    ]
+
+
+def model(dtype: str) -> Any:
+    torch.manual_seed(0)
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(load_base("gemma-3-270m", dtype=dtype).model, lora).get_base_model().train()
+
+
+def timed(chosen: Any, examples: list[Example]) -> tuple[float, float]:
+    chosen.zero_grad()
+    start = time.perf_counter()
+    with mixed(chosen):
+        parts = measure(chosen, pack(examples), Objective())
+        loss = parts.sft / parts.tokens
+    loss.backward()
+    return time.perf_counter() - start, float(loss.detach())
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    dtype = resolve_dtype("auto", "cpu")
+    plain, compiled = model(dtype), model(dtype)
+    compile_layers(compiled)
+    examples = questions(load_base("gemma-3-270m", dtype=dtype).tokenizer)
+    start = time.perf_counter()
+    timed(compiled, examples)
+    first = time.perf_counter() - start
+    timed(plain, examples)
+    pairs = [(timed(plain, examples), timed(compiled, examples)) for _ in range(rounds)]
+    for (_, theirs), (_, ours) in pairs:
+        assert abs(theirs - ours) < 1e-2 * abs(theirs), f"different losses: {theirs} and {ours}"
+    slow, fast = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
+    ratio = statistics.median(pair[0][0] / pair[1][0] for pair in pairs)
+    print(f"stage-1 step, {QUESTIONS} questions, {dtype}, {torch.get_num_threads()} threads")
+    print(
+        f"plain {slow:.2f} s, compiled {fast:.2f} s, ratio {ratio:.2f}; the first compiled step took {first:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
