@@ -1,7 +1,7 @@
 """One stage-1 step with `compile: true` beside the same step without, in turn in one process.
 
-Both train LoRA on all linear layers over the same 16 questions of the starter set, in the dtype that `auto` means here,
-and must have the same loss.
+Both train LoRA on all linear layers over the same 16 questions of the starter set, in the dtype that `auto` means
+here, and must have the same loss.
 
     python benchmarks/compiled_step.py [rounds=5]
 """

@@ -70,7 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable
     """A working folder with the user's module, questions and recipe."""
     (tmp_path / "own_sums.py").write_text(OWN)
     (tmp_path / "sums.yaml").write_text(f"{RECIPE}model: {tiny_model('llama')}\n")
-    (tmp_path / "train.jsonl").write_text(rows(range(8)).replace("second=", ""))
+    (tmp_path / "train.jsonl").write_text(rows(range(8)))
     (tmp_path / "test.jsonl").write_text(rows(range(20, 23)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -85,7 +85,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> None:
     out = run(load_recipe("sums.yaml", [f"data=[{{{FILES}, train: 6}}]"]))
     labels = read(out / "data/stage1/sums/sums.json")
-    assert sorted(row["output"] for row in labels) == [f"plus({i}, 3)" for i in range(6)]
+    assert sorted(row["output"] for row in labels) == [f"plus({i}, second=3)" for i in range(6)]
     assert {row["instruction"] for row in labels} == {"Add, or let plus add."}
     ranked = read(out / "data/stage2/sums/sums.json")
     assert [row["answer"][0] for row in ranked] == [row["answer"] for row in labels]

@@ -278,8 +278,10 @@ def test_stage_2_may_be_decided_after_stage_1(tmp_path: Path, five: Path) -> Non
     loop(folder, edge, only, both, "rlef.alpha=0.5")
     assert (folder / "models/stage-1/adapter_model.safetensors").read_bytes() == adapter
     assert json.loads((folder / "models/both/trice.json").read_text())["alpha"] == 0.5
-    with pytest.raises(InputError, match=r"rlef.alpha was 0.5, is now 0.25"):
-        loop(folder, edge, only, both, "rlef.alpha=0.25")
+    loop(folder, edge, only, "evaluate={settings: [stage-1]}", "rlef.alpha=0.5")
+    for settings in (both, "evaluate={settings: [stage-1]}"):
+        with pytest.raises(InputError, match=r"rlef.alpha was 0.5, is now 0.25"):
+            loop(folder, edge, only, settings, "rlef.alpha=0.25")
 
 
 def test_a_run_may_be_moved(whole: Path, recipe: Path, tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ Parser = Callable[[str], dict[str, Any]]
 
 
 class Reading(NamedTuple):
-    """What a response turned out to be; `reason` says why a call is malformed."""
+    """What a response turned out to be; `written` is the call as it stands there, `reason` why it is malformed."""
 
     outcome: Outcome
     call: Call | None = None
     reason: str | None = None
+    written: str | None = None
 
 
 def closing(text: str, start: int) -> int | None:
@@ -55,7 +56,8 @@ def read(text: str, parsers: Mapping[str, Parser]) -> Reading:
         try:
             if not arguments:
                 raise ValueError("the call is empty")
-            return Reading(Outcome.CALLED, Call(name=match[1], arguments=parsers[match[1]](arguments)))
+            call = Call(name=match[1], arguments=parsers[match[1]](arguments))
+            return Reading(Outcome.CALLED, call, written=text[match.start() : end + 1])
         except Exception as error:  # a parser is a stranger's code too: what it refuses is malformed
             reason = reason or str(error) or "the arguments do not parse"
     return Reading(Outcome.MALFORMED, reason=reason) if reason else Reading(Outcome.ANSWERED)

@@ -70,7 +70,8 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     path = folder / "recipe.yaml"
     if path.is_file():
         begun = load_recipe(str(path))
-        before, now = (_fixed(each, ranked=begun.ranked) for each in (begun, recipe))
+        ranked = begun.ranked or (folder / "data" / "stage2").exists()
+        before, now = (_fixed(each, ranked) for each in (begun, recipe))
         if before != now:
             raise InputError(
                 f"{folder}: begun with another recipe ({differences(before, now)}); "
@@ -80,7 +81,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
 
 
 def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
-    """What may not change in a folder; `ranked` where stage 2 was among its settings. The first seed's models go
+    """What may not change in a folder; `ranked` where a setting has needed stage 2. The first seed's models go
     by their setting's name alone."""
     free = {"title", "output"} if ranked else {"title", "output", "collect", "score", "rlef"}
     value = recipe.model_dump(mode="json", by_alias=True, exclude=free)

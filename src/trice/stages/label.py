@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from trice import calls, journal
 from trice.errors import InputError
 from trice.journal import Journal, notice
-from trice.records import Call, Labelled, Outcome, Question, Response
+from trice.records import Labelled, Outcome, Question, Response
 from trice.stages.teachers import Labels, Teacher
 from trice.tasks import Task, check_questions, grade, load_task
 
@@ -43,11 +43,11 @@ class Yield:
 
 
 class _Verdict(NamedTuple):
-    """What became of a question: the accepted call, or the reason there is none, and the label's text."""
+    """What became of a question: the accepted call as written, or why there is none, and the label's text."""
 
     reason: str
     text: str | None = None
-    call: Call | None = None
+    call: str | None = None
 
 
 def label(data: Path, output: Path, task: str, teacher: Teacher, limit: int | None = None) -> Yield:
@@ -114,21 +114,16 @@ def _judge(task: Task, question: Question, text: str) -> _Verdict:
         return _Verdict(f"execution error: {response.execution.error}", text)
     if not response.correct:
         return _Verdict(f"wrong answer: {response.pred}", text)
-    return _Verdict("", text, response.call)
+    return _Verdict("", text, calls.read(text, {task.tool.name: task.tool.parse}).written)
 
 
 def _own_fields(question: Question) -> dict[str, Any]:
     return {key: value for key, value in question.model_dump().items() if key not in LEFT_OUT}
 
 
-def _labelled(task: Task, question: Question, call: Call) -> Labelled:
-    """The stage-1 row: the accepted call alone is the target, whatever text stood around it."""
-    argument = " ".join(", ".join(str(value) for value in call.arguments.values()).split())
-    fields = {
-        "instruction": task.instruction,
-        "input": question.input,
-        "output": calls.render(call.name, argument),
-    }
+def _labelled(task: Task, question: Question, call: str) -> Labelled:
+    """The stage-1 row: the accepted call alone is the target, on one line, whatever text stood around it."""
+    fields = {"instruction": task.instruction, "input": question.input, "output": " ".join(call.split())}
     return Labelled.model_validate(_own_fields(question) | fields)
 
 

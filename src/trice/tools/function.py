@@ -1,8 +1,9 @@
 """A typed function as a tool: name, description, arguments and their JSON schema are read from it.
 
-A model writes `name(value)`, `name(value, value)` or `name(key=value, …)`. A value is a quoted string, a JSON list
-or object, or bare text; a bare value runs to the next comma, and to the end of the call where the tool takes but
-one argument. Types are checked, and made from text, by pydantic. Does not cover methods, `*args` and `**kwargs`.
+A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is a quoted
+string, a JSON list or object, or bare text; a bare value runs to the next comma, and to the end of the call where the
+tool takes but one argument. Types are checked, and made from text, by pydantic. Does not cover methods, `*args` and
+`**kwargs`.
 """
 
 from __future__ import annotations
@@ -85,27 +86,24 @@ def _model(function: Callable[..., Any]) -> type[BaseModel]:
 
 
 def _read(text: str, names: list[str]) -> dict[str, Any]:
-    """The arguments in `text` by name. Raises ValueError where there are too many."""
-    if _KEY.match(text):
-        return _named(_pieces(text))
-    values = [text] if len(names) == 1 else list(_pieces(text))
-    if len(values) > len(names):
-        raise ValueError(f"{len(values)} arguments where there are {len(names)}")
-    return {name: _value(value) for name, value in zip(names, values, strict=False)}
-
-
-def _named(pieces: Iterator[str]) -> dict[str, Any]:
+    """The arguments in `text` by name: those by position first, as in Python. Raises ValueError where there are too
+    many, or one twice."""
+    if len(names) == 1 and not _KEY.match(text):
+        return {names[0]: _value(text)}
     texts: dict[str, str] = {}
-    last = ""
-    for piece in pieces:
+    named = ""
+    for place, piece in enumerate(_pieces(text)):
         key = _KEY.match(piece)
-        if key is None:  # a comma within a bare value
-            texts[last] += f",{piece}"
-        elif key[1] in texts:
-            raise ValueError(f"argument '{key[1]}' is given twice")
-        else:
-            last = key[1]
-            texts[last] = piece[key.end() :]
+        if key is None and named:  # a comma within a bare value
+            texts[named] += f",{piece}"
+            continue
+        if key is None and place == len(names):
+            raise ValueError(f"more than {len(names)} arguments")
+        named = key[1] if key else ""
+        name = named or names[place]
+        if name in texts:
+            raise ValueError(f"argument '{name}' is given twice")
+        texts[name] = piece[key.end() :] if key else piece
     return {name: _value(value) for name, value in texts.items()}
 
 
