@@ -38,6 +38,12 @@ class Sums:
 
 class NoSums:
     name = "nosums"
+
+class Bare(Sums):
+    tool = plus
+
+class Long(Sums):
+    instruction = "Two\nlines."
 '''
 
 FILES = "dataset: mine, train_file: train.jsonl, test_file: test.jsonl"
@@ -98,6 +104,16 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
     ("override", "complaint"),
     [
         ("task=own_sums:NoSums", "task 'own_sums:NoSums': has no instruction and no tool and no predict"),
+        ("task=own_sums:Bare", "its tool is no Tool; a function becomes one as FunctionTool"),
+        ("task=own_sums:Long", "its instruction holds a line break"),
+        (
+            f"data=[{{{FILES.replace('mine', 'SVAMP')}}}]",
+            "own questions need a name of their own, not 'SVAMP'",
+        ),
+        (
+            "label={teacher: endpoint, endpoint: {url: 'http://127.0.0.1:9/v1', model: m}}",
+            "no teacher's prompt for task 'sums'",
+        ),
         ("task=own_sums:nosuch", "task 'own_sums:nosuch': AttributeError"),
         ("evaluate.settings=[few-shot]", "examples 'mixed': task 'sums' has none of its own"),
         ("split.examples=direct", "examples 'direct': task 'sums' has none of its own"),
@@ -116,6 +132,22 @@ def test_what_does_not_fit_is_said_before_anything_runs(folder: Path, override: 
         run(load_recipe("sums.yaml", [override]))
     assert "\n" not in str(caught.value)
     assert not (folder / "runs").exists()
+
+
+def test_a_file_that_changed_is_not_mixed_into_a_run(folder: Path) -> None:
+    only = "evaluate.settings=[zero-shot]"
+    run(load_recipe("sums.yaml", [only]))
+    run(load_recipe("sums.yaml", [only]))
+    (folder / "train.jsonl").write_text(rows(range(9)))
+    with pytest.raises(InputError, match=r"^train\.jsonl: has changed since runs/sums was begun"):
+        run(load_recipe("sums.yaml", [only]))
+
+
+def test_fields_that_graded_rows_have_do_no_harm(folder: Path) -> None:
+    changed = rows(range(20, 23), call="a phone call", pred=7, outcome="none")
+    (folder / "test.jsonl").write_text(changed)
+    out = run(load_recipe("sums.yaml", ["evaluate.settings=[zero-shot]"]))
+    assert len(read(out / "data/dev/sums/sums_zero-shot_result.json")) == 3
 
 
 def test_a_training_question_that_is_tested_too_is_left_out(folder: Path) -> None:

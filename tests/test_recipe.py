@@ -33,6 +33,12 @@ def test_a_shipped_recipe_fits_and_is_the_same_after_a_dump(name: str, tmp_path:
     assert load_recipe(str(tmp_path / "again.yaml")) == recipe
 
 
+def test_stage_2_has_the_layers_of_stage_1_unless_it_is_given_others(own: str) -> None:
+    assert load_recipe(own, ["clone.lora.r=32"]).rlef.lora.r == 32
+    assert load_recipe(own, ["clone.lora.r=32", "rlef.lora.r=4"]).rlef.lora.r == 4
+    assert load_recipe("real-math").rlef.lora == load_recipe("real-math").clone.lora
+
+
 def test_the_demo_ships() -> None:
     assert "demo" in SHIPPED
 
@@ -85,6 +91,11 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
         ("xyzzy=1", "unknown key 'xyzzy'; there is batch_size, clone, "),
         ("clone.epochs=many", "key 'clone.epochs': Input should be a valid number"),
         ("clone.lora.dropout=1", "key 'clone.lora.dropout': Input should be less than 1"),
+        ("clone.max_steps=0", "key 'clone.max_steps': 0 steps train nothing"),
+        (
+            "collect=[{origin: a, from: endpoint, top_k: 5, endpoint: {url: u, model: m}}]",
+            "'compel', 'top_k' and 'top_p' are for local models",
+        ),
         ("clone=3", "key 'clone': Input should be a valid dictionary"),
         ("data=[]", "key 'data': List should have at least 1 item"),
         ("data=[{dataset: starter, train: 0}]", "key 'data.0.train': Input should be greater than or equal to 1"),

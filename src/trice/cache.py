@@ -1,4 +1,4 @@
-"""Where converted models, indexes and tool results are kept between runs."""
+"""Where converted models and indexes are kept between runs."""
 
 from __future__ import annotations
 

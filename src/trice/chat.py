@@ -53,7 +53,8 @@ def show(response: Response) -> str:
         lines.append(f"  decision  a malformed call: {response.reason}")
     elif response.execution and response.call:
         arguments = ", ".join(str(value) for value in response.call.arguments.values())
-        result = response.execution.output or f"error: {response.execution.error}"
+        output = response.execution.output
+        result = f"error: {response.execution.error}" if output is None else output
         lines += [
             f"  decision  call {response.call.name}",
             f"  call      {arguments}",

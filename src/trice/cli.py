@@ -204,6 +204,10 @@ def collect(
     if endpoint:
         from trice.sampling import Sampling
 
+        if adapter or compel or top_k or top_p < 1:
+            raise InputError(
+                "--adapter, --compel, --top-k and --top-p are for local models, not for an endpoint"
+            )
         rows = stage.collect_endpoint(
             data, output, task, origin, _endpoint(endpoint, model, keys_file),
             examples=find_examples(task, examples), sampling=Sampling(**drawn), limit=limit,

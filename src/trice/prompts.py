@@ -6,6 +6,7 @@ trained, plain), a file of the user's own in the same form, or `chat`, the token
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -42,6 +43,11 @@ class Template(BaseModel):
     response_prefix: str = ""
     example_end: str = "\n\n"
     stop: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """A checksum of its form: a template file can change under its name."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def text(
         self, instruction: str, input: str, examples: Sequence[Example] = (), tokenizer: Any = None

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from trice.datasets import NAMES
 from trice.errors import InputError
 from trice.journal import read_text
 from trice.sampling import Sampling
@@ -40,6 +41,8 @@ class DataSet(Settings):
     def _both_files(self) -> DataSet:
         if (self.train_file is None) != (self.test_file is None):
             raise ValueError("own questions need both 'train_file' and 'test_file'")
+        if self.train_file and (self.dataset in NAMES or self.hub):
+            raise ValueError(f"own questions need a name of their own, not '{self.dataset}', and no 'hub'")
         if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
             raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
         return self
@@ -93,6 +96,8 @@ class Origin(Settings):
     def _has_endpoint(self) -> Origin:
         if (self.source == "endpoint") != (self.endpoint is not None):
             raise ValueError("from 'endpoint', and only that, needs the key 'endpoint' with url and model")
+        if self.endpoint and (self.compel or self.top_k or self.top_p < 1):
+            raise ValueError("'compel', 'top_k' and 'top_p' are for local models, not for an endpoint")
         return self
 
 
@@ -136,6 +141,15 @@ class Recipe(Settings):
     score: Score = Score()
     rlef: Rlef = Rlef()
     evaluate: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind_of_lora(cls, value: Any) -> Any:
+        """Both stages train the same LoRA layers, unless stage 2 is given its own."""
+        parts = [value.get(key) or {} for key in ("clone", "rlef")] if isinstance(value, dict) else []
+        if len(parts) == 2 and all(isinstance(part, dict) for part in parts) and "lora" in parts[0]:
+            value = {**value, "rlef": {"lora": parts[0]["lora"], **parts[1]}}
+        return value
 
     @model_validator(mode="after")
     def _no_name_twice(self) -> Recipe:

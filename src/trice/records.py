@@ -58,6 +58,12 @@ class Row(BaseModel):
         )
 
 
+def dataset_of(id: str) -> str:
+    """The data set that an id names: what stands before its first `_`, `-`, `:` or `/`."""
+    prefix = re.match(r"[^_\-:/]+(?=[_\-:/])", id)
+    return prefix[0] if prefix else "unnamed"
+
+
 class Question(Row):
     """One problem with its gold answer(s): `data/raw` (text under `question`) and `data/dev` (under `input`)."""
 
@@ -71,7 +77,7 @@ class Question(Row):
     def _name_the_dataset(self) -> Self:
         # Published rows carry the data set only inside the id ("ASDiv_12", "GSM8K-3").
         if not self.dataset:
-            self.dataset = re.split(r"[_\-:/]", self.id, maxsplit=1)[0]
+            self.dataset = dataset_of(self.id)
         if not self.answers or not all(answer.strip() for answer in self.answers):
             raise ValueError("field 'answer': there is no gold answer")
         return self

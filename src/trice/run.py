@@ -8,15 +8,17 @@ change until a setting needs it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from trice.errors import InputError
-from trice.journal import differences, write_text
+from trice.journal import differences, digest, read_text, write_text
 from trice.loop import Loop, load_data, open_endpoint
 from trice.recipe import Recipe, dump_recipe, load_recipe
 from trice.stages.collect import origin_path
 from trice.stages.generate import find_examples
+from trice.stages.teachers import load_teacher_prompt
 from trice.tasks import check_questions, load_task
 
 
@@ -53,6 +55,8 @@ def check(recipe: Recipe) -> None:
         raise InputError(f"{recipe.name}: stage 2 needs candidates: give the key 'collect' its origins")
     for origin in recipe.collect:
         origin_path(recipe.folder, recipe.task, origin.origin)
+    if recipe.label.teacher == "endpoint":
+        load_teacher_prompt(task.name)
     for endpoint in (recipe.label.endpoint, *(origin.endpoint for origin in recipe.collect)):
         if endpoint:
             open_endpoint(endpoint)
@@ -78,6 +82,19 @@ def _claim(folder: Path, recipe: Recipe) -> None:
                 "use that one again, or another output="
             )
     write_text(path, dump_recipe(recipe))
+    _claim_files(folder / "files.json", recipe)
+
+
+def _claim_files(path: Path, recipe: Recipe) -> None:
+    """Keep the checksums of the user's own questions. Raises InputError where a file has changed since."""
+    files = [file for entry in recipe.data for file in (entry.train_file, entry.test_file) if file]
+    now = {str(file): digest(file) for file in files}
+    before = json.loads(read_text(path)) if path.is_file() else now
+    for file, checksum in now.items():
+        if before.get(file, checksum) != checksum:
+            raise InputError(f"{file}: has changed since {path.parent} was begun; take another output=")
+    if now:
+        write_text(path, json.dumps(now, indent=2) + "\n")
 
 
 def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:

@@ -68,6 +68,12 @@ def test_a_question_both_labelled_and_known_keeps_the_models_own_answer(tmp_path
     assert len(read(tmp_path / "math.json")) == 3
 
 
+def test_questions_of_two_data_sets_may_have_the_same_id(tmp_path: Path) -> None:
+    wrong = write(tmp_path / "w.json", [row | {"dataset": "B", "id": "1"} for row in labelled(1)])
+    right = write(tmp_path / "r.json", [row | {"dataset": "A", "id": "1"} for row in known(1)])
+    assert mix([wrong], tmp_path / "math.json", "math", right=[right]) == 2
+
+
 def test_calls_takes_no_direct_answer(tmp_path: Path) -> None:
     files = [write(tmp_path / "w.json", labelled(1)), write(tmp_path / "r.json", labelled(2))]
     mix(files, tmp_path / "calls.json", "math", kind="calls", right=[tmp_path / "not read"])

@@ -22,6 +22,11 @@ def find(query: str, count: int = 3, language: Literal["en", "es"] = "en") -> st
     return f"{count} {language} {query}"
 
 
+def locate(city: str, unit: str = None) -> str:  # type: ignore[assignment]  # noqa: RUF013
+    """Locates a city; its default is not of its type, as people write it."""
+    return f"{city} {unit}"
+
+
 def shout(text: str) -> str:
     """Says it loudly."""
     return text.upper()
@@ -35,14 +40,14 @@ def add(numbers: list[float]) -> float:
 @pytest.mark.parametrize(
     ("function", "text", "arguments"),
     [
-        (find, "red kites", {"query": "red kites", "count": 3, "language": "en"}),
-        (find, "red kites, 5", {"query": "red kites", "count": 5, "language": "en"}),
+        (find, "red kites", {"query": "red kites"}),
+        (find, "red kites, 5", {"query": "red kites", "count": 5}),
         (find, '"kites, red", 5, es', {"query": "kites, red", "count": 5, "language": "es"}),
-        (find, "red kites, language=es", {"query": "red kites", "count": 3, "language": "es"}),
-        (find, "query=red kites", {"query": "red kites", "count": 3, "language": "en"}),
-        (find, "count=2, query='it''s'", {"query": "it''s", "count": 2, "language": "en"}),
-        (find, "query=A, B and C?, count = 1", {"query": "A, B and C?", "count": 1, "language": "en"}),
-        (find, r'query="say \"hi, count=9\""', {"query": 'say "hi, count=9"', "count": 3, "language": "en"}),
+        (find, "red kites, language=es", {"query": "red kites", "language": "es"}),
+        (find, "query=red kites", {"query": "red kites"}),
+        (find, "count=2, query='it''s'", {"query": "it''s", "count": 2}),
+        (find, "query=A, B and C?, count = 1", {"query": "A, B and C?", "count": 1}),
+        (find, r'query="say \"hi, count=9\""', {"query": 'say "hi, count=9"'}),
         (shout, "all of it, to the (very) end", {"text": "all of it, to the (very) end"}),
         (shout, "the cat's, the dog's", {"text": "the cat's, the dog's"}),
         (shout, "'quoted'", {"text": "quoted"}),
@@ -68,6 +73,7 @@ def test_arguments_are_read_and_typed(
         (find, "query=a, query=b", "argument 'query' is given twice"),
         (find, "a, 1, en, 4", "more than 3 arguments"),
         (find, "a, query=b", "argument 'query' is given twice"),
+        (find, "'red kites", "a quoted value does not end"),
         (add, "1, 2", "argument 'numbers': Input should be a valid list"),
         (add, "[" * 100_000, "argument 'numbers'"),
     ],
@@ -87,9 +93,14 @@ def test_what_does_not_fit_is_malformed_with_its_reason(
 def test_a_written_call_is_executed() -> None:
     tool = FunctionTool(find)
     reading = calls.read("find(query=red kites, count=2) and more", {tool.name: tool.parse})
-    assert reading.call == Call(name="find", arguments={"query": "red kites", "count": 2, "language": "en"})
+    assert reading.call == Call(name="find", arguments={"query": "red kites", "count": 2})
     execution = run(tool, reading.call)
     assert (execution.output, execution.error) == ("2 en red kites", None)
+
+
+def test_a_default_is_taken_as_it_is() -> None:
+    tool = FunctionTool(locate)
+    assert run(tool, Call(name="locate", arguments=tool.parse("Paris"))).output == "Paris None"
 
 
 def test_name_description_and_schema_come_from_the_function() -> None:
@@ -114,8 +125,16 @@ def test_failures_are_data_and_bounded() -> None:
         """Babbles."""
         return text * 1_000_000
 
+    def leaves(text: str) -> str:
+        """Leaves."""
+        sys.exit(text)
+
     start = time.perf_counter()
-    for function, error in ((breaks, "KeyError: 'x'"), (hangs, "no result within 0.1 seconds")):
+    for function, error in (
+        (leaves, "SystemExit: x"),
+        (breaks, "KeyError: 'x'"),
+        (hangs, "no result within 0.1 seconds"),
+    ):
         execution = run(FunctionTool(function, time_limit=0.1), Call(name="any", arguments={"text": "x"}))
         assert (execution.output, execution.error) == (None, error)
     assert time.perf_counter() - start < 4
@@ -152,6 +171,11 @@ class Mine:
     def execute(self, text): return text[::-1]
 
 mine = Mine()
+
+async def later(number: int) -> int:
+    """Comes later."""
+    return number
+
 five = 5
 '''
 
@@ -167,7 +191,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_tool_of_the_users_is_found_by_its_name(own: str) -> None:
-    double, mine = load_tool(f"{own}:double"), load_tool(f"{own}:mine")
+    double, mine = load_tool(f"{own}:double"), load_tool(f"{own}:Mine")
     assert run(double, Call(name="double", arguments=double.parse("21"))).output == "42"
     assert run(double, Call(name="double", arguments=double.parse("100"))).error == "too much"
     assert run(mine, Call(name="mine", arguments=mine.parse("abc"))).output == "cba"
@@ -179,7 +203,8 @@ def test_a_tool_of_the_users_is_found_by_its_name(own: str) -> None:
         ("{own}:nosuch", "AttributeError"),
         ("nosuch_module:tool", "No module named 'nosuch_module'"),
         ("nosuch", "unknown tool 'nosuch'; there is: calculator, WikiSearch, or your own as module:name"),
-        ("{own}:five", "neither a function nor a Tool"),
+        ("{own}:later", "neither a plain function nor a Tool"),
+        ("{own}:five", "neither a plain function nor a Tool"),
         ("{own}:untyped", "tool 'untyped': argument 'number': has no type"),
         ("{own}:silent", "tool 'silent': needs a docstring"),
         ("{own}:many", "argument 'numbers': must be one that can be given by name"),

@@ -19,7 +19,13 @@ from trice.errors import InputError
 from trice.records import Execution, Outcome
 from trice.tools import load_tool, run
 from trice.tools.index import Passage, build
-from trice.tools.wikisearch import PACKAGE, WORDS
+from trice.tools.wikisearch import PACKAGE, WORDS, _retriever
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    """Open no index of another test's."""
+    _retriever.cache_clear()
 
 
 def ask(source: str | None, written: str) -> Execution:
@@ -75,6 +81,8 @@ def test_a_wiki(tmp_path: Path) -> None:
         assert (query["generator"], query["gsrlimit"]) == ("search", "2")
         if query["gsrsearch"] == "nothing":
             return 200, json.dumps({"batchcomplete": True})
+        if query["gsrsearch"] == "refused":
+            return 200, json.dumps({"error": {"code": "ratelimited"}})
         pages = [
             {"title": "B", "index": 2, "extract": "second"},
             {"title": "A", "index": 1, "extract": "first"},
@@ -84,6 +92,7 @@ def test_a_wiki(tmp_path: Path) -> None:
     with server(reply) as url:
         assert ask(f"{url}/w/api.php", "anything").output == "A: first\nB: second"
         assert ask(f"{url}/w/api.php", "nothing").error == "nothing was found"
+        assert "ratelimited" in str(ask(f"{url}/w/api.php", "refused").error)
 
 
 @pytest.mark.parametrize(

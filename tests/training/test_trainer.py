@@ -343,6 +343,27 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in cloned.iterdir())
 
 
+def test_a_run_cut_off_after_its_last_step_takes_no_other(work: Path, llama: str, tmp_path: Path) -> None:
+    """Two steps of three an epoch: the trainer alone would go on to the epoch's end."""
+    two = CLONE.model_copy(update={"max_steps": 2, "scheduler": "constant"})
+    whole = again(work, llama, tmp_path / "whole", settings=two)
+    run = unfinished(whole, tmp_path / "run")
+    again(work, llama, run, settings=two)
+    assert weights(run) == weights(whole)
+    assert log(run) == log(whole)
+    assert (run / "adapter_config.json").read_bytes() == (whole / "adapter_config.json").read_bytes()
+
+
+def test_stage_2_records_the_layers_it_goes_on_with(
+    cloned: Path, work: Path, llama: str, tmp_path: Path
+) -> None:
+    settings = RLEF.model_copy(update={"max_steps": 1, "lora": Lora(r=64, targets=["q_proj"])})
+    out = rlef(work / "ranked.json", tmp_path / "out", llama, cloned, settings=settings, device="cpu")
+    made = json.loads((out / "trice.json").read_text())
+    assert (made["lora"]["r"], made["lora"]["dropout"]) == (4, 0.1)
+    assert "down_proj" in made["lora"]["targets"]
+
+
 def test_a_run_killed_by_the_system_ends_in_the_same_bytes(
     cloned: Path, work: Path, llama: str, tmp_path: Path
 ) -> None:

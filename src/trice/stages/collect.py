@@ -112,7 +112,8 @@ def _ask(
 
 
 def _messages(task: Task, question: Question, examples: Sequence[Example]) -> list[dict[str, str]]:
-    rule = f"{task.instruction} Reply with the answer alone, or with one call: {task.tool.name}(...)."
+    asked = question.instruction or task.instruction
+    rule = f"{asked} Reply with the answer alone, or with one call: {task.tool.name}(...)."
     messages = [{"role": "system", "content": rule}]
     for example in examples:
         messages += [

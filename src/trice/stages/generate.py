@@ -6,7 +6,6 @@ here. Endpoints answer through `trice.models.endpoint`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +28,9 @@ from trice.tasks import Task, load_task
 if TYPE_CHECKING:
     from trice.models.local import LocalModel
 
+GRADED = set(Response.model_fields) - set(
+    Question.model_fields
+)  # a user's row may have fields of these names
 Compel = Literal["call", "answer"]
 
 
@@ -73,8 +75,7 @@ def generate(
     check_model(asking.model, asking.adapter)
     dtype = resolve_dtype(asking.dtype, asking.device)
     settings = {"data": digest(data), "task": task, "origin": origin, "limit": limit}
-    form = hashlib.sha256(template.model_dump_json().encode()).hexdigest()  # a template file can change
-    settings |= asking.settings() | {"dtype": dtype, "template_sha256": form}
+    settings |= asking.settings() | {"dtype": dtype, "template_sha256": template.sha256}
     with Journal(output, settings) as journal:
         model = load(asking.model, asking.adapter, device=asking.device, dtype=dtype)
         _answer(model, template, chosen, questions, asking, origin, journal)
@@ -163,7 +164,7 @@ def _rows(
         for sample, text in enumerate(samples):
             written = text if text.lstrip().startswith(opening) else opening + text
             fields = {"response": written.strip(), "origin": origin, "sample": sample}
-            yield Response.model_validate(questions[index].model_dump() | fields)
+            yield Response.model_validate(questions[index].model_dump(exclude=GRADED) | fields)
 
 
 def _first_tokens(model: LocalModel, task: Task) -> list[int]:

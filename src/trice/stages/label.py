@@ -123,7 +123,8 @@ def _own_fields(question: Question) -> dict[str, Any]:
 
 def _labelled(task: Task, question: Question, call: str) -> Labelled:
     """The stage-1 row: the accepted call alone is the target, on one line, whatever text stood around it."""
-    fields = {"instruction": task.instruction, "input": question.input, "output": " ".join(call.split())}
+    instruction = question.instruction or task.instruction
+    fields = {"instruction": instruction, "input": question.input, "output": " ".join(call.split())}
     return Labelled.model_validate(_own_fields(question) | fields)
 
 

@@ -14,7 +14,7 @@ from typing import Literal, cast, get_args
 
 from trice.errors import InputError
 from trice.journal import read_rows, write_rows
-from trice.records import Labelled, Question, Response
+from trice.records import Labelled, Question, Response, dataset_of
 from trice.tasks import Task, load_task
 
 Kind = Literal["selective", "answers", "calls"]
@@ -50,13 +50,17 @@ def mix(
         if kind == "selective":
             known = [_known(chosen, row) for path in right for row in read_rows(path, Response)]
             # A question labelled as well as known (a file labelled for `calls`) keeps the model's own answer.
-            ids = {row.id for row in known}
-            rows = known + [row for row in rows if row.id not in ids]
+            ids = {_key(row) for row in known}
+            rows = known + [row for row in rows if _key(row) not in ids]
     if not rows:
         raise InputError(f"{output}: nothing to mix: kind '{kind}' was given no file of its own")
     random.Random(seed).shuffle(rows)
     write_rows(output, rows)
     return len(rows)
+
+
+def _key(row: Labelled) -> tuple[str, str]:
+    return (row.dataset or dataset_of(row.id), row.id)
 
 
 def _answer(task: Task, question: Question) -> Labelled:

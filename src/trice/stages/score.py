@@ -50,6 +50,8 @@ def _questions(golds: Sequence[Labelled], task: Task) -> list[Question]:
         question = validate(Question, gold.model_dump(exclude={"output"}), gold.where)
         if (question.dataset, question.id) in known:
             raise InputError(f"{gold.where}: field 'id': '{question.id}' stands in an earlier row too")
+        if "\n" in gold.instruction:
+            raise InputError(f"{gold.where}: field 'instruction': holds a line break")
         known.add((question.dataset, question.id))
         questions.append(question)
     check_questions(task, questions)

@@ -53,6 +53,12 @@ def load_task(name: str) -> Task:
     if not isinstance(own, Task):
         lacking = [member for member in TASK if not hasattr(own, member)]
         raise InputError(f"task '{name}': has no {' and no '.join(lacking)}")
+    if not isinstance(own.tool, Tool):
+        raise InputError(
+            f"task '{name}': its tool is no Tool; a function becomes one as FunctionTool(function)"
+        )
+    if "\n" in own.instruction:  # stage-2 files tell the instruction from the question by the line break
+        raise InputError(f"task '{name}': its instruction holds a line break")
     if not re.fullmatch(r"[a-z][a-z0-9-]*", own.name):  # folders and files are called after it
         raise InputError(f"task '{name}': its name '{own.name}' is not of small letters, digits and '-'")
     return own

@@ -57,7 +57,7 @@ def _timed(tool: Tool, call: Call) -> Execution:
         output, error = str(tool.execute(**call.arguments))[:MAX_OUTPUT], None
     except ToolError as failure:
         output, error = None, str(failure)
-    except Exception as failure:  # a tool is a stranger's code: its crash is data too
+    except (Exception, SystemExit) as failure:  # a tool is a stranger's code: its crash is data too
         output, error = None, f"{type(failure).__name__}: {failure}"
     return Execution(output=output, error=error, seconds=time.perf_counter() - start)
 
@@ -81,8 +81,9 @@ def load_tool(name: str, source: str | None = None) -> Tool:
             f"unknown tool '{name}'; there is: {Calculator.name}, {WikiSearch.name}, or your own as module:name"
         )
     own = load_own("tool", name)
+    own = own() if isinstance(own, type) else own
     if isinstance(own, Tool):
         return own
-    if not inspect.isfunction(own):
-        raise InputError(f"tool '{name}': neither a function nor a Tool")
+    if not inspect.isfunction(own) or inspect.iscoroutinefunction(own):
+        raise InputError(f"tool '{name}': neither a plain function nor a Tool")
     return FunctionTool(own)

@@ -1,9 +1,9 @@
 """A typed function as a tool: name, description, arguments and their JSON schema are read from it.
 
-A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is a quoted
-string, a JSON list or object, or bare text; a bare value runs to the next comma, and to the end of the call where the
-tool takes but one argument. Types are checked, and made from text, by pydantic. Does not cover methods, `*args` and
-`**kwargs`.
+A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is a
+quoted string, a JSON list or object, or bare text; a bare value runs to the next comma, and to the end of the call
+where the tool takes but one argument. Types are checked, and made from text, by pydantic. Does not cover methods,
+`*args` and `**kwargs`, or a closing parenthesis within a value.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FunctionTool:
         self._function = function
         self._arguments = _model(function)
         if not self.description:
-            raise InputError(f"tool '{self.name}': needs a docstring, which tells a model what it does")
+            raise InputError(f"tool '{self.name}': needs a docstring, which says what it does")
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class FunctionTool:
     def parse(self, text: str) -> dict[str, Any]:
         """The arguments in `text`. Raises ValueError for a wrong type, an unknown name or one that is missing."""
         names = list(self._arguments.model_fields)
-        return self._checked(_read(text, names)).model_dump(mode="json")
+        return self._checked(_read(text, names)).model_dump(mode="json", exclude_unset=True)
 
     def execute(self, **arguments: Any) -> str:
         """The function's result as text."""
@@ -130,7 +130,9 @@ def _pieces(text: str) -> Iterator[str]:
 def _value(text: str) -> Any:
     """A written value: a string without its quotes, a list or object from its JSON, else the text itself."""
     text = text.strip()
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+    if text[:1] in ("'", '"'):
+        if len(text) < 2 or text[-1] != text[0]:
+            raise ValueError(f"a quoted value does not end: {text[:40]}")
         return re.sub(r"\\(.)", r"\1", text[1:-1])
     if text[:1] in ("[", "{"):
         try:

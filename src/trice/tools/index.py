@@ -73,9 +73,7 @@ def build(passages: Iterable[Passage], folder: Path, total: int = 0) -> int:
     if folder.exists():
         raise InputError(f"{folder}: is there already; remove it, or choose another folder")
     tantivy = _tantivy()
-    scratch = folder.with_name(f"{folder.name}.building")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    scratch = _scratch(folder)
     engine = _open(tantivy, scratch)
     writer = engine.writer(heap_size=HEAP)
     with Progress(f"index {folder.name}, passages", total) as progress:
@@ -96,8 +94,30 @@ def build(passages: Iterable[Passage], folder: Path, total: int = 0) -> int:
         scratch / MANIFEST,
         json.dumps({"form": FORM, "passages": progress.done, "files": sizes}, indent=1) + "\n",
     )
-    os.replace(scratch, folder)
+    try:
+        os.replace(scratch, folder)
+    except OSError:
+        shutil.rmtree(scratch)
+        if not (folder / MANIFEST).is_file():  # else another process made the same one meanwhile
+            raise
     return progress.done
+
+
+def _scratch(folder: Path) -> Path:
+    """An empty folder of this process beside `folder`; those of processes that are no more are removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f"{folder.name}.building-*"):
+        process = left.name.rpartition("-")[2]
+        try:
+            os.kill(int(process), 0)
+        except (ValueError, ProcessLookupError):
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # somebody else's, and alive
+            continue
+    scratch = folder.with_name(f"{folder.name}.building-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    return scratch
 
 
 class Index:

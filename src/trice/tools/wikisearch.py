@@ -11,7 +11,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,11 +45,8 @@ class WikiSearch:
     time_limit = 30.0
 
     def __init__(self, source: str | None = None, passages: int = PASSAGES) -> None:
-        self.source, self.passages = source, passages
-        if source and not source.startswith(("http://", "https://")):
-            self._retriever = Index(Path(source))
-        elif source is None:
-            check_summaries()
+        self.passages = passages
+        self._retriever = _retriever(source)
 
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `query`. Raises ValueError for one that is too long."""
@@ -67,11 +64,15 @@ class WikiSearch:
             raise ToolError("nothing was found")
         return "\n".join(map(_line, found))
 
-    @cached_property
-    def _retriever(self) -> Retriever:
-        if self.source is None:
-            return summaries()
-        return MediaWiki(self.source) if self.source.endswith("/api.php") else Server(self.source)
+
+@cache
+def _retriever(source: str | None) -> Retriever:
+    """What searches `source`; an index is opened, and that of the summaries made, before any call is timed."""
+    if source is None:
+        return summaries()
+    if not source.startswith(("http://", "https://")):
+        return Index(Path(source))
+    return MediaWiki(source) if source.endswith("/api.php") else Server(source)
 
 
 def _line(passage: Passage) -> str:
@@ -79,23 +80,17 @@ def _line(passage: Passage) -> str:
     return " ".join(text.split()[:WORDS])
 
 
-def check_summaries() -> None:
-    """Raise InputError where the summaries are neither indexed nor installed."""
-    if not (cache_folder() / VERSION).is_dir() and _package() is None:
-        raise InputError("WikiSearch needs its summaries: pip install 'trice-rlef[search]', or give a source")
-
-
-def _package() -> Path | None:
-    """The folder of the package with the summaries; it is data to us and never imported."""
-    spec = importlib.util.find_spec(PACKAGE)
-    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-
-
 def summaries() -> Index:
-    """The index of the summaries, made at the first call (some seconds)."""
-    folder, package = cache_folder() / VERSION, _package()
-    if package and not folder.is_dir():
-        file = package / "data" / "summaries_en-us.json"
+    """The index of the summaries, made at the first call (some seconds). Raises InputError where the package with
+    them is missing."""
+    folder = cache_folder() / VERSION
+    if not folder.is_dir():
+        spec = importlib.util.find_spec(PACKAGE)  # data to us, never imported
+        if spec is None or not spec.submodule_search_locations:
+            raise InputError(
+                "WikiSearch needs its summaries: pip install 'trice-rlef[search]', or give a source"
+            )
+        file = Path(spec.submodule_search_locations[0]) / "data" / "summaries_en-us.json"
         rows = json.loads(file.read_text(encoding="utf-8")).values()
         build((Passage(row["title"], row["extract"]) for row in rows), folder, len(rows))
     return Index(folder)
@@ -128,6 +123,8 @@ class MediaWiki:
             "explaintext": "1", "exlimit": str(k),
         }  # fmt: skip
         reply = _get(self.url, wanted)
+        if isinstance(reply, dict) and "error" in reply:
+            raise ToolError(f"the wiki refused: {str(reply['error'])[:200]}")
         try:
             pages = sorted(reply.get("query", {}).get("pages", []), key=lambda page: page["index"])
             return [Passage(str(page["title"]), str(page["extract"])) for page in pages]

@@ -21,7 +21,7 @@ from trice.errors import InputError
 from trice.journal import differences, digest, notice, write_text
 from trice.models.local import LocalModel, attach, check_model, load_base, resolve_dtype
 from trice.progress import Progress
-from trice.prompts import Template
+from trice.prompts import Template, load_template
 from trice.training.card import write_card
 from trice.training.machine import check_machine, compile_layers
 from trice.training.packing import Example, Tokens
@@ -82,6 +82,18 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
     return model
 
 
+def adapter_lora(adapter: Path) -> Lora:
+    """The LoRA settings an adapter was made with."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    targets = config["target_modules"]
+    return Lora(
+        r=config["r"],
+        alpha=config["lora_alpha"],
+        dropout=config["lora_dropout"],
+        targets=targets if isinstance(targets, str) else sorted(targets),
+    )
+
+
 def claim(output: Path, settings: dict[str, Any]) -> bool:
     """Make `output` this run's own. Returns True where it is already finished.
 
@@ -102,13 +114,18 @@ def claim(output: Path, settings: dict[str, Any]) -> bool:
     return False
 
 
-def last_checkpoint(output: Path) -> str | None:
+def trainer_state(checkpoint: Path) -> Any:
+    """What the trainer wrote last into a checkpoint."""
+    return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+
+
+def last_checkpoint(output: Path) -> Path | None:
     """The newest whole checkpoint; torn ones, of a kill during saving, are removed."""
     steps = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for path in reversed(steps):
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-            return str(path)
+            trainer_state(path)
+            return path
         except (OSError, ValueError):
             shutil.rmtree(path)
     return None
@@ -118,7 +135,7 @@ def arguments(output: Path, settings: Clone, seed: int, device: Any, steps_per_e
     """transformers' TrainingArguments for these settings."""
     from transformers import TrainingArguments
 
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(output),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
@@ -140,6 +157,9 @@ def arguments(output: Path, settings: Clone, seed: int, device: Any, steps_per_e
         dataloader_pin_memory=False,
         label_names=[],
     )
+    if made.n_gpu > 1:  # one process trains on one GPU; several are several processes
+        made._n_gpu = 1
+    return made
 
 
 def fit(
@@ -160,6 +180,8 @@ def fit(
     """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer."""
     check_model(model, adapter)
     check_machine(settings, device)
+    if adapter:
+        settings = settings.model_copy(update={"lora": adapter_lora(adapter)})
     dtype = resolve_dtype(dtype, device)
     made_by = {
         "stage": stage,
@@ -168,6 +190,7 @@ def fit(
         "adapter": adapter and digest(adapter / "adapter_model.safetensors"),
         "data": digest(data),
         "template": template,
+        "template_sha256": load_template(template).sha256,
         "seed": seed,
         "dtype": dtype,
         **({"limit": limit} if limit else {}),
@@ -193,7 +216,7 @@ def _run(
 ) -> None:
     from transformers.trainer_callback import PrinterCallback
 
-    from trice.training.trainer import Log, Objective, TriceTrainer, check_head
+    from trice.training.trainer import Log, Objective, TriceTrainer, check_head, write_log
 
     rows = drop_long(examples(loaded.tokenizer), settings.max_length)
     check_head(loaded.model, rows[0].prompt + rows[0].responses[0].ids)
@@ -202,6 +225,12 @@ def _run(
         objective = Objective(settings.alpha, settings.margin, settings.length_penalty, settings.token_budget)
     steps_per_epoch = -(-len(rows) // settings.batch_size)
     total = settings.max_steps if settings.max_steps > 0 else math.ceil(steps_per_epoch * settings.epochs)
+    checkpoint = last_checkpoint(output)
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    if checkpoint and done >= total:  # killed after its last step: the trainer itself would do one more
+        write_log(output / "log.jsonl", trainer_state(checkpoint)["log_history"])
+        _save(with_lora(loaded, checkpoint, settings.lora, seed), output)
+        return
     model = with_lora(loaded, adapter, settings.lora, seed)
     if settings.compile:
         compile_layers(model)
@@ -213,11 +242,9 @@ def _run(
     )
     trainer.remove_callback(PrinterCallback)
     random.seed(seed)
-    checkpoint = last_checkpoint(output)
-    done = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     with Progress(f"train {output.name}, steps", total, done) as progress:
         trainer.add_callback(Log(output / "log.jsonl", progress))
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer.model, output)
 
 

@@ -9,7 +9,10 @@ from trice.training.settings import Clone
 
 
 def check_machine(settings: Clone, device: str) -> None:
-    """Raise InputError where these settings ask for a compiler or a tracker that is not here."""
+    """Raise InputError where these settings ask for a device, a compiler or a tracker that cannot be had."""
+    kind, _, index = device.partition(":")
+    if index not in ("", "0"):  # transformers' trainer takes the first GPU it sees
+        raise InputError(f"device {device}: to train on it, set CUDA_VISIBLE_DEVICES={index} and take {kind}")
     if settings.compile:
         _check_compiler(device)
     if settings.report_to:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trice.errors import InputError
 
@@ -39,7 +39,7 @@ class Clone(Settings):
     each layer's small operations with torch.compile: a minute of waiting and a C++ compiler for faster steps."""
 
     epochs: float = Field(5, gt=0)
-    max_steps: int = Field(-1, description="stop after this many steps; -1 goes by epochs")
+    max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1 goes by epochs")
     batch_size: int = Field(1024, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     scheduler: Scheduler = "linear"
@@ -52,6 +52,13 @@ class Clone(Settings):
     compile: bool = False
     report_to: list[str] = []
     lora: Lora = Lora()
+
+    @field_validator("max_steps")
+    @classmethod
+    def _some_steps(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("0 steps train nothing; -1 goes by epochs")
+        return value
 
 
 class Rlef(Clone):

@@ -172,12 +172,14 @@ class Log(TrainerCallback):  # type: ignore[misc]
             self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._write(state.log_history)
+        write_log(self.path, state.log_history)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._write(state.log_history)
+        write_log(self.path, state.log_history)
 
-    def _write(self, history: list[dict[str, float]]) -> None:
-        names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm")
-        entries = [{name: entry[name] for name in names if name in entry} for entry in history]
-        write_rows(self.path, [entry for entry in entries if "loss" in entry])
+
+def write_log(path: Path, history: list[dict[str, float]]) -> None:
+    """The trainer's history of steps, one a line."""
+    names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm")
+    entries = [{name: entry[name] for name in names if name in entry} for entry in history]
+    write_rows(path, [entry for entry in entries if "loss" in entry])
