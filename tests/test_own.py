@@ -43,7 +43,7 @@ class Bare(Sums):
     tool = plus
 
 class Long(Sums):
-    instruction = "Two\nlines."
+    instruction = "Two\\nlines."
 '''
 
 FILES = "dataset: mine, train_file: train.jsonl, test_file: test.jsonl"
