@@ -83,14 +83,16 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
 
 
 def adapter_lora(adapter: Path) -> Lora:
-    """The LoRA settings an adapter was made with."""
+    """The LoRA settings an adapter was made with, its targets by their short names."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     targets = config["target_modules"]
     return Lora(
         r=config["r"],
         alpha=config["lora_alpha"],
         dropout=config["lora_dropout"],
-        targets=targets if isinstance(targets, str) else sorted(targets),
+        targets=targets
+        if isinstance(targets, str)
+        else sorted({name.rpartition(".")[2] for name in targets}),
     )
 
 
