@@ -14,7 +14,12 @@ def test_text_stands_under_question_or_input() -> None:
     assert raw.input == "2+2?"
 
 
-@pytest.mark.parametrize("name", ["GSM8K_3", "GSM8K-3", "GSM8K:3", "GSM8K/3", "GSM8K"])
+def test_an_id_that_names_no_data_set_leaves_it_unnamed() -> None:
+    rows = [Question.model_validate({"id": id, "input": "q", "answer": "4"}) for id in (17, "q18", "_19")]
+    assert {row.dataset for row in rows} == {"unnamed"}
+
+
+@pytest.mark.parametrize("name", ["GSM8K_3", "GSM8K-3", "GSM8K:3", "GSM8K/3"])
 def test_the_data_set_is_read_from_the_id_unless_it_is_given(name: str) -> None:
     row = {"id": name, "question": "q", "answer": "4"}
     assert Question.model_validate(row).dataset == "GSM8K"
