@@ -6,6 +6,7 @@ No test reaches the network: the hub client is told so before anything imports i
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A shell starts jobs in the background with Ctrl-C ignored, and their children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WINDOW = 8  # of the sliding layers; shorter than the prompts of the tests
 TEXT = (
