@@ -63,6 +63,17 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def read_row(row_type: type[RowT], line: str, where: str) -> RowT:
+    """One line of JSON, which stands at `where`, as a `row_type`. Raises InputError where it does not fit."""
+    try:
+        value = json.loads(line)
+        if "\\ud" in line.lower():  # half a surrogate pair is no text: no file and no tokenizer takes it
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not a JSON object ({error})") from None
+    return validate(row_type, value, where)
+
+
 def read_rows(path: Path, row_type: type[RowT]) -> list[RowT]:
     """Every line of a JSONL file as a `row_type`.
 
@@ -76,13 +87,7 @@ def read_rows(path: Path, row_type: type[RowT]) -> list[RowT]:
         if number == 1 and line.startswith("acc:"):
             notice(f"{path}:1: skipped the summary line of the original's result files")
             continue
-        try:
-            value = json.loads(line)
-            if "\\ud" in line.lower():  # half a surrogate pair is no text: no file and no tokenizer takes it
-                json.dumps(value, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}:{number}: not a JSON object ({error})") from None
-        rows.append(validate(row_type, value, f"{path}:{number}"))
+        rows.append(read_row(row_type, line, f"{path}:{number}"))
     if not rows:
         raise InputError(f"{path}: holds no rows")
     return rows

@@ -75,6 +75,7 @@ def test_a_corpus_becomes_an_index(tmp_path: Path) -> None:
         ("{torn", r"birds\.jsonl:2: not a JSON object"),
         ('{"title": "x"}', r"birds\.jsonl:2: field 'text': Field required"),
         ('{"title": "x", "text": ""}', r"birds\.jsonl:2: field 'text'"),
+        ('{"text": "\\ud800"}', r"birds\.jsonl:2: not a JSON object"),
         ("[" * 100_000, r"birds\.jsonl:2: not a JSON object"),
     ],
 )

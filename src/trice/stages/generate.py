@@ -28,9 +28,8 @@ from trice.tasks import Task, load_task
 if TYPE_CHECKING:
     from trice.models.local import LocalModel
 
-GRADED = set(Response.model_fields) - set(
-    Question.model_fields
-)  # a user's row may have fields of these names
+# Left out of a question that becomes a response: a user's row may have fields of these names.
+GRADED = set(Response.model_fields) - set(Question.model_fields)
 Compel = Literal["call", "answer"]
 
 

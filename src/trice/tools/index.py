@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from trice.errors import InputError, ToolError
-from trice.journal import read_text, validate, write_text
+from trice.journal import read_row, read_text, write_text
 from trice.progress import Progress
 from trice.records import Row
 
@@ -48,20 +48,12 @@ def read_passages(path: Path) -> Iterator[Passage]:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _passage(line, f"{path}:{number}")
+                    row = read_row(PassageRow, line, f"{path}:{number}")
+                    yield Passage(row.title, row.text)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start} of a block)") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _passage(line: str, where: str) -> Passage:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not a JSON object ({error})") from None
-    row = validate(PassageRow, value, where)
-    return Passage(row.title, row.text)
 
 
 def build(passages: Iterable[Passage], folder: Path, total: int = 0) -> int:
