@@ -183,10 +183,11 @@ def _run(
 ) -> None:
     from transformers.trainer_callback import PrinterCallback
 
-    from trice.training.trainer import Log, Objective, TriceTrainer, check_head, write_log
+    from trice.training.policy import prepare
+    from trice.training.trainer import Log, Objective, TriceTrainer, write_log
 
     rows = drop_long(examples(loaded.tokenizer), settings.max_length)
-    check_head(loaded.model, rows[0].prompt + rows[0].responses[0].ids)
+    way = prepare(loaded.model, rows)
     objective = Objective(token_budget=settings.token_budget)
     if isinstance(settings, Rlef):
         objective = Objective(settings.alpha, settings.margin, settings.length_penalty, settings.token_budget)
@@ -203,6 +204,8 @@ def _run(
         compile_layers(model)
     trainer = TriceTrainer(
         objective,
+        settings.batch_size,
+        way,
         model=model,
         args=arguments(output, settings, seed, loaded.device, steps_per_epoch),
         train_dataset=rows,

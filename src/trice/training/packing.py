@@ -1,18 +1,29 @@
-"""Packing: a question's prompt once, its responses as branches, several questions in a row.
+"""Packing: every distinct prefix of a micro-batch once, as one tree of tokens.
 
-Each question is a tree: the prompt's tokens, then every response's, which see the prompt and themselves but
-not each other, at the positions they would have alone. Trees are laid into rows of about equal length, so
-little is padding, and only the positions that predict a response token go on to the output head. The loss is
-that of every response run by itself.
+The sequences of a micro-batch (each prompt with each of its responses) share beginnings: the instruction of a
+task, the prompt of a question, the first tokens of like candidates, all of equal ones. Sorted, they are walked
+as a tree whose tokens lie in one row, depth first, at the positions they would have alone. A token sees its
+ancestors, and those are the earlier tokens whose subtree reaches it: one number a token says it all. Nothing is
+padded, last tokens are only predicted and never read, and what each response gets is what it would get alone.
+
+Models that cannot run such a row get `rows`: one sequence a row, padded, with the mask every model takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
+
+Layout = Literal["blocks", "mask", "rows"]
+"""How a micro-batch is laid out: a tree whose attention runs in blocks of tokens, a tree under one mask, or
+one sequence a row."""
+
+BLOCK = 64  # tokens whose attention is one product; larger where paths are long
+LONGEST_PATH = 3  # in blocks, so that the keys gathered for all blocks are at most four times the tokens
 
 
 class Tokens(NamedTuple):
@@ -24,135 +35,239 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """One question to train on: prompt ids, response tokens and their rewards, best first where equal."""
+    """One question to train on: prompt ids, response tokens and their rewards, best first where equal.
+
+    `reference` are the responses' log-probabilities under the policy as it was before training, where the
+    objective asks for them.
+    """
 
     prompt: list[int]
     responses: list[Tokens]
     rewards: list[float]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + sum(len(response.ids) for response in self.responses)
+    reference: list[float] | None = None
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A micro-batch of trees in R rows of T tokens, with N response tokens of S responses of Q questions.
+    """A micro-batch in R rows of T tokens, with N response tokens of S responses of Q questions.
 
-    `source_N` indexes the flattened [R·T] hidden states that predict `target_N`; `response_N` numbers the
-    responses through all questions; `slot_QK` holds each question's response numbers, -1 where it has fewer.
+    Of M hidden states, at `source_M` of the flattened [R·T], E distinct next tokens are predicted: `target_E`
+    after the state `state_E`. Response token n is edge `edge_N[n]` of response `response_N[n]`. `slot_QK` holds
+    each question's response numbers, -1 where it has fewer. `allowed_BQK` says which keys a query sees: of all T
+    tokens, or in blocks of those `keys_BK` names, a block's own tokens last; in rows, which tokens are real.
     """
 
     tokens_RT: torch.Tensor
     positions_RT: torch.Tensor
-    allowed_RTT: torch.Tensor
-    source_N: torch.Tensor
-    target_N: torch.Tensor
+    allowed_BQK: torch.Tensor
+    keys_BK: torch.Tensor | None
+    source_M: torch.Tensor
+    state_E: torch.Tensor
+    target_E: torch.Tensor
+    edge_N: torch.Tensor
     response_N: torch.Tensor
     slot_QK: torch.Tensor
     rewards_QK: torch.Tensor
+    reference_QK: torch.Tensor | None
+
+    def to(self, device: torch.device | str) -> Packed:
+        """The same on another device."""
+        moved = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **moved)
 
 
-def micro_batches(examples: Sequence[Example], token_budget: int) -> Iterator[list[Example]]:
-    """Cut a batch into parts of at most `token_budget` tokens (a larger single question stands alone)."""
-    part: list[Example] = []
-    for example in sorted(examples, key=len):
-        if part and sum(map(len, part)) + len(example) > token_budget:
-            yield part
-            part = []
-        part.append(example)
-    if part:
-        yield part
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def bins(lengths: Sequence[int]) -> list[list[int]]:
-    """First-fit decreasing: item numbers in rows no longer than the longest item."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        row = next((row for row, left in enumerate(room) if left >= lengths[item]), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(max(lengths))
-        rows[row].append(item)
-        room[row] -= lengths[item]
-    return rows
+def tree_size(examples: Sequence[Example]) -> int:
+    """How many tokens the examples are as a tree."""
+    sequences = sorted(ids for ids, _, _ in _sequences(examples))
+    return sum(len(ids) - shared(before, ids) for before, ids in zip([[], *sequences], sequences, strict=False))
 
 
-class _Row:
-    """One row being filled."""
+def micro_batches(
+    examples: Sequence[Example], token_budget: int, processes: int = 1
+) -> list[list[Example]]:
+    """Cut a batch into parts of about equal size, none above `token_budget` tokens of its tree.
 
-    def __init__(self) -> None:
+    A question is never cut; one that is larger by itself stands alone. Questions with like prompts stay
+    together. The number of parts is a multiple of `processes`; the last ones are empty where that takes it.
+    """
+    order = sorted(examples, key=lambda example: example.prompt)
+    overlaps = [shared(one.prompt, other.prompt) for one, other in itertools.pairwise(order)]
+    sizes = [tree_size([example]) for example in order]
+    added = [size - overlap for size, overlap in zip(sizes, [0, *overlaps], strict=False)]
+    ends = list(itertools.accumulate(added))
+
+    def cut(parts: int) -> list[list[int]]:
+        middle = [(end - size / 2) * parts / ends[-1] for end, size in zip(ends, added, strict=True)]
+        groups = itertools.groupby(range(len(order)), key=lambda i: min(parts - 1, int(middle[i])))
+        return [list(group) for _, group in groups]
+
+    def fits(group: list[int]) -> bool:
+        alone = sizes[group[0]] - added[group[0]]  # what the first shared with the part before
+        return len(group) == 1 or sum(added[i] for i in group) + alone <= token_budget
+
+    if not order:
+        return [[] for _ in range(processes)]
+    fewest = -(-ends[-1] // token_budget)
+    counts = itertools.count(-(-fewest // processes) * processes, processes)
+    groups = next(groups for groups in map(cut, counts) if all(map(fits, groups)))
+    missing = -len(groups) % processes
+    return [[order[i] for i in group] for group in groups] + [[] for _ in range(missing)]
+
+
+def _sequences(examples: Sequence[Example]) -> list[tuple[list[int], int, int]]:
+    """What is read of every (question, response), which is all but the last token, with both numbers."""
+    return [
+        (example.prompt + response.ids[:-1], question, number)
+        for question, example in enumerate(examples)
+        for number, response in enumerate(example.responses)
+    ]
+
+
+class _Rows:
+    """Tokens being laid out. `paths` gives the flat place of every token read, by question and response."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
         self.tokens: list[int] = []
+        self.parents: list[int] = []
         self.positions: list[int] = []
-        self.tree: list[int] = []  # which question a token belongs to
-        self.branch: list[int] = []  # 0 for the prompt, else the number of the response in its question
-        self.labels: list[tuple[int, int, int]] = []  # (source, target, response)
+        self.ends: list[int] = []  # of the tokens seen so far; of open paths filled in when they close
+        self.paths: dict[tuple[int, int], list[int]] = {}
+        path: list[int] = []
+        before: list[int] = []
+        for ids, question, number in sorted(_sequences(examples)):
+            common = shared(before, ids)
+            self._close(path[common:])
+            path, before = path[:common], ids
+            for token in ids[common:]:
+                self.parents.append(path[-1] if path else -1)
+                self.positions.append(len(path))
+                path.append(len(self.tokens))
+                self.tokens.append(token)
+                self.ends.append(0)
+            self.paths[question, number] = path
+        self._close(path)
 
-    def add(self, tree: int, example: Example, first_response: int) -> None:
-        start = len(self.tokens)
-        self._extend(tree, 0, example.prompt, 0)
-        for number, response in enumerate(example.responses):
-            before = start + len(example.prompt) - 1
-            here = len(self.tokens)
-            self._extend(tree, number + 1, response.ids, len(example.prompt))
-            for offset, (token, loss) in enumerate(zip(*response, strict=True)):
-                if loss:
-                    source = before if offset == 0 else here + offset - 1
-                    self.labels.append((source, token, first_response + number))
-
-    def _extend(self, tree: int, branch: int, ids: list[int], position: int) -> None:
-        self.tokens += ids
-        self.positions += range(position, position + len(ids))
-        self.tree += [tree] * len(ids)
-        self.branch += [branch] * len(ids)
+    def _close(self, places: Sequence[int]) -> None:
+        for place in places:
+            self.ends[place] = len(self.tokens)
 
 
-def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> Packed:
-    """Lay the examples into rows. The order of questions and responses is kept in `slot_QK`."""
-    firsts = [0]
-    for example in examples:
-        firsts.append(firsts[-1] + len(example.responses))
-    rows = []
-    for items in bins([len(example) for example in examples]):
-        row = _Row()
-        for item in items:
-            row.add(item, examples[item], firsts[item])
-        rows.append(row)
-    width = max(len(row.tokens) for row in rows)
-
-    def padded(lists: list[list[int]], value: int) -> torch.Tensor:
-        return torch.tensor([items + [value] * (width - len(items)) for items in lists], device=device)
-
-    tree_RT = padded([row.tree for row in rows], -1)
-    branch_RT = padded([row.branch for row in rows], 0)
-    labels = [
-        (number * width + source, target, response)
-        for number, row in enumerate(rows)
-        for source, target, response in row.labels
-    ]
-    source_N, target_N, response_N = torch.tensor(labels, device=device).T
-    most = max(len(example.responses) for example in examples)
-    slots = [
-        [*range(first, first + len(example.responses)), *[-1] * (most - len(example.responses))]
-        for first, example in zip(firsts, examples, strict=False)
-    ]
-    rewards = [[*example.rewards, *[0.0] * (most - len(example.rewards))] for example in examples]
+def pack(
+    examples: Sequence[Example], layout: Layout = "blocks", device: torch.device | str = "cpu"
+) -> Packed:
+    """Lay the examples out. The order of questions and responses is kept in `slot_QK`."""
+    if layout == "rows":
+        tokens, positions, allowed, paths = _padded(examples)
+        keys = None
+    else:
+        tree = _Rows(examples)
+        paths = tree.paths
+        tokens, positions = torch.tensor([tree.tokens]), torch.tensor([tree.positions])
+        keys, allowed = _blocks(tree) if layout == "blocks" else (None, _whole(tree))
     return Packed(
-        tokens_RT=padded([row.tokens for row in rows], 0),
-        positions_RT=padded([row.positions for row in rows], 0),
-        allowed_RTT=_tree_mask(tree_RT, branch_RT),
-        source_N=source_N,
-        target_N=target_N,
-        response_N=response_N,
-        slot_QK=torch.tensor(slots, device=device),
-        rewards_QK=torch.tensor(rewards, device=device, dtype=torch.float64),
-    )
+        tokens_RT=tokens,
+        positions_RT=positions,
+        allowed_BQK=allowed,
+        keys_BK=keys,
+        **_edges(examples, paths),
+        **_candidates(examples),
+    ).to(device)
 
 
-def _tree_mask(tree_RT: torch.Tensor, branch_RT: torch.Tensor) -> torch.Tensor:
-    """Which tokens a token may see: earlier ones of its own tree that are prompt or of its own branch."""
-    width = tree_RT.shape[1]
-    earlier_TT = torch.ones(width, width, dtype=torch.bool, device=tree_RT.device).tril()
-    same_tree = tree_RT.unsqueeze(2) == tree_RT.unsqueeze(1)
-    seen = (branch_RT.unsqueeze(1) == 0) | (branch_RT.unsqueeze(1) == branch_RT.unsqueeze(2))
-    return earlier_TT & same_tree & seen
+def _padded(
+    examples: Sequence[Example],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[tuple[int, int], list[int]]]:
+    sequences = _sequences(examples)
+    width = max(len(ids) for ids, _, _ in sequences)
+    tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids, _, _ in sequences])
+    lengths = torch.tensor([len(ids) for ids, _, _ in sequences])
+    positions = torch.arange(width).expand_as(tokens)
+    paths = {
+        (question, number): list(range(row * width, row * width + len(ids)))
+        for row, (ids, question, number) in enumerate(sequences)
+    }
+    return tokens, positions, positions < lengths.unsqueeze(1), paths
+
+
+def _whole(tree: _Rows) -> torch.Tensor:
+    """Who sees whom of all T tokens, [1, T, T]."""
+    place, end = torch.arange(len(tree.tokens)), torch.tensor(tree.ends)
+    return ((place.unsqueeze(1) >= place) & (place.unsqueeze(1) < end)).unsqueeze(0)
+
+
+def _blocks(tree: _Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """The keys of each block of successive tokens, [B, K], and which of them its queries see, [B, Q, K].
+
+    An earlier token that any query of a block sees is an ancestor of the block's first token, for its subtree
+    is one stretch. So a block's keys are that token's path and the block itself, with padding before them.
+    """
+    total = len(tree.tokens)
+    size = BLOCK
+    while size * LONGEST_PATH < max(tree.positions[::size]):
+        size *= 2
+    size = min(size, total)
+    starts = range(0, total, size)
+    longest = max(tree.positions[start] for start in starts)
+    keys_BK = torch.full((len(starts), longest + size), total)  # `total` is nobody, and becomes the last token
+    for block, start in enumerate(starts):
+        above, place = [], tree.parents[start]
+        while place >= 0:
+            above.append(place)
+            place = tree.parents[place]
+        keys_BK[block, longest - len(above) : longest] = torch.tensor(above[::-1], dtype=torch.long)
+        own = range(start, min(start + size, total))
+        keys_BK[block, longest : longest + len(own)] = torch.tensor(own)
+    queries_BQ1 = torch.arange(len(starts) * size).view(len(starts), size, 1)
+    ends_B1K = torch.tensor([*tree.ends, 0])[keys_BK].unsqueeze(1)
+    allowed_BQK = (keys_BK.unsqueeze(1) <= queries_BQ1) & (queries_BQ1 < ends_B1K)
+    return keys_BK.clamp(max=total - 1), allowed_BQK
+
+
+def _edges(
+    examples: Sequence[Example], paths: dict[tuple[int, int], list[int]]
+) -> dict[str, torch.Tensor]:
+    """Which hidden states predict which tokens, each distinct pair once, and which pairs a response consists of."""
+    states: dict[int, int] = {}
+    edges: dict[tuple[int, int], int] = {}
+    edge_N, response_N = [], []
+    slots = itertools.count()
+    for question, example in enumerate(examples):
+        for number, response in enumerate(example.responses):
+            slot, path = next(slots), paths[question, number]
+            for offset, (token, loss) in enumerate(zip(*response, strict=True), len(example.prompt)):
+                if loss:
+                    state = states.setdefault(path[offset - 1], len(states))
+                    edge_N.append(edges.setdefault((state, token), len(edges)))
+                    response_N.append(slot)
+    return {
+        "source_M": torch.tensor(list(states), dtype=torch.long),
+        "state_E": torch.tensor([state for state, _ in edges], dtype=torch.long),
+        "target_E": torch.tensor([token for _, token in edges], dtype=torch.long),
+        "edge_N": torch.tensor(edge_N, dtype=torch.long),
+        "response_N": torch.tensor(response_N, dtype=torch.long),
+    }
+
+
+def _candidates(examples: Sequence[Example]) -> dict[str, torch.Tensor | None]:
+    """Response numbers, rewards and reference log-probabilities by question, each [Q, K]."""
+    counts = [len(example.responses) for example in examples]
+    slots = itertools.count()
+
+    def table(rows: list[list[float]], dtype: torch.dtype, empty: float) -> torch.Tensor:
+        padded = [row + [empty] * (max(counts) - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=dtype)
+
+    references = [example.reference for example in examples if example.reference is not None]
+    return {
+        "slot_QK": table([[next(slots) for _ in range(count)] for count in counts], torch.long, -1),
+        "rewards_QK": table([example.rewards for example in examples], torch.float64, 0.0),
+        "reference_QK": table(references, torch.float64, 0.0) if references else None,
+    }

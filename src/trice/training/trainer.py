@@ -9,21 +9,21 @@ never counts. With one response a question, L_rank has no pairs and the objectiv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback
 
-from trice.errors import TriceError
 from trice.journal import write_rows
-from trice.models.masks import layer_masks
 from trice.progress import Progress
-from trice.training.losses import rank_loss, sequence_scores, token_log_probs
-from trice.training.packing import Example, Packed, Tokens, micro_batches, pack
+from trice.training.losses import rank_loss, sequence_scores
+from trice.training.packing import Example, Packed, micro_batches, pack
+from trice.training.policy import Way, mixed
 
 
 @dataclass(frozen=True)
@@ -47,43 +47,14 @@ class Parts:
     pairs: int
     ordered: int
 
-
-def log_probs(model: Any, packed: Packed) -> torch.Tensor:
-    """log p of every response token of a packed micro-batch, [N] in float32; only these meet the output head.
-
-    `model` is a transformers causal LM, LoRA layers injected or not.
-    """
-    mask = layer_masks(model.config, packed.allowed_RTT, packed.positions_RT, packed.positions_RT)
-    body = getattr(model, model.base_model_prefix)
-    hidden_RTD = body(
-        input_ids=packed.tokens_RT, position_ids=packed.positions_RT, attention_mask=mask, use_cache=False
-    )[0]
-    # Not by indexing: several responses share a prompt's last position, and the backward pass of indexing adds
-    # their gradients in whatever order threads come, which would give other bytes in every run.
-    hidden_ND = hidden_RTD.flatten(0, 1).index_select(0, packed.source_N)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return token_log_probs(hidden_ND, model.get_output_embeddings().weight, packed.target_N, cap)
+    def sums(self) -> torch.Tensor:
+        """All six, detached, in float64."""
+        values = [self.sft.detach(), self.tokens, self.rank.detach(), self.questions, self.pairs, self.ordered]
+        return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
-def check_head(model: Any, tokens: Sequence[int]) -> None:
-    """Raise TriceError where body and output head alone do not give this model's log-probabilities."""
-    response = list(tokens[1:4])
-    example = Example(list(tokens[:1]), [Tokens(response, [True] * len(response))], [0.0])
-    packed = pack([example], next(model.parameters()).device)
-    with torch.no_grad():
-        ours = log_probs(model, packed)
-        logits = model(input_ids=packed.tokens_RT, use_cache=False).logits.float().flatten(0, 1)
-        theirs = logits.log_softmax(-1)[packed.source_N, packed.target_N]
-    if not torch.allclose(ours, theirs, atol=1e-2, rtol=1e-2):
-        raise TriceError(
-            f"{type(model).__name__} changes its logits in a way that this trainer does not know "
-            f"(log-probabilities {ours.tolist()} against the model's own {theirs.tolist()})"
-        )
-
-
-def measure(model: Any, packed: Packed, objective: Objective) -> Parts:
-    """The parts of the objective on one micro-batch, with gradients."""
-    logps_N = log_probs(model, packed)
+def measure(logps_N: torch.Tensor, packed: Packed, objective: Objective) -> Parts:
+    """The parts of the objective on one micro-batch, given its log-probabilities, with gradients."""
     responses = int(packed.slot_QK.max()) + 1
     scores_S = sequence_scores(logps_N, packed.response_N, responses, objective.length_penalty)
     real_QK = packed.slot_QK >= 0
@@ -104,56 +75,90 @@ def measure(model: Any, packed: Packed, objective: Objective) -> Parts:
     )
 
 
+def _figures(
+    sft: float, tokens: float, rank: float, questions: float, pairs: float, ordered: float
+) -> dict[str, float]:
+    """What is logged of a step."""
+    figures = {"sft_loss": sft / max(1, tokens)}
+    if pairs:
+        figures |= {"rank_loss": rank / questions, "ordered": ordered / pairs}
+    return figures
+
+
 def _sft_tokens(examples: Sequence[Example]) -> int:
     """How many tokens the SFT term of a batch averages over."""
     best = [example.responses[example.rewards.index(max(example.rewards))] for example in examples]
     return max(1, sum(sum(response.loss) for response in best))
 
 
-def mixed(model: Any) -> Any:
-    """Over a half-precision base, LoRA's float32 weights are multiplied in half precision too: elsewhere they
-    would drag every layer's input through float32."""
-    half = model.dtype in (torch.bfloat16, torch.float16)
-    return torch.autocast(model.device.type, model.dtype) if half else nullcontext()
+class Batches(BatchSampler):
+    """The questions of every optimiser step, the same on all processes: shuffled anew in each epoch."""
+
+    def __init__(self, questions: int, size: int, seed: int) -> None:
+        self.questions, self.size, self.seed = questions, size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.questions // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.questions, generator=generator).tolist()
+        return iter([order[start : start + self.size] for start in range(0, self.questions, self.size)])
+
+
+class Loader(DataLoader[Example]):
+    """Batches of examples; the trainer tells it the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
 class TriceTrainer(Trainer):  # type: ignore[misc]
     """`Trainer` over lists of `Example`."""
 
-    def __init__(self, objective: Objective, **kwargs: Any) -> None:
+    def __init__(self, objective: Objective, batch_size: int, way: Way, **kwargs: Any) -> None:
         super().__init__(data_collator=list, **kwargs)
-        self.objective = objective
+        self.objective, self.batch_size, self.way = objective, batch_size, way
         self._figures: dict[str, float] = {}
+
+    def get_train_dataloader(self) -> Loader:
+        """All processes read the whole batch and take their share of its micro-batches: see `training_step`."""
+        sampler = Batches(len(self.train_dataset), self.batch_size, self.args.data_seed)
+        return Loader(self.train_dataset, batch_sampler=sampler, collate_fn=list)
 
     def training_step(
         self, model: Any, inputs: list[Example], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Forward and backward over one batch of questions; returns the detached loss."""
+        """Forward and backward over one batch of questions; returns the detached loss.
+
+        The batch is cut into micro-batches, as many for one process as for another, and a question is never
+        split. A process without one of its own runs the batch's first question for nothing, since the others
+        wait for it where gradients or weights are gathered.
+        """
         model.train()
         tokens, questions = _sft_tokens(inputs), len(inputs)
-        total = torch.zeros((), device=self.args.device)
-        parts = []
-        causal = self.accelerator.unwrap_model(model)
-        causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
-        for part in micro_batches(inputs, self.objective.token_budget):
-            with self.compute_loss_context_manager(), mixed(causal):
-                measured = measure(causal, pack(part, self.args.device), self.objective)
+        here, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = micro_batches(inputs, self.objective.token_budget, processes)[here::processes]
+        sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
+        for number, part in enumerate(mine):
+            last = number == len(mine) - 1
+            packed = pack(part or inputs[:1], self.way.layout, self.args.device)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager(), mixed(self.accelerator.unwrap_model(model)):
+                    measured = measure(model(packed=packed), packed, self.objective)
                 loss = measured.sft / tokens + self.objective.alpha * measured.rank / questions
-            self.accelerator.backward(loss / self.args.gradient_accumulation_steps)
-            total += loss.detach()
-            parts.append(measured)
-        self._note(parts)
-        loss_per_step: torch.Tensor = total / self.args.gradient_accumulation_steps
-        return loss_per_step
-
-    def _note(self, parts: list[Parts]) -> None:
-        tokens, questions = sum(part.tokens for part in parts), sum(part.questions for part in parts)
-        figures = {"sft_loss": sum(float(part.sft.detach()) for part in parts) / max(1, tokens)}
-        pairs = sum(part.pairs for part in parts)
-        if pairs:
-            figures["rank_loss"] = sum(float(part.rank.detach()) for part in parts) / questions
-            figures["ordered"] = sum(part.ordered for part in parts) / pairs
-        self._figures = figures
+                # Gradients are averaged over processes; empty parts weigh nothing.
+                self.accelerator.backward(loss * (processes if part else 0))
+            if part:
+                sums += measured.sums()
+        sums = self.accelerator.reduce(sums)
+        self._figures = _figures(*sums.tolist())
+        return (sums[0] / tokens + self.objective.alpha * sums[2] / questions).float()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add our own figures of the step to the trainer's, which logs every step."""

@@ -1,0 +1,159 @@
+"""The policy's log-probabilities of packed responses, for any causal LM of transformers.
+
+The body runs once over a micro-batch's tree, the head only where something is predicted. A model that cannot be
+run so (its attention takes no mask of ours, its positions are its own, its logits are changed after the head) is
+found out by comparing with its plain forward pass on training examples, and gets the next simpler way, aloud.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+
+from trice.errors import TriceError
+from trice.journal import notice
+from trice.models.masks import layer_masks
+from trice.training.attention import NAME as TREE_ATTENTION
+from trice.training.head import token_log_probs
+from trice.training.packing import Example, Layout, Packed, Tokens, pack
+
+PROBE = 24  # tokens of a prompt, and of a response, that the ways are compared on
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}  # of a log-probability; half precision is coarse
+HALF_TOLERANCE = 0.3
+
+
+class Way(NamedTuple):
+    """How a model computes log-probabilities: the layout of its tokens, and whether through its own head."""
+
+    layout: Layout = "blocks"
+    own_head: bool = False
+
+    def __str__(self) -> str:
+        prompts = "every response with a prompt of its own" if self.layout == "rows" else "prompts shared"
+        return f"{prompts}, {'its own' if self.own_head else 'our'} output head"
+
+
+WAYS = [Way(layout, own) for own in (False, True) for layout in ("blocks", "mask", "rows")]
+
+
+def log_probs(model: Any, packed: Packed, own_head: bool = False) -> torch.Tensor:
+    """log p of every response token of a packed micro-batch, [N] in float32; only these meet the output head.
+
+    `model` is a transformers causal LM, LoRA layers injected or not.
+    """
+    inputs = _inputs(model, packed)
+    if own_head:
+        logps_E = _through_own_head(model, inputs, packed)
+    else:
+        hidden_RTD = getattr(model, model.base_model_prefix)(**inputs)[0]
+        # Not by indexing: the backward pass of indexing adds gradients in whatever order threads come, which
+        # would give other bytes in every run.
+        hidden_MD = hidden_RTD.flatten(0, 1).index_select(0, packed.source_M)
+        cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        weight_VD = model.get_output_embeddings().weight
+        logps_E = token_log_probs(
+            hidden_MD.to(weight_VD.dtype), weight_VD, packed.state_E, packed.target_E, cap
+        )
+    return logps_E.index_select(0, packed.edge_N)
+
+
+def _inputs(model: Any, packed: Packed) -> dict[str, Any]:
+    """What a model's forward takes for this layout."""
+    shared = {"input_ids": packed.tokens_RT, "use_cache": False}
+    allowed = packed.allowed_BQK
+    if allowed.dim() == 2:  # one sequence a row
+        return {**shared, "attention_mask": allowed.long()}
+    positions = packed.positions_RT
+    shared["position_ids"] = positions
+    if packed.keys_BK is None:
+        return {**shared, "attention_mask": layer_masks(model.config, allowed, positions, positions)}
+    keys = positions[0][packed.keys_BK]
+    queries = keys[:, -allowed.shape[1] :]
+    mask = layer_masks(model.config, allowed, queries, keys)
+    return {**shared, "attention_mask": mask, "tree_keys_BK": packed.keys_BK}
+
+
+def _through_own_head(model: Any, inputs: dict[str, Any], packed: Packed) -> torch.Tensor:
+    if len(packed.tokens_RT) == 1:
+        logits_MV = model(**inputs, logits_to_keep=packed.source_M).logits[0]
+    else:
+        logits_MV = model(**inputs).logits.flatten(0, 1).index_select(0, packed.source_M)
+    wide = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
+    return wide.log_softmax(-1)[packed.state_E, packed.target_E]
+
+
+def prepare(model: Any, examples: Sequence[Example]) -> Way:
+    """Find the way this causal LM goes, and let its forward take `packed=`, a micro-batch in that way's layout.
+
+    Such a call gives `log_probs`, and passes through whatever wraps the model (LoRA, DDP, FSDP). Says so where
+    the model does not go the fastest way; raises TriceError where none gives its own log-probabilities.
+    """
+    way = _find(model, _probes(examples))
+    if way != WAYS[0]:
+        notice(f"{type(model).__name__} is trained with {way}")
+    plain = model.forward
+
+    def forward(*args: Any, packed: Packed | None = None, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs) if packed is None else log_probs(model, packed, way.own_head)
+
+    model.forward = forward
+    return way
+
+
+def _probes(examples: Sequence[Example]) -> list[Example]:
+    """Short forms of two examples, with two responses each."""
+
+    def cut(example: Example) -> Example:
+        responses = [Tokens(ids[:PROBE], loss[:PROBE]) for ids, loss in example.responses[:2]]
+        return Example(example.prompt[:PROBE], responses, example.rewards[:2])
+
+    return [cut(example) for example in examples[:2]]
+
+
+@torch.no_grad()
+def _find(model: Any, probes: list[Example]) -> Way:
+    device = next(model.parameters()).device
+    attention = model.config._attn_implementation
+    was_training = model.training
+    model.eval()
+    theirs = torch.cat([_plain(model, probe, device) for probe in probes])
+    limit = TOLERANCE.get(model.dtype, HALF_TOLERANCE)
+    try:
+        for way in WAYS:
+            if way.layout == "blocks" and attention != "sdpa":
+                continue
+            model.set_attn_implementation(TREE_ATTENTION if way.layout == "blocks" else attention)
+            try:
+                ours = log_probs(model, pack(probes, way.layout, device), way.own_head)
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+                continue  # its forward takes no such mask, positions or argument
+            if bool(((ours - theirs).abs() <= limit).all()):
+                return way
+    finally:
+        model.train(was_training)
+    raise TriceError(
+        f"{type(model).__name__}: no way of this trainer gives the model's own log-probabilities "
+        f"({theirs.tolist()})"
+    )
+
+
+def _plain(model: Any, example: Example, device: torch.device) -> torch.Tensor:
+    """Log-probabilities of all tokens with loss, one response at a time."""
+    found = []
+    for ids, loss in example.responses:
+        tokens = torch.tensor([example.prompt + ids], device=device)
+        logits = model(input_ids=tokens, use_cache=False).logits[0, -len(ids) - 1 : -1]
+        logps = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        chosen = logps.gather(1, tokens[0, -len(ids) :, None]).squeeze(1)
+        found.append(chosen[torch.tensor(loss, device=device)])
+    return torch.cat(found)
+
+
+def mixed(model: Any) -> Any:
+    """Over a half-precision base, LoRA's float32 weights are multiplied in half precision too: elsewhere they
+    would drag every layer's input through float32."""
+    half = model.dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(model.device.type, model.dtype) if half else nullcontext()
