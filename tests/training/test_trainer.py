@@ -17,15 +17,16 @@ import torch
 from peft import PeftModel
 from torch._dynamo.utils import counters
 
-from trice.errors import InputError, TriceError
-from trice.models.local import LocalModel, load, load_base
+from trice.errors import InputError
+from trice.models.local import load, load_base
 from trice.training.clone import clone
 from trice.training.fit import arguments, drop_long
 from trice.training.lora import with_lora
 from trice.training.packing import Example, Tokens, pack
+from trice.training.policy import prepare
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef
-from trice.training.trainer import Objective, TriceTrainer, check_head, measure
+from trice.training.trainer import TriceTrainer, measure
 
 LORA = Lora(r=4, dropout=0.1, targets="all-linear")
 CLONE = Clone(
@@ -85,10 +86,11 @@ def exact(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> 
 def test_gradient_of_the_whole_objective_against_finite_differences(
     exact: Any, alpha: float, margin: float
 ) -> None:
-    batch, objective = pack(questions()), Objective(alpha, margin)
+    way = prepare(exact.get_base_model(), questions())
+    batch, objective = pack(questions(), way.layout), Rlef(alpha=alpha, margin=margin)
 
     def loss() -> torch.Tensor:
-        parts = measure(exact.get_base_model(), batch, objective)
+        parts = measure(exact(packed=batch), batch, objective)
         assert float(parts.rank.detach()) > 0
         return alpha * parts.rank / parts.questions + parts.sft / parts.tokens
 
@@ -110,10 +112,12 @@ def test_gradient_of_the_whole_objective_against_finite_differences(
 
 @pytest.mark.parametrize("budget", [64, 100])
 def test_a_step_has_one_gradient_however_its_batch_is_cut(exact: Any, tmp_path: Path, budget: int) -> None:
+    way = prepare(exact.get_base_model(), questions())
+
     def step(examples: list[Example], token_budget: int) -> torch.Tensor:
         args = arguments(tmp_path, CLONE, 0, torch.device("cpu"), 1)
-        objective = Objective(0.5, 0.1, token_budget=token_budget)
-        trainer = TriceTrainer(objective, model=exact, args=args, train_dataset=examples)
+        settings = Rlef(alpha=0.5, margin=0.1, token_budget=token_budget)
+        trainer = TriceTrainer(settings, way, model=exact, args=args, train_dataset=examples)
         exact.zero_grad()
         loss = trainer.training_step(exact, examples)
         assert float(loss) == pytest.approx(by_hand(exact, examples, 0.5, 0.1), rel=1e-5)
@@ -130,11 +134,12 @@ def test_the_same_step_gives_the_same_bits_on_several_threads(tiny_model: Callab
     loaded = load_base(str(tiny_model("llama")), device="cpu", dtype="float32")
     model = with_lora(loaded, None, Lora(r=2, dropout=0, targets="all-linear"), 0)
     responses = [Tokens([4 + i % 7, 5 + i % 11, 6 + i % 13] * 5, [True] * 15) for i in range(100)]
-    batch = pack([Example([1, 5, 6, 7], responses, [float(i % 3) for i in range(100)])])
+    examples = [Example([1, 5, 6, 7], responses, [float(i % 3) for i in range(100)])]
+    batch = pack(examples, prepare(model.get_base_model(), examples).layout)
 
     def gradient() -> torch.Tensor:
         model.zero_grad()
-        parts = measure(model.get_base_model(), batch, Objective())
+        parts = measure(model(packed=batch), batch, Rlef())
         (parts.sft + parts.rank).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
@@ -147,21 +152,12 @@ def test_the_best_response_is_the_first_of_equals(tiny_model: Callable[[str], Pa
     example = replace(questions()[0], rewards=[15.0, 20.0, 20.0])
     second = replace(example, responses=example.responses[1:2], rewards=[20.0])
     with torch.no_grad():
-        ours = measure(model, pack([example]), Objective())
-        alone = measure(model, pack([second]), Objective())
+        prepare(model, [example])
+        one, two = pack([example]), pack([second])
+        ours, alone = measure(model(packed=one), one, Rlef()), measure(model(packed=two), two, Rlef())
     assert ours.tokens == alone.tokens == 3
     assert (alone.pairs, float(alone.rank)) == (0, 0)
     torch.testing.assert_close(ours.sft, alone.sft)
-
-
-def test_an_output_head_of_another_kind_is_refused(
-    any_model: LocalModel, tiny_model: Callable[[str], Path]
-) -> None:
-    check_head(any_model.model, [1, 5, 6, 7])
-    check_head(any_model.model, [1, 2])  # the shortest there is: a start token and an empty response
-    granite = load(str(tiny_model("granite")), device="cpu", dtype="float32")
-    with pytest.raises(TriceError, match="GraniteForCausalLM changes its logits"):
-        check_head(granite.model, [1, 5, 6, 7])
 
 
 def test_questions_that_are_too_long_are_left_out_aloud(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from trice.training.card import write_card
 from trice.training.lora import adapter_lora, with_lora
 from trice.training.machine import check_machine, compile_layers
 from trice.training.packing import Example, Tokens
-from trice.training.settings import Clone, Rlef
+from trice.training.settings import Clone
 
 SETTINGS = "trice.json"  # in an adapter's folder: how it was made, and the template it wants
 
@@ -184,13 +184,10 @@ def _run(
     from transformers.trainer_callback import PrinterCallback
 
     from trice.training.policy import prepare
-    from trice.training.trainer import Log, Objective, TriceTrainer, write_log
+    from trice.training.trainer import Log, TriceTrainer
 
     rows = drop_long(examples(loaded.tokenizer), settings.max_length)
     way = prepare(loaded.model, rows)
-    objective = Objective(token_budget=settings.token_budget)
-    if isinstance(settings, Rlef):
-        objective = Objective(settings.alpha, settings.margin, settings.length_penalty, settings.token_budget)
     steps_per_epoch = -(-len(rows) // settings.batch_size)
     total = settings.max_steps if settings.max_steps > 0 else math.ceil(steps_per_epoch * settings.epochs)
     checkpoint = last_checkpoint(output)

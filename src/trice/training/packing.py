@@ -87,12 +87,12 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 def tree_size(examples: Sequence[Example]) -> int:
     """How many tokens the examples are as a tree."""
     sequences = sorted(ids for ids, _, _ in _sequences(examples))
-    return sum(len(ids) - shared(before, ids) for before, ids in zip([[], *sequences], sequences, strict=False))
+    return sum(
+        len(ids) - shared(before, ids) for before, ids in zip([[], *sequences], sequences, strict=False)
+    )
 
 
-def micro_batches(
-    examples: Sequence[Example], token_budget: int, processes: int = 1
-) -> list[list[Example]]:
+def micro_batches(examples: Sequence[Example], token_budget: int, processes: int = 1) -> list[list[Example]]:
     """Cut a batch into parts of about equal size, none above `token_budget` tokens of its tree.
 
     A question is never cut; one that is larger by itself stands alone. Questions with like prompts stay
@@ -216,7 +216,9 @@ def _blocks(tree: _Rows) -> tuple[torch.Tensor, torch.Tensor]:
     size = min(size, total)
     starts = range(0, total, size)
     longest = max(tree.positions[start] for start in starts)
-    keys_BK = torch.full((len(starts), longest + size), total)  # `total` is nobody, and becomes the last token
+    keys_BK = torch.full(
+        (len(starts), longest + size), total
+    )  # `total` is nobody, and becomes the last token
     for block, start in enumerate(starts):
         above, place = [], tree.parents[start]
         while place >= 0:
@@ -231,9 +233,7 @@ def _blocks(tree: _Rows) -> tuple[torch.Tensor, torch.Tensor]:
     return keys_BK.clamp(max=total - 1), allowed_BQK
 
 
-def _edges(
-    examples: Sequence[Example], paths: dict[tuple[int, int], list[int]]
-) -> dict[str, torch.Tensor]:
+def _edges(examples: Sequence[Example], paths: dict[tuple[int, int], list[int]]) -> dict[str, torch.Tensor]:
     """Which hidden states predict which tokens, each distinct pair once, and which pairs a response consists of."""
     states: dict[int, int] = {}
     edges: dict[tuple[int, int], int] = {}

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trice.errors import InputError
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
 Scheduler = Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"]
+RankingObjective = Literal["rank", "weighted", "dpo", "listwise"]
 
 
 class Settings(BaseModel):
@@ -63,16 +64,27 @@ class Clone(Settings):
 
 
 class Rlef(Clone):
-    """Stage 2: `L = alpha · L_rank + L_sft`, on top of the stage-1 adapter."""
+    """Stage 2: `L = alpha · L_rank + L_sft`, on top of the stage-1 adapter. `objective` says what L_rank is;
+    `margin` is of `rank` and `weighted` alone, `beta` of `dpo` alone. `length_penalty` is 0 for `dpo`, which is
+    defined on sums of log-probabilities, unless it is given."""
 
     epochs: float = Field(2, gt=0)
     batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(2e-5, gt=0)
     scheduler: Scheduler = "cosine"
     save_every: int = Field(10, ge=0)
+    objective: RankingObjective = "rank"
     alpha: float = Field(1.0, ge=0)
     margin: float = Field(0.0, ge=0)
+    beta: float = Field(0.1, gt=0)
     length_penalty: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sums_for_dpo(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("objective") == "dpo":
+            return {"length_penalty": 0.0, **value}
+        return value
 
 
 def override(value: dict[str, Any], text: str) -> None:

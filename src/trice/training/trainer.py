@@ -11,29 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback
 
 from trice.journal import write_rows
 from trice.progress import Progress
-from trice.training.losses import rank_loss, sequence_scores
+from trice.training.losses import ranking, sequence_scores
 from trice.training.packing import Example, Packed, micro_batches, pack
 from trice.training.policy import Way, mixed
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a step minimises. `alpha` weighs L_rank; `token_budget` bounds a micro-batch's tokens."""
-
-    alpha: float = 1.0
-    margin: float = 0.0
-    length_penalty: float = 1.0
-    token_budget: int = 4096
+from trice.training.settings import Clone, Rlef
 
 
 @dataclass
@@ -49,17 +41,35 @@ class Parts:
 
     def sums(self) -> torch.Tensor:
         """All six, detached, in float64."""
-        values = [self.sft.detach(), self.tokens, self.rank.detach(), self.questions, self.pairs, self.ordered]
+        values = [
+            self.sft.detach(),
+            self.tokens,
+            self.rank.detach(),
+            self.questions,
+            self.pairs,
+            self.ordered,
+        ]
         return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
-def measure(logps_N: torch.Tensor, packed: Packed, objective: Objective) -> Parts:
-    """The parts of the objective on one micro-batch, given its log-probabilities, with gradients."""
+def response_scores(logps_N: torch.Tensor, packed: Packed, objective: Rlef) -> torch.Tensor:
+    """p_i of every response, [S]."""
     responses = int(packed.slot_QK.max()) + 1
-    scores_S = sequence_scores(logps_N, packed.response_N, responses, objective.length_penalty)
+    return sequence_scores(logps_N, packed.response_N, responses, objective.length_penalty)
+
+
+def measure(logps_N: torch.Tensor, packed: Packed, objective: Rlef) -> Parts:
+    """The parts of the objective on one micro-batch, given its log-probabilities, with gradients."""
+    scores_S = response_scores(logps_N, packed, objective)
     real_QK = packed.slot_QK >= 0
-    rank_Q, pairs_Q, ordered_Q = rank_loss(
-        scores_S[packed.slot_QK.clamp(min=0)], packed.rewards_QK, real_QK, objective.margin
+    rank_Q, pairs_Q, ordered_Q = ranking(
+        objective.objective,
+        scores_S[packed.slot_QK.clamp(min=0)],
+        packed.rewards_QK,
+        real_QK,
+        packed.reference_QK,
+        margin=objective.margin,
+        beta=objective.beta,
     )
     # argmax takes the first of equals: the gold response, which candidates put first.
     best_Q = packed.rewards_QK.masked_fill(~real_QK, -torch.inf).argmax(1)
@@ -118,16 +128,17 @@ class Loader(DataLoader[Example]):
 
 
 class TriceTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` over lists of `Example`."""
+    """`Trainer` over lists of `Example`, for a model that went through `trice.training.policy.prepare`."""
 
-    def __init__(self, objective: Objective, batch_size: int, way: Way, **kwargs: Any) -> None:
+    def __init__(self, settings: Clone, way: Way, **kwargs: Any) -> None:
         super().__init__(data_collator=list, **kwargs)
-        self.objective, self.batch_size, self.way = objective, batch_size, way
+        self.settings, self.way = settings, way
+        self.objective = settings if isinstance(settings, Rlef) else Rlef()  # stage 1 has no pairs to rank
         self._figures: dict[str, float] = {}
 
     def get_train_dataloader(self) -> Loader:
         """All processes read the whole batch and take their share of its micro-batches: see `training_step`."""
-        sampler = Batches(len(self.train_dataset), self.batch_size, self.args.data_seed)
+        sampler = Batches(len(self.train_dataset), self.settings.batch_size, self.args.data_seed)
         return Loader(self.train_dataset, batch_sampler=sampler, collate_fn=list)
 
     def training_step(
@@ -142,7 +153,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         model.train()
         tokens, questions = _sft_tokens(inputs), len(inputs)
         here, processes = self.accelerator.process_index, self.accelerator.num_processes
-        mine = micro_batches(inputs, self.objective.token_budget, processes)[here::processes]
+        mine = micro_batches(inputs, self.settings.token_budget, processes)[here::processes]
         sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
         for number, part in enumerate(mine):
             last = number == len(mine) - 1
@@ -159,6 +170,25 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         sums = self.accelerator.reduce(sums)
         self._figures = _figures(*sums.tolist())
         return (sums[0] / tokens + self.objective.alpha * sums[2] / questions).float()
+
+    @torch.no_grad()
+    def add_reference(self) -> None:
+        """Give every example its responses' scores under the policy as it is now, which DPO compares with."""
+        causal = self.accelerator.unwrap_model(self.model)
+        here, processes = self.accelerator.process_index, self.accelerator.num_processes
+        causal.eval()
+        found = []
+        numbers = {id(example): number for number, example in enumerate(self.train_dataset)}
+        parts = micro_batches(self.train_dataset, self.settings.token_budget, processes)
+        for part in parts[here::processes]:
+            if part:
+                packed = pack(part, self.way.layout, self.args.device)
+                with mixed(causal):
+                    scores_S = response_scores(causal(packed=packed), packed, self.objective)
+                split = torch.split(scores_S.cpu(), [len(example.responses) for example in part])
+                found += [(numbers[id(example)], s.tolist()) for example, s in zip(part, split, strict=True)]
+        for number, scores in gather_object(found):
+            self.train_dataset[number] = replace(self.train_dataset[number], reference=scores)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add our own figures of the step to the trainer's, which logs every step."""
