@@ -12,13 +12,14 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trice import __version__
 from trice.errors import InputError
 from trice.journal import differences, digest, notice, write_text
-from trice.models.adapters import CONFIG, WEIGHTS, adapter_weights
+from trice.models.adapters import CONFIG, WEIGHTS, adapter_weights, read_weights
 from trice.models.local import LocalModel, check_model, load_base, resolve_dtype
 from trice.progress import Progress
 from trice.prompts import Template, load_template
@@ -27,6 +28,7 @@ from trice.training.lora import adapter_lora, with_lora
 from trice.training.machine import check_machine, compile_layers
 from trice.training.packing import Example, Tokens
 from trice.training.settings import Clone, Rlef
+from trice.training.validation import Validation, clear
 
 SETTINGS = "trice.json"  # in an adapter's folder: how it was made, and the template it wants
 
@@ -115,6 +117,10 @@ def arguments(output: Path, settings: Clone, seed: int, device: Any, steps_per_e
         logging_steps=1,
         save_strategy="steps",
         save_steps=settings.save_every or steps_per_epoch,
+        eval_strategy="steps" if settings.validate_every else "no",
+        eval_steps=settings.validate_every or None,
+        metric_for_best_model="accuracy" if settings.validate_every else None,
+        restore_callback_states_from_checkpoint=settings.patience > 0,  # how often it has been patient
         seed=seed,
         data_seed=seed,
         report_to=settings.report_to or "none",
@@ -143,8 +149,10 @@ def fit(
     limit: int | None,
     device: str,
     dtype: str,
+    validation: Validation | None = None,
 ) -> Path:
-    """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer."""
+    """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer;
+    `validation` chooses which checkpoint the adapter is."""
     check_model(model, adapter)
     check_machine(settings, device)
     if adapter:
@@ -161,14 +169,18 @@ def fit(
         "seed": seed,
         "dtype": dtype,
         **({"limit": limit} if limit else {}),
+        **({"validation": validation.made_by()} if validation else {}),
         **settings.model_dump(mode="json"),
     }
     if claim(output, made_by):
         notice(f"{output}: already trained with these settings")
         return output
-    write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
     loaded = load_base(model, adapter, device=device, dtype=dtype)
-    _run(stage, examples, loaded, adapter, output, settings, seed)
+    validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
+    trained = _run(stage, examples, loaded, adapter, output, settings, seed, validate)
+    clear(output)
+    write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
+    _save(trained, output)
     return output
 
 
@@ -180,8 +192,11 @@ def _run(
     output: Path,
     settings: Clone,
     seed: int,
-) -> None:
-    from transformers.trainer_callback import PrinterCallback
+    validate: Callable[[int, int], list[int]] | None,
+) -> Any:
+    """The trained model, at its best checkpoint where there are validations."""
+    from peft import set_peft_model_state_dict
+    from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 
     from trice.training.trainer import Log, Objective, TriceTrainer, check_head, write_log
 
@@ -194,25 +209,46 @@ def _run(
     total = settings.max_steps if settings.max_steps > 0 else math.ceil(steps_per_epoch * settings.epochs)
     checkpoint = last_checkpoint(output)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    if checkpoint and done >= total:  # killed after its last step: the trainer itself would do one more
-        write_log(output / "log.jsonl", trainer_state(checkpoint)["log_history"])
-        _save(with_lora(loaded, checkpoint, settings.lora, seed), output)
-        return
+    state = trainer_state(checkpoint) if checkpoint else {}
+    if checkpoint and (
+        done >= total or _stopped(state)
+    ):  # killed after its last step: the trainer would do more
+        write_log(output / "log.jsonl", state["log_history"])
+        return with_lora(loaded, _best(output, state["best_global_step"]) or checkpoint, settings.lora, seed)
     model = with_lora(loaded, adapter, settings.lora, seed)
     if settings.compile:
         compile_layers(model)
     trainer = TriceTrainer(
         objective,
+        validate,
         model=model,
         args=arguments(output, settings, seed, loaded.device, steps_per_epoch),
         train_dataset=rows,
     )
     trainer.remove_callback(PrinterCallback)
+    if settings.patience:
+        trainer.add_callback(EarlyStoppingCallback(settings.patience))
     random.seed(seed)
     with Progress(f"train {output.name}, steps", total, done) as progress:
         trainer.add_callback(Log(output / "log.jsonl", progress))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _save(trainer.model, output)
+    best = _best(output, trainer.state.best_global_step)
+    if best:
+        set_peft_model_state_dict(trainer.model, read_weights(best))
+    return trainer.model
+
+
+def _stopped(state: Any) -> bool:
+    """Whether training was to end at this checkpoint, all steps done or patience at its end."""
+    return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _best(output: Path, step: int | None) -> Path | None:
+    """The checkpoint of the step with the best validation, the earliest of equals; None without validations."""
+    if not step:
+        return None
+    notice(f"{output}: takes step {step}, the best on the held-out questions")
+    return output / f"checkpoint-{step}"
 
 
 def _save(model: Any, output: Path) -> None:

@@ -9,7 +9,7 @@ never counts. With one response a question, L_rank has no pairs and the objectiv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,10 @@ from trice.models.masks import layer_masks
 from trice.progress import Progress
 from trice.training.losses import rank_loss, sequence_scores, token_log_probs
 from trice.training.packing import Example, Packed, Tokens, micro_batches, pack
+from trice.training.validation import figures
+
+Validate = Callable[[int, int], list[int]]
+"""From a process's number and how many there are to its share of what `Validation.counts` counts."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,14 @@ def mixed(model: Any) -> Any:
 
 
 class TriceTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` over lists of `Example`."""
+    """`Trainer` over lists of `Example`; it validates by `validate`."""
 
-    def __init__(self, objective: Objective, **kwargs: Any) -> None:
-        super().__init__(data_collator=list, **kwargs)
-        self.objective = objective
+    control: Any
+
+    def __init__(self, objective: Objective, validate: Validate | None = None, **kwargs: Any) -> None:
+        # `Trainer` validates on nothing without a data set; `evaluate` has its own.
+        super().__init__(data_collator=list, eval_dataset=[] if validate else None, **kwargs)
+        self.objective, self.validate = objective, validate
         self._figures: dict[str, float] = {}
 
     def training_step(
@@ -155,6 +162,19 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
             figures["ordered"] = sum(part.ordered for part in parts) / pairs
         self._figures = figures
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Answer the held-out questions, each process its share of them, and have the policy saved as it stands."""
+        assert self.validate
+        causal = self.accelerator.unwrap_model(self.model).get_base_model()
+        with mixed(causal):
+            counted = self.validate(self.args.process_index, self.args.world_size)
+        counted = self.accelerator.reduce(torch.tensor(counted, device=self.args.device), "sum").tolist()
+        metrics = figures(counted)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_save = True  # the best one has to be there in the end
+        return metrics
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add our own figures of the step to the trainer's, which logs every step."""
         super().log(logs | self._figures if "loss" in logs else logs, *args, **kwargs)
@@ -165,11 +185,16 @@ class Log(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, path: Path, progress: Progress) -> None:
         self.path, self.progress = path, progress
+        self.validated = ""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         shown = [name for name in ("loss", "sft_loss", "rank_loss", "ordered") if name in logs]
+        if "eval_accuracy" in logs:
+            figures = (f"{name} {logs[f'eval_{name}']:.1%}" for name in ("accuracy", "tool_use"))
+            self.validated = f"  (step {state.global_step}: {', '.join(figures)})"
+            self.progress.advance(0, self.validated.strip())
         if shown:  # not the closing entry, of run times
-            self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown))
+            self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown) + self.validated)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         write_log(self.path, state.log_history)
@@ -179,7 +204,11 @@ class Log(TrainerCallback):  # type: ignore[misc]
 
 
 def write_log(path: Path, history: list[dict[str, float]]) -> None:
-    """The trainer's history of steps, one a line."""
+    """The trainer's history of steps and validations, one a line."""
     names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm")
-    entries = [{name: entry[name] for name in names if name in entry} for entry in history]
-    write_rows(path, [entry for entry in entries if "loss" in entry])
+    entries = [
+        {name: entry[name] for name in names if name in entry}
+        | {name.removeprefix("eval_"): entry[name] for name in entry if name.startswith("eval_")}
+        for entry in history
+    ]
+    write_rows(path, [entry for entry in entries if "loss" in entry or "accuracy" in entry])
