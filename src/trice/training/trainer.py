@@ -24,7 +24,7 @@ from trice.models.masks import layer_masks
 from trice.progress import Progress
 from trice.training.losses import rank_loss, sequence_scores, token_log_probs
 from trice.training.packing import Example, Packed, Tokens, micro_batches, pack
-from trice.training.validation import figures
+from trice.training.validation import MEASURED, figures
 
 Validate = Callable[[int, int], list[int]]
 """From a process's number and how many there are to its share of what `Validation.counts` counts."""
@@ -205,10 +205,8 @@ class Log(TrainerCallback):  # type: ignore[misc]
 
 def write_log(path: Path, history: list[dict[str, float]]) -> None:
     """The trainer's history of steps and validations, one a line."""
-    names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm")
+    names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm", *MEASURED)
     entries = [
-        {name: entry[name] for name in names if name in entry}
-        | {name.removeprefix("eval_"): entry[name] for name in entry if name.startswith("eval_")}
-        for entry in history
+        {name.removeprefix("eval_"): entry[name] for name in names if name in entry} for entry in history
     ]
     write_rows(path, [entry for entry in entries if "loss" in entry or "accuracy" in entry])

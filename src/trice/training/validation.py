@@ -30,6 +30,8 @@ from trice.training.settings import Clone
 if TYPE_CHECKING:
     from trice.models.local import LocalModel
 
+MEASURED = tuple(f"eval_{name}{end}" for name in ("accuracy", "tool_use") for end in ("", "_low", "_high"))
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -105,9 +107,9 @@ def load_validation(
 def figures(counted: Sequence[int]) -> dict[str, float]:
     """What was counted as the trainer's metrics: accuracy and tool use, each with its 95% interval."""
     total, right, called = counted
-    shares = {"accuracy": Share(right, total), "tool_use": Share(called, total)}
-    ends = {name: {"": share.value, "_low": share.low, "_high": share.high} for name, share in shares.items()}
-    return {f"eval_{name}{end}": value or 0.0 for name, part in ends.items() for end, value in part.items()}
+    shares = Share(right, total), Share(called, total)
+    values = (value for share in shares for value in (share.value, share.low, share.high))
+    return {name: round(value or 0.0, 6) for name, value in zip(MEASURED, values, strict=True)}
 
 
 def clear(output: Path) -> None:
@@ -121,8 +123,8 @@ def _kept(output: Path) -> Path:
 
 @contextmanager
 def undisturbed(loaded: LocalModel) -> Iterator[None]:
-    """Within it the model writes as it will when it is trained, without dropout; after it, mode and random states are
-    what they were."""
+    """Within it the model writes as it will when it is trained, without dropout; after it, its mode and all random
+    states are what they were."""
     import numpy
     import torch
 
