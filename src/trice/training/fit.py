@@ -210,9 +210,8 @@ def _run(
     checkpoint = last_checkpoint(output)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     state = trainer_state(checkpoint) if checkpoint else {}
-    if checkpoint and (
-        done >= total or _stopped(state)
-    ):  # killed after its last step: the trainer would do more
+    # Killed after its last step: the trainer itself would do one more.
+    if checkpoint and (done >= total or _stopped(state)):
         write_log(output / "log.jsonl", state["log_history"])
         return with_lora(loaded, _best(output, state["best_global_step"]) or checkpoint, settings.lora, seed)
     model = with_lora(loaded, adapter, settings.lora, seed)

@@ -35,17 +35,17 @@ MEASURED = tuple(f"eval_{name}{end}" for name in ("accuracy", "tool_use") for en
 
 @dataclass(frozen=True)
 class Validation:
-    """The held-out questions in the file `data`, and how they are asked."""
+    """The held-out questions in the file `data`, and how they are asked: `task` names the `tasks`."""
 
     data: Path
     questions: list[Question]
     task: str
-    tools: Sources | None
+    tasks: Tasks
     max_new_tokens: int
 
     def made_by(self) -> dict[str, Any]:
         """All that the choice of a checkpoint depends on besides the training."""
-        how = {"task": self.task, "tools": dict(self.tools or {}), "max_new_tokens": self.max_new_tokens}
+        how = {"task": self.task, "tools": self.tasks.sources, "max_new_tokens": self.max_new_tokens}
         return {"data": digest(self.data)} | how
 
     def responses(
@@ -55,12 +55,11 @@ class Validation:
 
         Calls of tools without a version are kept beside the adapter `output` until its training ends (`clear`):
         none is paid for twice, and a run that was killed finds what it found before."""
-        tasks = Tasks(self.task, self.tools)
 
         def write(questions: Sequence[Question]) -> list[Response]:
             asking = Asking(loaded.name, sampling=Sampling(self.max_new_tokens))
             found: dict[int, list[Response]] = {}
-            for group in grouped(tasks, questions, asking):
+            for group in grouped(self.tasks, questions, asking):
                 for _, rows in answered(loaded, template, group, asking):
                     found |= rows
             return [found[number][0] for number in range(len(questions))]
@@ -71,7 +70,7 @@ class Validation:
             return [answers[question.input].response for question in questions]
 
         with undisturbed(loaded):
-            return grade(tasks, write(self.questions[part::parts]), ask_again, output=_kept(output))
+            return grade(self.tasks, write(self.questions[part::parts]), ask_again, output=_kept(output))
 
     def counts(
         self, loaded: LocalModel, template: Template, output: Path, part: int, parts: int
@@ -101,7 +100,7 @@ def load_validation(
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)]
     check_questions(tasks, questions)
     check_tools(tasks, questions)
-    return Validation(data, questions, task, tools, max_new_tokens)
+    return Validation(data, questions, task, tasks, max_new_tokens)
 
 
 def figures(counted: Sequence[int]) -> dict[str, float]:
