@@ -307,6 +307,34 @@ def edges(tmp_path: Path, five: Path, settings: Sequence[str], **how: Any) -> Pa
     return loop(tmp_path / "run", source / "edge.yaml", *only, wanted)
 
 
+def test_held_out_questions_choose_the_checkpoint_and_the_tests_stay_tests(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """Two of the six training questions of each data set are held out, both stages are validated on them."""
+    often = ["validation=2", "clone.validate_every=1", "rlef.validate_every=2", "rlef.patience=1"]
+    folder = loop(tmp_path / "run", recipe, *often, "evaluate.settings=[both]", "evaluate.seeds=[0]")
+    plain = loop(tmp_path / "plain", recipe, "evaluate.settings=[zero-shot]")
+    assert (folder / "data/dev/math/math.json").read_bytes() == (
+        plain / "data/dev/math/math.json"
+    ).read_bytes()
+    held = read(folder / "data/dev/math/math_validation.json")
+    trained = [row for name in ("starter", "SVAMP") for row in read(folder / f"data/raw/math/{name}.json")]
+    assert (len(held), len(trained)) == (4, 8)
+    assert {row["id"] for row in held}.isdisjoint(row["id"] for row in trained)
+    for name, steps_taken in (("stage-1", [1, 2]), ("both", [2])):
+        model = folder / "models" / name
+        assert [row["step"] for row in read(model / "log.jsonl") if "accuracy" in row] == steps_taken
+        told = json.loads((model / "trice.json").read_text())["validation"]
+        assert (told["task"], told["max_new_tokens"]) == ("math", 8)
+        assert "on the held-out questions, step" in (model / "README.md").read_text()
+    assert results(folder)["settings"]["both"]["total"]["accuracy"]["total"] == 6
+    # What was tested on would otherwise be chosen by, or the other way round.
+    tuned = loop(tmp_path / "tuned", recipe, "validation=2", "evaluate.settings=[zero-shot]")
+    assert not (tuned / "data/dev/math/math_validation.json").exists()
+    with pytest.raises(InputError, match=r"held-out questions choose checkpoints was False, is now True"):
+        loop(tuned, recipe, "validation=2", "rlef.validate_every=2", "evaluate.settings=[zero-shot]")
+
+
 def test_a_base_model_right_on_everything(tmp_path: Path, five: Path) -> None:
     folder = edges(tmp_path, five, ["zero-shot", "stage-1", "tool-100", "both"], answer=lambda i: 5)
     assert not (folder / "data/raw/math/SVAMP_wrong.json").exists()
@@ -342,6 +370,8 @@ def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path:
         ("data=[{dataset: GSM8K}]", "gsm8k/train.jsonl: no such file"),
         ("data=[{dataset: SVAMP, train: 13}]", "SVAMP, train: 13 questions wanted, there are 12"),
         ("validation=6", "validation=6: starter has 6 to train on"),
+        ("clone.validate_every=2", "miniature.yaml: key 'clone.validate_every': there are no held-out questions"),
+        ("rlef.validate_every=2", "key 'rlef.validate_every': there are no held-out questions: say how many with"),
         ("score.reward=none:such", "reward 'none:such': ModuleNotFoundError"),
         ("split.examples=many", "examples 'many': there is direct, calls, mixed"),
         ("evaluate.few_shot=own.jsonl", "own.jsonl: no such file"),

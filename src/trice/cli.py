@@ -271,6 +271,10 @@ def clone(
     data: o.Data,
     output: o.Output,
     template: o.Template = "plain",
+    validation: o.Validation = None,
+    task: o.Task = "math",
+    tool: o.Tools = None,
+    max_new_tokens: o.MaxNewTokens = 64,
     set_: o.Set = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
@@ -284,17 +288,11 @@ def clone(
     settings = read_settings(Clone, set_ or [])
     print(
         stage(
-            data,
-            output,
-            model,
-            settings=settings,
-            template=template,
-            seed=seed,
-            limit=limit,
-            device=device,
-            dtype=dtype,
+            data, output, model, settings=settings, template=template,
+            validation=validation, task=task, tools=o.sources(tool), max_new_tokens=max_new_tokens,
+            seed=seed, limit=limit, device=device, dtype=dtype,
         )
-    )
+    )  # fmt: skip
 
 
 @train.command()
@@ -305,6 +303,10 @@ def rlef(
     adapter: o.Adapter = None,
     alpha: Annotated[float, typer.Option(min=0, help="Weight of the ranking loss.")] = 1.0,
     template: o.Template = "plain",
+    validation: o.Validation = None,
+    task: o.Task = "math",
+    tool: o.Tools = None,
+    max_new_tokens: o.MaxNewTokens = 64,
     set_: o.Set = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
@@ -319,6 +321,7 @@ def rlef(
     print(
         stage(
             data, output, model, adapter, settings=settings, template=template,
+            validation=validation, task=task, tools=o.sources(tool), max_new_tokens=max_new_tokens,
             seed=seed, limit=limit, device=device, dtype=dtype,
         )
     )  # fmt: skip

@@ -84,23 +84,32 @@ class Loop:
 
     def _data(self) -> str:
         tests: list[Question] = []
+        held: list[Question] = []
         counts = []
         held_out = self.recipe.validation
         for entry in self.recipe.data:
             part = load_data(self.recipe, entry)
             train, test = part.train, part.test
             if held_out and train:
-                train, test = part.train[:-held_out], part.train[-held_out:]
+                train, validation = part.train[:-held_out], part.train[-held_out:]
+                held += [ask(question, self.tasks.of(question)) for question in validation]
+                test = part.test if self.recipe.validates else validation
             if train:
                 write_rows(self.raw / f"{entry.dataset}.json", map(raw_row, train))
             tests += [ask(question, self.tasks.of(question)) for question in test]
             counts.append(f"{entry.dataset} {len(train)} + {len(test)}")
         write_rows(self._tests, tests)
+        if self.recipe.validates:
+            write_rows(self._held_out, held)
         return "questions to train + test: " + ", ".join(counts)
 
     @property
     def _tests(self) -> Path:
         return self.dev / f"{self.tasks.name}.json"
+
+    @property
+    def _held_out(self) -> Path:
+        return self.dev / f"{self.tasks.name}_validation.json"
 
     def _prepare(self) -> None:
         recipe = self.recipe
@@ -190,7 +199,11 @@ class Loop:
             "device": recipe.device,
             "dtype": recipe.dtype,
         }
-        if setting in ("stage-2", "both"):
+        ranks = setting in ("stage-2", "both")
+        if (recipe.rlef if ranks else recipe.clone).validate_every:
+            how |= {"validation": self._held_out, "task": recipe.tasks, "tools": recipe.tools}
+            how |= {"max_new_tokens": recipe.max_new_tokens}
+        if ranks:
             adapter = self._model(self._name("stage-1", seed)) if setting == "both" else None
             rlef(data, output, recipe.model, adapter, settings=recipe.rlef, **how)
         else:

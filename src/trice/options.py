@@ -24,6 +24,10 @@ Output = Annotated[Path, typer.Option(help="Where the result goes.")]
 Template = Annotated[str, typer.Option(help="Prompt template: alpaca, vicuna, plain, chat, or a .json file.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
+Validation = Annotated[
+    Path | None,
+    typer.Option(help="Held-out questions of --task, answered every `validate_every` steps (--set)."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 Examples = Annotated[

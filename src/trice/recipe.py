@@ -150,8 +150,9 @@ class Evaluation(Settings):
 
 
 class Recipe(Settings):
-    """The whole loop. `scale` is the one dial: it multiplies the training questions. For tuning, `validation`
-    holds so many training questions of each data set out and evaluates on them, not on the test questions.
+    """The whole loop. `scale` is the one dial: it multiplies the training questions. `validation` holds so
+    many training questions of each data set out. Where a stage has `validate_every`, its checkpoints are chosen by
+    them; else, for tuning, they are evaluated on instead of the test questions.
     `task: mix` trains one model on several tasks; `per_task` then trains one for each (the paper's SPLIT).
     `tools` says what is behind a tool, by its name."""
 
@@ -215,6 +216,15 @@ class Recipe(Settings):
             raise ValueError("key 'data': there is nothing to train on")
         return self
 
+    @model_validator(mode="after")
+    def _something_to_validate_on(self) -> Recipe:
+        for key, stage in (("clone", self.clone), ("rlef", self.rlef)):
+            if stage.validate_every and not self.validation:
+                raise ValueError(
+                    f"key '{key}.validate_every': there are no held-out questions: say how many with 'validation'"
+                )
+        return self
+
     @property
     def tasks(self) -> str:
         """The task as the stages take it: a mix with the user's own ones behind it."""
@@ -230,6 +240,11 @@ class Recipe(Settings):
     def ranked(self) -> bool:
         """Whether a setting needs stage 2, and so candidates."""
         return not {"stage-2", "both"}.isdisjoint(self.evaluate.settings)
+
+    @property
+    def validates(self) -> bool:
+        """Whether a stage chooses its checkpoint by the held-out questions, so that they are no test any more."""
+        return bool(self.clone.validate_every or self.rlef.validate_every)
 
     @property
     def folder(self) -> Path:

@@ -21,7 +21,7 @@ from trice.records import Question
 from trice.stages.collect import origin_path
 from trice.stages.generate import find_examples
 from trice.stages.teachers import load_teacher_prompts
-from trice.tasks import Tasks, check_questions
+from trice.tasks import Tasks, check_questions, check_tools
 
 
 def run(recipe: Recipe) -> Path:
@@ -77,9 +77,7 @@ def check(recipe: Recipe) -> None:
     for name in dict.fromkeys(tasks.of(question).name for question in asked):
         for examples in (recipe.split.examples, few_shot, *(origin.examples for origin in recipe.collect)):
             find_examples(name, examples)
-    offered = ((tool, question) for question in asked for tool in tasks.of(question).tools)
-    for tool in {tool.name: tool.given(question) for tool, question in offered}.values():
-        tool.check()
+    check_tools(tasks, asked)
     if recipe.ranked and not recipe.collect:
         raise InputError(f"{recipe.name}: stage 2 needs candidates: give the key 'collect' its origins")
     for origin in recipe.collect:
@@ -135,5 +133,6 @@ def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
     by their setting's name alone."""
     free = {"title", "output"} if ranked else {"title", "output", "collect", "score", "rlef"}
     value = recipe.model_dump(mode="json", by_alias=True, exclude=free)
+    value["held-out questions choose checkpoints"] = recipe.validates
     value["evaluate"] = {"few_shot": recipe.evaluate.few_shot, "first seed": recipe.evaluate.seeds[0]}
     return value

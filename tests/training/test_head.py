@@ -50,7 +50,7 @@ def test_half_precision_sums_over_the_vocabulary_in_float32() -> None:
     zero = torch.tensor([0])
     logps_E = token_log_probs(hidden_MD, torch.ones(4096, 2, dtype=torch.bfloat16), zero, zero)
     assert logps_E.dtype == torch.float32
-    assert float(logps_E) == pytest.approx(-8.317766, abs=1e-5)
+    assert logps_E.item() == pytest.approx(-8.317766, abs=1e-5)
     (slope,) = torch.autograd.grad(logps_E.sum(), hidden_MD)
     assert slope.dtype == torch.bfloat16
     assert slope.tolist() == [[0, 0]]  # all rows are equal, so what a state is changes nothing

@@ -39,7 +39,7 @@ def some_examples(seed: int = 0) -> list[Example]:
 
 
 def relative(example: Example) -> Example:
-    """Another end of the same prompt; responses that begin alike, two that are equal, one that goes on from them."""
+    """Another end of the same prompt; responses that begin alike, two equal ones, one that goes on from them."""
     first, second = example.responses[0].ids, example.responses[1].ids
     several = [first, first[:4] + second, second, second, [*second, *first[:3]]]
     return Example(

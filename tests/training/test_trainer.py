@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch._dynamo.utils import counters
 
 from trice.errors import InputError
-from trice.models.local import load, load_base
+from trice.models.local import LocalModel, load, load_base
 from trice.training.clone import clone
 from trice.training.fit import arguments, drop_long
 from trice.training.lora import with_lora
@@ -115,7 +115,8 @@ def test_a_step_has_one_gradient_however_its_batch_is_cut(exact: Any, tmp_path: 
     way = prepare(exact.get_base_model(), questions())
 
     def step(examples: list[Example], token_budget: int) -> torch.Tensor:
-        args = arguments(tmp_path, CLONE, 0, torch.device("cpu"), 1)
+        loaded = LocalModel("tiny", exact, None, torch.device("cpu"))
+        args = arguments(tmp_path, CLONE, 0, loaded, 1)
         settings = Rlef(alpha=0.5, margin=0.1, token_budget=token_budget)
         trainer = TriceTrainer(settings, way, model=exact, args=args, train_dataset=examples)
         exact.zero_grad()
@@ -305,8 +306,7 @@ def torn(checkpoint: Path) -> None:
 
 
 def saving(run: Path) -> None:
-    (run / ".saving").mkdir()
-    (run / ".saving" / "adapter_model.safetensors").write_bytes(b"torn")
+    (run / ".saving").write_bytes(b"torn")
     (run / "adapter_model.safetensors").write_bytes(b"whole, but not yet announced")
 
 

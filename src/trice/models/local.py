@@ -1,7 +1,7 @@
 """A causal language model of transformers on this machine: loading, with or without a LoRA adapter.
 
 Covers hub names, folders and the embedded default (`gemma-3-270m`). Generation is in `trice.models.decoding`,
-training in `trice.training`. Quantised loading is not covered yet.
+training in `trice.training`. A base can be loaded in 8 or 4 bits to train on; generation runs it whole.
 """
 
 from __future__ import annotations
@@ -137,14 +137,21 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
 
 
 def load_base(
-    name: str, adapter: Path | None = None, *, device: str = "auto", dtype: str = "auto"
+    name: str,
+    adapter: Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
 ) -> LocalModel:
-    """Load a model without its adapter, which is only checked to belong to it."""
+    """Load a model without its adapter, which is only checked to belong to it. `quantize` (`8bit` or `4bit`)
+    keeps its linear layers in so many bits, which needs bitsandbytes."""
     quiet()
     check_model(name, adapter)
     where = pick_device(device)
     source = find_model(name)
-    options = {"dtype": DTYPES[resolve_dtype(dtype, device)], "trust_remote_code": False}
+    number = DTYPES[resolve_dtype(dtype, device)]
+    options = {"dtype": number, "trust_remote_code": False, **_quantization(quantize, number, where)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         kernel = _kernel(AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config())
@@ -153,7 +160,21 @@ def load_base(
         raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
     _complete(tokenizer, model, name)
     model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
-    return LocalModel(name, model.to(where), tokenizer, where)
+    return LocalModel(name, model if quantize else model.to(where), tokenizer, where)
+
+
+def _quantization(quantize: str | None, number: torch.dtype, where: torch.device) -> dict[str, Any]:
+    """Options for bitsandbytes: 8-bit integers, or QLoRA's 4-bit floats with scales quantised in turn."""
+    if quantize is None:
+        return {}
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=quantize == "8bit",
+        load_in_4bit=quantize == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=number,
+    )
+    return {"quantization_config": config, "device_map": {"": where}}
 
 
 def _kernel(config: Any) -> str:

@@ -147,10 +147,11 @@ def _training(run: Run, results: Results) -> Section:
     rows: Rows = [
         [
             name,
-            f"{log[-1].get('step', 0):.0f}",
-            *(f"{log[-1][key]:{form}}" if key in log[-1] else NOTHING for key, form in keys.items()),
+            f"{last.get('step', 0):.0f}",
+            *(f"{last[key]:{form}}" if key in last else NOTHING for key, form in keys.items()),
         ]
         for name, log in run.logs.items()
+        for last in [{key: value for entry in log for key, value in entry.items()}]  # of each figure
     ]
     if rows:
         header = ["model", "steps", "loss", "ranking loss", "SFT loss", "pairs in order"]

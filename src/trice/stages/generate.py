@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -88,7 +88,7 @@ def generate(
     """
     tasks, template = Tasks(task, tools), load_template(asking.template)
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)[:limit]]
-    groups = _groups(tasks, questions, asking)
+    groups = grouped(tasks, questions, asking)
     from trice.models.local import check_model, load, resolve_dtype
 
     check_model(asking.model, asking.adapter)
@@ -112,7 +112,7 @@ def ask(question: Question, task: Task) -> Question:
     return question if question.instruction else question.model_copy(update={"instruction": task.instruction})
 
 
-def _groups(tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list[Group]:
+def grouped(tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list[Group]:
     """The questions of each task, in order of the tasks' first. Raises InputError where a task without a tool is
     compelled to call one."""
     groups: dict[str, Group] = {}
@@ -164,18 +164,25 @@ def _answer(
     total = sum(len(group.questions) for group in groups)
     with Progress(f"generate {journal.output.name}", total, done) as progress:
         for group in groups:
-            for unit, questions, texts in _decoded(model, template, group, asking, journal):
-                journal.add(unit, _rows(questions, texts, group.opening, origin))
-                progress.advance(len(questions))
+            for unit, found in answered(model, template, group, asking, origin=origin, done=journal):
+                journal.add(unit, (row for rows in found.values() for row in rows))
+                progress.advance(len(found))
 
 
-def _decoded(
-    model: LocalModel, template: Template, group: Group, asking: Asking, journal: Journal
-) -> Iterator[tuple[str, list[Question], list[list[str]]]]:
-    """The journal's unit, its questions and their texts, batch by batch."""
+def answered(
+    model: LocalModel,
+    template: Template,
+    group: Group,
+    asking: Asking,
+    *,
+    origin: str = "",
+    done: Container[str] = (),
+) -> Iterator[tuple[str, dict[int, list[Response]]]]:
+    """Batch by batch, its name and the responses to each of its questions, by the question's number. Batches whose
+    names are in `done` are left out."""
     from trice.models.decoding import generate as decode
 
-    asked = list(group.questions.values())
+    numbers, asked = list(group.questions), list(group.questions.values())
     start = template.encode_response(model.tokenizer, group.opening, end=False) if group.opening else []
     prompts = [
         template.encode(model.tokenizer, question.instruction, question.input, group.examples) + start
@@ -189,20 +196,19 @@ def _decoded(
         lambda text: finish(group.opening + text),
         batch_size=asking.batch_size,
         suppress=_first_tokens(model, group.silent),
-        skip=lambda batch: f"{group.task.name}:{batch}" in journal,
+        skip=lambda batch: f"{group.task.name}:{batch}" in done,
     )
     for batch, indices, texts in batches:
-        yield f"{group.task.name}:{batch}", [asked[index] for index in indices], texts
+        pairs = zip(indices, texts, strict=True)
+        found = {numbers[i]: list(_rows(asked[i], samples, group.opening, origin)) for i, samples in pairs}
+        yield f"{group.task.name}:{batch}", found
 
 
-def _rows(
-    questions: Sequence[Question], texts: Sequence[Sequence[str]], opening: str, origin: str
-) -> Iterable[Response]:
-    for question, samples in zip(questions, texts, strict=True):
-        for sample, text in enumerate(samples):
-            written = text if text.lstrip().startswith(opening) else opening + text
-            fields = {"response": written.strip(), "origin": origin, "sample": sample}
-            yield Response.model_validate(question.model_dump(exclude=GRADED) | fields)
+def _rows(question: Question, samples: Sequence[str], opening: str, origin: str) -> Iterator[Response]:
+    for sample, text in enumerate(samples):
+        written = text if text.lstrip().startswith(opening) else opening + text
+        fields = {"response": written.strip(), "origin": origin, "sample": sample}
+        yield Response.model_validate(question.model_dump(exclude=GRADED) | fields)
 
 
 def _first_tokens(model: LocalModel, tools: Sequence[str]) -> list[int]:

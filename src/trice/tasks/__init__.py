@@ -151,3 +151,10 @@ def check_questions(tasks: Tasks, questions: Sequence[Question]) -> None:
             tasks.of(question).check(question.answers)
         except ValueError as error:
             raise InputError(f"{question.where}: field 'answer': {error}") from None
+
+
+def check_tools(tasks: Tasks, questions: Sequence[Question]) -> None:
+    """Raise InputError where a tool that these questions are offered lacks what it needs."""
+    offered = ((tool, question) for question in questions for tool in tasks.of(question).tools)
+    for tool in {tool.name: tool.given(question) for tool, question in offered}.values():
+        tool.check()

@@ -8,7 +8,9 @@ from typing import Any
 from trice.journal import read_rows
 from trice.prompts import load_template
 from trice.records import Labelled
+from trice.tasks import Sources
 from trice.training.settings import Clone
+from trice.training.validation import load_validation
 
 
 def clone(
@@ -18,6 +20,10 @@ def clone(
     *,
     settings: Clone | None = None,
     template: str = "plain",
+    validation: Path | None = None,
+    task: str = "math",
+    tools: Sources | None = None,
+    max_new_tokens: int = 64,
     seed: int = 0,
     limit: int | None = None,
     device: str = "auto",
@@ -26,9 +32,13 @@ def clone(
     """Train a LoRA adapter on `data` (rows of instruction, input, output) and save it in `output`.
 
     The loss is the mean over the batch's response tokens, end token included; prompts carry none.
-    Raises InputError for data, model, template or settings that do not fit, before training starts.
+    With `settings.validate_every`, the adapter is the checkpoint that answers the questions of `task` in the file
+    `validation` best. Raises InputError for data, model, template or settings that do not fit, before training
+    starts.
     """
+    settings = settings or Clone()
     rows, form = read_rows(data, Labelled)[:limit], load_template(template)
+    held_out = load_validation(settings, validation, task, tools, max_new_tokens)
 
     def examples(tokenizer: Any) -> list[Any]:
         from trice.training.fit import example
@@ -38,6 +48,6 @@ def clone(
     from trice.training.fit import fit
 
     return fit(
-        "clone", examples, data, model, None, output, settings or Clone(),
-        template=template, seed=seed, limit=limit, device=device, dtype=dtype,
+        "clone", examples, data, model, None, output, settings,
+        template=template, seed=seed, limit=limit, device=device, dtype=dtype, validation=held_out,
     )  # fmt: skip

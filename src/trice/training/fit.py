@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from trice.progress import Progress
 from trice.prompts import Template, load_template
 from trice.training.card import write_card
 from trice.training.lora import adapter_lora, with_lora
-from trice.training.machine import check_machine, compile_layers
+from trice.training.machine import check_machine, compile_layers, processes
 from trice.training.packing import Example, Tokens
-from trice.training.settings import Clone
+from trice.training.settings import Clone, Rlef
+from trice.training.validation import Validation, clear
 
 SETTINGS = "trice.json"  # in an adapter's folder: how it was made, and the template it wants
 
@@ -98,15 +100,18 @@ def last_checkpoint(output: Path) -> Path | None:
     return None
 
 
-def arguments(output: Path, settings: Clone, seed: int, device: Any, steps_per_epoch: int) -> Any:
+def arguments(output: Path, settings: Clone, seed: int, loaded: LocalModel, steps_per_epoch: int) -> Any:
     """transformers' TrainingArguments for these settings."""
+    import torch
     from transformers import TrainingArguments
+
+    on_cpu = loaded.device.type == "cpu"
 
     made = TrainingArguments(
         output_dir=str(output),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size,  # of all processes: the trainer deals it out itself
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
         warmup_steps=settings.warmup_steps,
@@ -115,12 +120,21 @@ def arguments(output: Path, settings: Clone, seed: int, device: Any, steps_per_e
         logging_steps=1,
         save_strategy="steps",
         save_steps=settings.save_every or steps_per_epoch,
+        eval_strategy="steps" if settings.validate_every else "no",
+        eval_steps=settings.validate_every or None,
+        metric_for_best_model="accuracy" if settings.validate_every else None,
+        restore_callback_states_from_checkpoint=settings.patience > 0,  # how often it has been patient
         seed=seed,
         data_seed=seed,
         report_to=settings.report_to or "none",
         remove_unused_columns=False,
         disable_tqdm=True,
-        use_cpu=device.type == "cpu",
+        use_cpu=on_cpu,
+        # Small gradients vanish in float16 unless the loss is scaled up, which only a GPU's trainer does.
+        fp16=loaded.model.dtype == torch.float16 and not on_cpu,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=False,
         label_names=[],
     )
@@ -143,8 +157,10 @@ def fit(
     limit: int | None,
     device: str,
     dtype: str,
+    validation: Validation | None = None,
 ) -> Path:
-    """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer."""
+    """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer;
+    `validation` chooses which checkpoint the adapter is."""
     check_model(model, adapter)
     check_machine(settings, device)
     if adapter:
@@ -161,14 +177,22 @@ def fit(
         "seed": seed,
         "dtype": dtype,
         **({"limit": limit} if limit else {}),
+        **({"validation": validation.made_by()} if validation else {}),
         **settings.model_dump(mode="json"),
     }
-    if claim(output, made_by):
-        notice(f"{output}: already trained with these settings")
-        return output
-    write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
-    loaded = load_base(model, adapter, device=device, dtype=dtype)
-    _run(stage, examples, loaded, adapter, output, settings, seed)
+    team = processes(device)
+    with team.main_process_first():
+        if claim(output, made_by):
+            notice(f"{output}: already trained with these settings")
+            return output
+    loaded = load_base(model, adapter, device=device, dtype=dtype, quantize=settings.quantize)
+    validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
+    final = _run(stage, examples, loaded, adapter, output, settings, seed, validate)
+    if team.is_main_process:
+        clear(output)
+        write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
+        _take(final, output)
+    team.wait_for_everyone()
     return output
 
 
@@ -180,48 +204,64 @@ def _run(
     output: Path,
     settings: Clone,
     seed: int,
-) -> None:
-    from transformers.trainer_callback import PrinterCallback
+    validate: Callable[[int, int], list[int]] | None,
+) -> Path:
+    """Train, and give the checkpoint that is wanted: the best where there are validations, else the last."""
+    from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 
     from trice.training.policy import prepare
-    from trice.training.trainer import Log, TriceTrainer
+    from trice.training.trainer import Log, TriceTrainer, write_log
 
     rows = drop_long(examples(loaded.tokenizer), settings.max_length)
-    way = prepare(loaded.model, rows)
     steps_per_epoch = -(-len(rows) // settings.batch_size)
     total = settings.max_steps if settings.max_steps > 0 else math.ceil(steps_per_epoch * settings.epochs)
     checkpoint = last_checkpoint(output)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    if checkpoint and done >= total:  # killed after its last step: the trainer itself would do one more
-        write_log(output / "log.jsonl", trainer_state(checkpoint)["log_history"])
-        _save(with_lora(loaded, checkpoint, settings.lora, seed), output)
-        return
+    state = trainer_state(checkpoint) if checkpoint else {}
+    # Killed after its last step: the trainer itself would do one more.
+    if checkpoint and (done >= total or _stopped(state)):
+        write_log(output / "log.jsonl", state["log_history"])
+        return _best(output, state["best_global_step"]) or checkpoint
+    way = prepare(loaded.model, rows)
     model = with_lora(loaded, adapter, settings.lora, seed)
     if settings.compile:
         compile_layers(model)
     trainer = TriceTrainer(
-        objective,
-        settings.batch_size,
+        settings,
         way,
+        validate,
         model=model,
-        args=arguments(output, settings, seed, loaded.device, steps_per_epoch),
+        args=arguments(output, settings, seed, loaded, steps_per_epoch),
         train_dataset=rows,
     )
     trainer.remove_callback(PrinterCallback)
+    if settings.patience:
+        trainer.add_callback(EarlyStoppingCallback(settings.patience))
+    if isinstance(settings, Rlef) and settings.objective == "dpo":
+        trainer.add_reference()
     random.seed(seed)
     with Progress(f"train {output.name}, steps", total, done) as progress:
         trainer.add_callback(Log(output / "log.jsonl", progress))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _save(trainer.model, output)
+    return _best(output, trainer.state.best_global_step) or output / f"checkpoint-{trainer.state.global_step}"
 
 
-def _save(model: Any, output: Path) -> None:
-    """The adapter in PEFT's format, each file whole, its configuration last: it marks the folder as finished."""
-    scratch = output / ".saving"  # always the same, so that what a kill leaves is tidied up
-    for config in model.peft_config.values():
-        if isinstance(config.target_modules, set):  # a set has another order in every process
-            config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(scratch)
+def _stopped(state: Any) -> bool:
+    """Whether training was to end at this checkpoint, all steps done or patience at its end."""
+    return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _best(output: Path, step: int | None) -> Path | None:
+    """The checkpoint of the step with the best validation, the earliest of equals; None without validations."""
+    if not step:
+        return None
+    notice(f"{output}: takes step {step}, the best on the held-out questions")
+    return output / f"checkpoint-{step}"
+
+
+def _take(checkpoint: Path, output: Path) -> None:
+    """A checkpoint's adapter as the run's, each file whole, its configuration last: that marks it as finished."""
     for name in (WEIGHTS[0], CONFIG):
-        os.replace(scratch / name, output / name)
-    shutil.rmtree(scratch)
+        scratch = output / ".saving"  # always the same, so that what a kill leaves is tidied up
+        shutil.copyfile(checkpoint / name, scratch)
+        os.replace(scratch, output / name)

@@ -40,6 +40,9 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
             model = get_peft_model(loaded.model, config)
         except ValueError as error:
             raise InputError(f"lora targets {targets}: {str(error).splitlines()[0]}") from None
+    for config in model.peft_config.values():
+        if isinstance(config.target_modules, set):  # a set has another order in every process
+            config.target_modules = sorted(config.target_modules)
     # The base is frozen: PEFT need not ask the hub, at every save, whether its vocabulary was changed.
     model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     return model

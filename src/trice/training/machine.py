@@ -1,11 +1,23 @@
-"""What training asks of the machine beyond its model: a compiler for `compile`, packages for `report_to`."""
+"""What training asks of the machine beyond its model: a compiler for `compile`, packages for `report_to` and
+`quantize`, the other processes of a launch."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from trice.errors import InputError
 from trice.training.settings import Clone
+
+
+def processes(device: str) -> Any:
+    """The team of processes that `accelerate launch` or torchrun started, each on a GPU of its own; a team of one
+    without them."""
+    from accelerate import PartialState
+
+    from trice.models.local import pick_device
+
+    return PartialState(cpu=pick_device(device).type == "cpu")
 
 
 def check_machine(settings: Clone, device: str) -> None:
@@ -17,6 +29,10 @@ def check_machine(settings: Clone, device: str) -> None:
         _check_compiler(device)
     if settings.report_to:
         _check_trackers(settings.report_to)
+    if settings.quantize and not find_spec("bitsandbytes"):
+        raise InputError(
+            f"quantize={settings.quantize}: needs bitsandbytes: pip install 'trice-rlef[quantize]'"
+        )
 
 
 def _check_compiler(device: str) -> None:

@@ -178,7 +178,7 @@ def pack(
         allowed_BQK=allowed,
         keys_BK=keys,
         **_edges(examples, paths),
-        **_candidates(examples),
+        **_candidates(examples),  # type: ignore[arg-type]
     ).to(device)
 
 

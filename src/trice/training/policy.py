@@ -82,7 +82,8 @@ def _through_own_head(model: Any, inputs: dict[str, Any], packed: Packed) -> tor
     else:
         logits_MV = model(**inputs).logits.flatten(0, 1).index_select(0, packed.source_M)
     wide = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
-    return wide.log_softmax(-1)[packed.state_E, packed.target_E]
+    logps_E: torch.Tensor = wide.log_softmax(-1)[packed.state_E, packed.target_E]
+    return logps_E
 
 
 def prepare(model: Any, examples: Sequence[Example]) -> Way:

@@ -8,7 +8,9 @@ from typing import Any
 from trice.journal import read_rows
 from trice.prompts import load_template
 from trice.records import Ranked
+from trice.tasks import Sources
 from trice.training.settings import Rlef
+from trice.training.validation import load_validation
 
 
 def rlef(
@@ -19,6 +21,10 @@ def rlef(
     *,
     settings: Rlef | None = None,
     template: str = "plain",
+    validation: Path | None = None,
+    task: str = "math",
+    tools: Sources | None = None,
+    max_new_tokens: int = 64,
     seed: int = 0,
     limit: int | None = None,
     device: str = "auto",
@@ -26,10 +32,13 @@ def rlef(
 ) -> Path:
     """Go on from the stage-1 `adapter` (or from the base model) on `data`, rows of ranked candidates.
 
-    The objective is α·L_rank + L_sft as `trice.training.trainer` states it. Raises InputError for data, model,
-    adapter, template or settings that do not fit, before training starts.
+    The objective is α·L_rank + L_sft as `trice.training.trainer` states it. With `settings.validate_every`, the
+    adapter is the checkpoint that answers the questions of `task` in the file `validation` best. Raises InputError
+    for data, model, adapter, template or settings that do not fit, before training starts.
     """
+    settings = settings or Rlef()
     rows, form = read_rows(data, Ranked)[:limit], load_template(template)
+    held_out = load_validation(settings, validation, task, tools, max_new_tokens)
 
     def examples(tokenizer: Any) -> list[Any]:
         from trice.training.fit import example
@@ -41,6 +50,6 @@ def rlef(
     from trice.training.fit import fit
 
     return fit(
-        "rlef", examples, data, model, adapter, output, settings or Rlef(),
-        template=template, seed=seed, limit=limit, device=device, dtype=dtype,
+        "rlef", examples, data, model, adapter, output, settings,
+        template=template, seed=seed, limit=limit, device=device, dtype=dtype, validation=held_out,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -38,7 +38,9 @@ class Lora(Settings):
 class Clone(Settings):
     """Stage 1. `batch_size` counts questions of one optimiser step; a step is cut into micro-batches of at
     most `token_budget` tokens. `save_every` counts steps; 0 saves at the end of each epoch. `compile` fuses
-    each layer's small operations with torch.compile: a minute of waiting and a C++ compiler for faster steps."""
+    each layer's small operations with torch.compile: a minute of waiting and a C++ compiler for faster steps.
+    Every `validate_every` steps (0: never) held-out questions are answered; the best checkpoint becomes the
+    adapter, and after `patience` validations without a better one (0: never) training stops."""
 
     epochs: float = Field(5, gt=0)
     max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1 goes by epochs")
@@ -51,7 +53,11 @@ class Clone(Settings):
     max_length: int = Field(512, ge=8)
     token_budget: int = Field(4096, ge=64)
     save_every: int = Field(0, ge=0)
+    validate_every: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0)
     compile: bool = False
+    gradient_checkpointing: bool = False
+    quantize: Literal["8bit", "4bit"] | None = None
     report_to: list[str] = []
     lora: Lora = Lora()
 
@@ -61,6 +67,12 @@ class Clone(Settings):
         if value == 0:
             raise ValueError("0 steps train nothing; -1 goes by epochs")
         return value
+
+    @model_validator(mode="after")
+    def _patience_for_something(self) -> Self:
+        if self.patience and not self.validate_every:
+            raise ValueError("'patience' counts validations: give 'validate_every' too")
+        return self
 
 
 class Rlef(Clone):

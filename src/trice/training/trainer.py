@@ -9,7 +9,7 @@ never counts. With one response a question, L_rank has no pairs and the objectiv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,10 @@ from trice.training.losses import ranking, sequence_scores
 from trice.training.packing import Example, Packed, micro_batches, pack
 from trice.training.policy import Way, mixed
 from trice.training.settings import Clone, Rlef
+from trice.training.validation import MEASURED, figures
+
+Validate = Callable[[int, int], list[int]]
+"""From a process's number and how many there are to its share of what `Validation.counts` counts."""
 
 
 @dataclass
@@ -41,15 +45,8 @@ class Parts:
 
     def sums(self) -> torch.Tensor:
         """All six, detached, in float64."""
-        values = [
-            self.sft.detach(),
-            self.tokens,
-            self.rank.detach(),
-            self.questions,
-            self.pairs,
-            self.ordered,
-        ]
-        return torch.tensor([float(value) for value in values], dtype=torch.float64)
+        values = [self.sft.item(), self.tokens, self.rank.item(), self.questions, self.pairs, self.ordered]
+        return torch.tensor(values, dtype=torch.float64)
 
 
 def response_scores(logps_N: torch.Tensor, packed: Packed, objective: Rlef) -> torch.Tensor:
@@ -128,11 +125,16 @@ class Loader(DataLoader[Example]):
 
 
 class TriceTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` over lists of `Example`, for a model that went through `trice.training.policy.prepare`."""
+    """`Trainer` over lists of `Example`, for a model that went through `trice.training.policy.prepare`.
 
-    def __init__(self, settings: Clone, way: Way, **kwargs: Any) -> None:
-        super().__init__(data_collator=list, **kwargs)
-        self.settings, self.way = settings, way
+    It validates by `validate`."""
+
+    control: Any
+
+    def __init__(self, settings: Clone, way: Way, validate: Validate | None = None, **kwargs: Any) -> None:
+        # `Trainer` validates on nothing without a data set; `evaluate` has its own.
+        super().__init__(data_collator=list, eval_dataset=[] if validate else None, **kwargs)
+        self.settings, self.way, self.validate = settings, way, validate
         self.objective = settings if isinstance(settings, Rlef) else Rlef()  # stage 1 has no pairs to rank
         self._figures: dict[str, float] = {}
 
@@ -162,14 +164,15 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager(), mixed(self.accelerator.unwrap_model(model)):
                     measured = measure(model(packed=packed), packed, self.objective)
-                loss = measured.sft / tokens + self.objective.alpha * measured.rank / questions
+                cost = measured.sft / tokens + self.objective.alpha * measured.rank / questions
                 # Gradients are averaged over processes; empty parts weigh nothing.
-                self.accelerator.backward(loss * (processes if part else 0))
+                self.accelerator.backward(cost * (processes if part else 0))
             if part:
                 sums += measured.sums()
         sums = self.accelerator.reduce(sums)
         self._figures = _figures(*sums.tolist())
-        return (sums[0] / tokens + self.objective.alpha * sums[2] / questions).float()
+        loss: torch.Tensor = sums[0] / tokens + self.objective.alpha * sums[2] / questions
+        return loss.float()
 
     @torch.no_grad()
     def add_reference(self) -> None:
@@ -190,6 +193,19 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         for number, scores in gather_object(found):
             self.train_dataset[number] = replace(self.train_dataset[number], reference=scores)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Answer the held-out questions, each process its share of them, and have the policy saved as it stands."""
+        assert self.validate
+        causal = self.accelerator.unwrap_model(self.model).get_base_model()
+        with mixed(causal):
+            counted = self.validate(self.args.process_index, self.args.world_size)
+        counted = self.accelerator.reduce(torch.tensor(counted, device=self.args.device), "sum").tolist()
+        metrics = figures(counted)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_save = True  # the best one has to be there in the end
+        return metrics
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add our own figures of the step to the trainer's, which logs every step."""
         super().log(logs | self._figures if "loss" in logs else logs, *args, **kwargs)
@@ -200,11 +216,16 @@ class Log(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, path: Path, progress: Progress) -> None:
         self.path, self.progress = path, progress
+        self.validated = ""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         shown = [name for name in ("loss", "sft_loss", "rank_loss", "ordered") if name in logs]
+        if "eval_accuracy" in logs:
+            figures = (f"{name} {logs[f'eval_{name}']:.1%}" for name in ("accuracy", "tool_use"))
+            self.validated = f"  (step {state.global_step}: {', '.join(figures)})"
+            self.progress.advance(0, self.validated.strip())
         if shown:  # not the closing entry, of run times
-            self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown))
+            self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown) + self.validated)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         write_log(self.path, state.log_history)
@@ -214,7 +235,9 @@ class Log(TrainerCallback):  # type: ignore[misc]
 
 
 def write_log(path: Path, history: list[dict[str, float]]) -> None:
-    """The trainer's history of steps, one a line."""
-    names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm")
-    entries = [{name: entry[name] for name in names if name in entry} for entry in history]
-    write_rows(path, [entry for entry in entries if "loss" in entry])
+    """The trainer's history of steps and validations, one a line."""
+    names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm", *MEASURED)
+    entries = [
+        {name.removeprefix("eval_"): entry[name] for name in names if name in entry} for entry in history
+    ]
+    write_rows(path, [entry for entry in entries if "loss" in entry or "accuracy" in entry])
