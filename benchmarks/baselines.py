@@ -7,7 +7,8 @@ beyond its algorithm, no optimiser, and for TRL the fastest of its settings on a
     python benchmarks/baselines.py [--data FILE] [--questions 4] [--k 5]
 
 FILE is a stage-2 file of math (`trice score --no-distinct` keeps the duplicates that sampling really gives);
-without one, questions of the starter set get wrong calls made from the right one.
+without one, questions of the starter set get wrong calls made from the right one. Needs `pip install trl`. The first
+step that takes some amount of memory pays for it (the system clears pages): let each step run once before timing it.
 """
 
 from __future__ import annotations
@@ -163,8 +164,9 @@ class TrlSft:
     def __init__(self, model: Any, tokenizer: Any, examples: Sequence[Example], **settings: Any) -> None:
         from trl import SFTConfig, SFTTrainer
 
-        from datasets import Dataset
+        from datasets import Dataset, disable_progress_bars
 
+        disable_progress_bars()
         settings = {"per_device_train_batch_size": len(examples), **self.BEST, **settings}
         rows = [(e.prompt, e.responses[_best(e)].ids) for e in examples]
         data = Dataset.from_list(
