@@ -7,8 +7,9 @@ beyond its algorithm, no optimiser, and for TRL the fastest of its settings on a
     python benchmarks/baselines.py [--data FILE] [--questions 4] [--k 5]
 
 FILE is a stage-2 file of math (`trice score --no-distinct` keeps the duplicates that sampling really gives);
-without one, questions of the starter set get wrong calls made from the right one. Needs `pip install trl`. The first
-step that takes some amount of memory pays for it (the system clears pages): let each step run once before timing it.
+without one, questions of the starter set get wrong calls made from the right one. Needs `pip install trl`.
+The first step that takes some amount of memory pays for it (the system clears pages): let each step run once
+before timing it.
 """
 
 from __future__ import annotations
@@ -159,6 +160,7 @@ class TrlSft:
     BEST = {
         "bf16": False,  # the comparison is in float32
         "gradient_checkpointing": False,
+        "max_length": 512,
     }
 
     def __init__(self, model: Any, tokenizer: Any, examples: Sequence[Example], **settings: Any) -> None:
@@ -174,7 +176,7 @@ class TrlSft:
         )
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = SFTConfig(scratch, use_cpu=True, report_to="none", max_length=512, **settings)
+            config = SFTConfig(scratch, use_cpu=True, report_to="none", **settings)
             self.trainer = SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer)
         self.trainer.model_wrapped = self.trainer.accelerator.prepare(self.trainer.model)
 
