@@ -153,13 +153,16 @@ class TrlSft:
     """TRL's SFTTrainer on a PEFT model, with the best response of each example as its completion.
 
     Calling it runs forward and backward of one optimiser step over all examples and returns the loss; gradients
-    stay, the weights do not move. `settings` are those of SFTConfig, over the best we found. The trainer patches
-    the forward of the model that it is given in such a way that other calls are as before.
+    stay, the weights do not move. `settings` are those of SFTConfig, over the best we found (precision and
+    checkpointing are set once a process). The trainer patches the forward of the model that it is given in such a
+    way that other calls are as before.
     """
 
     BEST = {
         "bf16": False,  # the comparison is in float32
         "gradient_checkpointing": False,
+        "packing": True,  # rows without padding, one after another: large allocations cost more than they save
+        "per_device_train_batch_size": 1,
         "max_length": 512,
     }
 
@@ -169,7 +172,7 @@ class TrlSft:
         from datasets import Dataset, disable_progress_bars
 
         disable_progress_bars()
-        settings = {"per_device_train_batch_size": len(examples), **self.BEST, **settings}
+        settings = self.BEST | settings
         rows = [(e.prompt, e.responses[_best(e)].ids) for e in examples]
         data = Dataset.from_list(
             [{"input_ids": prompt + ids, "labels": [-100] * len(prompt) + ids} for prompt, ids in rows]
