@@ -1,0 +1,241 @@
+"""What training is measured against: the published algorithms and TRL's trainer.
+
+Every step here takes the same examples and gives the same loss as `trice.training`; run as a script, this checks so
+and times each once. The baselines are given their best: no copies or reductions that the published code makes
+beyond its algorithm, no optimiser, and for TRL the fastest of its settings on a CPU. Does not cover other stages.
+
+    python benchmarks/baselines.py [--data FILE] [--questions 4] [--k 5]
+
+FILE is a stage-2 file of math (`trice score --no-distinct` keeps the duplicates that sampling really gives);
+without one, questions of the starter set get wrong calls made from the right one. Needs `pip install trl`.
+The first step that takes some amount of memory pays for it (the system clears pages): let each step run once
+before timing it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rates import matrix_rate, needed, peak_memory, useful_flops
+from trice.datasets import load
+from trice.journal import read_rows
+from trice.models.local import load_base
+from trice.prompts import load_template
+from trice.records import Ranked, dataset_of
+from trice.tasks.math import INSTRUCTION
+from trice.training.fit import example
+from trice.training.losses import rank_loss, sequence_scores
+from trice.training.packing import Example, pack
+from trice.training.trainer import Objective, measure
+
+DATASETS = ("ASDiv", "SVAMP")
+LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+
+
+def questions(count: int, k: int, tokenizer: Any, data: Path | None = None) -> list[Example]:
+    """The first `count` questions that have k candidates, with the first k as they were collected.
+
+    Where no row of `data` has as many as k, those with the most are filled up with copies of their own candidates
+    in which the digits are others, rewarded like the row's worst.
+    """
+    draw, template = random.Random(0), load_template("alpaca")
+    rows = _collected(data) if data else _starter(count, draw)
+    enough = min(k, max(len(row.responses) for row in rows))
+    rows = [row for row in rows if len(row.responses) >= enough][:count]
+    if len(rows) < count:
+        raise SystemExit(f"{data}: {len(rows)} questions of {', '.join(DATASETS)} have {enough} candidates")
+    examples = []
+    for row in rows:
+        real = row.responses[:k]
+        made = [_other_digits(draw.choice(real), draw) for _ in range(k - len(real))]
+        scores = row.scores[:k] + [min(row.scores)] * len(made)
+        examples.append(example(template, tokenizer, row.instruction, row.input, real + made, scores))
+    return examples
+
+
+def _collected(data: Path) -> list[Ranked]:
+    return [row for row in read_rows(data, Ranked) if dataset_of(row.id) in DATASETS]
+
+
+def _starter(count: int, draw: random.Random) -> list[Ranked]:
+    """Questions with their gold call and a wrong one."""
+    rows = []
+    for row in load("starter", train=count, test=1).train:
+        gold = f"calculator({(row.model_extra or {})['expression']})"
+        calls = [gold, _other_digits(gold, draw)]
+        rows.append(Ranked(query=f"{INSTRUCTION}\n{row.input}", responses=calls, scores=[20.0, 5.0]))
+    return rows
+
+
+def _other_digits(text: str, draw: random.Random) -> str:
+    return "".join(draw.choice("123456789") if letter.isdigit() else letter for letter in text)
+
+
+def cloning(examples: Sequence[Example]) -> list[Example]:
+    """The questions as stage 1 has them, each with its best response alone."""
+    return [Example(e.prompt, [e.responses[_best(e)]], [0.0]) for e in examples]
+
+
+def _best(example: Example) -> int:
+    """The best-rewarded response, the first of equals."""
+    return example.rewards.index(max(example.rewards))
+
+
+def lora_model(base: Any, dropout: float) -> Any:
+    """A PEFT model on `base` with the paper's LoRA. Its B matrices are not zero, as they are in a new adapter, so
+    that equal losses say something of the LoRA layers too."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(base, LoraConfig(lora_dropout=dropout, **LORA)).train()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    return model
+
+
+def ours(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+    """Our loss of either stage over one batch."""
+    part = measure(model, pack(examples), Objective())
+    return part.sft / part.tokens + part.rank / part.questions
+
+
+def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids, attention mask and labels (-100 on prompts and padding), each [rows, longest row]."""
+    width = max(len(prompt) + len(ids) for prompt, ids in rows)
+    tokens, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
+    labels = torch.full((len(rows), width), -100)
+    for number, (prompt, ids) in enumerate(rows):
+        end = len(prompt) + len(ids)
+        tokens[number, :end], mask[number, :end] = torch.tensor(prompt + ids), 1
+        labels[number, len(prompt) : end] = torch.tensor(ids)
+    return tokens, mask, labels
+
+
+def published_stage2(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+    """The published trainer's algorithm: every candidate a padded sequence with its own copy of the prompt, logits
+    and log-softmax of all positions, then a gather. Takes as many candidates for each question.
+
+    Only the reductions are ours: means over response tokens and questions, where the published ones go over
+    padding. Its copy of the log-probabilities is left out.
+    """
+    k = len(examples[0].responses)
+    tokens, mask, labels = _padded([(e.prompt, r.ids) for e in examples for r in e.responses])
+    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+    logps, targets = logits.float().log_softmax(-1)[:, :-1], labels[:, 1:]
+    real = targets != -100
+    chosen = logps.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    response = torch.arange(len(tokens)).unsqueeze(1).expand_as(targets)[real]
+    scores = sequence_scores(chosen[real], response, len(tokens)).view(-1, k)
+    rewards = torch.tensor([e.rewards for e in examples], dtype=torch.float64)
+    rank = rank_loss(scores, rewards, torch.ones_like(rewards, dtype=torch.bool))[0].mean()
+    best = torch.tensor([number * k + _best(e) for number, e in enumerate(examples)])
+    return rank - chosen[best][real[best]].mean()
+
+
+def published_stage1(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+    """The published fine-tuning, which is transformers' own: a padded batch, the model's loss over all logits."""
+    tokens, mask, labels = _padded([(e.prompt, e.responses[_best(e)].ids) for e in examples])
+    loss: torch.Tensor = model(input_ids=tokens, attention_mask=mask, labels=labels, use_cache=False).loss
+    return loss
+
+
+class TrlSft:
+    """TRL's SFTTrainer on a PEFT model, with the best response of each example as its completion.
+
+    Calling it runs forward and backward of one optimiser step over all examples and returns the loss; gradients
+    stay, the weights do not move. `settings` are those of SFTConfig, over the best we found (precision and
+    checkpointing are set once a process). The trainer patches the forward of the model that it is given in such a
+    way that other calls are as before.
+    """
+
+    BEST = {
+        "bf16": False,  # the comparison is in float32
+        "gradient_checkpointing": False,
+        "packing": True,  # rows without padding, one after another: large allocations cost more than they save
+        "per_device_train_batch_size": 1,
+        "max_length": 512,
+    }
+
+    def __init__(self, model: Any, tokenizer: Any, examples: Sequence[Example], **settings: Any) -> None:
+        from trl import SFTConfig, SFTTrainer
+
+        from datasets import Dataset, disable_progress_bars
+
+        disable_progress_bars()
+        settings = self.BEST | settings
+        rows = [(e.prompt, e.responses[_best(e)].ids) for e in examples]
+        data = Dataset.from_list(
+            [{"input_ids": prompt + ids, "labels": [-100] * len(prompt) + ids} for prompt, ids in rows]
+        )
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = SFTConfig(scratch, use_cpu=True, report_to="none", **settings)
+            self.trainer = SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer)
+        self.trainer.model_wrapped = self.trainer.accelerator.prepare(self.trainer.model)
+
+    def __call__(self) -> torch.Tensor:
+        trainer = self.trainer
+        loader = trainer.get_train_dataloader()
+        steps = trainer.current_gradient_accumulation_steps = len(loader)
+        batches, tokens = trainer.get_batch_samples(iter(loader), steps, trainer.args.device)
+        losses = [trainer.training_step(trainer.model_wrapped, batch, tokens) for batch in batches]
+        return torch.stack(losses).sum()
+
+
+def timed(step: Callable[[], torch.Tensor], model: Any) -> tuple[float, float]:
+    """Seconds and loss of one forward and backward. A step that has gone backward itself returns a plain number."""
+    model.zero_grad()
+    start = time.perf_counter()
+    loss = step()
+    if loss.requires_grad:
+        loss.backward()
+    return time.perf_counter() - start, float(loss.detach())
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="check the baselines against our losses and time each once")
+    parser.add_argument("--data", type=Path, help="a stage-2 file of math")
+    parser.add_argument("--questions", type=int, default=4)
+    parser.add_argument("--k", type=int, default=5)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    loaded = load_base("gemma-3-270m", dtype="float32")
+    peft = lora_model(loaded.model, dropout=0.0)
+    model = peft.get_base_model()
+    ranked = questions(given.questions, given.k, loaded.tokenizer, given.data)
+    gold = cloning(ranked)
+    trl = TrlSft(peft, loaded.tokenizer, gold)
+    timed(lambda: ours(model, gold[:1]), model)  # warm up
+    steps = {
+        "stage 2, published": (ranked, lambda: published_stage2(model, ranked)),
+        "stage 2, ours": (ranked, lambda: ours(model, ranked)),
+        "stage 1, published": (gold, lambda: published_stage1(model, gold)),
+        "stage 1, TRL": (gold, trl),
+        "stage 1, ours": (gold, lambda: ours(model, gold)),
+    }
+    rate = matrix_rate()
+    print(f"{given.questions} questions, K={given.k}, float32, {torch.get_num_threads()} threads, ", end="")
+    print(f"{rate / 1e9:.0f} GFLOP/s in matrix products")
+    for name, (examples, step) in steps.items():
+        found: list[tuple[float, float]] = []
+        rise = peak_memory(lambda step=step, found=found: found.append(timed(step, model)))
+        seconds, loss = found[0]
+        share = useful_flops(model.config, needed(model.config, examples)) / seconds / rate
+        print(f"{name:20}{seconds:8.2f} s {rise / 1e6:8.0f} MB  {share:6.1%} of the rate  loss {loss:.7f}")
+
+
+if __name__ == "__main__":
+    main()
