@@ -16,6 +16,7 @@ import typer
 
 from trice import options as o
 from trice.errors import InputError, TriceError
+from trice.journal import first_process
 
 if TYPE_CHECKING:
     from trice.stages.generate import Asking
@@ -265,6 +266,12 @@ def score(
     print(f"{count} candidates of {len(rows)} questions in {output}")
 
 
+def _tell(trained: Path) -> None:
+    """The finished adapter, once where several processes trained it."""
+    if first_process():
+        print(trained)
+
+
 @train.command()
 def clone(
     model: o.Model,
@@ -286,13 +293,12 @@ def clone(
     from trice.training.settings import Clone, read_settings
 
     settings = read_settings(Clone, set_ or [])
-    print(
-        stage(
-            data, output, model, settings=settings, template=template,
-            validation=validation, task=task, tools=o.sources(tool), max_new_tokens=max_new_tokens,
-            seed=seed, limit=limit, device=device, dtype=dtype,
-        )
+    trained = stage(
+        data, output, model, settings=settings, template=template,
+        validation=validation, task=task, tools=o.sources(tool), max_new_tokens=max_new_tokens,
+        seed=seed, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
+    _tell(trained)
 
 
 @train.command()
@@ -318,13 +324,12 @@ def rlef(
     from trice.training.settings import Rlef, read_settings
 
     settings = read_settings(Rlef, [f"alpha={alpha}", *(set_ or [])])
-    print(
-        stage(
-            data, output, model, adapter, settings=settings, template=template,
-            validation=validation, task=task, tools=o.sources(tool), max_new_tokens=max_new_tokens,
-            seed=seed, limit=limit, device=device, dtype=dtype,
-        )
+    trained = stage(
+        data, output, model, adapter, settings=settings, template=template,
+        validation=validation, task=task, tools=o.sources(tool), max_new_tokens=max_new_tokens,
+        seed=seed, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
+    _tell(trained)
 
 
 @app.command()

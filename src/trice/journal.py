@@ -27,9 +27,15 @@ from trice.records import Row
 RowT = TypeVar("RowT", bound=BaseModel)
 
 
+def first_process() -> bool:
+    """Whether this is the one of a launch's processes that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def notice(text: str) -> None:
-    """One line for the person at the terminal, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the person at the terminal, on stderr; of several processes only the first says it."""
+    if first_process():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _why(error: ValidationError) -> str:

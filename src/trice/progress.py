@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from trice.journal import notice
+from trice.journal import first_process, notice
 
 EVERY = 15.0  # seconds between plain lines
 
@@ -22,7 +22,7 @@ class Progress:
         self.bar: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and first_process():
             from rich.console import Console
             from rich.progress import Progress as Bar
 

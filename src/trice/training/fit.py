@@ -18,7 +18,7 @@ from typing import Any
 
 from trice import __version__
 from trice.errors import InputError
-from trice.journal import differences, digest, notice, write_text
+from trice.journal import differences, digest, first_process, notice, write_text
 from trice.models.adapters import CONFIG, WEIGHTS, adapter_weights
 from trice.models.local import LocalModel, check_model, load_base, resolve_dtype
 from trice.progress import Progress
@@ -79,7 +79,8 @@ def claim(output: Path, settings: dict[str, Any]) -> bool:
                 "use those again, or another --output"
             )
         return done
-    write_text(path, json.dumps(settings, indent=2) + "\n")
+    if first_process():
+        write_text(path, json.dumps(settings, indent=2) + "\n")
     return False
 
 
@@ -185,9 +186,10 @@ def fit(
         if claim(output, made_by):
             notice(f"{output}: already trained with these settings")
             return output
+        checkpoint = last_checkpoint(output)
     loaded = load_base(model, adapter, device=device, dtype=dtype, quantize=settings.quantize)
     validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
-    final = _run(stage, examples, loaded, adapter, output, settings, seed, validate)
+    final = _run(examples, loaded, adapter, output, settings, seed, validate, checkpoint)
     if team.is_main_process:
         clear(output)
         write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
@@ -197,7 +199,6 @@ def fit(
 
 
 def _run(
-    stage: str,
     examples: Callable[[Any], list[Example]],
     loaded: LocalModel,
     adapter: Path | None,
@@ -205,6 +206,7 @@ def _run(
     settings: Clone,
     seed: int,
     validate: Callable[[int, int], list[int]] | None,
+    checkpoint: Path | None,
 ) -> Path:
     """Train, and give the checkpoint that is wanted: the best where there are validations, else the last."""
     from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
@@ -215,12 +217,12 @@ def _run(
     rows = drop_long(examples(loaded.tokenizer), settings.max_length)
     steps_per_epoch = -(-len(rows) // settings.batch_size)
     total = settings.max_steps if settings.max_steps > 0 else math.ceil(steps_per_epoch * settings.epochs)
-    checkpoint = last_checkpoint(output)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     state = trainer_state(checkpoint) if checkpoint else {}
     # Killed after its last step: the trainer itself would do one more.
     if checkpoint and (done >= total or _stopped(state)):
-        write_log(output / "log.jsonl", state["log_history"])
+        if first_process():
+            write_log(output / "log.jsonl", state["log_history"])
         return _best(output, state["best_global_step"]) or checkpoint
     way = prepare(loaded.model, rows)
     model = with_lora(loaded, adapter, settings.lora, seed)

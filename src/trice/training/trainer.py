@@ -228,10 +228,12 @@ class Log(TrainerCallback):  # type: ignore[misc]
             self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown) + self.validated)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        write_log(self.path, state.log_history)
+        if state.is_world_process_zero:
+            write_log(self.path, state.log_history)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        write_log(self.path, state.log_history)
+        if state.is_world_process_zero:
+            write_log(self.path, state.log_history)
 
 
 def write_log(path: Path, history: list[dict[str, float]]) -> None:
