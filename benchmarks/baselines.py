@@ -1,20 +1,12 @@
 """What training is measured against: the published algorithms and TRL's trainer.
 
-Every step here takes the same examples and gives the same loss as `trice.training`; run as a script, this checks so
-and times each once. The baselines are given their best: no copies or reductions that the published code makes
-beyond its algorithm, no optimiser, and for TRL the fastest of its settings on a CPU. Does not cover other stages.
-
-    python benchmarks/baselines.py [--data FILE] [--questions 4] [--k 5]
-
-FILE is a stage-2 file of math (`trice score --no-distinct` keeps the duplicates that sampling really gives);
-without one, questions of the starter set get wrong calls made from the right one. Needs `pip install trl`.
-The first step that takes some amount of memory pays for it (the system clears pages): let each step run once
-before timing it.
+Every step here takes the same examples and gives the same loss as `trice.training`. The baselines are given their
+best: no copies or reductions that the published code makes beyond its algorithm, no optimiser, and for TRL the
+fastest of its settings on a CPU. Does not cover other stages.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import tempfile
 import time
@@ -25,18 +17,19 @@ from typing import Any
 
 import torch
 
-from rates import matrix_rate, needed, peak_memory, useful_flops
 from trice.datasets import load
 from trice.journal import read_rows
-from trice.models.local import load_base
 from trice.prompts import load_template
 from trice.records import Ranked, dataset_of
 from trice.tasks.math import INSTRUCTION
 from trice.training.fit import example
 from trice.training.losses import rank_loss, sequence_scores
-from trice.training.packing import Example, pack
-from trice.training.trainer import Objective, measure
+from trice.training.packing import Example, Layout, pack
+from trice.training.policy import prepare
+from trice.training.settings import Rlef
+from trice.training.trainer import measure
 
+Step = Callable[[Any, Sequence[Example]], torch.Tensor]
 DATASETS = ("ASDiv", "SVAMP")
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 
@@ -90,11 +83,12 @@ def _best(example: Example) -> int:
     return example.rewards.index(max(example.rewards))
 
 
-def lora_model(base: Any, dropout: float) -> Any:
-    """A PEFT model on `base` with the paper's LoRA. Its B matrices are not zero, as they are in a new adapter, so
-    that equal losses say something of the LoRA layers too."""
+def lora_model(base: Any, dropout: float, examples: Sequence[Example]) -> Any:
+    """A PEFT model on `base` with the paper's LoRA, whose forward takes our packed batches too. Its B matrices are
+    not zero, as they are in a new adapter, so that equal losses say something of the LoRA layers too."""
     from peft import LoraConfig, get_peft_model
 
+    assert prepare(base, examples).layout == "blocks"
     torch.manual_seed(0)
     model = get_peft_model(base, LoraConfig(lora_dropout=dropout, **LORA)).train()
     for name, weight in model.named_parameters():
@@ -103,9 +97,10 @@ def lora_model(base: Any, dropout: float) -> Any:
     return model
 
 
-def ours(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+def ours(model: Any, examples: Sequence[Example], layout: Layout = "blocks") -> torch.Tensor:
     """Our loss of either stage over one batch."""
-    part = measure(model, pack(examples), Objective())
+    packed = pack(examples, layout)
+    part = measure(model(packed=packed), packed, Rlef())
     return part.sft / part.tokens + part.rank / part.questions
 
 
@@ -147,6 +142,20 @@ def published_stage1(model: Any, examples: Sequence[Example]) -> torch.Tensor:
     tokens, mask, labels = _padded([(e.prompt, e.responses[_best(e)].ids) for e in examples])
     loss: torch.Tensor = model(input_ids=tokens, attention_mask=mask, labels=labels, use_cache=False).loss
     return loss
+
+
+def chunked(step: Step, model: Any, chunks: Sequence[Sequence[Example]]) -> torch.Tensor:
+    """Forward and backward of a batch chunk by chunk, which needs the memory of one; the loss of the whole batch.
+
+    A chunk's loss is a mean over its tokens and questions; it is weighed by its share of the batch's tokens, which
+    is exact where no pair costs anything or all chunks are of a size."""
+    tokens = [sum(sum(e.responses[_best(e)].loss) for e in chunk) for chunk in chunks]
+    total = torch.zeros(())
+    for chunk, count in zip(chunks, tokens, strict=True):
+        loss = step(model, chunk) * (count / sum(tokens))
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 class TrlSft:
@@ -200,42 +209,3 @@ def timed(step: Callable[[], torch.Tensor], model: Any) -> tuple[float, float]:
     if loss.requires_grad:
         loss.backward()
     return time.perf_counter() - start, float(loss.detach())
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="check the baselines against our losses and time each once")
-    parser.add_argument("--data", type=Path, help="a stage-2 file of math")
-    parser.add_argument("--questions", type=int, default=4)
-    parser.add_argument("--k", type=int, default=5)
-    return parser.parse_args()
-
-
-def main() -> None:
-    given = arguments()
-    loaded = load_base("gemma-3-270m", dtype="float32")
-    peft = lora_model(loaded.model, dropout=0.0)
-    model = peft.get_base_model()
-    ranked = questions(given.questions, given.k, loaded.tokenizer, given.data)
-    gold = cloning(ranked)
-    trl = TrlSft(peft, loaded.tokenizer, gold)
-    timed(lambda: ours(model, gold[:1]), model)  # warm up
-    steps = {
-        "stage 2, published": (ranked, lambda: published_stage2(model, ranked)),
-        "stage 2, ours": (ranked, lambda: ours(model, ranked)),
-        "stage 1, published": (gold, lambda: published_stage1(model, gold)),
-        "stage 1, TRL": (gold, trl),
-        "stage 1, ours": (gold, lambda: ours(model, gold)),
-    }
-    rate = matrix_rate()
-    print(f"{given.questions} questions, K={given.k}, float32, {torch.get_num_threads()} threads, ", end="")
-    print(f"{rate / 1e9:.0f} GFLOP/s in matrix products")
-    for name, (examples, step) in steps.items():
-        found: list[tuple[float, float]] = []
-        rise = peak_memory(lambda step=step, found=found: found.append(timed(step, model)))
-        seconds, loss = found[0]
-        share = useful_flops(model.config, needed(model.config, examples)) / seconds / rate
-        print(f"{name:20}{seconds:8.2f} s {rise / 1e6:8.0f} MB  {share:6.1%} of the rate  loss {loss:.7f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,8 @@ from trice.prompts import load_template
 from trice.training.fit import example
 from trice.training.machine import compile_layers
 from trice.training.packing import Example, pack
-from trice.training.trainer import Objective, measure, mixed
+from trice.training.policy import mixed
+from trice.training.trainer import measure
 
 QUESTIONS = 16
 
@@ -42,17 +43,20 @@ def questions(tokenizer: Any) -> list[Example]:
     ]
 
 
-def model(dtype: str) -> Any:
+def model(dtype: str, examples: list[Example]) -> Any:
     torch.manual_seed(0)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(load_base("gemma-3-270m", dtype=dtype).model, lora).get_base_model().train()
+    base = load_base("gemma-3-270m", dtype=dtype).model
+    prepare(base, examples)
+    return get_peft_model(base, lora).train()
 
 
 def timed(chosen: Any, examples: list[Example]) -> tuple[float, float]:
     chosen.zero_grad()
     start = time.perf_counter()
     with mixed(chosen):
-        parts = measure(chosen, pack(examples), Objective())
+        packed = pack(examples)
+        parts = measure(chosen(packed=packed), packed, Rlef())
         loss = parts.sft / parts.tokens
     loss.backward()
     return time.perf_counter() - start, float(loss.detach())
@@ -61,9 +65,9 @@ def timed(chosen: Any, examples: list[Example]) -> tuple[float, float]:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     dtype = resolve_dtype("auto", "cpu")
-    plain, compiled = model(dtype), model(dtype)
-    compile_layers(compiled)
     examples = questions(load_base("gemma-3-270m", dtype=dtype).tokenizer)
+    plain, compiled = model(dtype, examples), model(dtype, examples)
+    compile_layers(compiled)
     start = time.perf_counter()
     timed(compiled, examples)
     first = time.perf_counter() - start
