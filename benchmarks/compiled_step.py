@@ -22,7 +22,8 @@ from trice.prompts import load_template
 from trice.training.fit import example
 from trice.training.machine import compile_layers
 from trice.training.packing import Example, pack
-from trice.training.policy import mixed
+from trice.training.policy import mixed, prepare
+from trice.training.settings import Rlef
 from trice.training.trainer import measure
 
 QUESTIONS = 16
