@@ -1,6 +1,7 @@
 """Each trick of the packed forward alone and on top of the others, and how the step's cost grows.
 
-The first table starts from the published stage 2 and adds one trick after another; all have the same loss (checked).
+The first table starts from the published stage 2 and adds one trick after another; all have the same loss
+(checked).
 The second gives ours for numbers of candidates, lengths of prompts and sizes of batches, beside the published
 algorithm where its memory allows (`--limit` GB): questions/s, peak memory, tokens run of those the published runs.
 
