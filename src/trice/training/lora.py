@@ -24,6 +24,8 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from trice.training import dropout
+
     torch.manual_seed(seed)
     if adapter:
         model = attach(loaded, adapter, trainable=True)
@@ -40,6 +42,8 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
             model = get_peft_model(loaded.model, config)
         except ValueError as error:
             raise InputError(f"lora targets {targets}: {str(error).splitlines()[0]}") from None
+    if loaded.device.type == "cpu":
+        dropout.on_cpu(model)
     for config in model.peft_config.values():
         if isinstance(config.target_modules, set):  # a set has another order in every process
             config.target_modules = sorted(config.target_modules)
