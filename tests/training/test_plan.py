@@ -114,7 +114,7 @@ def test_operations_are_those_of_the_real_pass(
 def peak(model: str, settings: Clone, **how: Any) -> int:
     memory = planned(model, questions(40), settings, **how).memory
     assert memory
-    return memory.peak
+    return memory.peak - memory.program
 
 
 def test_memory_grows_and_shrinks_with_what_bounds_it(llama: str) -> None:
@@ -179,7 +179,7 @@ def test_what_is_advised_fits(llama: str) -> None:
 
     assert planned(llama, examples, settings, Capacity(needed(token_budget=2048), 1e11)).advice == ""
     assert advice(needed(token_budget=2048) - 1) == ["token_budget"]
-    assert advice(needed(token_budget=400) - 1) == ["token_budget"]
+    assert advice(needed(token_budget=512)) == ["token_budget"]
     assert advice(needed(token_budget=64) - 1) == ["gradient_checkpointing", "token_budget"]
     assert advice(1) == []
 

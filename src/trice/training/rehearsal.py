@@ -38,11 +38,11 @@ class Cost(NamedTuple):
     operations: int
 
 
-class _Count(TorchDispatchMode):
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that live, the most there were, and operations of matrix products."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = self.operations = 0
         self._seen: set[int] = set()
 
