@@ -76,6 +76,13 @@ def test_parameters_are_those_of_the_loaded_model(tiny_model: Callable[[str], Pa
     assert made.trainable == sum(each.numel() for each in trained)
 
 
+def test_an_adapter_brings_its_own_lora(llama: str, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    with_lora(load_base(llama, **CPU), None, Lora(r=5, targets=["o_proj"]), 0).save_pretrained(adapter)
+    made = plan(lambda tokenizer: questions(2), llama, adapter, Rlef(), machine=PLENTY, **CPU)
+    assert made.trainable == 2 * 5 * (32 + 32)  # of two layers, in and out
+
+
 def test_no_weights_are_needed(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     source = tiny_model("qwen2")
     model = tmp_path / source.name

@@ -13,6 +13,7 @@ models are taken to go the trainer's fastest way, which only their weights can s
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,8 +97,8 @@ class Plan:
             "tokens": f"{tokens.full:,} as full padded sequences, {tokens.packed:,} in packed trees: "
             f"{1 - tokens.packed / tokens.full:.1%} saved",
             "output head": f"{tokens.responses:,} response tokens, predicted from {tokens.states:,} states",
-            "steps": f"{self.steps:,}, {self.steps_per_epoch:,} an epoch; {tokens.parts:,} micro-batches in the "
-            f"first{f' by {team} processes' if team > 1 else ''}",
+            "steps": f"{self.steps:,}; an epoch has {self.steps_per_epoch:,}, in {tokens.parts:,} micro-batches"
+            + (f" of {team} processes" if team > 1 else ""),
             "memory": self._memory() + each,
             "time": self._time(),
         }
@@ -151,7 +152,8 @@ def plan(
         raise InputError(f"max_length {settings.max_length}: every question is longer")
     parameters = loaded.model.num_parameters()
     layout: Layout = "blocks" if loaded.model.config._attn_implementation == "sdpa" else "mask"
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that an adapter's weights go nowhere
         policy = with_lora(loaded, adapter, settings.lora, seed)
     trainable = sum(each.numel() for each in policy.parameters() if each.requires_grad)
     an_epoch, steps = count_steps(settings, len(rows))
@@ -164,13 +166,8 @@ def plan(
         memory, operations = stage.cost(settings)
         head = loaded.model.get_output_embeddings().weight
         operations = operations * tokens.packed + 4 * tokens.states * head.numel()
-        seconds = (
-            operations
-            / machine.processes
-            / len(batches)
-            * steps
-            / (machine.rate * EFFICIENCY.get(dtype, EFFICIENCY_HALF))
-        )
+        rate = machine.rate * EFFICIENCY.get(dtype, EFFICIENCY_HALF) * machine.processes
+        seconds = operations / rate / len(batches) * steps
         advice = stage.advice(settings, memory)
     except TriceError as error:
         unknown = str(error)
