@@ -287,12 +287,18 @@ def clone(
     limit: o.Limit = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    dry_run: o.DryRun = False,
 ) -> None:
     """Stage 1: fine-tune on each question's gold response (defaults are the paper's)."""
     from trice.training.clone import clone as stage
+    from trice.training.clone import examples
     from trice.training.settings import Clone, read_settings
 
     settings = read_settings(Clone, set_ or [])
+    if dry_run:
+        validated = (settings, validation, task, o.sources(tool), max_new_tokens)
+        _dry_run(examples(data, template, limit), model, None, settings, validated, seed, device, dtype)
+        return
     trained = stage(
         data, output, model, settings=settings, template=template,
         validation=validation, task=task, tools=o.sources(tool), max_new_tokens=max_new_tokens,
@@ -318,12 +324,18 @@ def rlef(
     limit: o.Limit = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    dry_run: o.DryRun = False,
 ) -> None:
     """Stage 2: rank candidates in the order of their rewards, from the stage-1 adapter."""
+    from trice.training.rlef import examples
     from trice.training.rlef import rlef as stage
     from trice.training.settings import Rlef, read_settings
 
     settings = read_settings(Rlef, [f"alpha={alpha}", *(set_ or [])])
+    if dry_run:
+        validated = (settings, validation, task, o.sources(tool), max_new_tokens)
+        _dry_run(examples(data, template, limit), model, adapter, settings, validated, seed, device, dtype)
+        return
     trained = stage(
         data, output, model, adapter, settings=settings, template=template,
         validation=validation, task=task, tools=o.sources(tool), max_new_tokens=max_new_tokens,
@@ -452,6 +464,20 @@ def chat(
         model, adapter, task, template,
         max_new_tokens=max_new_tokens, tools=o.sources(tool), device=device, dtype=dtype,
     )  # fmt: skip
+
+
+def _dry_run(
+    examples: Any, model: str, adapter: Path | None, settings: Any, validated: tuple[Any, ...],
+    seed: int, device: str, dtype: str,
+) -> None:  # fmt: skip
+    from trice.training.plan import plan
+    from trice.training.validation import load_validation
+
+    load_validation(*validated)
+    made = plan(examples, model, adapter, settings, seed=seed, device=device, dtype=dtype)
+    print("\n".join(made.lines()))
+    if made.advice:
+        raise InputError(made.advice)
 
 
 def _asking(

@@ -54,6 +54,13 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any training setting as key=value, for instance --set lora.r=16."),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print what it would cost and whether it fits; load no weights and write nothing to --output.",
+    ),
+]
 Tools = Annotated[
     list[str] | None,
     typer.Option(

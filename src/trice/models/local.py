@@ -6,6 +6,7 @@ training in `trice.training`. A base can be loaded in 8 or 4 bits to train on; g
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trice.errors import InputError
 from trice.models import gemma
@@ -143,9 +144,11 @@ def load_base(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    empty: bool = False,
 ) -> LocalModel:
     """Load a model without its adapter, which is only checked to belong to it. `quantize` (`8bit` or `4bit`)
-    keeps its linear layers in so many bits, which needs bitsandbytes."""
+    keeps its linear layers in so many bits, which needs bitsandbytes. An `empty` model has layers whose weights
+    are on torch's meta device: shapes without data."""
     quiet()
     check_model(name, adapter)
     where = pick_device(device)
@@ -154,13 +157,26 @@ def load_base(
     options = {"dtype": number, "trust_remote_code": False, **_quantization(quantize, number, where)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        kernel = _kernel(AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config())
-        model = AutoModelForCausalLM.from_pretrained(source, attn_implementation=kernel, **options)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        options["attn_implementation"] = _kernel(config.get_text_config())
+        if empty:
+            model = _empty(source, config, options)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(source, **options)
     except UNLOADABLE as error:
         raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
     _complete(tokenizer, model, name)
     model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
-    return LocalModel(name, model if quantize else model.to(where), tokenizer, where)
+    return LocalModel(name, model if quantize or empty else model.to(where), tokenizer, where)
+
+
+def _empty(source: str, config: Any, options: dict[str, Any]) -> Any:
+    """The model on torch's meta device, as configured."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, **options)
+    with contextlib.suppress(OSError):  # a model need not say how it generates
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    return model
 
 
 def _quantization(quantize: str | None, number: torch.dtype, where: torch.device) -> dict[str, Any]:

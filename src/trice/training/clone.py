@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,18 @@ from trice.records import Labelled
 from trice.tasks import Sources
 from trice.training.settings import Clone
 from trice.training.validation import load_validation
+
+
+def examples(data: Path, template: str, limit: int | None = None) -> Callable[[Any], list[Any]]:
+    """What makes the training set, given the tokenizer. Raises InputError for data or template that do not fit."""
+    rows, form = read_rows(data, Labelled)[:limit], load_template(template)
+
+    def make(tokenizer: Any) -> list[Any]:
+        from trice.training.fit import example
+
+        return [example(form, tokenizer, row.instruction, row.input, [row.output], [0.0]) for row in rows]
+
+    return make
 
 
 def clone(
@@ -37,17 +50,12 @@ def clone(
     starts.
     """
     settings = settings or Clone()
-    rows, form = read_rows(data, Labelled)[:limit], load_template(template)
+    make = examples(data, template, limit)
     held_out = load_validation(settings, validation, task, tools, max_new_tokens)
-
-    def examples(tokenizer: Any) -> list[Any]:
-        from trice.training.fit import example
-
-        return [example(form, tokenizer, row.instruction, row.input, [row.output], [0.0]) for row in rows]
 
     from trice.training.fit import fit
 
     return fit(
-        "clone", examples, data, model, None, output, settings,
+        "clone", make, data, model, None, output, settings,
         template=template, seed=seed, limit=limit, device=device, dtype=dtype, validation=held_out,
     )  # fmt: skip

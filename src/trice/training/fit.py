@@ -47,12 +47,13 @@ def example(
     return Example(prompt, [Tokens(ids, [True] * len(ids)) for ids in encoded], list(rewards))
 
 
+def longest(example: Example) -> int:
+    """Tokens of a question's prompt with its longest response."""
+    return len(example.prompt) + max(len(response.ids) for response in example.responses)
+
+
 def drop_long(examples: Sequence[Example], max_length: int) -> list[Example]:
     """Without the questions whose prompt and longest response exceed `max_length` tokens; says how many."""
-
-    def longest(example: Example) -> int:
-        return len(example.prompt) + max(len(response.ids) for response in example.responses)
-
     kept = [example for example in examples if longest(example) <= max_length]
     if len(kept) < len(examples):
         notice(
@@ -82,6 +83,20 @@ def claim(output: Path, settings: dict[str, Any]) -> bool:
     if first_process():
         write_text(path, json.dumps(settings, indent=2) + "\n")
     return False
+
+
+def checked(settings: Clone, model: str, adapter: Path | None, device: str) -> Clone:
+    """The settings that count, an adapter's own LoRA among them. Raises InputError, before anything expensive,
+    where model, adapter, settings and machine do not go together."""
+    check_model(model, adapter)
+    check_machine(settings, device)
+    return settings.model_copy(update={"lora": adapter_lora(adapter)}) if adapter else settings
+
+
+def count_steps(settings: Clone, questions: int) -> tuple[int, int]:
+    """Optimiser steps of an epoch and of the whole training."""
+    an_epoch = -(-questions // settings.batch_size)
+    return an_epoch, settings.max_steps if settings.max_steps > 0 else math.ceil(an_epoch * settings.epochs)
 
 
 def trainer_state(checkpoint: Path) -> Any:
@@ -162,10 +177,7 @@ def fit(
 ) -> Path:
     """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer;
     `validation` chooses which checkpoint the adapter is."""
-    check_model(model, adapter)
-    check_machine(settings, device)
-    if adapter:
-        settings = settings.model_copy(update={"lora": adapter_lora(adapter)})
+    settings = checked(settings, model, adapter, device)
     dtype = resolve_dtype(dtype, device)
     made_by = {
         "stage": stage,
@@ -215,8 +227,7 @@ def _run(
     from trice.training.trainer import Log, TriceTrainer, write_log
 
     rows = drop_long(examples(loaded.tokenizer), settings.max_length)
-    steps_per_epoch = -(-len(rows) // settings.batch_size)
-    total = settings.max_steps if settings.max_steps > 0 else math.ceil(steps_per_epoch * settings.epochs)
+    steps_per_epoch, total = count_steps(settings, len(rows))
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     state = trainer_state(checkpoint) if checkpoint else {}
     # Killed after its last step: the trainer itself would do one more.

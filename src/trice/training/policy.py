@@ -44,7 +44,7 @@ def log_probs(model: Any, packed: Packed, own_head: bool = False) -> torch.Tenso
 
     `model` is a transformers causal LM, LoRA layers injected or not.
     """
-    inputs = _inputs(model, packed)
+    inputs = model_inputs(model, packed)
     if own_head:
         logps_E = _through_own_head(model, inputs, packed)
     else:
@@ -60,7 +60,7 @@ def log_probs(model: Any, packed: Packed, own_head: bool = False) -> torch.Tenso
     return logps_E.index_select(0, packed.edge_N)
 
 
-def _inputs(model: Any, packed: Packed) -> dict[str, Any]:
+def model_inputs(model: Any, packed: Packed) -> dict[str, Any]:
     """What a model's forward takes for this layout."""
     shared = {"input_ids": packed.tokens_RT, "use_cache": False}
     allowed = packed.allowed_BQK
