@@ -35,6 +35,7 @@ def on_cpu(model: Any) -> None:
     """Give the LoRA layers of a PEFT model this dropout in place of torch's."""
     for module in model.modules():
         drops = getattr(module, "lora_dropout", None)
-        for name, drop in drops.items() if isinstance(drops, nn.ModuleDict) else ():
-            if isinstance(drop, nn.Dropout):
-                drops[name] = Dropout(drop.p)
+        if isinstance(drops, nn.ModuleDict):
+            for name, drop in drops.items():
+                if isinstance(drop, nn.Dropout):
+                    drops[name] = Dropout(drop.p)
