@@ -1,6 +1,6 @@
 """One training step with our dropout on LoRA's inputs beside the same step with torch's, in turn in one process.
 
-LoRA on all linear layers with the paper's rate, stage 2 in the paper's form. The two draw other masks, so that what is
+LoRA on all linear layers with the paper's rate, stage 2 in the paper's form. The two draw other masks, so what is
 checked is that without them (in eval mode) both have the same loss.
 
     python benchmarks/dropout_step.py [float32|bfloat16] [rounds=5]
