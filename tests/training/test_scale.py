@@ -121,7 +121,8 @@ def test_two_processes_of_a_recipe_train_as_one_and_go_on(base: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     if recipe in ("fsdp.yaml", "deepspeed_zero3.yaml"):
         found = next(line for line in done.stdout.splitlines() if "cut up" in line).split()
-        assert found[0] == found[2] and found[-1] in ("FSDP", "DEEPSPEED")
+        assert found[0] == found[2]
+        assert found[-1] in ("FSDP", "DEEPSPEED")
     for ours, theirs in zip(read(one / "log.jsonl"), read(several / "log.jsonl"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     whole = load_file(one / "adapter_model.safetensors")
@@ -259,7 +260,8 @@ def test_both_stages_train_on_a_quantised_base_for_the_whole_one(
     whole = load(base, second, device="cpu", dtype="float32").model
     assert {type(module).__name__ for module in whole.modules()} >= {"Linear"}
     said = capfd.readouterr()
-    assert "kernels" not in said.err + said.out and "Warning" not in said.err
+    assert "kernels" not in said.err + said.out
+    assert "Warning" not in said.err
 
 
 def test_an_adapter_of_a_quantised_base_generates_on_the_whole_one(

@@ -33,7 +33,7 @@ def sharded() -> bool:
 
 
 def check_machine(settings: Clone, device: str) -> None:
-    """Raise InputError where these settings ask for a device, a compiler, a tracker or a launch that cannot be had."""
+    """Raise InputError where these settings ask for a device, a compiler, a tracker or a launch out of reach."""
     kind, _, index = device.partition(":")
     if index not in ("", "0"):  # transformers' trainer takes the first GPU it sees
         raise InputError(f"device {device}: to train on it, set CUDA_VISIBLE_DEVICES={index} and take {kind}")
@@ -54,24 +54,34 @@ def _check_quantization(quantize: str, device: str) -> None:
         raise InputError(f"quantize={quantize}: needs bitsandbytes: pip install 'trice-rlef[quantize]'")
     kind = pick_device(device).type
     if kind not in ("cuda", "cpu", "xpu"):
-        raise InputError(f"quantize={quantize}: bitsandbytes does not cover device {kind}; leave quantize out")
+        raise InputError(
+            f"quantize={quantize}: bitsandbytes does not cover device {kind}; leave quantize out"
+        )
 
 
 def _check_sharding(settings: Clone) -> None:
     """Refuse what needs whole weights, or as many forward passes in one process as in another."""
     if settings.quantize:
-        raise InputError(f"quantize={settings.quantize}: not under FSDP or ZeRO-3; ddp.yaml or ZeRO-2 take it")
+        raise InputError(
+            f"quantize={settings.quantize}: not under FSDP or ZeRO-3; recipes/accelerate/ddp.yaml takes it"
+        )
     if settings.validate_every:
-        raise InputError("validate_every: not under FSDP or ZeRO-3, whose processes cannot answer questions alone")
+        raise InputError(
+            "validate_every: not under FSDP or ZeRO-3, whose processes cannot answer questions alone"
+        )
     if isinstance(settings, Rlef) and settings.objective == "dpo":
-        raise InputError("objective=dpo: not under FSDP or ZeRO-3: its reference needs the whole model at first")
+        raise InputError(
+            "objective=dpo: not under FSDP or ZeRO-3: its reference needs the whole model at first"
+        )
     if settings.compile:
         raise InputError("compile: not under FSDP or ZeRO-3")
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         if os.environ.get("FSDP_VERSION", "1") != "2":
             raise InputError("FSDP: set fsdp_version: 2, as recipes/accelerate/fsdp.yaml does")
         if os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "true").lower() == "true":
-            raise InputError("FSDP: set fsdp_cpu_ram_efficient_loading: false; every process reads the weights")
+            raise InputError(
+                "FSDP: set fsdp_cpu_ram_efficient_loading: false; every process reads the weights"
+            )
 
 
 def _check_compiler(device: str) -> None:

@@ -139,7 +139,8 @@ def _find(model: Any, probes: list[Example]) -> Way:
     model.eval()
     theirs = torch.cat([_plain(model, probe, device) for probe in probes])
     limit = TOLERANCE.get(model.dtype, HALF_TOLERANCE)
-    if getattr(model, "is_loaded_in_8bit", False):  # which columns stay whole depends on all rows of a product
+    if getattr(model, "is_loaded_in_8bit", False):
+        # Which columns such a product keeps whole depends on all of its rows.
         limit = HALF_TOLERANCE
     try:
         for way in WAYS:
