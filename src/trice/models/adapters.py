@@ -7,6 +7,7 @@ of other kinds than LoRA are not covered. Importing this loads no torch.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -17,6 +18,9 @@ from trice.errors import InputError
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first there is, as PEFT chooses
 PREFIX = "base_model.model."
+
+# PEFT imports bitsandbytes wherever it is installed, which then gives advice on kernels.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def adapter_weights(adapter: Path) -> Path:

@@ -167,6 +167,10 @@ def load_base(
         raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
     _complete(tokenizer, model, name)
     model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
+    for module in model.modules():
+        # On some CPUs bitsandbytes would repack 4-bit weights in eval mode, into a form without gradients.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return LocalModel(name, model if quantize or empty else model.to(where), tokenizer, where)
 
 

@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from trice import __version__
 from trice.errors import InputError
 from trice.journal import differences, digest, first_process, notice, write_text
 from trice.models.adapters import CONFIG, WEIGHTS, adapter_weights
-from trice.models.local import LocalModel, check_model, load_base, resolve_dtype
+from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
 from trice.progress import Progress
 from trice.prompts import Template, load_template
 from trice.training.card import write_card
 from trice.training.lora import adapter_lora, with_lora
-from trice.training.machine import check_machine, compile_layers, processes
+from trice.training.machine import check_machine, compile_layers, deepspeed, processes, sharded
 from trice.training.packing import Example, Tokens
 from trice.training.settings import Clone, Rlef
 from trice.training.validation import Validation, clear
@@ -148,6 +149,7 @@ def arguments(output: Path, settings: Clone, seed: int, loaded: LocalModel, step
         use_cpu=on_cpu,
         # Small gradients vanish in float16 unless the loss is scaled up, which only a GPU's trainer does.
         fp16=loaded.model.dtype == torch.float16 and not on_cpu,
+        bf16=loaded.model.dtype == torch.bfloat16 and deepspeed(),  # which has to be told
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         ddp_find_unused_parameters=False,
@@ -199,7 +201,11 @@ def fit(
             notice(f"{output}: already trained with these settings")
             return output
         checkpoint = last_checkpoint(output)
-    loaded = load_base(model, adapter, device=device, dtype=dtype, quantize=settings.quantize)
+    # Weights that will be cut up meet the device in pieces, since whole they may not fit on it.
+    loaded = load_base(
+        model, adapter, device="cpu" if sharded() else device, dtype=dtype, quantize=settings.quantize
+    )
+    loaded = replace(loaded, device=pick_device(device))
     validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
     final = _run(examples, loaded, adapter, output, settings, seed, validate, checkpoint)
     if team.is_main_process:

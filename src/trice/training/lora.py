@@ -42,6 +42,8 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
             model = get_peft_model(loaded.model, config)
         except ValueError as error:
             raise InputError(f"lora targets {targets}: {str(error).splitlines()[0]}") from None
+    if hasattr(loaded.model.get_output_embeddings(), "lora_A"):
+        raise InputError("lora targets: the output head cannot be among them; training reads it as it is")
     if loaded.device.type == "cpu":
         dropout.on_cpu(model)
     for config in model.peft_config.values():

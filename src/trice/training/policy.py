@@ -42,7 +42,7 @@ WAYS = [Way(layout, own) for own in (False, True) for layout in ("blocks", "mask
 def log_probs(model: Any, packed: Packed, own_head: bool = False) -> torch.Tensor:
     """log p of every response token of a packed micro-batch, [N] in float32; only these meet the output head.
 
-    `model` is a transformers causal LM, LoRA layers injected or not.
+    `model` is a transformers causal LM whose head went through `teach`, LoRA layers injected or not.
     """
     inputs = model_inputs(model, packed)
     if own_head:
@@ -52,12 +52,28 @@ def log_probs(model: Any, packed: Packed, own_head: bool = False) -> torch.Tenso
         # Not by indexing: the backward pass of indexing adds gradients in whatever order threads come, which
         # would give other bytes in every run.
         hidden_MD = hidden_RTD.flatten(0, 1).index_select(0, packed.source_M)
-        cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        weight_VD = model.get_output_embeddings().weight
-        logps_E = token_log_probs(
-            hidden_MD.to(weight_VD.dtype), weight_VD, packed.state_E, packed.target_E, cap
-        )
+        logps_E = model.get_output_embeddings()(hidden_MD, packed=packed)
     return logps_E.index_select(0, packed.edge_N)
+
+
+def teach(model: Any) -> None:
+    """Let the model's output head take `packed=` too, and give the log-probabilities of its edges.
+
+    In a call of its own, since FSDP and ZeRO gather a module's weight only where the module is called.
+    """
+    head = model.get_output_embeddings()
+    if head is None:  # then its own way to logits is the only one
+        return
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    plain = head.forward
+
+    def forward(hidden: torch.Tensor, packed: Packed | None = None) -> Any:
+        if packed is None:
+            return plain(hidden)
+        weight_VD = head.weight
+        return token_log_probs(hidden.to(weight_VD.dtype), weight_VD, packed.state_E, packed.target_E, cap)
+
+    head.forward = forward
 
 
 def model_inputs(model: Any, packed: Packed) -> dict[str, Any]:
@@ -92,6 +108,7 @@ def prepare(model: Any, examples: Sequence[Example]) -> Way:
     Such a call gives `log_probs`, and passes through whatever wraps the model (LoRA, DDP, FSDP). Says so where
     the model does not go the fastest way; raises TriceError where none gives its own log-probabilities.
     """
+    teach(model)
     way = _find(model, _probes(examples))
     if way != WAYS[0]:
         notice(f"{type(model).__name__} is trained with {way}")
@@ -122,6 +139,9 @@ def _find(model: Any, probes: list[Example]) -> Way:
     model.eval()
     theirs = torch.cat([_plain(model, probe, device) for probe in probes])
     limit = TOLERANCE.get(model.dtype, HALF_TOLERANCE)
+    if getattr(model, "is_loaded_in_8bit", False):
+        # Which columns such a product keeps whole depends on all of its rows.
+        limit = HALF_TOLERANCE
     try:
         for way in WAYS:
             if way.layout == "blocks" and attention != "sdpa":
