@@ -1,10 +1,11 @@
 """The trainer of both stages: transformers' `Trainer` with TRICE's objective in its step.
 
-Checkpoints, resuming, schedulers, accumulation and trackers are the base class's. A step cuts its batch
-into micro-batches by token budget, and divides by the whole batch's counts, so the loss does not depend on
-the cut. `L = α·L_rank + L_sft`: L_sft is the mean over all response tokens of the best-rewarded responses in
-the batch (the stage-1 loss), L_rank the mean over the batch's questions of the sum over their pairs; padding
-never counts. With one response a question, L_rank has no pairs and the objective is stage 1's.
+Checkpoints, resuming, schedulers, early stopping and trackers are the base class's. A step cuts its batch into
+micro-batches by token budget, shared among the processes, and divides by the whole batch's counts, so the loss
+depends neither on the cut nor on the number of processes. `L = α·L_rank + L_sft`: L_sft is the mean over all
+response tokens of the best-rewarded responses in the batch (the stage-1 loss), L_rank the mean over the batch's
+questions of the ranking objective that the settings name (`trice.training.losses`); padding never counts. With one
+response a question, L_rank has no pairs and the objective is stage 1's.
 """
 
 from __future__ import annotations
