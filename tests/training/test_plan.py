@@ -19,7 +19,7 @@ from trice.training.capacity import Capacity, capacity, free_memory
 from trice.training.lora import with_lora
 from trice.training.packing import Example, Tokens, pack
 from trice.training.plan import Plan, plan
-from trice.training.policy import log_probs
+from trice.training.policy import log_probs, teach
 from trice.training.rehearsal import QUANTIZED, rehearse
 from trice.training.settings import Clone, Lora, Rlef, read_settings
 
@@ -104,6 +104,7 @@ def test_operations_are_those_of_the_real_pass(
     examples, lora = questions(3), Lora(r=2, dropout=0)
     loaded = load_base(str(tiny_model("gemma2")), **CPU)
     real, packed = with_lora(loaded, None, lora, 0), pack(examples, "mask")
+    teach(real.get_base_model())
     real.train()
     if checkpointing:
         real.gradient_checkpointing_enable({"use_reentrant": False})
