@@ -21,7 +21,8 @@ from trice.training.head import token_log_probs
 from trice.training.packing import Example, Layout, Packed, Tokens, pack
 
 PROBE = 24  # tokens of a prompt, and of a response, that the ways are compared on
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}  # of a log-probability; half precision is coarse
+# Of a log-probability, and a little more where it is far from 0; half precision is coarse.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}
 HALF_TOLERANCE = 0.3
 
 
@@ -151,7 +152,7 @@ def _find(model: Any, probes: list[Example]) -> Way:
                 ours = log_probs(model, pack(probes, way.layout, device), way.own_head)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
                 continue  # its forward takes no such mask, positions or argument
-            if bool(((ours - theirs).abs() <= limit).all()):
+            if bool(((ours - theirs).abs() <= limit * (1 + theirs.abs() / 8)).all()):
                 return way
     finally:
         model.train(was_training)
