@@ -25,7 +25,7 @@ from trice.tasks.math import INSTRUCTION
 from trice.training.fit import example
 from trice.training.losses import rank_loss, sequence_scores
 from trice.training.packing import Example, Layout, pack
-from trice.training.policy import prepare
+from trice.training.policy import mixed, prepare
 from trice.training.settings import Rlef
 from trice.training.trainer import measure
 
@@ -75,10 +75,10 @@ def _other_digits(text: str, draw: random.Random) -> str:
 
 def cloning(examples: Sequence[Example]) -> list[Example]:
     """The questions as stage 1 has them, each with its best response alone."""
-    return [Example(e.prompt, [e.responses[_best(e)]], [0.0]) for e in examples]
+    return [Example(e.prompt, [e.responses[best(e)]], [0.0]) for e in examples]
 
 
-def _best(example: Example) -> int:
+def best(example: Example) -> int:
     """The best-rewarded response, the first of equals."""
     return example.rewards.index(max(example.rewards))
 
@@ -100,7 +100,8 @@ def lora_model(base: Any, dropout: float, examples: Sequence[Example]) -> Any:
 def ours(model: Any, examples: Sequence[Example], layout: Layout = "blocks") -> torch.Tensor:
     """Our loss of either stage over one batch."""
     packed = pack(examples, layout)
-    part = measure(model(packed=packed), packed, Rlef())
+    with mixed(model):
+        part = measure(model(packed=packed), packed, Rlef())
     return part.sft / part.tokens + part.rank / part.questions
 
 
@@ -133,13 +134,13 @@ def published_stage2(model: Any, examples: Sequence[Example]) -> torch.Tensor:
     scores = sequence_scores(chosen[real], response, len(tokens)).view(-1, k)
     rewards = torch.tensor([e.rewards for e in examples], dtype=torch.float64)
     rank = rank_loss(scores, rewards, torch.ones_like(rewards, dtype=torch.bool))[0].mean()
-    best = torch.tensor([number * k + _best(e) for number, e in enumerate(examples)])
-    return rank - chosen[best][real[best]].mean()
+    gold = torch.tensor([number * k + best(e) for number, e in enumerate(examples)])
+    return rank - chosen[gold][real[gold]].mean()
 
 
 def published_stage1(model: Any, examples: Sequence[Example]) -> torch.Tensor:
     """The published fine-tuning, which is transformers' own: a padded batch, the model's loss over all logits."""
-    tokens, mask, labels = _padded([(e.prompt, e.responses[_best(e)].ids) for e in examples])
+    tokens, mask, labels = _padded([(e.prompt, e.responses[best(e)].ids) for e in examples])
     loss: torch.Tensor = model(input_ids=tokens, attention_mask=mask, labels=labels, use_cache=False).loss
     return loss
 
@@ -149,7 +150,7 @@ def chunked(step: Step, model: Any, chunks: Sequence[Sequence[Example]]) -> torc
 
     A chunk's loss is a mean over its tokens and questions; it is weighed by its share of the batch's tokens, which
     is exact where no pair costs anything or all chunks are of a size."""
-    tokens = [sum(sum(e.responses[_best(e)].loss) for e in chunk) for chunk in chunks]
+    tokens = [sum(sum(e.responses[best(e)].loss) for e in chunk) for chunk in chunks]
     total = torch.zeros(())
     for chunk, count in zip(chunks, tokens, strict=True):
         loss = step(model, chunk) * (count / sum(tokens))
@@ -182,7 +183,7 @@ class TrlSft:
 
         disable_progress_bars()
         settings = self.BEST | settings
-        rows = [(e.prompt, e.responses[_best(e)].ids) for e in examples]
+        rows = [(e.prompt, e.responses[best(e)].ids) for e in examples]
         data = Dataset.from_list(
             [{"input_ids": prompt + ids, "labels": [-100] * len(prompt) + ids} for prompt, ids in rows]
         )

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
+from baselines import ours, timed
 from trice.datasets import load
 from trice.models.local import load_base, resolve_dtype
 from trice.prompts import load_template
 from trice.training.fit import example
 from trice.training.machine import compile_layers
-from trice.training.packing import Example, pack
-from trice.training.policy import mixed, prepare
-from trice.training.settings import Rlef
-from trice.training.trainer import measure
+from trice.training.packing import Example
+from trice.training.policy import prepare
 
 QUESTIONS = 16
 
@@ -52,15 +51,8 @@ def model(dtype: str, examples: list[Example]) -> Any:
     return get_peft_model(base, lora).train()
 
 
-def timed(chosen: Any, examples: list[Example]) -> tuple[float, float]:
-    chosen.zero_grad()
-    start = time.perf_counter()
-    with mixed(chosen):
-        packed = pack(examples)
-        parts = measure(chosen(packed=packed), packed, Rlef())
-        loss = parts.sft / parts.tokens
-    loss.backward()
-    return time.perf_counter() - start, float(loss.detach())
+def step(chosen: Any, examples: list[Example]) -> tuple[float, float]:
+    return timed(lambda: ours(chosen, examples), chosen)
 
 
 def main() -> None:
@@ -70,12 +62,12 @@ def main() -> None:
     plain, compiled = model(dtype, examples), model(dtype, examples)
     compile_layers(compiled)
     start = time.perf_counter()
-    timed(compiled, examples)
+    step(compiled, examples)
     first = time.perf_counter() - start
-    timed(plain, examples)
-    pairs = [(timed(plain, examples), timed(compiled, examples)) for _ in range(rounds)]
-    for (_, theirs), (_, ours) in pairs:
-        assert abs(theirs - ours) < 1e-2 * abs(theirs), f"different losses: {theirs} and {ours}"
+    step(plain, examples)
+    pairs = [(step(plain, examples), step(compiled, examples)) for _ in range(rounds)]
+    for (_, theirs), (_, mine) in pairs:
+        assert abs(theirs - mine) < 1e-2 * abs(theirs), f"different losses: {theirs} and {mine}"
     slow, fast = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
     ratio = statistics.median(pair[0][0] / pair[1][0] for pair in pairs)
     print(f"stage-1 step, {QUESTIONS} questions, {dtype}, {torch.get_num_threads()} threads")

@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from baselines import ours, questions, timed
 from trice.models.local import load_base
 from trice.training import dropout
-from trice.training.policy import mixed, prepare
+from trice.training.policy import prepare
 
 
 def model(base: Any) -> Any:
@@ -42,8 +42,7 @@ def main() -> None:
     dropout.on_cpu(fast)
 
     def step(chosen: Any) -> tuple[float, float]:
-        with mixed(chosen):
-            return timed(lambda: ours(chosen, examples), chosen)
+        return timed(lambda: ours(chosen, examples), chosen)
 
     with torch.no_grad():
         losses = [ours(each.eval(), examples).item() for each in models]

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 
-from baselines import lora_model, ours, published_stage2, questions, timed
+from baselines import best, lora_model, ours, published_stage2, questions, timed
 from rates import peak_memory
 from trice.models.local import load_base
+from trice.training.fit import longest
 from trice.training.machine import compile_layers
 from trice.training.packing import Example, pack, tree_size
 from trice.training.settings import Rlef
@@ -50,7 +51,7 @@ def separately(model: Any, examples: Sequence[Example]) -> torch.Tensor:
     for example in examples:
         packed = pack([example], "mask")
         part = measure(model(packed=packed), packed, Rlef())
-        loss = part.sft / sum(sum(e.responses[e.rewards.index(max(e.rewards))].loss) for e in examples)
+        loss = part.sft / sum(sum(e.responses[best(e)].loss) for e in examples)
         loss = loss + part.rank / len(examples)
         loss.backward()
         parts.append(loss.detach())
@@ -92,8 +93,7 @@ def tricks(model: Any, fast: Any, examples: Sequence[Example], rounds: int) -> N
 
 def published_tokens(examples: Sequence[Example]) -> int:
     """Tokens with padding: every response with its prompt, as long as the longest."""
-    lengths = [len(e.prompt) + len(r.ids) for e in examples for r in e.responses]
-    return len(lengths) * max(lengths)
+    return sum(len(e.responses) for e in examples) * max(map(longest, examples))
 
 
 def growth(model: Any, source: Callable[[int, int], list[Example]], rounds: int, limit: float) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from plainly import objective
 from test_packing import some_examples
 
 from trice.models.local import load_base
 from trice.training.lora import with_lora
-from trice.training.packing import Example, pack
+from trice.training.packing import pack
 from trice.training.policy import Way, prepare
 from trice.training.settings import Lora, Rlef
 from trice.training.trainer import measure
@@ -32,26 +33,6 @@ FAMILIES = [
     "granite",
 ]
 SETTINGS = Rlef(alpha=0.5, margin=0.2)
-
-
-def plainly(model: Any, examples: list[Example]) -> torch.Tensor:
-    """α·L_rank + L_sft as the design states it, one sequence at a time through the model's own forward."""
-    rank, sft, tokens = torch.zeros(()), torch.zeros(()), 0
-    for example in examples:
-        totals = []
-        for ids, _ in example.responses:
-            row = torch.tensor([example.prompt + ids])
-            logps = model(input_ids=row, use_cache=False).logits[0].log_softmax(-1)
-            totals.append(logps[-len(ids) - 1 : -1].gather(1, row[0, -len(ids) :, None]).sum())
-        p = [total / len(response.ids) for total, response in zip(totals, example.responses, strict=True)]
-        r = example.rewards
-        for i in range(len(p)):
-            for j in range(len(p)):
-                if r[i] < r[j]:
-                    rank = rank + (p[i] - p[j] + SETTINGS.margin).clamp(min=0)
-        best = r.index(max(r))
-        sft, tokens = sft - totals[best], tokens + len(example.responses[best].ids)
-    return SETTINGS.alpha * rank / len(examples) + sft / tokens
 
 
 def slope(model: Any, loss: torch.Tensor) -> torch.Tensor:
@@ -85,7 +66,7 @@ def test_float32_is_within_1e5_of_float64(
     gradient = slope(ours, loss)
     request.getfixturevalue("float64")
     reference.double()
-    expected = plainly(reference, examples)
+    expected = objective(reference, examples, SETTINGS.alpha, SETTINGS.margin)
     exact = slope(reference, expected)
     loss_error = abs(loss.item() / expected.item() - 1)
     slope_error = float((gradient - exact).norm() / exact.norm())

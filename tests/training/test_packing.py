@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from plainly import alone
 
 from trice.models.local import load
 from trice.training import packing
@@ -47,17 +48,6 @@ def relative(example: Example) -> Example:
         [Tokens(ids, [True] * len(ids)) for ids in several],
         [20.0, 5.0, 10.0, 0.0, 5.0],
     )
-
-
-def alone(model: Any, example: Example) -> list[torch.Tensor]:
-    """Each response's log-probabilities from the plain model, one sequence at a time."""
-    results = []
-    for ids, loss in example.responses:
-        tokens = torch.tensor([example.prompt + ids])
-        logps = model(input_ids=tokens, use_cache=False).logits[0].log_softmax(-1)
-        chosen = logps[:-1].gather(1, tokens[0, 1:, None])[-len(ids) :, 0]
-        results.append(chosen[torch.tensor(loss)])
-    return results
 
 
 def packed(model: Any, examples: Sequence[Example]) -> list[list[torch.Tensor]]:

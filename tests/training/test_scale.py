@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_processes import ranked, same, settings, words
 
 from tiny import command, read, sums, write
 from trice.errors import InputError
@@ -22,11 +23,9 @@ from trice.training.machine import check_machine
 from trice.training.packing import Example, Tokens, pack
 from trice.training.policy import mixed, prepare
 from trice.training.rlef import rlef
-from trice.training.settings import Clone, Lora, Rlef, SettingsT, read_settings
+from trice.training.settings import Clone, Lora, Rlef
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
-HOW = ["batch_size=4", "learning_rate=0.01", "token_budget=96", "save_every=2", "lora.dropout=0", "lora.r=4"]
-
 # Accelerate cuts weights up on GPUs alone; here it takes the CPU for one. All else is as on GPUs, gloo for NCCL.
 ON_CPUS = """
 import os
@@ -75,22 +74,6 @@ def labelled(path: Path) -> Path:
     return write(path, rows)
 
 
-def ranked(path: Path) -> Path:
-    """Seven questions, so that batches of four leave three, which two processes cannot share evenly."""
-    endings = ["+7)", "-7)", "+7)+1"]
-    return write(
-        path,
-        [
-            {
-                "query": f"What is {'the sum of ' * (i % 4)}{i} and 7?",
-                "responses": [f"calculator({i}{end}" for end in endings[: 2 + i % 2]],
-                "scores": [20, 5, 0][: 2 + i % 2],
-            }
-            for i in range(7)
-        ],
-    )
-
-
 def launched(recipe: str, script: list[str], *words: object) -> subprocess.CompletedProcess[str]:
     """`accelerate launch` of a recipe in two processes."""
     environment = {
@@ -103,10 +86,6 @@ def launched(recipe: str, script: list[str], *words: object) -> subprocess.Compl
     )
 
 
-def settings(kind: type[SettingsT], *more: str) -> SettingsT:
-    return read_settings(kind, [*HOW, *more])
-
-
 @pytest.mark.parametrize("recipe", ["ddp.yaml", "fsdp.yaml", "deepspeed_zero2.yaml", "deepspeed_zero3.yaml"])
 def test_two_processes_of_a_recipe_train_as_one_and_go_on(base: str, tmp_path: Path, recipe: str) -> None:
     if recipe.startswith("deepspeed"):
@@ -116,20 +95,15 @@ def test_two_processes_of_a_recipe_train_as_one_and_go_on(base: str, tmp_path: P
     rlef(data, one, base, settings=settings(Rlef), device="cpu", dtype="float32")
     script = ["-m", "trice"] if recipe == "ddp.yaml" else [str(tmp_path / "on_cpus.py")]
     how = ["train", "rlef", "--model", base, "--data", data, "--output", several, "--device", "cpu"]
-    how += ["--dtype", "float32", *(word for each in HOW for word in ("--set", each))]
+    how += ["--dtype", "float32", *words()]
     done = launched(recipe, script, *how)
     assert done.returncode == 0, done.stderr
     if recipe in ("fsdp.yaml", "deepspeed_zero3.yaml"):
         found = next(line for line in done.stdout.splitlines() if "cut up" in line).split()
         assert found[0] == found[2]
         assert found[-1] in ("FSDP", "DEEPSPEED")
-    for ours, theirs in zip(read(one / "log.jsonl"), read(several / "log.jsonl"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
-    whole = load_file(one / "adapter_model.safetensors")
+    same(one, several, atol=1e-5)
     before = load_file(several / "adapter_model.safetensors")
-    assert whole.keys() == before.keys()
-    for name, weight in whole.items():
-        torch.testing.assert_close(weight, before[name], rtol=1e-3, atol=1e-5)
     # What a kill while the last checkpoint is written leaves.
     for path in [*several.glob("adapter*"), several / "checkpoint-4" / "trainer_state.json"]:
         path.unlink()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import plainly
 import pytest
 import torch
 from peft import PeftModel
@@ -53,20 +54,7 @@ def questions() -> list[Example]:
 
 @torch.no_grad()
 def by_hand(model: Any, examples: list[Example], alpha: float, margin: float) -> float:
-    """α·L_rank + L_sft as the design states it, from the plain model and one sequence at a time."""
-    rank, sft, tokens = 0.0, 0.0, 0
-    for example in examples:
-        totals = []
-        for ids, _ in example.responses:
-            logps = model(torch.tensor([example.prompt + ids])).logits[0].log_softmax(-1)
-            totals.append(sum(float(logps[len(example.prompt) - 1 + n, t]) for n, t in enumerate(ids)))
-        p = [total / len(response.ids) for total, response in zip(totals, example.responses, strict=True)]
-        r = example.rewards
-        rank += sum(max(0, p[i] - p[j] + margin) for i in range(len(p)) for j in range(len(p)) if r[i] < r[j])
-        best = r.index(max(r))
-        sft -= totals[best]
-        tokens += len(example.responses[best].ids)
-    return alpha * rank / len(examples) + sft / tokens
+    return float(plainly.objective(model, examples, alpha, margin))
 
 
 @pytest.fixture(params=["llama", "gemma2", "gemma3", "glm4"])

@@ -123,7 +123,6 @@ def arguments(output: Path, settings: Clone, seed: int, loaded: LocalModel, step
     from transformers import TrainingArguments
 
     on_cpu = loaded.device.type == "cpu"
-
     made = TrainingArguments(
         output_dir=str(output),
         num_train_epochs=settings.epochs,

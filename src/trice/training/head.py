@@ -33,7 +33,7 @@ class _TokenLogProbs(torch.autograd.Function):
         target_E: torch.Tensor,
         cap: float | None,
     ) -> torch.Tensor:
-        chosen_E = hidden_MD.new_empty(len(state_E), dtype=_wide(hidden_MD))
+        chosen_E = hidden_MD.new_empty(len(state_E), dtype=wide(hidden_MD))
         totals, means = [], []
         for first in range(0, len(hidden_MD), STATES):
             hidden = hidden_MD[first : first + STATES]
@@ -61,7 +61,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return grad_MD.to(ctx.dtype), None, None, None, None
 
 
-def _wide(tensor: torch.Tensor) -> torch.dtype:
+def wide(tensor: torch.Tensor) -> torch.dtype:
     """At least float32: half precision is too coarse for a sum over the vocabulary."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
@@ -75,11 +75,11 @@ def _walk(
     with_mean: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For some states: log Σ_v exp logit_v [M], the mean row of the head [M, D], and the edges' logits [E]."""
-    wide, tile = _wide(hidden_MD), TILE.get(hidden_MD.device.type, TILE_ELSEWHERE)
-    top_M1 = hidden_MD.new_full((len(hidden_MD), 1), -torch.inf, dtype=wide)
+    dtype, tile = wide(hidden_MD), TILE.get(hidden_MD.device.type, TILE_ELSEWHERE)
+    top_M1 = hidden_MD.new_full((len(hidden_MD), 1), -torch.inf, dtype=dtype)
     sum_M1 = torch.zeros_like(top_M1)
-    mean_MD = torch.zeros(hidden_MD.shape, dtype=wide, device=hidden_MD.device)
-    chosen_E = hidden_MD.new_empty(len(state_E), dtype=wide)
+    mean_MD = torch.zeros(hidden_MD.shape, dtype=dtype, device=hidden_MD.device)
+    chosen_E = hidden_MD.new_empty(len(state_E), dtype=dtype)
     logits = hidden_MD.new_empty(len(hidden_MD), tile)  # kept: a fresh one a tile costs page faults
     target_E, order = target_E.sort()
     starts = range(0, len(weight_VD), tile)
@@ -88,7 +88,7 @@ def _walk(
         rows = weight_VD[start : start + tile]
         here = logits[:, : len(rows)]
         torch.mm(hidden_MD, rows.T, out=here)
-        part = here.to(wide)
+        part = here.to(dtype)
         if cap is not None:
             part = part.div(cap).tanh_().mul_(cap)
         inside = order[low:high]

@@ -131,7 +131,7 @@ def _sequences(examples: Sequence[Example]) -> list[tuple[list[int], int, int]]:
     ]
 
 
-class _Rows:
+class _Tree:
     """Tokens being laid out. `paths` gives the flat place of every token read, by question and response."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
@@ -168,7 +168,7 @@ def pack(
         tokens, positions, allowed, paths = _padded(examples)
         keys = None
     else:
-        tree = _Rows(examples)
+        tree = _Tree(examples)
         paths = tree.paths
         tokens, positions = torch.tensor([tree.tokens]), torch.tensor([tree.positions])
         keys, allowed = _blocks(tree) if layout == "blocks" else (None, _whole(tree))
@@ -197,13 +197,13 @@ def _padded(
     return tokens, positions, positions < lengths.unsqueeze(1), paths
 
 
-def _whole(tree: _Rows) -> torch.Tensor:
+def _whole(tree: _Tree) -> torch.Tensor:
     """Who sees whom of all T tokens, [1, T, T]."""
     place, end = torch.arange(len(tree.tokens)), torch.tensor(tree.ends)
     return ((place.unsqueeze(1) >= place) & (place.unsqueeze(1) < end)).unsqueeze(0)
 
 
-def _blocks(tree: _Rows) -> tuple[torch.Tensor, torch.Tensor]:
+def _blocks(tree: _Tree) -> tuple[torch.Tensor, torch.Tensor]:
     """The keys of each block of successive tokens, [B, K], and which of them its queries see, [B, Q, K].
 
     An earlier token that any query of a block sees is an ancestor of the block's first token, for its subtree

@@ -17,7 +17,7 @@ from trice.errors import TriceError
 from trice.journal import notice
 from trice.models.masks import layer_masks
 from trice.training.attention import NAME as TREE_ATTENTION
-from trice.training.head import token_log_probs
+from trice.training.head import token_log_probs, wide
 from trice.training.packing import Example, Layout, Packed, Tokens, pack
 
 PROBE = 24  # tokens of a prompt, and of a response, that the ways are compared on
@@ -98,8 +98,7 @@ def _through_own_head(model: Any, inputs: dict[str, Any], packed: Packed) -> tor
         logits_MV = model(**inputs, logits_to_keep=packed.source_M).logits[0]
     else:
         logits_MV = model(**inputs).logits.flatten(0, 1).index_select(0, packed.source_M)
-    wide = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
-    logps_E: torch.Tensor = wide.log_softmax(-1)[packed.state_E, packed.target_E]
+    logps_E: torch.Tensor = logits_MV.to(wide(logits_MV)).log_softmax(-1)[packed.state_E, packed.target_E]
     return logps_E
 
 
@@ -168,7 +167,7 @@ def _plain(model: Any, example: Example, device: torch.device) -> torch.Tensor:
     for ids, loss in example.responses:
         tokens = torch.tensor([example.prompt + ids], device=device)
         logits = model(input_ids=tokens, use_cache=False).logits[0, -len(ids) - 1 : -1]
-        logps = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        logps = logits.to(wide(logits)).log_softmax(-1)
         chosen = logps.gather(1, tokens[0, -len(ids) :, None]).squeeze(1)
         found.append(chosen[torch.tensor(loss, device=device)])
     return torch.cat(found)

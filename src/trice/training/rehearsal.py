@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from trice.errors import TriceError
 from trice.training.attention import NAME as TREE_ATTENTION
-from trice.training.head import STATES, TILE, TILE_ELSEWHERE
+from trice.training.head import STATES, TILE, TILE_ELSEWHERE, wide
 from trice.training.packing import Example, Layout, Packed, pack
 from trice.training.policy import mixed, model_inputs
 
@@ -140,16 +140,16 @@ def _step(causal: Any, inputs: dict[str, Any], packed: Packed, device: torch.dev
 
 def _head(causal: Any, states_MD: torch.Tensor, edges: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What `token_log_probs` keeps for its backward pass; its tiles live for a moment."""
-    wide = torch.promote_types(states_MD.dtype, torch.float32)
+    dtype = wide(states_MD)
     weight_VD = causal.get_output_embeddings().weight
     tile = min(len(weight_VD), TILE.get(states_MD.device.type, TILE_ELSEWHERE))
     logits = states_MD.new_empty(min(STATES, len(states_MD)), tile)
-    copies = (logits.dtype != wide) + 3 * bool(
+    copies = (logits.dtype != dtype) + 3 * bool(
         getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
     )
-    tiles = [torch.empty_like(logits, dtype=wide) for _ in range(copies)]
+    tiles = [torch.empty_like(logits, dtype=dtype) for _ in range(copies)]
     del tiles
-    return torch.empty_like(states_MD, dtype=wide), weight_VD.new_empty(edges, weight_VD.shape[1])
+    return torch.empty_like(states_MD, dtype=dtype), weight_VD.new_empty(edges, weight_VD.shape[1])
 
 
 def _weights(model: Any, device: torch.device) -> list[torch.Tensor]:

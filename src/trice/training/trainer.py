@@ -157,7 +157,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         tokens, questions = _sft_tokens(inputs), len(inputs)
         here, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = micro_batches(inputs, self.settings.token_budget, processes)[here::processes]
-        sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
+        sums = torch.zeros(6, dtype=torch.float64)
         for number, part in enumerate(mine):
             last = number == len(mine) - 1
             packed = pack(part or inputs[:1], self.way.layout, self.args.device)
@@ -170,7 +170,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
                 self.accelerator.backward(cost * (processes if part else 0))
             if part:
                 sums += measured.sums()
-        sums = self.accelerator.reduce(sums)
+        sums = self.accelerator.reduce(sums.to(self.args.device))
         self._figures = _figures(*sums.tolist())
         loss: torch.Tensor = sums[0] / tokens + self.objective.alpha * sums[2] / questions
         return loss.float()
