@@ -100,6 +100,11 @@ def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, st
     return code, out, error.splitlines()
 
 
+def training(stage: str, model: object, data: Path, output: Path) -> list[object]:
+    """The words of `trice train stage` on the CPU."""
+    return ["train", stage, "--model", model, "--data", data, "--output", output, "--device", "cpu"]
+
+
 def killed(point: int, folder: Path, work: Callable[..., object], *args: object) -> bool:
     """Run `work(*args)` in a process of its own that kills itself with SIGKILL just before its `point`-th act
     on a file under `folder` (opening one for writing, fsync, renaming, removing). False where it had fewer."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tiny import command, write
+from tiny import command, training, write
 from trice.errors import InputError
 from trice.models.local import load_base
 from trice.training.capacity import Capacity, capacity, free_memory
@@ -219,18 +219,7 @@ def test_the_command_fails_where_it_cannot_fit(
     ]  # fmt: skip
     data = write(tmp_path / "ranked.json", rows)
     monkeypatch.setattr("trice.training.capacity.free_memory", lambda: 1000)
-    words = [
-        "train",
-        "rlef",
-        "--model",
-        llama,
-        "--data",
-        data,
-        "--output",
-        tmp_path / "run",
-        "--device",
-        "cpu",
-    ]
+    words = training("rlef", llama, data, tmp_path / "run")
     code, out, errors = command(capsys, *words, "--dry-run")
     assert code == 2
     assert "3 questions, 6 responses" in out

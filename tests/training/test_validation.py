@@ -13,7 +13,7 @@ import numpy
 import pytest
 import torch
 
-from tiny import command, read, same_after_kills, says, tree, write
+from tiny import command, read, same_after_kills, says, training, tree, write
 from trice.errors import InputError
 from trice.models.local import load
 from trice.prompts import load_template
@@ -351,18 +351,7 @@ def test_the_command_line_takes_held_out_questions(
     llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exams, data = exam(tmp_path, "7"), lessons(tmp_path, "7")
-    words = [
-        "train",
-        "clone",
-        "--model",
-        llama,
-        "--data",
-        data,
-        "--output",
-        tmp_path / "run",
-        "--device",
-        "cpu",
-    ]
+    words = training("clone", llama, data, tmp_path / "run")
     words += ["--set", "max_steps=2", "--set", "validate_every=1", "--max-new-tokens", 4]
     assert command(capsys, *words)[0] == 2
     code, out, _ = command(capsys, *words, "--validation", exams, "--task", "math")
