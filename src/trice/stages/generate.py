@@ -97,10 +97,12 @@ def generate(
     shown = {group.task.name: [list(example) for example in group.examples] for group in groups}
     settings |= asking.settings() | {"dtype": dtype, "template_sha256": template.sha256, "examples": shown}
     settings |= {"instructions": {group.task.name: group.task.instruction for group in groups}}
-    with Journal(output, settings) as journal:
+    with Journal(output, settings, len(questions) * asking.sampling.samples) as journal:
+        if journal.finished:
+            return read_rows(output, Response)
         model = load(asking.model, asking.adapter, device=asking.device, dtype=dtype)
         _answer(model, template, groups, asking, origin, journal)
-        rows = [Response.model_validate(row) for unit in journal.units.values() for row in unit]
+        rows = [Response.model_validate(row) for row in journal.rows.values()]
         order = {(question.dataset, question.id): number for number, question in enumerate(questions)}
         rows.sort(key=lambda row: (order[row.dataset, row.id], row.sample))
         journal.finish(rows)
@@ -160,12 +162,14 @@ def _answer(
     journal: Journal,
 ) -> None:
     """Answer all questions, each batch stored as it comes."""
-    done = sum(len({row["id"] for row in unit}) for unit in journal.units.values())
+    done = len({(row["dataset"], row["id"]) for row in journal.rows.values()})
     total = sum(len(group.questions) for group in groups)
     with Progress(f"generate {journal.output.name}", total, done) as progress:
         for group in groups:
             for unit, found in answered(model, template, group, asking, origin=origin, done=journal):
-                journal.add(unit, (row for rows in found.values() for row in rows))
+                rows = [row for rows in found.values() for row in rows]
+                # The last row of a batch goes by the batch's name: where it is there, so are the others.
+                journal.add({f"{unit}:{n}": row for n, row in enumerate(rows[:-1])} | {unit: rows[-1]})
                 progress.advance(len(found))
 
 
