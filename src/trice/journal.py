@@ -187,7 +187,7 @@ class Journal:
         if output.is_dir():  # found out at the end otherwise, when all the work is done
             raise InputError(f"{output}: is a folder; the output has to be a file")
         plain = json.loads(_dumps(settings, sort=False))
-        self._salt = _dumps(plain)
+        self._salt = hashlib.sha256(_dumps(plain).encode())
         with self._told():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file, guarded = open_alone(self.path)
@@ -262,10 +262,16 @@ class Journal:
 
     def key(self, *parts: object) -> str:
         """The content hash of the settings and `parts`, which are rows or JSON values."""
-        return hashlib.sha256(f"{self._salt}\n{_dumps(parts)}".encode()).hexdigest()[:32]
+        hashed = self._salt.copy()
+        hashed.update(_dumps(parts).encode())
+        return hashed.hexdigest()[:32]
 
     def __contains__(self, key: object) -> bool:
         return key in self.rows
+
+    def settled(self, key: str) -> bool:
+        """Whether nothing is to be done for `key`: its row is there, or failed and is not to be retried."""
+        return key in self.rows or key in self.failed
 
     def add(self, rows: Mapping[str, BaseModel | Mapping[str, Any]]) -> None:
         """Store finished rows under their keys so that no kill can lose them; a key that is there stays as it is.
