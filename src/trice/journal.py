@@ -112,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
 
     Raises TriceError where it cannot be written (a full disk, no permission); an older file then stays."""
     # One name, so that what a kill left is written over by the next try.
-    scratch = path.with_name(f".{path.name}.new")
+    scratch = path.with_name(f".{path.name.removeprefix('.')}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("w", encoding="utf-8") as file:
@@ -234,7 +234,7 @@ class Journal:
     def _go_on(self, ledger: Ledger, retry: bool) -> None:
         failed = f"; {ledger.lost} failed, {AGAIN}" if ledger.lost and not retry else ""
         if self.finished:
-            notice(f"{self.output}: finished already, in {ledger.seconds:.0f} s{failed}")
+            notice(f"{self.output}: finished already (delete it to have it made anew){failed}")
             return
         notice(f"{self.output}: going on after {len(ledger.rows)} finished rows{failed}")
         with self._told():

@@ -88,9 +88,8 @@ def collect_endpoint(
         if journal.finished:
             return read_rows(output, Response)
         _ask(endpoint, questions, chats, drawn, origin, journal)
-        rows = [Response.model_validate(row) for row in journal.rows.values()]
-        order = {(question.dataset, question.id): number for number, question in enumerate(questions)}
-        rows.sort(key=lambda row: (order[row.dataset, row.id], row.sample))
+        keys = sorted(journal.rows, key=lambda key: tuple(map(int, key.split(":"))))
+        rows = [Response.model_validate(journal.rows[key]) for key in keys]
         journal.finish(rows)
     return rows
 
