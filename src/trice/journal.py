@@ -269,10 +269,6 @@ class Journal:
     def __contains__(self, key: object) -> bool:
         return key in self.rows
 
-    def settled(self, key: str) -> bool:
-        """Whether nothing is to be done for `key`: its row is there, or failed and is not to be retried."""
-        return key in self.rows or key in self.failed
-
     def add(self, rows: Mapping[str, BaseModel | Mapping[str, Any]]) -> None:
         """Store finished rows under their keys so that no kill can lose them; a key that is there stays as it is.
 

@@ -69,8 +69,8 @@ def test_killed_at_any_act_and_run_again_the_bytes_are_the_same(
     tmp_path: Path, asking: Asking, sampling: Sampling
 ) -> None:
     asked = replace(asking, sampling=sampling, batch_size=2 * sampling.samples)
-    # the questions; journal, header, folder; three batches; file, fsync, rename, folder; the journal's end
-    assert same_after_kills(tmp_path, work, asked) == 1 + 3 + 3 + 4 + 3
+    # the questions; journal, header, folder; five responses; file, fsync, rename, folder; the journal's end
+    assert same_after_kills(tmp_path, work, asked) == 1 + 3 + 5 + 4 + 3
     assert len(read(tmp_path / "whole" / "out.json")) == 5 * sampling.samples
 
 

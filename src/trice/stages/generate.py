@@ -174,16 +174,17 @@ def _keys(journal: Journal, question: Question, asking: Asking) -> list[str]:
 
 def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journal) -> None:
     """Answer what has no response yet, each stored as it comes."""
+    known = {*journal.rows, *journal.failed}
     left: list[tuple[Group, dict[int, tuple[int, ...]]]] = []
     for group in groups:
         wanted: dict[int, tuple[int, ...]] = {}
         for number, question in group.questions.items():
             keys = _keys(journal, question, asking)
-            if missing := tuple(sample for sample, key in enumerate(keys) if not journal.settled(key)):
+            if missing := tuple(sample for sample, key in enumerate(keys) if key not in known):
                 wanted[number] = missing
         left.append((group, wanted))
-    total = sum(len(group.questions) for group in groups)
-    waiting = sum(len(wanted) for _, wanted in left)
+    total = sum(len(group.questions) for group in groups) * asking.sampling.samples
+    waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
     if not waiting:
         return
     engine = open_engine(asking)
@@ -194,7 +195,7 @@ def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journ
             def store(number: int, rows: dict[int, Response], group: Group = group) -> None:
                 keys = _keys(journal, group.questions[number], asking)
                 journal.add({keys[sample]: row for sample, row in rows.items()})
-                progress.advance(1)
+                progress.advance(len(rows))
 
             for failure in answer(engine, group, store, wanted, origin):
                 question = group.questions[numbers[failure.request]]
