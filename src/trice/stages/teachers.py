@@ -191,7 +191,7 @@ class EndpointTeacher:
         ]
         failures = self.endpoint.complete(
             requests,
-            lambda index, texts: done({numbers[index]: texts[0]}),
+            lambda index, replies: done({numbers[index]: replies[0].text}),
             temperature=ASK_AGAIN_TEMPERATURE if turn else 0.0,
         )
         return {numbers[index]: f"endpoint failure: {reason}" for index, reason in failures}
