@@ -9,7 +9,7 @@ from pathlib import Path
 from trice.prompts import load_template
 from trice.records import Outcome, Question, Response
 from trice.sampling import Sampling
-from trice.stages.generate import ask, finisher
+from trice.stages.generate import Asking, ask, respond
 from trice.stages.grade import grade
 from trice.tasks import MIXED, Sources, Tasks
 
@@ -34,17 +34,17 @@ def chat(
     dtype: str = "auto",
 ) -> None:
     """Read questions from the terminal until an empty line or the end of input."""
-    tasks, form = Tasks(task, tools), load_template(template or adapter_template(adapter))
-    from trice.models.decoding import complete
+    tasks, form = Tasks(task, tools), template or adapter_template(adapter)
+    asking = Asking(model, adapter, form, sampling=Sampling(max_new_tokens))
+    load_template(form)
+    from trice.models.decoding import TransformersEngine
     from trice.models.local import load
 
     loaded = load(model, adapter, device=device, dtype=dtype)
-    sampling = Sampling(max_new_tokens=max_new_tokens)
+    engine = TransformersEngine(loaded)
 
     def answer(questions: Sequence[Question]) -> list[str]:
-        prompts = [form.encode(loaded.tokenizer, each.instruction, each.input) for each in questions]
-        texts = complete(loaded, prompts, sampling, finisher(form, tasks.of(questions[0])))
-        return [text.strip() for text in texts]
+        return [row.response for row in respond(engine, tasks, questions, asking)]
 
     print("Type a question; an empty line ends.")
     while text := _read():
@@ -52,9 +52,8 @@ def chat(
         # will do: all of its questions are asked alike.
         row = Question(id="chat", input=text, answer="0", task=MIXED[0] if tasks.mixed else None)
         asked = ask(row, tasks.of(row))
-        (response,) = answer([asked])
-        written = Response.model_validate(asked.model_dump() | {"response": response})
-        print(show(grade(tasks, [written], answer)[0]))
+        written = respond(engine, tasks, [asked], asking)
+        print(show(grade(tasks, written, answer)[0]))
 
 
 def show(response: Response) -> str:

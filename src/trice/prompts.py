@@ -102,8 +102,10 @@ def _chat(tokenizer: Any, instruction: str, input: str, examples: Sequence[Examp
     return text
 
 
-def load_template(name: str) -> Template:
+def load_template(name: str | Template) -> Template:
     """The template called `name`, or read from the JSON file `name`. Raises InputError naming those there are."""
+    if isinstance(name, Template):
+        return name
     if name == CHAT:
         return Template(name=CHAT, prompt_input="", prompt_no_input="")
     folder = resources.files("trice") / "templates"

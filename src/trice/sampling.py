@@ -10,7 +10,9 @@ from trice.errors import InputError
 @dataclass(frozen=True)
 class Sampling:
     """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary; `samples` is the number
-    of responses for each prompt, `beams` that of a beam search (1: none), whose best ones are then the samples."""
+    of responses for each prompt, `beams` that of a beam search (1: none), whose best ones are then the samples.
+    `repetition_penalty` divides (below zero: multiplies) the scores of tokens that stand in the prompt or the
+    response already (Keskar et al. 2019, section 4.1). `logprobs` keeps each response's log-probability."""
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -19,6 +21,8 @@ class Sampling:
     samples: int = 1
     beams: int = 1
     seed: int = 0
+    repetition_penalty: float = 1.0
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         if 1 < self.beams < self.samples:

@@ -13,7 +13,7 @@ from tiny import forked, killed, read, same_after_kills, says, sums, tree, write
 from trice.errors import InputError
 from trice.records import Outcome
 from trice.sampling import Sampling
-from trice.stages.generate import Asking, find_examples, finisher, generate, load_compel
+from trice.stages.generate import Asking, find_examples, generate, load_compel, manner
 from trice.stages.grade import grade
 from trice.tasks import MIX, MIXED, Tasks, load_task
 
@@ -194,9 +194,8 @@ def test_in_a_mix_each_task_is_shown_its_own_examples(tmp_path: Path, asking: As
 
 
 def test_a_response_ends_with_its_call_or_the_stop_text() -> None:
-    from trice.prompts import load_template
-
-    finish = finisher(load_template("plain"), load_task("math"))
+    tasks = Tasks("math")
+    finish = manner(tasks, load_task("math"), Asking("any")).finish
     assert finish("calculator((1+2)") is None
     assert finish("calculator((1+2))") == "calculator((1+2))"
     assert finish("calculator(1+)") is None  # not a call: the next parenthesis may close one

@@ -9,6 +9,7 @@ were run in the same process. Beam search is `trice.models.beams`.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,49 @@ import torch
 from transformers import DynamicCache
 
 from trice.models.beams import beam_search
+from trice.models.engine import Done, Failure, Manner, Prompt, Written
 from trice.models.local import LocalModel
 from trice.models.masks import layer_masks
 from trice.sampling import Sampling
 
 MIN_SHARED_PREFIX = 8  # tokens below which a shared prefix is not worth its own forward pass
 COMPACT_BELOW = 0.75  # share of rows still running below which the finished ones are dropped from the cache
+
+
+class TransformersEngine:
+    """A model of transformers on this machine; `batch_size` counts rows, that is prompts × samples or beams."""
+
+    def __init__(self, loaded: LocalModel, batch_size: int = 64) -> None:
+        self.loaded, self.batch_size = loaded, batch_size
+
+    def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
+        """Answer every prompt; none fails."""
+        template, tokenizer = manner.template, self.loaded.tokenizer
+        start = template.encode_response(tokenizer, manner.opening, end=False) if manner.opening else []
+        encoded = [
+            template.encode(tokenizer, prompt.instruction, prompt.input, manner.examples) + start
+            for prompt in prompts
+        ]
+        batches = generate(
+            self.loaded, encoded, manner.sampling, manner.finish,
+            batch_size=self.batch_size, suppress=_first_tokens(self.loaded, manner.silent),
+        )  # fmt: skip
+        for _, indices, texts in batches:
+            for index, found in zip(indices, texts, strict=True):
+                done(index, {sample: Written(found[sample]) for sample in prompts[index].samples})
+        return []
+
+
+def _first_tokens(model: LocalModel, tools: Sequence[str]) -> list[int]:
+    """The tokens a call can begin with, however it is cut into tokens, which a model that must not call may
+    not choose: those that hold a tool's name and parenthesis, or end in a beginning of the name."""
+    if not tools:
+        return []
+    names = "|".join(map(re.escape, tools))
+    beginnings = "|".join(re.escape(name[:end]) for name in tools for end in range(1, len(name) + 1))
+    opening = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{beginnings})$|(?:{names})\()")
+    texts = model.tokenizer.batch_decode([[token] for token in range(len(model.tokenizer))])
+    return [token for token, text in enumerate(texts) if opening.search(text)]
 
 
 Finish = Callable[[str], str | None]

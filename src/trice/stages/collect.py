@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from trice.errors import InputError
 from trice.journal import Journal, digest, notice, read_rows, write_rows
+from trice.models.engine import Compel
 from trice.progress import Progress
 from trice.records import Labelled, Question, Response
 from trice.sampling import Sampling
-from trice.stages.generate import GRADED, Asking, Compel, find_examples, generate
+from trice.stages.generate import GRADED, Asking, find_examples, generate
 from trice.tasks import Sources, Tasks
 
 if TYPE_CHECKING:

@@ -1,37 +1,33 @@
-"""Generate: a local model answers questions, batch by batch, losing nothing to a kill.
+"""Generate: an engine answers questions, each response stored as it comes, losing nothing to a kill.
 
 `split`, `collect` and every evaluation are this stage with other prompts. Responses are not read or judged
-here. Endpoints answer through `trice.models.endpoint`.
+here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from pydantic import Field
 
-from trice import calls
-from trice.errors import InputError
-from trice.journal import Journal, digest, read_rows
+from trice.errors import InputError, TriceError
+from trice.journal import Journal, digest, notice, read_rows
 from trice.models.adapters import adapter_weights
+from trice.models.engine import Compel, Engine, Failure, Manner, Prompt, Written
 from trice.progress import Progress
 from trice.prompts import Example, Template, load_template
-from trice.records import Outcome, Question, Response, Row
+from trice.records import Question, Response, Row
 from trice.sampling import Sampling
 from trice.tasks import Sources, Task, Tasks
 
-if TYPE_CHECKING:
-    from trice.models.local import LocalModel
-
 # Left out of a question that becomes a response: a user's row may have fields of these names.
 GRADED = set(Response.model_fields) - set(Question.model_fields)
-Compel = Literal["call", "answer"]
 
 
 def load_compel(name: str | None) -> Compel | None:
@@ -43,12 +39,12 @@ def load_compel(name: str | None) -> Compel | None:
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are put to a local model. `examples` names worked ones (`find_examples`). `compel` makes every
+    """How questions are put to a model. `examples` names worked ones (`find_examples`). `compel` makes every
     response a call, or none."""
 
     model: str
     adapter: Path | None = None
-    template: str = "plain"
+    template: str | Template = "plain"
     examples: str | None = None
     compel: Compel | None = None
     sampling: Sampling = field(default_factory=Sampling)
@@ -57,18 +53,24 @@ class Asking:
     dtype: str = "auto"
 
     def settings(self) -> dict[str, Any]:
-        """Everything the responses depend on but the examples, for the journal."""
-        weights = self.adapter and digest(adapter_weights(self.adapter))
-        return asdict(self) | {"adapter": weights, "sampling": asdict(self.sampling)}
+        """Everything the responses depend on but the examples, for the journal: not how fast they are written."""
+        from trice.models.local import resolve_dtype
+
+        return {
+            "model": self.model,
+            "adapter": self.adapter and digest(adapter_weights(self.adapter)),
+            "template": load_template(self.template).name,
+            "compel": self.compel,
+            "sampling": asdict(self.sampling),
+            "dtype": resolve_dtype(self.dtype, self.device),
+        }
 
 
 class Group(NamedTuple):
-    """Questions, by their numbers, that are asked in one way: those of one task."""
+    """Questions, by their numbers, that are asked in one manner: those of one task."""
 
     task: Task
-    examples: tuple[Example, ...]
-    opening: str  # of every response, where a call is compelled
-    silent: list[str]  # tools that may not be called
+    manner: Manner
     questions: dict[int, Question]
 
 
@@ -86,23 +88,24 @@ def generate(
 
     Raises InputError where data, task, template, model or adapter do not fit, before the model is loaded.
     """
-    tasks, template = Tasks(task, tools), load_template(asking.template)
+    tasks = Tasks(task, tools)
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)[:limit]]
     groups = grouped(tasks, questions, asking)
-    from trice.models.local import check_model, load, resolve_dtype
-
-    check_model(asking.model, asking.adapter)
-    dtype = resolve_dtype(asking.dtype, asking.device)
+    check_asking(asking)
     settings: dict[str, Any] = {"data": digest(data), "task": task, "origin": origin, "limit": limit}
-    shown = {group.task.name: [list(example) for example in group.examples] for group in groups}
-    settings |= asking.settings() | {"dtype": dtype, "template_sha256": template.sha256, "examples": shown}
+    settings |= asking.settings() | {"template_sha256": load_template(asking.template).sha256}
     settings |= {"instructions": {group.task.name: group.task.instruction for group in groups}}
-    with Journal(output, settings) as journal:
-        model = load(asking.model, asking.adapter, device=asking.device, dtype=dtype)
-        _answer(model, template, groups, asking, origin, journal)
-        rows = [Response.model_validate(row) for unit in journal.units.values() for row in unit]
-        order = {(question.dataset, question.id): number for number, question in enumerate(questions)}
-        rows.sort(key=lambda row: (order[row.dataset, row.id], row.sample))
+    settings |= {
+        "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
+    }
+    with Journal(output, settings, len(questions) * asking.sampling.samples) as journal:
+        _answer(groups, asking, origin, journal)
+        rows = [
+            Response.model_validate(journal.rows[key])
+            for question in questions
+            for key in _keys(journal, question, asking)
+            if key in journal
+        ]
         journal.finish(rows)
     return rows
 
@@ -119,108 +122,125 @@ def grouped(tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list
     for number, question in enumerate(questions):
         task = tasks.of(question)
         if task.name not in groups:
-            examples = find_examples(task.name, asking.examples)
-            opening = _opening(tasks, task) if asking.compel == "call" else ""
-            silent = tasks.tool_names(task) if asking.compel == "answer" else []
-            groups[task.name] = Group(task, examples, opening, silent, {})
+            groups[task.name] = Group(task, manner(tasks, task, asking), {})
         groups[task.name].questions[number] = question
     return list(groups.values())
 
 
-def _opening(tasks: Tasks, task: Task) -> str:
-    """How a call of the task's own tool begins."""
-    own = tasks.own_tools(task)
-    if not own:
+def manner(tasks: Tasks, task: Task, asking: Asking) -> Manner:
+    """How a task's questions are answered."""
+    own = tuple(tool.name for tool in tasks.own_tools(task))
+    if asking.compel == "call" and not own:
         raise InputError(f"task '{task.name}': has no tool to be compelled to call")
-    return f"{own[0].name}("
-
-
-def finisher(template: Template, task: Task) -> Callable[[str], str | None]:
-    """When a response is over: its first whole call has closed, or the template's stop text has come."""
-    parsers = {tool.name: tool.parse for tool in task.tools}
-
-    def finish(text: str) -> str | None:
-        for stop in template.stop:
-            before, found, _ = text.lstrip().partition(stop)
-            if found:
-                return before
-        if text.endswith(")") and calls.read(text, parsers).outcome is Outcome.CALLED:
-            return text
-        return None
-
-    return finish
-
-
-def _answer(
-    model: LocalModel,
-    template: Template,
-    groups: Sequence[Group],
-    asking: Asking,
-    origin: str,
-    journal: Journal,
-) -> None:
-    """Answer all questions, each batch stored as it comes."""
-    done = sum(len({row["id"] for row in unit}) for unit in journal.units.values())
-    total = sum(len(group.questions) for group in groups)
-    with Progress(f"generate {journal.output.name}", total, done) as progress:
-        for group in groups:
-            for unit, found in answered(model, template, group, asking, origin=origin, done=journal):
-                journal.add(unit, (row for rows in found.values() for row in rows))
-                progress.advance(len(found))
-
-
-def answered(
-    model: LocalModel,
-    template: Template,
-    group: Group,
-    asking: Asking,
-    *,
-    origin: str = "",
-    done: Container[str] = (),
-) -> Iterator[tuple[str, dict[int, list[Response]]]]:
-    """Batch by batch, its name and the responses to each of its questions, by the question's number. Batches whose
-    names are in `done` are left out."""
-    from trice.models.decoding import generate as decode
-
-    numbers, asked = list(group.questions), list(group.questions.values())
-    start = template.encode_response(model.tokenizer, group.opening, end=False) if group.opening else []
-    prompts = [
-        template.encode(model.tokenizer, question.instruction, question.input, group.examples) + start
-        for question in asked
-    ]
-    finish = finisher(template, group.task)
-    batches = decode(
-        model,
-        prompts,
+    return Manner(
+        load_template(asking.template),
         asking.sampling,
-        lambda text: finish(group.opening + text),
-        batch_size=asking.batch_size,
-        suppress=_first_tokens(model, group.silent),
-        skip=lambda batch: f"{group.task.name}:{batch}" in done,
+        find_examples(task.name, asking.examples),
+        {tool.name: tool.parse for tool in task.tools},
+        own,
+        asking.compel,
     )
-    for batch, indices, texts in batches:
-        pairs = zip(indices, texts, strict=True)
-        found = {numbers[i]: list(_rows(asked[i], samples, group.opening, origin)) for i, samples in pairs}
-        yield f"{group.task.name}:{batch}", found
 
 
-def _rows(question: Question, samples: Sequence[str], opening: str, origin: str) -> Iterator[Response]:
-    for sample, text in enumerate(samples):
-        written = text if text.lstrip().startswith(opening) else opening + text
-        fields = {"response": written.strip(), "origin": origin, "sample": sample}
-        yield Response.model_validate(question.model_dump(exclude=GRADED) | fields)
+def check_asking(asking: Asking) -> None:
+    """Raise InputError where what is to answer cannot be what is meant, before it is loaded."""
+    from trice.models.local import check_model
+
+    check_model(asking.model, asking.adapter)
 
 
-def _first_tokens(model: LocalModel, tools: Sequence[str]) -> list[int]:
-    """The tokens a call can begin with, however it is cut into tokens, which a model that must not call may
-    not choose: those that hold a tool's name and parenthesis, or end in a beginning of the name."""
-    if not tools:
-        return []
-    names = "|".join(map(re.escape, tools))
-    beginnings = "|".join(re.escape(name[:end]) for name in tools for end in range(1, len(name) + 1))
-    opening = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{beginnings})$|(?:{names})\()")
-    texts = model.tokenizer.batch_decode([[token] for token in range(len(model.tokenizer))])
-    return [token for token, text in enumerate(texts) if opening.search(text)]
+def open_engine(asking: Asking) -> Engine:
+    """What answers, loaded."""
+    from trice.models.decoding import TransformersEngine
+    from trice.models.local import load
+
+    loaded = load(asking.model, asking.adapter, device=asking.device, dtype=asking.dtype)
+    return TransformersEngine(loaded, asking.batch_size)
+
+
+def content_key(question: Question) -> str:
+    """Stands for all that a question says."""
+    return hashlib.sha256(question.model_dump_json(exclude=GRADED).encode()).hexdigest()[:32]
+
+
+def _keys(journal: Journal, question: Question, asking: Asking) -> list[str]:
+    content = content_key(question)
+    return [journal.key(content, sample) for sample in range(asking.sampling.samples)]
+
+
+def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journal) -> None:
+    """Answer what has no response yet, each stored as it comes."""
+    left: list[tuple[Group, dict[int, tuple[int, ...]]]] = []
+    for group in groups:
+        wanted: dict[int, tuple[int, ...]] = {}
+        for number, question in group.questions.items():
+            keys = _keys(journal, question, asking)
+            if missing := tuple(sample for sample, key in enumerate(keys) if key not in journal):
+                wanted[number] = missing
+        left.append((group, wanted))
+    total = sum(len(group.questions) for group in groups)
+    waiting = sum(len(wanted) for _, wanted in left)
+    if not waiting:
+        return
+    engine = open_engine(asking)
+    with Progress(f"generate {journal.output.name}", total, total - waiting) as progress:
+        for group, wanted in left:
+            numbers = list(wanted)
+
+            def store(number: int, rows: dict[int, Response], group: Group = group) -> None:
+                keys = _keys(journal, group.questions[number], asking)
+                journal.add({keys[sample]: row for sample, row in rows.items()})
+                progress.advance(1)
+
+            for failure in answer(engine, group, store, wanted, origin):
+                question = group.questions[numbers[failure.request]]
+                for sample in wanted[numbers[failure.request]]:
+                    journal.fail(_keys(journal, question, asking)[sample], failure.reason)
+                notice(f"{question.where or question.id}: no response: {failure.reason}")
+
+
+def answer(
+    engine: Engine,
+    group: Group,
+    store: Callable[[int, dict[int, Response]], None],
+    wanted: Mapping[int, tuple[int, ...]] | None = None,
+    origin: str = "",
+) -> list[Failure]:
+    """Let the engine answer a group's questions, or the samples `wanted` of some, each response given to `store`
+    by the question's number and the sample's."""
+    samples = tuple(range(group.manner.sampling.samples))
+    wanted = wanted if wanted is not None else dict.fromkeys(group.questions, samples)
+    numbers = list(wanted)
+    prompts = [
+        Prompt(content_key(question), question.instruction, question.input, wanted[number])
+        for number, question in group.questions.items()
+        if number in wanted
+    ]
+
+    def done(index: int, found: dict[int, Written]) -> None:
+        question = group.questions[numbers[index]]
+        rows = {sample: _row(question, group.manner, origin, sample, each) for sample, each in found.items()}
+        store(numbers[index], rows)
+
+    return engine.write(prompts, group.manner, done) if prompts else []
+
+
+def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list[Response]:
+    """One response to each question, in order, with nothing kept on disk. Raises TriceError for one without."""
+    found: dict[int, Response] = {}
+
+    def store(number: int, rows: dict[int, Response]) -> None:
+        found[number] = rows[0]
+
+    for group in grouped(tasks, questions, asking):
+        for failure in answer(engine, group, store):
+            raise TriceError(f"{asking.model}: no response: {failure.reason}")
+    return [found[number] for number in range(len(questions))]
+
+
+def _row(question: Question, manner: Manner, origin: str, sample: int, written: Written) -> Response:
+    fields = {"response": (manner.opening + written.text).strip(), "origin": origin, "sample": sample}
+    return Response.model_validate(question.model_dump(exclude=GRADED) | fields)
 
 
 class Worked(Row):

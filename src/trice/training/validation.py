@@ -21,7 +21,7 @@ from trice.measures import Share
 from trice.prompts import Template
 from trice.records import Outcome, Question, Response
 from trice.sampling import Sampling
-from trice.stages.generate import Asking, answered, ask, grouped
+from trice.stages.generate import Asking, ask, respond
 from trice.stages.grade import grade
 from trice.tasks import Sources, Tasks, check_questions, check_tools
 from trice.tools.many import forget
@@ -56,13 +56,13 @@ class Validation:
         Calls of tools without a version are kept beside the adapter `output` until its training ends (`clear`):
         none is paid for twice, and a run that was killed finds what it found before."""
 
+        from trice.models.decoding import TransformersEngine
+
+        asking = Asking(loaded.name, template=template, sampling=Sampling(self.max_new_tokens))
+        engine = TransformersEngine(loaded)
+
         def write(questions: Sequence[Question]) -> list[Response]:
-            asking = Asking(loaded.name, sampling=Sampling(self.max_new_tokens))
-            found: dict[int, list[Response]] = {}
-            for group in grouped(self.tasks, questions, asking):
-                for _, rows in answered(loaded, template, group, asking):
-                    found |= rows
-            return [found[number][0] for number in range(len(questions))]
+            return respond(engine, self.tasks, questions, asking)
 
         def ask_again(questions: Sequence[Question]) -> list[str]:
             distinct = {question.input: question for question in questions}

@@ -1,0 +1,103 @@
+"""What writes responses: the one interface of a local model, vLLM, an endpoint, and a cluster of them.
+
+Prompts go in by the batch and responses come back one question at a time, in whatever order they are finished.
+Which random numbers a response is drawn with depends on the seed, its question and its number alone, so that
+neither a kill nor the number of machines changes it. Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from trice import calls
+from trice.prompts import Example, Template
+from trice.records import Outcome
+from trice.sampling import Sampling
+
+Compel = Literal["call", "answer"]
+
+
+class Prompt(NamedTuple):
+    """A question to answer. `key` stands for its content; `samples` are the numbers of the responses wanted, which
+    after a kill may not be all of them."""
+
+    key: str
+    instruction: str
+    input: str
+    samples: tuple[int, ...] = (0,)
+
+
+class Written(NamedTuple):
+    """A response: its text, cut where it is over; the ids that were chosen, without the end token, where the
+    engine tells them; the sum of their natural log-probabilities at temperature 1, where asked for and offered."""
+
+    text: str
+    tokens: list[int] | None = None
+    logprob: float | None = None
+
+
+class Failure(NamedTuple):
+    """The number of a prompt that got no response, and why."""
+
+    request: int
+    reason: str
+
+
+Done = Callable[[int, dict[int, Written]], None]
+"""Takes a prompt's number and responses to it, by their numbers, as soon as they are there."""
+
+Parser = Callable[[str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the questions of one task are to be answered. `parsers` read the calls of the tools on offer; `own` names
+    the task's own tools, the first of which is called where a call is compelled."""
+
+    template: Template
+    sampling: Sampling = field(default_factory=Sampling)
+    examples: tuple[Example, ...] = ()
+    parsers: Mapping[str, Parser] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
+    compel: Compel | None = None
+
+    @property
+    def opening(self) -> str:
+        """How every response begins, where a call is compelled."""
+        return f"{self.own[0]}(" if self.compel == "call" else ""
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """The tools that may not be called."""
+        return tuple(self.parsers) if self.compel == "answer" else ()
+
+    def finish(self, text: str) -> str | None:
+        """The response, where `text` is a whole one: its first call has closed, or the template's stop text has
+        come. None while it must go on."""
+        whole = self.opening + text
+        for stop in self.template.stop:
+            before, found, _ = whole.lstrip().partition(stop)
+            if found:
+                return before.removeprefix(self.opening)
+        if text.endswith(")") and calls.read(whole, self.parsers).outcome is Outcome.CALLED:
+            return text
+        return None
+
+    def cut(self, text: str) -> str:
+        """A text written to some other end, up to where it was over."""
+        for end in (place + 1 for place, character in enumerate(text) if character == ")"):
+            over = self.finish(text[:end])
+            if over is not None:
+                return over
+        over = self.finish(text)
+        return text if over is None else over
+
+
+class Engine(Protocol):
+    """Anything that writes responses."""
+
+    def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
+        """Answer every prompt, handing responses to `done` as they come; returns the prompts that got none."""
+        ...
