@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from trice.errors import InputError, TriceError
 from trice.journal import notice
 from trice.models.budget import Account, Budget, OutOfBudget, Request, Spent, most, text_tokens
+from trice.models.engine import Failure
 from trice.models.keys import NO_KEY, NoKey, api_keys
 from trice.models.servers import LAST_LIMIT, Server, Servers
 from trice.models.wire import Answer, Fault, Reply, send
@@ -34,16 +35,6 @@ MAX_CONNECT = 10.0  # seconds until a server that does not take the connection c
 
 Done = Callable[[int, dict[int, Reply]], None]
 Form = Literal["chat", "completions"]
-
-
-class Failure(NamedTuple):
-    """The index of a request that exhausted its attempts, and why the last one failed."""
-
-    request: int
-    reason: str
-
-
-Failures = list[Failure]
 
 
 class Endpoint:
@@ -88,7 +79,7 @@ class Endpoint:
         samples: Sequence[Sequence[int]] | None = None,
         seed: int | None = None,
         fields: Mapping[str, Any] | None = None,
-    ) -> Failures:
+    ) -> list[Failure]:
         """Ask every request for its samples, hand each reply to `done(index, samples by number)` before the next
         is waited for, in any order, and return the requests of which some are missing.
 
@@ -149,11 +140,11 @@ class _Run:
         self.account = endpoint.account
         self.servers = Servers(endpoint.servers, endpoint.account)
         self.clients: dict[tuple[str, str], AsyncOpenAI] = {}
-        self.failures: Failures = []
+        self.failures: list[Failure] = []
         self.answered = 0
         self.estimates = False  # whether it was said that tokens are estimated
 
-    async def work(self, asks: Sequence[_Ask]) -> Failures:
+    async def work(self, asks: Sequence[_Ask]) -> list[Failure]:
         """Work off all requests, as many at a time as the servers bear."""
         todo = iter(asks)  # shared by all workers
         stopped: BaseException | None = None
