@@ -80,7 +80,6 @@ def test_a_server_that_wants_a_long_wait_is_left_alone() -> None:
         _, failures = ask(Endpoint([busy.url, well.url], "m"), QUESTIONS)
     assert not failures
     assert paid_once(busy, well)
-    assert busy.failed.total() == 0
     assert len(busy.seen) <= 4  # those that were under way
 
 
