@@ -181,8 +181,8 @@ def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journ
             if missing := tuple(sample for sample, key in enumerate(keys) if key not in known):
                 wanted[number] = missing
         left.append((group, wanted))
-    total = sum(len(group.questions) for group in groups)
-    waiting = sum(len(wanted) for _, wanted in left)
+    total = sum(len(group.questions) for group in groups) * asking.sampling.samples
+    waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
     if not waiting:
         return
     engine = open_engine(asking)
@@ -193,7 +193,7 @@ def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journ
             def store(number: int, rows: dict[int, Response], group: Group = group) -> None:
                 keys = _keys(journal, group.questions[number], asking)
                 journal.add({keys[sample]: row for sample, row in rows.items()})
-                progress.advance(1)
+                progress.advance(len(rows))
 
             for failure in answer(engine, group, store, wanted, origin):
                 question = group.questions[numbers[failure.request]]
