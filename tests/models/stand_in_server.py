@@ -1,12 +1,13 @@
 """A real HTTP server on loopback that speaks the chat and completions protocols, and fails where a test says so.
 
 A script names, for a question (any text that the last message of a request contains), the behaviours of its
-first requests in turn; after them, and for all others, it answers. With `faults`, a share of all requests
-goes wrong in one of those ways in turn. Behaviours: `400`, `404`, `422`, `500`,
+first requests in turn; after them, and for all others, it answers. With `faults`, so large a share of all requests
+goes wrong, in the ways of FAULTS in turn. Behaviours: `400`, `404`, `422`, `500`,
 `429` and `503` (with Retry-After: 1), `429-bare` (without), `far` (429 asking for an hour), `drop`, `hang`,
-`slow` (no reply within 0.6 s), `brief` (429 with Retry-After: 0.05), `drip` (a byte now and then for 2 s), `torn` (fewer bytes than announced), `half` (half a JSON body), `empty`
-(no choices), `null` (no content), `surrogate` (text that is not Unicode), `one` (one choice however many are
-asked for), `mute` (no usage), and `echo-400`, `echo-500`, `echo-200`, whose text shows the Authorization header.
+`slow` (no reply within 0.6 s), `brief` (429 with Retry-After: 0.05), `drip` (a byte now and then for 2 s),
+`torn` (fewer bytes than announced), `half` (half a JSON body), `empty` (no choices), `null` (no content),
+`surrogate` (text that is not Unicode), `one` (one choice however many are asked for), `mute` (no usage), and
+`echo-400`, `echo-500`, `echo-200`, whose text shows the Authorization header.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ USAGE = {"prompt_tokens": 10, "completion_tokens": 3}
 
 @dataclass
 class Seen:
-    """One request: the last message or the prompt, the key, the whole body, when it came and when its reply began."""
+    """One request: the last message or the prompt, the key, the whole body, when it came, when its reply began."""
 
     question: str
     key: str

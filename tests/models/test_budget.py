@@ -34,7 +34,7 @@ def ask(endpoint: Endpoint, count: int) -> dict[int, str]:
         ({"max_requests": 7}, 7, "max_requests 7; so far 7 requests, 91 tokens"),
         # After 7 answers 91 are spent, and 91 + 16 is too much.
         ({"max_tokens": 100}, 7, "max_tokens 100; so far 7 requests, 91 tokens"),
-        # An answer costs 10 * 2 + 3 * 10 = 50 millionths, and may cost 11 * 2 + 5 * 10 = 72: 200 + 72 fit, 250 + 72 not.
+        # In millionths: an answer costs 10 * 2 + 3 * 10 = 50, and may cost 11 * 2 + 5 * 10 = 72; 200 + 72 fit.
         (
             {"max_cost": 300e-6, "prompt_price": 2, "completion_price": 10},
             5,
@@ -68,7 +68,13 @@ def test_a_budget_that_suffices_is_not_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("step", "spent"),
-    [("answer", Spent(1, 10, 3)), ("500", Spent(1)), ("slow", MOST), ("torn", MOST), ("mute", Spent(1, 11, 1))],
+    [
+        ("answer", Spent(1, 10, 3)),
+        ("500", Spent(1)),
+        ("slow", MOST),
+        ("torn", MOST),
+        ("mute", Spent(1, 11, 1)),
+    ],
 )
 def test_what_an_attempt_costs(step: str, spent: Spent) -> None:
     with StandIn(script={"q0": [step]}) as server:

@@ -10,7 +10,7 @@ Does not cover prices that differ for cached or batched tokens, or an account's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from trice.errors import InputError, TriceError
 
@@ -92,8 +92,7 @@ class OutOfBudget(TriceError):
 
 
 class Account:
-    """What is spent, and what the requests under way were charged in advance. `spent` may be set to what an
-    earlier, killed run spent on the same work."""
+    """What is spent, and what the requests under way were charged in advance."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -116,6 +115,15 @@ class Account:
         """Put what a request cost in the place of what it was charged."""
         self._charged += -most
         self.spent += actual
+
+    def resume(self, spent: Mapping[str, int]) -> None:
+        """Go on from what a journal says was spent on the same work."""
+        self.spent = Spent(**spent)
+
+    @property
+    def so_far(self) -> dict[str, int]:
+        """What is spent, for a journal."""
+        return asdict(self.spent)
 
     def _exceeded(self, most: Spent) -> str | None:
         return self.budget.exceeded(self.spent + self._charged + most)

@@ -41,8 +41,8 @@ class Endpoint:
     """The servers at `url` (one, or several of equal content; most end in `/v1`), asked for `model`.
 
     `timeout` is the time limit of one attempt in seconds, `attempts` how many a request gets. Several keys
-    take turns, and so do servers. `account` tells what has been spent. Raises InputError for a URL or key that
-    cannot be meant."""
+    take turns, and so do servers. `account` tells what has been spent. `form` and `tokenizer` are for
+    `trice.models.remote`: how questions are put. Raises InputError for a URL or key that cannot be meant."""
 
     def __init__(
         self,
@@ -52,6 +52,8 @@ class Endpoint:
         timeout: float = 60,
         attempts: int = 6,
         budget: Budget | None = None,
+        form: Form = "chat",
+        tokenizer: str | None = None,
     ) -> None:
         urls = [url] if isinstance(url, str) else list(url)
         if not urls or len(set(urls)) < len(urls):
@@ -59,7 +61,10 @@ class Endpoint:
         for each in urls:
             check_url(each)
         self.url = urls[0] if len(urls) == 1 else urls
+        if tokenizer and form == "chat":
+            raise InputError("a tokenizer is for an endpoint's form 'completions', not for 'chat'")
         self.model, self.timeout, self.attempts = model, timeout, attempts
+        self.form, self.tokenizer = form, tokenizer
         self.servers = [Server(each, keys) for each in urls]
         self.account = Account(budget or Budget())
         self.answered = False  # whether any request ever was
@@ -119,9 +124,19 @@ def check_url(url: str) -> None:
         raise InputError(f"server {url!r}: not a URL such as http://localhost:8000/v1")
 
 
-def connect(url: str | Sequence[str], model: str, keys_file: Path | None = None, **options: Any) -> Endpoint:
-    """The endpoint with the user's keys, as `api_keys` finds them; `options` are those of `Endpoint`."""
-    return Endpoint(url, model, api_keys(keys_file), **options)
+def connect(
+    url: str | Sequence[str],
+    model: str,
+    keys_file: Path | None = None,
+    timeout: float = 60,
+    *,
+    budget: Budget | None = None,
+    form: Form = "chat",
+    tokenizer: str | None = None,
+) -> Endpoint:
+    """The endpoint with the user's keys, as `api_keys` finds them."""
+    keys = api_keys(keys_file)
+    return Endpoint(url, model, keys, timeout, budget=budget, form=form, tokenizer=tokenizer)
 
 
 class _Ask(NamedTuple):
