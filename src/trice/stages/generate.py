@@ -105,10 +105,12 @@ def generate(
     origin: str = "",
     tools: Sources | None = None,
     limit: int | None = None,
+    retry: bool = False,
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order.
 
-    Raises InputError where data, task, template, model or adapter do not fit, before the model is loaded.
+    Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
+    InputError where data, task, template, model or adapter do not fit, before the model is loaded.
     """
     tasks = Tasks(task, tools)
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)[:limit]]
@@ -120,7 +122,7 @@ def generate(
     settings |= {
         "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
     }
-    with Journal(output, settings, len(questions) * asking.sampling.samples) as journal:
+    with Journal(output, settings, len(questions) * asking.sampling.samples, retry=retry) as journal:
         if journal.finished:
             return read_rows(output, Response)
         _answer(groups, asking, origin, journal)

@@ -81,7 +81,7 @@ def label(
     tasks = Tasks(task, tools)
     questions = _questions(data, tasks, limit)
     settings = {"task": task, **teacher.description, "data": journal.digest(data), "limit": limit}
-    with Journal(output, settings | {"reading": reading}, len(questions)) as finished:
+    with Journal(output, settings | {"reading": reading, "tools": tools}, len(questions)) as finished:
         if finished.finished and _yield_path(output).is_file():
             return Yield(**json.loads(journal.read_text(_yield_path(output))))
         verdicts = _teach(finished, tasks, questions, teacher)
