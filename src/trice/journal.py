@@ -203,6 +203,7 @@ class Journal:
             self._file.close()
             raise
         self.rows, self.failed = self._ledger.rows, self._ledger.failed
+        self.spent = self._ledger.spent  # on them, by whatever is paid for; stored with the next row
 
     def _kept(self, settings: dict[str, Any]) -> Ledger | None:
         """What the journal holds; None where starting anew loses nothing."""
@@ -275,13 +276,16 @@ class Journal:
         Many rows at once take hardly longer than one: the disk is waited for once."""
         new = {key: json.loads(dump_row(row)) for key, row in rows.items() if key not in self.rows}
         if new:
-            together = stamped()
+            together = self._stamped()
             self._store(*(together | {"key": key, "row": row} for key, row in new.items()))
 
     def fail(self, key: str, reason: str) -> None:
         """Store that there is no row under `key`, and why; `--retry-failed` asks for it again."""
         if key not in self.rows:
-            self._store(stamped(key=key, failed=reason))
+            self._store(self._stamped() | {"key": key, "failed": reason})
+
+    def _stamped(self) -> dict[str, Any]:
+        return stamped(**({"spent": self.spent} if self.spent else {}))
 
     def finish(self, rows: Iterable[BaseModel | Mapping[str, Any]]) -> None:
         """Write the output at once from `rows`. Without failed ones the journal shrinks to its first line and the

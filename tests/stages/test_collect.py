@@ -15,7 +15,7 @@ from tiny import killed, read, same_after_kills, says, tree, write
 from trice.errors import InputError, TriceError
 from trice.models.endpoint import Endpoint
 from trice.sampling import Sampling
-from trice.stages.collect import collect, collect_endpoint, collect_gold, origin_path
+from trice.stages.collect import collect, collect_gold, origin_path
 from trice.stages.generate import Asking, Compel
 from trice.tasks import MIX
 
@@ -93,11 +93,10 @@ def add(message: str) -> str:
     return "calculator({}+{})".format(*re.findall(r"What is (\d+) plus (\d+)", message)[-1])
 
 
-def ask(server: StandIn, folder: Path, **options: Any) -> Any:
-    endpoint = Endpoint(server.url, "m", [KEY], attempts=2)
-    return collect_endpoint(
-        folder / "S.json", folder, "math", "gpt", endpoint, sampling=Sampling(samples=2), **options
-    )
+def ask(server: StandIn, folder: Path, limit: int | None = None, **options: Any) -> list[Response]:
+    client = Endpoint(server.url, "m", [KEY], attempts=2)
+    asking = Asking("m", client=client, sampling=Sampling(samples=2), **options)
+    return collect(folder / "S.json", folder, "math", "gpt", asking, limit=limit)
 
 
 def test_an_endpoint_is_asked_as_in_a_chat(tmp_path: Path) -> None:
@@ -138,8 +137,9 @@ def test_in_a_mix_an_endpoint_is_shown_each_tasks_own_examples(tmp_path: Path) -
     ]
     data = write(tmp_path / "S.json", rows)
     with StandIn() as server:
-        endpoint = Endpoint(server.url, "m", [KEY])
-        found = collect_endpoint(data, tmp_path, "mix", "gpt", endpoint, examples="calls", compel="call")
+        client = Endpoint(server.url, "m", [KEY])
+        asking = Asking("m", client=client, examples="calls", compel="call")
+        found = collect(data, tmp_path, "mix", "gpt", asking)
     assert [(row.id, row.response) for row in found] == [("math_1", "MATH?"), ("qa_1", "QA?")]
     for seen in server.seen:
         system, *shown, _ = seen.body["messages"]
@@ -157,7 +157,7 @@ def test_a_question_that_fails_is_named_and_the_others_are_kept(
     with StandIn(add, script={"What is 1 plus": ["500"] * 9}) as server:
         rows = ask(server, tmp_path)
     assert sorted({row.id for row in rows}) == ["S_0", "S_2", "S_3", "S_4"]
-    assert "gpt: no response to S_1: HTTP 500" in capsys.readouterr().err
+    assert "S.json:2: no response: HTTP 500: the model said no (500)" in capsys.readouterr().err
 
 
 def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> None:
