@@ -2,8 +2,8 @@
 
 The process that writes says after each `add` how many rows it stored: they must be there after the kill, and only
 what it was at work on may be done again. Rows go in by batches of different sizes. Prints the counts, and how fast
-one process writes without kills; ends with an error where a count is wrong. It kills its own child alone. The folder
-is that of temporary files (TMPDIR): a kill is survived on any file system, a power cut is not tried here.
+one process writes without kills; ends with an error where a count is wrong. It kills its own child alone, in the
+folder of temporary files (TMPDIR): a kill is survived on any file system, a power cut is not tried here.
 
     python benchmarks/journal_soak.py [rows, default 100000]
 """
