@@ -14,6 +14,7 @@ import torch
 
 import families
 from tiny import command, read, sums, write
+from trice.models.batches import Ask
 from trice.models.decoding import generate
 from trice.models.local import LocalModel, load
 from trice.prompts import load_template
@@ -116,12 +117,9 @@ class Spelled:
 
 def ours(loaded: LocalModel, prompts: list[list[int]], batch_size: int) -> list[str]:
     spelled = replace(loaded, tokenizer=Spelled(loaded.tokenizer))
-    texts: dict[int, str] = {}
-    for _, indices, grouped in generate(
-        spelled, prompts, Sampling(max_new_tokens=TOKENS), batch_size=batch_size
-    ):
-        texts |= zip(indices, (text for (text,) in grouped), strict=True)
-    return [texts[index] for index in range(len(prompts))]
+    asked = [Ask(prompt) for prompt in prompts]
+    texts = dict(generate(spelled, asked, Sampling(max_new_tokens=TOKENS), batch_size=batch_size))
+    return [texts[index][0].text for index in range(len(prompts))]
 
 
 @torch.no_grad()
@@ -197,10 +195,8 @@ def test_the_end_token_is_learned_and_ends_whatever_token_pads(name: str, tmp_pa
     loaded = load(str(model), adapter, device="cpu", dtype="float32")
     template = load_template(member.template)
     prompts = [template.encode(loaded.tokenizer, "Solve.", text) for text in told]
-    ((_, order, texts),) = generate(loaded, prompts, Sampling(max_new_tokens=40))
-    assert {prompt: text.strip() for prompt, (text,) in zip(order, texts, strict=True)} == dict(
-        enumerate(told.values())
-    )
+    found = generate(loaded, [Ask(prompt) for prompt in prompts], Sampling(max_new_tokens=40))
+    assert {number: each[0].text.strip() for number, each in found} == dict(enumerate(told.values()))
 
 
 def test_a_llama_with_a_sentencepiece_file_alone(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Files that survive: validated reading, whole-or-nothing writing, and a journal that a kill cannot hurt.
 
-A stage cuts its work into units (a batch, a request), and appends each finished unit to `<output>.partial`
-as one line. Run again after a kill, it skips the units it finds there; a torn last line is redone. When all
-units are there the output appears under its own name, at once, and the journal goes.
+A stage appends each finished row to `.<output>.journal` as one line. Run again after a kill, it skips the rows it
+finds there; a torn last line is redone. When all rows are there the output appears under its own name, at once, and
+the journal keeps only that it is finished: run once more, the stage has nothing to do.
 
-Does not cover training, whose checkpoints are the trainer's.
+Does not cover training, whose checkpoints are the trainer's; the form of the journal's lines is `trice.ledger`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,9 +22,11 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from trice.errors import InputError, TriceError
+from trice.ledger import Ledger, append, journal_path, lines, open_alone, stamped, standing, sync_folder
 from trice.records import Row
 
 RowT = TypeVar("RowT", bound=BaseModel)
+AGAIN = "--retry-failed does them again"
 
 
 def first_process() -> bool:
@@ -155,81 +157,144 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _whole_lines(journal: bytes) -> list[tuple[Any, int]]:
-    """The lines of a journal up to the first torn one, each with the place where it ends."""
-    entries: list[tuple[Any, int]] = []
-    end = 0
-    with contextlib.suppress(ValueError):  # a kill, or a power cut that left a hole
-        for line in journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True):
-            end += len(line)
-            entries.append((json.loads(line), end))
-    return entries
+def _dumps(value: object, sort: bool = True) -> str:
+    """A value as JSON, the same whatever the order of its keys; a path by its name."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=sort, default=_plain)
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else str(value)
 
 
 class Journal:
-    """The finished units of one output file that is being made.
+    """The finished rows of one output file that is being made, each a line, and then that it is finished.
 
-    `settings` is everything the rows depend on; a journal begun with other settings is refused. Use it as a
-    context manager; `unit in journal` tells what is done, `add` stores a unit durably, and `finish` writes
-    the output and removes the journal.
-    """
+    `settings` is everything the rows depend on; a journal begun with others is refused. `total` is how many rows
+    are expected, for `trice run --status`. With `retry`, rows that failed are to be done again: `failed` begins
+    empty.
 
-    def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
-        self.output = output
-        self.path = output.with_name(output.name + ".partial")
-        self.units: dict[str, list[dict[str, Any]]] = {}
+    Use it as a context manager, from one thread at a time. `key in journal` tells what is done, `add` and `fail`
+    store durably, and `finish` writes the output. Where `finished` is true the output is there, as it was when
+    these settings made it: there is nothing to do.
+
+    Raises InputError for other settings and for an output that is a folder, TriceError where another process is at
+    work on the same output, or nothing can be written."""
+
+    def __init__(
+        self, output: Path, settings: Mapping[str, Any], total: int = 0, *, retry: bool = False
+    ) -> None:
+        self.output, self.path = output, journal_path(output)
         if output.is_dir():  # found out at the end otherwise, when all the work is done
             raise InputError(f"{output}: is a folder; the output has to be a file")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        header = json.loads(json.dumps({"settings": settings}, ensure_ascii=False, default=str))
-        kept = self._recover(header)
-        self._file = self.path.open("r+b" if kept else "wb")
-        self._file.truncate(kept)
-        self._file.seek(kept)
-        if not kept:
-            self._append(header)
-        elif self.units:
-            notice(f"{output}: going on after {len(self.units)} finished steps")
+        plain = json.loads(_dumps(settings, sort=False))
+        self._salt = _dumps(plain)
+        with self._told():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file, guarded = open_alone(self.path)
+        if not guarded:
+            notice(f"{self.path}: this file system has no locks; start no second process for this file")
+        try:
+            kept = self._kept(plain)
+            self._ledger = kept or self._start(stamped(settings=plain, total=total))
+            self.finished = self._whole(self._ledger) and not (retry and self._ledger.failed)
+            if kept:
+                self._go_on(kept, retry)
+        except BaseException:
+            self._file.close()
+            raise
+        self.rows, self.failed = self._ledger.rows, self._ledger.failed
 
-    def _recover(self, header: dict[str, Any]) -> int:
-        """Read the finished units back; returns how many bytes of the journal are whole."""
-        entries = _whole_lines(self.path.read_bytes()) if self.path.exists() else []
-        if len(entries) < 2:  # nothing was finished: nothing is lost by starting anew, whatever the settings
-            return 0
-        begun = entries[0][0]
-        if begun != header:
-            changed = differences(begun["settings"], header["settings"])
+    def _kept(self, settings: dict[str, Any]) -> Ledger | None:
+        """What the journal holds; None where starting anew loses nothing."""
+        ledger = standing(self.output)
+        if ledger is None:
+            return None
+        same = ledger.settings == settings
+        if ledger.finished:
+            return ledger if same and (ledger.rows or self._whole(ledger)) else None
+        if ledger.rows and not same:
             raise InputError(
-                f"{self.path}: begun with other settings ({changed}); "
+                f"{self.path}: begun with other settings ({differences(ledger.settings, settings)}); "
                 "use those again, or delete it to start over"
             )
-        self.units = {entry["unit"]: entry["rows"] for entry, _ in entries[1:]}
-        return entries[-1][1]
+        return ledger if same and (ledger.rows or ledger.failed) else None
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def _whole(self, ledger: Ledger) -> bool:
+        """Whether the output is there as it was when it was finished."""
+        end = ledger.finished
+        return end is not None and self.output.is_file() and digest(self.output) == end["sha256"]
+
+    def _start(self, header: dict[str, Any]) -> Ledger:
+        with self._told():
+            self._file.truncate(0)
+            append(self._file, [header])
+            sync_folder(self.path.parent)
+        return Ledger(header)
+
+    def _go_on(self, ledger: Ledger, retry: bool) -> None:
+        failed = f"; {ledger.lost} failed, {AGAIN}" if ledger.lost and not retry else ""
+        if self.finished:
+            notice(f"{self.output}: finished already, in {ledger.seconds:.0f} s{failed}")
+            return
+        notice(f"{self.output}: going on after {len(ledger.rows)} finished rows{failed}")
+        with self._told():
+            self._file.truncate(ledger.size)
+        self._store(stamped(resumed=True))
+        if retry:
+            ledger.failed.clear()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            yield
+        except BlockingIOError:
+            raise TriceError(f"{self.output}: another process is making it; let that one end") from None
         except OSError as error:
             raise TriceError(
                 f"{self.path}: cannot be written ({error.strerror}); what it holds is kept"
             ) from error
 
-    def __contains__(self, unit: object) -> bool:
-        return str(unit) in self.units
+    def _store(self, *entries: dict[str, Any]) -> None:
+        with self._told():
+            append(self._file, entries)
+        for entry in entries:
+            self._ledger.take(entry)
 
-    def add(self, unit: object, rows: Iterable[BaseModel | Mapping[str, Any]]) -> None:
-        """Store a finished unit so that no kill can lose it."""
-        values = [json.loads(dump_row(row)) for row in rows]
-        self._append({"unit": str(unit), "rows": values})
-        self.units[str(unit)] = values
+    def key(self, *parts: object) -> str:
+        """The content hash of the settings and `parts`, which are rows or JSON values."""
+        return hashlib.sha256(f"{self._salt}\n{_dumps(parts)}".encode()).hexdigest()[:32]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.rows
+
+    def add(self, rows: Mapping[str, BaseModel | Mapping[str, Any]]) -> None:
+        """Store finished rows under their keys so that no kill can lose them; a key that is there stays as it is.
+
+        Many rows at once take hardly longer than one: the disk is waited for once."""
+        new = {key: json.loads(dump_row(row)) for key, row in rows.items() if key not in self.rows}
+        if new:
+            together = stamped()
+            self._store(*(together | {"key": key, "row": row} for key, row in new.items()))
+
+    def fail(self, key: str, reason: str) -> None:
+        """Store that there is no row under `key`, and why; `--retry-failed` asks for it again."""
+        if key not in self.rows:
+            self._store(stamped(key=key, failed=reason))
 
     def finish(self, rows: Iterable[BaseModel | Mapping[str, Any]]) -> None:
-        """Write the output file at once from `rows`, and remove the journal."""
+        """Write the output at once from `rows`. Without failed ones the journal shrinks to its first line and the
+        last, which says that the work is finished; else it keeps all, for another try."""
         write_rows(self.output, rows)
+        sync_folder(self.output.parent)  # before the journal lets go of its rows
+        said = {"rows": len(self.rows), "failed": len(self.failed), "seconds": round(self._ledger.seconds, 3)}
+        end = stamped(finished=said | {"sha256": digest(self.output)})
+        if self.failed:
+            self._store(end)
+            notice(f"{self.output}: {len(self.failed)} rows failed; {AGAIN}")
+        else:
+            write_text(self.path, lines([self._ledger.header, end]))
         self._file.close()
-        self.path.unlink()
+        self.finished = True
 
     def __enter__(self) -> Self:
         return self
@@ -237,5 +302,5 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # a full disk again; what matters has been told
+        with contextlib.suppress(OSError):
             self._file.close()

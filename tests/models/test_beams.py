@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from trice.errors import InputError
+from trice.models.batches import Ask
 from trice.models.decoding import generate
-from trice.models.local import load
+from trice.models.local import LocalModel, load
 from trice.sampling import Sampling
 
 PROMPTS = [[1, 70, 80], [1, 70, 81, 90, 100, 101], [1, 200]]
 SEARCH = Sampling(max_new_tokens=6, beams=4, samples=2)
+
+
+def searched(
+    loaded: LocalModel, prompts: list[list[int]], sampling: Sampling, *args: Any, **options: Any
+) -> Any:
+    """The texts of each prompt's best beams."""
+    asked = [Ask(prompt, samples=tuple(range(sampling.samples))) for prompt in prompts]
+    found = dict(generate(loaded, asked, sampling, *args, **options))
+    return [[found[number][sample].text for sample in ask.samples] for number, ask in enumerate(asked)]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -22,11 +33,7 @@ def test_a_batch_of_beams_is_the_models_own_search_prompt_by_prompt(
     tiny_model: Callable[[str], Path], family: str
 ) -> None:
     loaded = load(str(tiny_model(family)), device="cpu", dtype="float32")
-    found = {
-        i: texts
-        for _, rows, each in generate(loaded, PROMPTS, SEARCH)
-        for i, texts in zip(rows, each, strict=True)
-    }
+    found = searched(loaded, PROMPTS, SEARCH)
     for place, prompt in enumerate(PROMPTS):
         tokens = torch.tensor([prompt])
         alone = loaded.model.generate(
@@ -40,12 +47,12 @@ def test_a_beam_ends_where_it_is_over_and_never_writes_what_is_suppressed(
     tiny_model: Callable[[str], Path],
 ) -> None:
     loaded = load(str(tiny_model("llama")), device="cpu", dtype="float32")
-    ((_, _, whole),) = generate(loaded, PROMPTS[:1], SEARCH)
+    whole = searched(loaded, PROMPTS[:1], SEARCH)
     assert len(whole[0][0]) > 2
-    ((_, _, cut),) = generate(loaded, PROMPTS[:1], SEARCH, lambda text: text[:1] if text else None)
+    cut = searched(loaded, PROMPTS[:1], SEARCH, lambda text: text[:1] if text else None)
     assert cut == [[text[:1] for text in whole[0]]]
     first = loaded.tokenizer(whole[0][0], add_special_tokens=False)["input_ids"][0]
-    ((_, _, other),) = generate(loaded, PROMPTS[:1], SEARCH, suppress=[first])
+    other = searched(loaded, PROMPTS[:1], SEARCH, suppress=[first])
     assert all(loaded.tokenizer.decode([first]) not in text for text in other[0])
 
 

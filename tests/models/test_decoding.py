@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from trice.models.decoding import generate, plan, shared_prefix, top_logits
+from trice.models.batches import Ask, entrants, packed, shared_prefix
+from trice.models.decoding import generate
+from trice.models.draw import BLOCK, greedy, top
 from trice.models.local import LocalModel, load
 from trice.sampling import Sampling
 
@@ -64,10 +66,12 @@ def ours(
 ) -> list[list[str]]:
     """The texts of each prompt, in the order of the prompts."""
     sampling = sampling or Sampling(max_new_tokens=TOKENS)
-    texts: dict[int, list[str]] = {}
-    for _, indices, grouped in generate(loaded, prompts, sampling, **options):
-        texts |= zip(indices, grouped, strict=True)
-    return [texts[index] for index in range(len(prompts))]
+    samples = tuple(range(sampling.samples))
+    texts: list[dict[int, str]] = [{} for _ in prompts]
+    asked = [Ask(prompt, str(number), samples) for number, prompt in enumerate(prompts)]
+    for number, found in generate(loaded, asked, sampling, **options):
+        texts[number] |= {sample: written.text for sample, written in found.items()}
+    return [[found[sample] for sample in samples] for found in texts]
 
 
 def assert_written(loaded: LocalModel, prompt: list[int], text: str, expected: list[int]) -> None:
@@ -84,9 +88,9 @@ def assert_written(loaded: LocalModel, prompt: list[int], text: str, expected: l
 
 @pytest.fixture
 def forwards(any_spelled: LocalModel) -> list[tuple[int, int]]:
-    """Rows and width of every pass through the model."""
+    """Rows and width of every pass through the model's layers."""
     shapes: list[tuple[int, int]] = []
-    any_spelled.model.register_forward_pre_hook(
+    any_spelled.model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.append(tuple((args or [kwargs["input_ids"]])[0].shape)),
         with_kwargs=True,
     )
@@ -127,7 +131,7 @@ def test_rows_end_at_any_of_several_end_tokens_and_leave(
 
 def test_the_shared_prefix_is_computed_once(any_spelled: LocalModel, forwards: list[tuple[int, int]]) -> None:
     ours(any_spelled, some_prompts(50), Sampling(max_new_tokens=1), batch_size=3)
-    assert forwards == [(1, 50), (3, 20), (3, 9), (3, 3)]
+    assert forwards[-4:] == [(1, 50), (3, 20), (3, 9), (3, 3)]
 
 
 @torch.no_grad()
@@ -175,16 +179,15 @@ DRAWN = Sampling(max_new_tokens=6, temperature=1.0, samples=3, seed=5)
 
 
 @pytest.mark.parametrize("shared", [0, 12])
-def test_the_same_seed_draws_the_same_texts_whatever_is_skipped(spelled: LocalModel, shared: int) -> None:
+def test_what_is_drawn_depends_on_seed_key_and_number_alone(spelled: LocalModel, shared: int) -> None:
     prompts = some_prompts(shared)
-    whole = list(generate(spelled, prompts, DRAWN, batch_size=9))
-    assert [number for number, _, _ in whole] == [0, 1, 2]
-    assert list(generate(spelled, prompts, DRAWN, batch_size=9)) == whole
-    for done in ({0}, {0, 1}, {1}):
-        rest = list(generate(spelled, prompts, DRAWN, batch_size=9, skip=done.__contains__))
-        assert rest == [batch for batch in whole if batch[0] not in done]
-    assert list(generate(spelled, prompts, DRAWN, skip=lambda number: True)) == []
-    assert ours(spelled, prompts, replace(DRAWN, seed=6)) != ours(spelled, prompts, DRAWN)
+    whole = ours(spelled, prompts, DRAWN, batch_size=9)
+    assert ours(spelled, prompts, DRAWN, batch_size=1) == whole
+    assert ours(spelled, prompts, replace(DRAWN, seed=6)) != whole
+    some = [Ask(prompts[number], str(number), (2, 0)) for number in (6, 1, 4)]
+    found = dict(generate(spelled, some, DRAWN))
+    for place, number in enumerate((6, 1, 4)):
+        assert {k: each.text for k, each in found[place].items()} == {k: whole[number][k] for k in (0, 2)}
 
 
 def test_samples_stand_with_their_prompt(spelled: LocalModel) -> None:
@@ -237,21 +240,32 @@ def test_draws_follow_the_softmax(spelled: LocalModel, options: dict[str, Any]) 
 
 def test_the_top_of_a_large_vocabulary_is_that_of_a_plain_topk() -> None:
     torch.manual_seed(0)
-    for width in (4096, 4097, 700):  # in blocks, not in whole blocks, too small for blocks
-        logits_BV = torch.randn(5, width)
-        logits_BV[0, :20] += 9  # all the largest in one block
-        logits_BV[1] = -torch.inf
-        logits_BV[1, [3, 300]] = 1.0
+    for width in (64 * BLOCK, 2 * BLOCK):  # only the best blocks are looked at, and all
+        logits_VB = torch.randn(width, 5)
+        logits_VB[:20, 0] += 9  # all the largest in one block
+        logits_VB[:, 1] = -torch.inf
+        logits_VB[[3, 300], 1] = torch.tensor([1.0, 2.0])
+        assert torch.equal(greedy(logits_VB), logits_VB.argmax(0))
         for k in (1, 6, 40):
-            values, tokens = top_logits(logits_BV, k)
-            assert torch.equal(values, logits_BV.topk(k).values)
-            assert torch.equal(logits_BV.gather(1, tokens), values)
+            values, tokens = top(logits_VB, k)
+            assert torch.equal(values, logits_VB.T.topk(k).values)
+            assert torch.equal(logits_VB.T.gather(1, tokens), values)
             assert all(len(set(row)) == k for row in tokens.tolist())
-    assert top_logits(torch.randn(2, 5), 9)[0].shape == (2, 5)
 
 
-def test_plan_and_shared_prefix() -> None:
-    assert plan([[1], [1, 2, 3], [1, 2], [4, 5, 6]], 2) == [[1, 3], [2, 0]]
+def test_rows_enter_and_leave() -> None:
+    waiting = [3, 2, 1, 0]
+    assert entrants(waiting, [2, 2, 2, 2], 5, 0) == [0, 1]
+    assert waiting == [3, 2]
+    assert entrants([0], [9], 5, 0) == [0]  # one at least, however many rows it has
+    assert entrants([0], [9], 5, 1) == []
+    assert entrants([1, 0], [8, 8], 64, 60) == []  # too little is free to be worth a pass
+    assert entrants([0], [3], 64, 60) == [0]  # the rest
+    assert packed([True, False, True, False, True]) == [0, 4, 2]
+    assert packed([False, False]) == []
+
+
+def test_shared_prefix() -> None:
     same = list(range(10))
     assert shared_prefix([[*same, 7], [*same, 8, 9]]) == 10
     assert shared_prefix([[*same, 7], same]) == 9  # each keeps a token of its own

@@ -84,10 +84,13 @@ def collect_endpoint(
     settings |= {"endpoint": endpoint.url, "model": endpoint.model, "compel": compel}
     settings["chats"] = hashlib.sha256(json.dumps(chats).encode()).hexdigest()
     output = origin_path(folder, task, origin)
-    with Journal(output, settings | vars(drawn)) as journal:
+    with Journal(output, settings | vars(drawn), len(questions) * drawn.samples) as journal:
+        if journal.finished:
+            return read_rows(output, Response)
         _ask(endpoint, questions, chats, drawn, origin, journal)
-        done = [journal.units.get(str(number), []) for number in range(len(questions))]
-        rows = [Response.model_validate(row) for unit in done for row in unit]
+        rows = [Response.model_validate(row) for row in journal.rows.values()]
+        order = {(question.dataset, question.id): number for number, question in enumerate(questions)}
+        rows.sort(key=lambda row: (order[row.dataset, row.id], row.sample))
         journal.finish(rows)
     return rows
 
@@ -100,7 +103,7 @@ def _ask(
     origin: str,
     journal: Journal,
 ) -> None:
-    waiting = [number for number in range(len(questions)) if number not in journal]
+    waiting = [number for number in range(len(questions)) if f"{number}:0" not in journal]
     with Progress(f"collect {origin}", len(questions), len(questions) - len(waiting)) as progress:
 
         def done(index: int, texts: list[str]) -> None:
@@ -109,7 +112,8 @@ def _ask(
                 | {"response": text.strip(), "origin": origin, "sample": sample}
                 for sample, text in enumerate(texts)
             ]
-            journal.add(waiting[index], rows)
+            # Backwards, so that where the first is there the others are.
+            journal.add({f"{waiting[index]}:{row['sample']}": row for row in reversed(rows)})
             progress.advance(1)
 
         failures = endpoint.complete(

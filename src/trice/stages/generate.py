@@ -99,6 +99,8 @@ def generate(
         "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
     }
     with Journal(output, settings, len(questions) * asking.sampling.samples) as journal:
+        if journal.finished:
+            return read_rows(output, Response)
         _answer(groups, asking, origin, journal)
         rows = [
             Response.model_validate(journal.rows[key])
@@ -170,12 +172,13 @@ def _keys(journal: Journal, question: Question, asking: Asking) -> list[str]:
 
 def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journal) -> None:
     """Answer what has no response yet, each stored as it comes."""
+    known = {*journal.rows, *journal.failed}
     left: list[tuple[Group, dict[int, tuple[int, ...]]]] = []
     for group in groups:
         wanted: dict[int, tuple[int, ...]] = {}
         for number, question in group.questions.items():
             keys = _keys(journal, question, asking)
-            if missing := tuple(sample for sample, key in enumerate(keys) if key not in journal):
+            if missing := tuple(sample for sample, key in enumerate(keys) if key not in known):
                 wanted[number] = missing
         left.append((group, wanted))
     total = sum(len(group.questions) for group in groups)

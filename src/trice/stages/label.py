@@ -81,7 +81,9 @@ def label(
     tasks = Tasks(task, tools)
     questions = _questions(data, tasks, limit)
     settings = {"task": task, **teacher.description, "data": journal.digest(data), "limit": limit}
-    with Journal(output, settings) as finished:
+    with Journal(output, settings | {"reading": reading}, len(questions)) as finished:
+        if finished.finished and _yield_path(output).is_file():
+            return Yield(**json.loads(journal.read_text(_yield_path(output))))
         verdicts = _teach(finished, tasks, questions, teacher)
         pairs = list(zip(questions, verdicts, strict=True))
         rejected = [_rejected(question, verdict) for question, verdict in pairs if not verdict.call]
@@ -99,7 +101,7 @@ def label(
         finished.finish(
             _labelled(tasks, question, verdict.call) for question, verdict in pairs if verdict.call
         )
-    forget(output)
+    forget(output, "calls")
     return result
 
 
@@ -116,7 +118,7 @@ def _teach(
 ) -> list[_Verdict]:
     """The verdict on every question, after as many turns as the teacher takes. Each reply is stored as it
     comes; those of an earlier, killed run are found in the journal."""
-    replies = {(row["turn"], row["number"]): row["label"] for rows in finished.units.values() for row in rows}
+    replies = {(row["turn"], row["number"]): row["label"] for row in finished.rows.values()}
     verdicts: dict[int, _Verdict] = {}
     for turn in range(teacher.turns):
         rejected = {i: q for i, q in enumerate(questions) if i not in verdicts or not verdicts[i].call}
@@ -124,7 +126,7 @@ def _teach(
 
         def store(labels: Labels, turn: int = turn) -> None:
             rows = [{"turn": turn, "number": i, "label": text} for i, text in labels.items()]
-            finished.add(f"{turn}:{min(labels)}", rows)
+            finished.add({f"{turn}:{row['number']}": row for row in rows})
             replies.update({(turn, i): text for i, text in labels.items()})
 
         missing = teacher.teach(tasks, unasked, turn, store) if unasked else {}
@@ -204,6 +206,10 @@ def _rejected_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_rejected.json")
 
 
+def _yield_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_yield.json")
+
+
 def _rejected(question: Question, verdict: _Verdict) -> dict[str, Any]:
     text = {} if verdict.text is None else {"label": verdict.text}
     return _own_fields(question) | {"rejected": verdict.reason} | text
@@ -217,6 +223,6 @@ def _summary(verdicts: Sequence[_Verdict]) -> Yield:
 def _write_beside(output: Path, rejected: Sequence[dict[str, Any]], result: Yield) -> None:
     path = _rejected_path(output)
     _write_or_remove(path, rejected)
-    journal.write_text(output.with_name(f"{output.stem}_yield.json"), json.dumps(asdict(result)) + "\n")
+    journal.write_text(_yield_path(output), json.dumps(asdict(result)) + "\n")
     if unanswered := result.reasons.get("endpoint failure"):
         notice(f"{unanswered} questions got no reply: they stand in {path}, which label takes as data too")
