@@ -2,7 +2,7 @@
 
 Work goes out in portions, and what a portion gave comes back as one. A portion whose worker dies, with its machine
 or alone, is done again by another. Nothing here knows what is done: `trice.models.cluster` writes responses in this
-way, `trice.tools.cluster` runs calls. Does not cover starting a cluster (docs/scale.md), nor one model that is cut up
+way, `trice.tools.cluster` runs calls. Does not cover starting a cluster (docs/scale.md), nor a model that is cut up
 among machines. Importing this loads no Ray.
 """
 
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from trice.errors import InputError, TriceError
 
 PORTIONS = 4  # for each worker at least, so that none waits long for the last one
+WHERE = "on a worker of the cluster"
 RETRIES = 5  # of a portion whose worker dies: it may be what kills it
 Portion = TypeVar("Portion")
 Result = TypeVar("Result")
@@ -123,7 +124,8 @@ class _Worker:
     """What runs in a worker's process. A failure comes back as a result: Ray would call it a broken worker's."""
 
     def __init__(self, packed: bytes) -> None:
-        self._packed, self._do = packed, None
+        self._packed = packed
+        self._do: Callable[[Any], Any] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"result": [self._told(piece) for piece in batch["piece"]]}
@@ -132,14 +134,14 @@ class _Worker:
         from ray import cloudpickle
 
         try:
-            if self._do is None:
-                self._do = cloudpickle.loads(self._packed)()
-            told: tuple[Exception | None, Any] = (None, self._do(cloudpickle.loads(piece)))
+            do = self._do = self._do or cloudpickle.loads(self._packed)()
+            told: tuple[Exception | None, Any] = (None, do(cloudpickle.loads(piece)))
         except TriceError as failure:
-            told = (type(failure)(f"on a worker of the cluster: {failure}"), None)
+            told = (type(failure)(f"{WHERE}: {failure}"), None)
         except Exception as failure:
-            told = (TriceError(f"on a worker of the cluster: {type(failure).__name__}: {_line(failure)}"), None)
-        return cloudpickle.dumps(told)
+            told = (TriceError(f"{WHERE}: {type(failure).__name__}: {_line(failure)}"), None)
+        packed: bytes = cloudpickle.dumps(told)
+        return packed
 
 
 def _line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 Every response is a request of its own with a seed of its own, so that neither its neighbours nor a kill change what
 it is drawn with; what prompts have in common is computed once, by vLLM's prefix cache. A response is watched as it
-grows and stopped where it is over. A LoRA adapter goes with each request and is not merged. Does not cover beams, nor
+grows and stopped where it is over. A LoRA adapter goes with each request and is not merged. Does not cover beams, or
 where vLLM runs: that is decided by the build that is installed. Importing this loads no vLLM.
 """
 
@@ -19,26 +19,23 @@ from typing import Any
 from trice.errors import InputError
 from trice.models.adapters import adapter_config
 from trice.models.engine import Done, Failure, Manner, Prompt, Written
+from trice.sampling import Sampling
 
 WAITING = 1024  # requests that vLLM is given at a time; it runs as many of them at once as it can
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM makes room for
 NEVER = -100.0  # added to the logit of a token that may not be chosen: as low as vLLM takes
 
 
-def check() -> None:
-    """Raise InputError where vLLM is missing."""
+def check(sampling: Sampling) -> None:
+    """Raise InputError where vLLM is missing, and for what it does not do."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError("engine 'vllm' needs vLLM: pip install 'trice-rlef[vllm]'")
+    if sampling.beams > 1:
+        raise InputError(f"engine 'vllm': knows no beams ({sampling.beams}); take engine 'transformers'")
 
 
-def check_sampling(manner: Manner) -> None:
-    """Raise InputError for what vLLM does not do."""
-    if manner.sampling.beams > 1:
-        raise InputError(f"{manner.sampling.beams} beams: engine 'vllm' has none, take engine 'transformers'")
-
-
-def settings(manner: Manner, prompt: Prompt, sample: int, silenced: Sequence[int] = ()) -> dict[str, Any]:
-    """What vLLM's `SamplingParams` are for one response; the tokens `silenced` may not be chosen."""
+def settings(manner: Manner, prompt: Prompt, sample: int, barred: Sequence[int] = ()) -> dict[str, Any]:
+    """What vLLM's `SamplingParams` are for one response; the tokens `barred` may not be chosen."""
     drawn = manner.sampling
     told = hashlib.sha256(f"{drawn.seed} {prompt.key} {sample}".encode()).digest()
     return {
@@ -49,7 +46,7 @@ def settings(manner: Manner, prompt: Prompt, sample: int, silenced: Sequence[int
         "repetition_penalty": drawn.repetition_penalty,
         "seed": int.from_bytes(told[:6]),
         "logprobs": 0 if drawn.logprobs else None,  # of the chosen tokens alone, at temperature 1
-        "logit_bias": dict.fromkeys(silenced, NEVER) or None,
+        "logit_bias": dict.fromkeys(barred, NEVER) or None,
     }
 
 
@@ -58,13 +55,13 @@ class VllmEngine:
     for an adapter of another base or of too high a rank."""
 
     def __init__(self, model: str, adapter: Path | None = None, *, dtype: str = "auto") -> None:
-        check()
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        from transformers import AutoTokenizer
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
-        from trice.models.local import find_model, load_tokenizer
+        from trice.models.local import find_model
 
         lora: dict[str, Any] = {}
         self._lora: LoRARequest | None = None
@@ -72,7 +69,7 @@ class VllmEngine:
             self._lora = LoRARequest(adapter.name, 1, str(adapter.resolve()))
             lora = {"enable_lora": True, "max_lora_rank": _room(adapter, model)}
         source = find_model(model)
-        self._tokenizer = load_tokenizer(model)
+        self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         arguments = EngineArgs(model=source, dtype=dtype, max_model_len=-1, disable_log_stats=True, **lora)
         try:
             self._vllm = LLMEngine.from_engine_args(arguments)
@@ -80,46 +77,40 @@ class VllmEngine:
             raise InputError(f"model '{model}': vLLM cannot load it ({_line(error)})") from None
 
     def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
-        """Answer every prompt; one that is longer than the model reads fails. Raises InputError for beams."""
-        check_sampling(manner)
-        requests = self._requests(prompts, manner)
-        failures: dict[int, str] = {}
-        found: dict[int, dict[int, Written]] = {}
+        """Answer every prompt; one that is longer than the model reads fails."""
+        failures: list[Failure] = []
+        requests = self._requests(prompts, manner, failures)
         while True:
-            for index, sample, request in islice(requests, WAITING - self._vllm.get_num_unfinished_requests()):
-                if index in failures:
-                    continue
-                try:
-                    self._vllm.add_request(f"{index}:{sample}", **request)
-                except ValueError as error:
-                    failures[index] = _line(error)
+            for request in islice(requests, WAITING - self._vllm.get_num_unfinished_requests()):
+                self._vllm.add_request(**request)
             if not self._vllm.has_unfinished_requests():
-                return [Failure(index, reason) for index, reason in sorted(failures.items())]
+                return failures
             for output in self._vllm.step():
                 written = self._whole(output, manner)
-                if written is None:
-                    continue
-                index, sample = map(int, output.request_id.split(":"))
-                samples = found.setdefault(index, {})
-                samples[sample] = written
-                if len(samples) == len(prompts[index].samples):
-                    done(index, found.pop(index))
+                if written is not None:
+                    number, sample = map(int, output.request_id.split(":"))
+                    done(number, {sample: written})
 
     def _requests(
-        self, prompts: Sequence[Prompt], manner: Manner
-    ) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """Every response's request, by its prompt's number and its own."""
+        self, prompts: Sequence[Prompt], manner: Manner, failures: list[Failure]
+    ) -> Iterator[dict[str, Any]]:
+        """Every response's request, called after the numbers of its prompt and its own; prompts that are too long
+        go to `failures`."""
         from vllm import SamplingParams, TokensPrompt
 
-        from trice.models.decoding import first_tokens, prompt_ids
-
-        silenced = first_tokens(self._tokenizer, manner.silent)
-        for index, prompt in enumerate(prompts):
-            ids = prompt_ids(self._tokenizer, prompt, manner)
+        barred, longest = manner.barred(self._tokenizer), self._vllm.model_config.max_model_len - 1
+        for number, prompt in enumerate(prompts):
+            ids = manner.ids(self._tokenizer, prompt)
+            if len(ids) > longest:
+                failures.append(Failure(number, f"a prompt of {len(ids)} tokens; the model reads {longest}"))
+                continue
             for sample in prompt.samples:
-                params = SamplingParams(**settings(manner, prompt, sample, silenced))
-                asked = TokensPrompt(prompt_token_ids=ids)
-                yield index, sample, {"prompt": asked, "params": params, "lora_request": self._lora}
+                yield {
+                    "request_id": f"{number}:{sample}",
+                    "prompt": TokensPrompt(prompt_token_ids=ids),
+                    "params": SamplingParams(**settings(manner, prompt, sample, barred)),
+                    "lora_request": self._lora,
+                }
 
     def _whole(self, output: Any, manner: Manner) -> Written | None:
         """The response so far, if it is over; what vLLM would go on writing is stopped."""
