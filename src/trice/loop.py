@@ -25,6 +25,7 @@ from trice.stages.score import score
 from trice.stages.split import split
 from trice.steps import Steps
 from trice.tasks import Tasks
+from trice.tools.cluster import runner
 
 if TYPE_CHECKING:
     from trice.stages.teachers import Teacher
@@ -261,7 +262,7 @@ class Loop:
         reader = self._asking(adapter=self._model("stage-1")) if chosen.second_turn else None
         rows = score(
             self.stage2, self._ranked, recipe.tasks, reward=chosen.reward, distinct=chosen.distinct,
-            asking=reader, tools=recipe.tools,
+            asking=reader, tools=recipe.tools, runner=runner(recipe.engine, recipe.workers),
         )  # fmt: skip
         count = sum(len(row.responses) for row in rows)
         return f"{count} candidates of {len(rows)} questions, {count / len(rows):.1f} each"
@@ -289,6 +290,7 @@ class Loop:
             recipe.tasks,
             asking=self._tester(name),
             tools=recipe.tools,
+            runner=runner(recipe.engine, recipe.workers),
         )
         return describe({"all": measures["total"]})
 
@@ -316,6 +318,8 @@ class Loop:
             "batch_size": recipe.batch_size,
             "device": recipe.device,
             "dtype": recipe.dtype,
+            "engine": recipe.engine,
+            "workers": recipe.workers,
         }
         return Asking(**(fields | changes))
 

@@ -18,6 +18,13 @@ from trice.records import Outcome
 from trice.sampling import Sampling
 
 Compel = Literal["call", "answer"]
+Name = Literal["transformers", "vllm", "ray", "ray:vllm"]
+"""Engines for models that are named; what stands behind `ray:` runs on the workers of a cluster."""
+
+
+def writer(name: str) -> str:
+    """The engine that writes the responses, be it here or on workers."""
+    return "transformers" if name == "ray" else name.removeprefix("ray:")
 
 
 class Prompt(NamedTuple):
@@ -84,7 +91,7 @@ class Manner:
         )
 
     def barred(self, tokenizer: Any) -> list[int]:
-        """The tokens a call of a silent tool can begin with, however it is cut into tokens: those that hold a tool's
+        """The tokens a call of a silent tool can begin with, however it is cut into tokens: those that hold its
         name and parenthesis, or end in a beginning of the name."""
         if not self.silent:
             return []
