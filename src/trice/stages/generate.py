@@ -46,8 +46,8 @@ def load_compel(name: str | None) -> Compel | None:
 @dataclass(frozen=True)
 class Asking:
     """How questions are put to a model: a local one, by an `engine` (with `workers`, where it is a cluster's), or
-    that of an endpoint (`client`). `examples` names worked ones (`find_examples`). `compel` makes every response a call,
-    or none."""
+    that of an endpoint (`client`). `examples` names worked ones (`find_examples`). `compel` makes every response
+    a call, or none."""
 
     model: str
     adapter: Path | None = None
