@@ -28,7 +28,7 @@ Finish = Callable[[str], str | None]
 class TransformersEngine:
     """A model of transformers on this machine; `batch_size` counts rows, that is prompts × samples or beams."""
 
-    def __init__(self, loaded: LocalModel, batch_size: int = 64) -> None:
+    def __init__(self, loaded: LocalModel, batch_size: int = 128) -> None:
         self.loaded, self.batch_size = loaded, batch_size
 
     def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
@@ -51,7 +51,7 @@ def generate(
     sampling: Sampling,
     finish: Finish = lambda text: None,
     *,
-    batch_size: int = 64,
+    batch_size: int = 128,
     suppress: Sequence[int] = (),
 ) -> Iterator[tuple[int, dict[int, Written]]]:
     """Yield (number of the prompt, finished samples of it by their numbers) in the order they are finished.

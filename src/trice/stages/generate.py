@@ -55,7 +55,7 @@ class Asking:
     examples: str | None = None
     compel: Compel | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    batch_size: int = 64
+    batch_size: int = 128
     device: str = "auto"
     dtype: str = "auto"
     engine: str = "transformers"
