@@ -6,9 +6,9 @@ write the same tokens where nothing is drawn; a difference is only excused where
 
     python benchmarks/generation.py [figure …] [--ours 200] [--theirs 40] [--rounds 3] [--adapter FOLDER]
 
-Figures: greedy (theirs: one question at a time), few-shot (batches of 32), samples (5 each, batches of 16 questions),
-beams (4, penalty 1.3, one at a time). `--theirs` is the number of questions they get,
-which theirs does not grow cheaper with.
+Figures: greedy (theirs: one question at a time), few-shot (batches of 32), samples (5 each, batches of 16
+questions), beams (4, penalty 1.3, one at a time). `--theirs` is how many of the questions they get: their time for
+one does not depend on it.
 """
 
 from __future__ import annotations
@@ -153,9 +153,10 @@ def compare(loaded: LocalModel, name: str, args: argparse.Namespace) -> None:
         rates["ours"].append(len(prompts) / (time.perf_counter() - start))
     ratios = [b / a for a, b in zip(rates["theirs"], rates["ours"], strict=True)]
     tokens = sum(len(ids) for each in found for ids in each)
+    middle = {way: statistics.median(found) for way, found in rates.items()}
     print(
         f"{name}: {len(prompts)} questions, {tokens / sum(map(len, found)):.1f} tokens a response; "
-        f"theirs {statistics.median(rates['theirs']):.2f}/s on {len(some)}, ours {statistics.median(rates['ours']):.2f}/s, "
+        f"theirs {middle['theirs']:.2f}/s on {len(some)}, ours {middle['ours']:.2f}/s, "
         f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})", flush=True,
     )  # fmt: skip
     if figure.sampling.temperature:

@@ -26,7 +26,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "pydantic", "matplotl
 
 
 class Step(NamedTuple):
-    """A step of a run: what it does, and the file or folder by which one can tell how far it is, if there is one."""
+    """A step of a run: what it does, and the file or folder that tells how far it is, if there is one."""
 
     name: str
     work: Callable[..., object]
