@@ -28,7 +28,6 @@ from trice.tasks import MIXED, Tasks, load_task
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 from stand_in_server import StandIn
 
-
 KEY = "sk-label-0123456789abcdef"
 INSTRUCTION = load_task("math").instruction
 
