@@ -6,9 +6,9 @@ write the same tokens where nothing is drawn; a difference is only excused where
 
     python benchmarks/generation.py [figure …] [--ours 200] [--theirs 40] [--rounds 3] [--adapter FOLDER]
 
-Figures: greedy (theirs: one question at a time), few-shot (batches of 32), samples (5 each, batches of 16 questions),
-beams (4 and a repetition penalty of 1.3, one question at a time). `--theirs` is the number of questions they get,
-which theirs does not grow cheaper with.
+Figures: greedy (theirs: one question at a time), few-shot (batches of 32), samples (5 each, batches of 16
+questions), beams (4, penalty 1.3, one at a time). `--theirs` is how many of the questions they get: their time for
+one does not depend on it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rates import matrix_rate
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from rates import matrix_rate
 from trice.datasets import load
 from trice.models.batches import Ask
 from trice.models.decoding import generate
@@ -153,9 +153,10 @@ def compare(loaded: LocalModel, name: str, args: argparse.Namespace) -> None:
         rates["ours"].append(len(prompts) / (time.perf_counter() - start))
     ratios = [b / a for a, b in zip(rates["theirs"], rates["ours"], strict=True)]
     tokens = sum(len(ids) for each in found for ids in each)
+    middle = {way: statistics.median(found) for way, found in rates.items()}
     print(
-        f"{name}: {len(prompts)} questions, {tokens / sum(map(len, found)):.1f} tokens a response; theirs "
-        f"{statistics.median(rates['theirs']):.2f}/s on {len(some)}, ours {statistics.median(rates['ours']):.2f}/s, "
+        f"{name}: {len(prompts)} questions, {tokens / sum(map(len, found)):.1f} tokens a response; "
+        f"theirs {middle['theirs']:.2f}/s on {len(some)}, ours {middle['ours']:.2f}/s, "
         f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})", flush=True,
     )  # fmt: skip
     if figure.sampling.temperature:
@@ -199,7 +200,8 @@ def main() -> None:
     args = parser.parse_args()
     loaded = load_model("gemma-3-270m", args.adapter, dtype="float32")
     print(
-        f"{torch.get_num_threads()} threads, {matrix_rate() / 1e9:.0f} GFLOP/s of matrix products, batch {args.batch_size}"
+        f"{torch.get_num_threads()} threads, {matrix_rate() / 1e9:.0f} GFLOP/s of matrix products, "
+        f"batch {args.batch_size}"
     )
     for name in args.figures:
         compare(loaded, name, args)

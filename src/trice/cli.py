@@ -19,6 +19,7 @@ from trice.errors import InputError, TriceError
 from trice.journal import first_process
 
 if TYPE_CHECKING:
+    from trice.models.endpoint import Endpoint
     from trice.stages.generate import Asking
 
 CTRL_C = 130  # what newer versions of typer return where older ones raise
@@ -47,13 +48,22 @@ def run(
         str, typer.Argument(help="A recipe file, or the name of one that ships (demo, real-math, real-mix).")
     ],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+    status: Annotated[
+        bool, typer.Option(help="Only say how far each step is; the run may be going on elsewhere.")
+    ] = False,
+    retry_failed: o.RetryFailed = False,
 ) -> None:
     """Run a recipe from data to report; run again after a kill, it goes on where it was."""
     from trice.recipe import load_recipe
     from trice.report import summary
     from trice.run import run as run_recipe
+    from trice.run import status as run_status
 
-    folder = run_recipe(load_recipe(recipe, overrides or ()))
+    chosen = load_recipe(recipe, overrides or ())
+    if status:
+        print("\n".join(run_status(chosen)))
+        return
+    folder = run_recipe(chosen, retry=retry_failed)
     print(summary(folder))
     print(f"report: {folder / 'report.html'}")
 
@@ -100,24 +110,30 @@ def split(
     model: o.Model,
     data: o.Data,
     task: o.Task = "math",
+    endpoint: o.Endpoint = None,
+    keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 16,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
+    retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Let the base model answer every question: right and wrong go to <data>_right.json and _wrong.json."""
     from trice.stages.split import split as stage
 
     asking = _asking(
-        model, None, template, examples, None, batch_size, device, dtype,
-        max_new_tokens=max_new_tokens, seed=seed,
+        model, None, template, examples, None, batch_size, device, dtype, engine, workers,
+        _endpoint(endpoint, model, keys_file, endpoint_set), max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
-    print(stage(data, task, asking, tools=o.sources(tool), limit=limit))
+    print(stage(data, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed))
 
 
 @app.command()
@@ -131,6 +147,7 @@ def label(
     endpoint: o.Endpoint = None,
     model: Annotated[str, typer.Option(help="The model's name at the endpoint.")] = "",
     keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     retries: Annotated[int, typer.Option(min=0, help="Ask the endpoint again for a rejected label.")] = 2,
     prompt: Annotated[
         Path | None, typer.Option(help="The endpoint's instruction and examples, JSON, instead of ours.")
@@ -140,6 +157,7 @@ def label(
     ] = False,
     tool: o.Tools = None,
     limit: o.Limit = None,
+    retry_failed: o.RetryFailed = False,
 ) -> None:
     """Give questions a call from a teacher; each is executed and kept only if it gives the gold answer."""
     from trice.stages.label import label as stage
@@ -147,9 +165,11 @@ def label(
 
     if endpoint and teacher != "endpoint":
         raise InputError(f"--endpoint is for --teacher endpoint, not for '{teacher}'")
-    client = _endpoint(endpoint, model, keys_file) if endpoint else None
+    client = _endpoint(endpoint, model, keys_file, endpoint_set)
     chosen = load_teacher(teacher, task, client, retries, prompt)
-    print(stage(data, output, task, chosen, reading=reading, tools=o.sources(tool), limit=limit))
+    print(stage(
+        data, output, task, chosen, reading=reading, tools=o.sources(tool), limit=limit, retry=retry_failed
+    ))  # fmt: skip
 
 
 @app.command()
@@ -192,6 +212,7 @@ def collect(
     adapter: o.Adapter = None,
     endpoint: o.Endpoint = None,
     keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     compel: o.Compel = None,
     template: o.Template = "plain",
@@ -201,38 +222,31 @@ def collect(
     top_k: o.TopK = 0,
     top_p: o.TopP = 1.0,
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
+    retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Collect candidate responses from one origin into <output>/<task>_<origin>_response.json."""
     from trice.stages import collect as stage
-    from trice.stages.generate import load_compel
 
-    drawn: dict[str, Any] = {
-        "samples": samples, "beams": beams, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-        "max_new_tokens": max_new_tokens, "seed": seed,
-    }  # fmt: skip
     if origin == "gold":
         print(stage.collect_gold(data, output, task, limit))
         return
-    if endpoint:
-        from trice.sampling import Sampling
-
-        if adapter or top_k or top_p < 1 or beams > 1:
-            raise InputError(
-                "--adapter, --top-k, --top-p and --beams are for local models, not for an endpoint"
-            )
-        rows = stage.collect_endpoint(
-            data, output, task, origin, _endpoint(endpoint, model, keys_file),
-            examples=examples, compel=load_compel(compel), sampling=Sampling(**drawn), limit=limit,
-        )  # fmt: skip
-    else:
-        asking = _asking(model, adapter, template, examples, compel, batch_size, device, dtype, **drawn)
-        rows = stage.collect(data, output, task, origin, asking, tools=o.sources(tool), limit=limit)
+    asking = _asking(
+        model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
+        _endpoint(endpoint, model, keys_file, endpoint_set),
+        samples=samples, beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
+        max_new_tokens=max_new_tokens, seed=seed,
+    )  # fmt: skip
+    rows = stage.collect(
+        data, output, task, origin, asking, tools=o.sources(tool), limit=limit, retry=retry_failed
+    )
     print(f"{len(rows)} responses in {stage.origin_path(output, task, origin)}")
 
 
@@ -252,16 +266,21 @@ def score(
     tool: o.Tools = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Parse, execute and judge every candidate, and rank each question's by reward."""
     from trice.stages.score import score as stage
+    from trice.tools.cluster import runner
 
     reader = model and _asking(
-        model, adapter, template, None, None, 64, device, dtype, max_new_tokens=max_new_tokens
-    )
+        model, adapter, template, None, None, 64, device, dtype, engine, workers,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
     rows = stage(
-        data, output, task, reward=reward, distinct=distinct, asking=reader or None, tools=o.sources(tool)
-    )
+        data, output, task, reward=reward, distinct=distinct, asking=reader or None, tools=o.sources(tool),
+        runner=runner(engine, workers),
+    )  # fmt: skip
     count = sum(len(row.responses) for row in rows)
     print(f"{count} candidates of {len(rows)} questions in {output}")
 
@@ -351,6 +370,9 @@ def generate(
     output: o.Output,
     task: o.Task = "math",
     adapter: o.Adapter = None,
+    endpoint: o.Endpoint = None,
+    keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     compel: o.Compel = None,
     template: o.Template = "plain",
@@ -359,21 +381,25 @@ def generate(
     top_k: o.TopK = 0,
     top_p: o.TopP = 1.0,
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
+    retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Answer questions with a model; responses are written, not yet judged."""
     from trice.stages.generate import generate as stage
 
     asking = _asking(
-        model, adapter, template, examples, compel, batch_size, device, dtype,
+        model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
+        _endpoint(endpoint, model, keys_file, endpoint_set),
         beams=beams, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
-    rows = stage(data, output, task, asking, tools=o.sources(tool), limit=limit)
+    rows = stage(data, output, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed)
     print(f"{len(rows)} responses in {output}")
 
 
@@ -387,24 +413,33 @@ def evaluate(
     ] = None,
     model: o.Reader = None,
     adapter: o.Adapter = None,
+    endpoint: o.Endpoint = None,
+    keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     limit: o.Limit = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Execute and judge responses, and print accuracy and tool use with 95% intervals."""
     from trice.stages.evaluate import describe
     from trice.stages.evaluate import evaluate as stage
+    from trice.tools.cluster import runner
 
+    client = _endpoint(endpoint, model or "", keys_file, endpoint_set)
     reader = model and _asking(
-        model, adapter, template, examples, None, batch_size, device, dtype, max_new_tokens=max_new_tokens
-    )
+        model, adapter, template, examples, None, batch_size, device, dtype, engine, workers, client,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
     print(describe(stage(
-        data, output, task, base=base, asking=reader or None, tools=o.sources(tool), limit=limit
+        data, output, task, base=base, asking=reader or None, tools=o.sources(tool), limit=limit,
+        runner=runner(engine, workers),
     )))  # fmt: skip
 
 
@@ -482,7 +517,8 @@ def _dry_run(
 
 def _asking(
     model: str, adapter: Path | None, template: str, examples: str | None, compel: str | None,
-    batch_size: int, device: str, dtype: str, **sampling: Any,
+    batch_size: int, device: str, dtype: str, engine: str, workers: int | None,
+    client: Endpoint | None = None, **sampling: Any,
 ) -> Asking:  # fmt: skip
     from trice.sampling import Sampling
     from trice.stages.generate import Asking, load_compel
@@ -497,13 +533,28 @@ def _asking(
         batch_size,
         device,
         dtype,
+        engine,
+        workers,
+        client,
     )
 
 
-def _endpoint(url: str, model: str, keys_file: Path | None) -> Any:
-    from trice.models.endpoint import connect
+def _endpoint(
+    urls: list[str] | None, model: str, keys_file: Path | None, settings: list[str] | None
+) -> Endpoint | None:
+    """A client of the servers, None where there are none."""
+    from trice.given import open_endpoint
+    from trice.recipe import EndpointAt
+    from trice.training.settings import override, parse
 
-    return connect(url, model, keys_file)
+    value: dict[str, Any] = {"url": urls, "model": model, "keys_file": keys_file}
+    for text in settings or ():
+        override(value, text)
+    if urls:
+        return open_endpoint(parse(EndpointAt, value, "--endpoint-set"))
+    if settings or keys_file:
+        raise InputError("--endpoint-set and --keys-file go with --endpoint")
+    return None
 
 
 def main() -> None:

@@ -23,6 +23,9 @@ Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]
 Output = Annotated[Path, typer.Option(help="Where the result goes.")]
 Template = Annotated[str, typer.Option(help="Prompt template: alpaca, vicuna, plain, chat, or a .json file.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+RetryFailed = Annotated[
+    bool, typer.Option(help="Ask again for the rows that failed; without it they stay as they are.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
 Validation = Annotated[
     Path | None,
@@ -30,6 +33,15 @@ Validation = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What runs the model: transformers, vllm, or the workers of a Ray cluster: ray, ray:vllm."
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Of a Ray cluster; default one for each GPU, else each machine.")
+]
 Examples = Annotated[
     str | None, typer.Option(help="Worked examples in the prompt: direct, calls, mixed, or a .jsonl file.")
 ]
@@ -42,7 +54,16 @@ TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Keep the likeliest t
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length limit of a response, in tokens.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Responses generated at a time.")]
 Endpoint = Annotated[
-    str | None, typer.Option(help="URL of an OpenAI-compatible server; --model is then its name there.")
+    list[str] | None,
+    typer.Option(
+        help="URL of an OpenAI-compatible server, where --model is a name; several servers of it take turns."
+    ),
+]
+EndpointSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Any setting of the endpoint as key=value, for instance --endpoint-set max_requests=1000."
+    ),
 ]
 KeysFile = Annotated[
     Path | None,

@@ -8,7 +8,6 @@ on the rows beside it, but for the last bits of its logits. Beam search is `tric
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -29,40 +28,20 @@ Finish = Callable[[str], str | None]
 class TransformersEngine:
     """A model of transformers on this machine; `batch_size` counts rows, that is prompts × samples or beams."""
 
-    def __init__(self, loaded: LocalModel, batch_size: int = 64) -> None:
+    def __init__(self, loaded: LocalModel, batch_size: int = 128) -> None:
         self.loaded, self.batch_size = loaded, batch_size
 
     def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
         """Answer every prompt; none fails."""
-        template, tokenizer = manner.template, self.loaded.tokenizer
-        start = template.encode_response(tokenizer, manner.opening, end=False) if manner.opening else []
-        asked = [
-            Ask(
-                template.encode(tokenizer, prompt.instruction, prompt.input, manner.examples) + start,
-                prompt.key,
-                prompt.samples,
-            )
-            for prompt in prompts
-        ]
-        barred = _first_tokens(self.loaded, manner.silent)
+        tokenizer = self.loaded.tokenizer
+        asked = [Ask(manner.ids(tokenizer, prompt), prompt.key, prompt.samples) for prompt in prompts]
         written = generate(
-            self.loaded, asked, manner.sampling, manner.finish, batch_size=self.batch_size, suppress=barred
-        )
+            self.loaded, asked, manner.sampling, manner.finish,
+            batch_size=self.batch_size, suppress=manner.barred(tokenizer),
+        )  # fmt: skip
         for index, found in written:
             done(index, {sample: manner.kept(tokenizer, each) for sample, each in found.items()})
         return []
-
-
-def _first_tokens(model: LocalModel, tools: Sequence[str]) -> list[int]:
-    """The tokens a call can begin with, however it is cut into tokens, which a model that must not call may
-    not choose: those that hold a tool's name and parenthesis, or end in a beginning of the name."""
-    if not tools:
-        return []
-    names = "|".join(map(re.escape, tools))
-    beginnings = "|".join(re.escape(name[:end]) for name in tools for end in range(1, len(name) + 1))
-    opening = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{beginnings})$|(?:{names})\()")
-    texts = model.tokenizer.batch_decode([[token] for token in range(len(model.tokenizer))])
-    return [token for token, text in enumerate(texts) if opening.search(text)]
 
 
 @torch.inference_mode()
@@ -72,7 +51,7 @@ def generate(
     sampling: Sampling,
     finish: Finish = lambda text: None,
     *,
-    batch_size: int = 64,
+    batch_size: int = 128,
     suppress: Sequence[int] = (),
 ) -> Iterator[tuple[int, dict[int, Written]]]:
     """Yield (number of the prompt, finished samples of it by their numbers) in the order they are finished.

@@ -7,6 +7,7 @@ neither a kill nor the number of machines changes it. Importing this loads no to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -17,6 +18,13 @@ from trice.records import Outcome
 from trice.sampling import Sampling
 
 Compel = Literal["call", "answer"]
+Name = Literal["transformers", "vllm", "ray", "ray:vllm"]
+"""Engines for models that are named; what stands behind `ray:` runs on the workers of a cluster."""
+
+
+def writer(name: str) -> str:
+    """The engine that writes the responses, be it here or on workers."""
+    return "transformers" if name == "ray" else name.removeprefix("ray:")
 
 
 class Prompt(NamedTuple):
@@ -55,7 +63,8 @@ Parser = Callable[[str], dict[str, Any]]
 @dataclass(frozen=True)
 class Manner:
     """How the questions of one task are to be answered. `parsers` read the calls of the tools on offer; `own` names
-    the task's own tools, the first of which is called where a call is compelled."""
+    the task's own tools, the first of which is called where a call is compelled; where nothing can begin a response
+    for the model (not `opens`), it is asked for a call."""
 
     template: Template
     sampling: Sampling = field(default_factory=Sampling)
@@ -63,16 +72,37 @@ class Manner:
     parsers: Mapping[str, Parser] = field(default_factory=dict)
     own: tuple[str, ...] = ()
     compel: Compel | None = None
+    opens: bool = True
 
     @property
     def opening(self) -> str:
         """How every response begins, where a call is compelled."""
-        return f"{self.own[0]}(" if self.compel == "call" else ""
+        return f"{self.own[0]}(" if self.compel == "call" and self.opens else ""
 
     @property
     def silent(self) -> tuple[str, ...]:
         """The tools that may not be called."""
         return tuple(self.parsers) if self.compel == "answer" else ()
+
+    def ids(self, tokenizer: Any, prompt: Prompt) -> list[int]:
+        """The token ids that a response to the prompt follows, a compelled call's beginning among them."""
+        ids = self.template.encode(tokenizer, prompt.instruction, prompt.input, self.examples)
+        return ids + (
+            self.template.encode_response(tokenizer, self.opening, end=False) if self.opening else []
+        )
+
+    def barred(self, tokenizer: Any) -> list[int]:
+        """The tokens a call of a silent tool can begin with, however it is cut into tokens: those that hold its
+        name and parenthesis, or end in a beginning of the name."""
+        if not self.silent:
+            return []
+        names = "|".join(map(re.escape, self.silent))
+        beginnings = "|".join(
+            re.escape(name[:end]) for name in self.silent for end in range(1, len(name) + 1)
+        )
+        opening = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{beginnings})$|(?:{names})\()")
+        texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+        return [token for token, text in enumerate(texts) if opening.search(text)]
 
     def finish(self, text: str) -> str | None:
         """The response, where `text` is a whole one: its first call has closed, or the template's stop text has

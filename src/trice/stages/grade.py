@@ -22,7 +22,7 @@ from trice.stages.generate import Asking, generate
 from trice.tasks import Sources, Task, Tasks
 from trice.tasks.text import TextTask, exact_match, f1
 from trice.tools import Tool
-from trice.tools.many import beside, forget, run_all
+from trice.tools.many import Runner, beside, forget, run_all
 
 AskAgain = Callable[[Sequence[Question]], list[str]]
 """From questions with a tool's output to the model's answers."""
@@ -47,23 +47,28 @@ def read(tasks: Tasks, row: Response) -> Read:
 
 
 def grade(
-    tasks: Tasks, rows: Sequence[Response], ask_again: AskAgain | None = None, *, output: Path | None = None
+    tasks: Tasks,
+    rows: Sequence[Response],
+    ask_again: AskAgain | None = None,
+    *,
+    output: Path | None = None,
+    runner: Runner | None = None,
 ) -> list[Response]:
     """Parse, execute and judge responses. Never raises on what a model wrote.
 
-    `output` is the file that is being made of them, beside which calls are kept (`trice.tools.many`). Raises
-    InputError where a tool that is called lacks what it needs."""
+    `output` is the file that is being made of them, beside which calls are kept (`trice.tools.many`), `runner` what
+    runs the calls. Raises InputError where a tool that is called lacks what it needs."""
     found = [read(tasks, row) for row in rows]
-    executions = _execute(found, output)
+    executions = _execute(found, output, runner)
     turns = _second_turns(rows, found, executions, ask_again)
     return [_verdict(*each) for each in zip(rows, found, executions, turns, strict=True)]
 
 
-def _execute(found: Sequence[Read], output: Path | None) -> list[Execution | None]:
+def _execute(found: Sequence[Read], output: Path | None, runner: Runner | None) -> list[Execution | None]:
     pairs = [(each.tool, each.reading.call) for each in found if each.tool and each.reading.call]
     for tool in {tool.name: tool for tool, _ in pairs}.values():
         tool.check()
-    executions = iter(run_all(pairs, output))
+    executions = iter(run_all(pairs, output, runner))
     return [next(executions) if each.tool else None for each in found]
 
 

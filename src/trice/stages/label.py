@@ -24,7 +24,7 @@ from trice.journal import Journal, notice
 from trice.records import Labelled, Outcome, Question, Response
 from trice.stages.generate import GRADED
 from trice.stages.grade import grade, read
-from trice.stages.teachers import Labels, Teacher
+from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.tasks import Sources, Tasks, check_questions
 from trice.tools.many import forget
 from trice.tools.turns import contains, parts
@@ -69,10 +69,12 @@ def label(
     reading: bool = False,
     tools: Sources | None = None,
     limit: int | None = None,
+    retry: bool = False,
 ) -> Yield:
     """Label the questions in `data` (rows of `<dataset>_wrong.json`), the first `limit` of them if given.
 
-    `reading` also writes what the model is asked with the outputs, and what it should answer.
+    `reading` also writes what the model is asked with the outputs, and what it should answer. Where `output` is
+    finished already nothing is done; `retry` asks for the labels again to which no reply came.
 
     Can be killed and run again: no label that came back is asked for twice. Raises InputError for rows that
     do not fit, and TriceError where the teacher cannot be reached at all."""
@@ -81,7 +83,9 @@ def label(
     tasks = Tasks(task, tools)
     questions = _questions(data, tasks, limit)
     settings = {"task": task, **teacher.description, "data": journal.digest(data), "limit": limit}
-    with Journal(output, settings | {"reading": reading}, len(questions)) as finished:
+    with Journal(
+        output, settings | {"reading": reading, "tools": tools}, len(questions), retry=retry
+    ) as finished:
         if finished.finished and _yield_path(output).is_file():
             return Yield(**json.loads(journal.read_text(_yield_path(output))))
         verdicts = _teach(finished, tasks, questions, teacher)
@@ -118,6 +122,9 @@ def _teach(
 ) -> list[_Verdict]:
     """The verdict on every question, after as many turns as the teacher takes. Each reply is stored as it
     comes; those of an earlier, killed run are found in the journal."""
+    client = teacher.endpoint
+    if client is not None:
+        client.account.resume(finished.spent)
     replies = {(row["turn"], row["number"]): row["label"] for row in finished.rows.values()}
     verdicts: dict[int, _Verdict] = {}
     for turn in range(teacher.turns):
@@ -126,6 +133,8 @@ def _teach(
 
         def store(labels: Labels, turn: int = turn) -> None:
             rows = [{"turn": turn, "number": i, "label": text} for i, text in labels.items()]
+            if client is not None:
+                finished.spent = client.account.so_far
             finished.add({f"{turn}:{row['number']}": row for row in rows})
             replies.update({(turn, i): text for i, text in labels.items()})
 
@@ -136,6 +145,9 @@ def _teach(
             rejected.keys() - labels.keys()
         ):  # an earlier turn's label says more than this turn's silence
             verdicts.setdefault(i, _Verdict(missing[i]))
+    for i, verdict in verdicts.items():
+        if verdict.reason.startswith(FAILURE):
+            finished.fail(f"0:{i}", verdict.reason)  # under the first turn's key, which a reply will clear
     return [verdicts[i] for i in range(len(questions))]
 
 
@@ -224,5 +236,5 @@ def _write_beside(output: Path, rejected: Sequence[dict[str, Any]], result: Yiel
     path = _rejected_path(output)
     _write_or_remove(path, rejected)
     journal.write_text(_yield_path(output), json.dumps(asdict(result)) + "\n")
-    if unanswered := result.reasons.get("endpoint failure"):
+    if unanswered := result.reasons.get(FAILURE):
         notice(f"{unanswered} questions got no reply: they stand in {path}, which label takes as data too")

@@ -18,7 +18,7 @@ from trice.rewards import load_reward
 from trice.stages.generate import GRADED, Asking
 from trice.stages.grade import Model, grade
 from trice.tasks import Sources, Tasks, check_questions
-from trice.tools.many import forget
+from trice.tools.many import Runner, forget
 
 
 class Candidate(NamedTuple):
@@ -38,12 +38,14 @@ def score(
     distinct: bool = True,
     asking: Asking | None = None,
     tools: Sources | None = None,
+    runner: Runner | None = None,
 ) -> list[Ranked]:
     """Rank the candidates in folder `data` and write them to `output`.
 
     `reward` is `paper`, `released`, or a user's `module:function` of (question, response). `distinct` keeps
     one of several candidates with the same text. A tool's output that is no answer, such as a passage, is
-    read by the model of `asking`; without one, a call is right where its output supports a gold answer.
+    read by the model of `asking`; without one, a call is right where its output supports a gold answer. `runner` is
+    what runs the calls.
     Raises InputError for a folder without gold responses.
     """
     tasks, rewarder = Tasks(task, tools), load_reward(reward)
@@ -58,7 +60,8 @@ def score(
         texts = [Candidate("gold", gold.output), *candidates.get((question.dataset, question.id), ())]
         written.append(_responses(question, _distinct(texts) if distinct else texts))
     model = Model(task, asking, output, tools) if asking else None
-    graded = iter(grade(tasks, [row for rows in written for row in rows], model, output=output))
+    every = [row for rows in written for row in rows]
+    graded = iter(grade(tasks, every, model, output=output, runner=runner))
     ranked = []
     for gold, rows in zip(golds, written, strict=True):
         responses = [next(graded) for _ in rows]
