@@ -1,76 +1,209 @@
-"""Greedy answers to math questions: ours beside transformers' `generate`, one question at a time.
+"""Responses to real math questions: ours beside transformers' own `generate`, each in its best way for the figure.
 
-Both run in turn in one process on the starter set with four worked examples, and must write the same texts.
+Both run in turn in one process, in float32, end a response where its call has closed or its line ends, and must
+write the same tokens where nothing is drawn; a difference is only excused where the two best logits lie within
+1e-4 of each other, and counted. ASDiv and SVAMP where TRICE_DATA says where they are, else the starter set.
 
-    python benchmarks/generation.py [questions=16]
+    python benchmarks/generation.py [figure …] [--ours 200] [--theirs 40] [--rounds 3] [--adapter FOLDER]
+
+Figures: greedy (theirs: one question at a time), few-shot (batches of 32), samples (5 each, batches of 16 questions),
+beams (4, penalty 1.3, one at a time). `--theirs` is the number of questions they get,
+which theirs does not grow cheaper with.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import os
+import statistics
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
+from rates import matrix_rate
 from trice.datasets import load
+from trice.models.batches import Ask
 from trice.models.decoding import generate
 from trice.models.local import LocalModel
 from trice.models.local import load as load_model
-from trice.prompts import load_template
 from trice.sampling import Sampling
-from trice.stages.generate import find_examples
+from trice.stages.generate import Asking, grouped
+from trice.stages.generate import ask as instruct
+from trice.tasks import Tasks
 
-NEW_TOKENS = 24
-
-
-def first_line(text: str) -> str | None:
-    line, found, _ = text.lstrip().partition("\n")
-    return line if found else None
+Texts = list[list[list[int]]]
+TIE = 1e-4
 
 
-def ours(loaded: LocalModel, prompts: list[list[int]]) -> list[str]:
-    texts = [""] * len(prompts)
-    for _, indices, batch in generate(loaded, prompts, Sampling(max_new_tokens=NEW_TOKENS), first_line):
-        for index, (text,) in zip(indices, batch, strict=True):
-            texts[index] = text.strip()
-    return texts
+class Figure(NamedTuple):
+    """What is compared: our way of drawing, theirs, their batch, and whether worked examples are shown."""
+
+    sampling: Sampling
+    theirs: dict[str, Any]
+    batch: int
+    examples: str | None = None
 
 
-def one_at_a_time(loaded: LocalModel, prompts: list[list[int]]) -> list[str]:
-    texts = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
+FIGURES = {
+    "greedy": Figure(Sampling(64), {"do_sample": False}, 1),
+    "few-shot": Figure(Sampling(64), {"do_sample": False}, 32, "mixed"),
+    "samples": Figure(
+        Sampling(64, temperature=1.0, top_k=50, samples=5),
+        {"do_sample": True, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_return_sequences": 5},
+        16,
+    ),
+    "beams": Figure(
+        Sampling(128, beams=4, repetition_penalty=1.3),
+        {"do_sample": False, "num_beams": 4, "repetition_penalty": 1.3},
+        1,
+    ),
+}
+
+
+class Over(StoppingCriteria):  # type: ignore[misc]
+    """A row ends where the response is over, as ours do."""
+
+    def __init__(self, tokenizer: Any, finish: Callable[[str], str | None], start: int) -> None:
+        self.tokenizer, self.finish, self.start = tokenizer, finish, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        return torch.tensor([self.finish(text) is not None for text in texts], device=input_ids.device)
+
+
+def theirs(
+    loaded: LocalModel, prompts: Sequence[list[int]], figure: Figure, finish: Callable[[str], str | None]
+) -> Texts:
+    """What `model.generate` writes, prompts of similar length together."""
+    found: Texts = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    pad, samples = loaded.tokenizer.pad_token_id, figure.sampling.samples
+    for start in range(0, len(order), figure.batch):
+        batch = order[start : start + figure.batch]
+        width = max(len(prompts[number]) for number in batch)
+        tokens = torch.tensor([[pad] * (width - len(prompts[n])) + prompts[n] for n in batch])
+        mask = torch.tensor([[0] * (width - len(prompts[n])) + [1] * len(prompts[n]) for n in batch])
+        stop = (
+            StoppingCriteriaList([Over(loaded.tokenizer, finish, width)])
+            if figure.sampling.beams == 1
+            else None
+        )
         with torch.inference_mode():
             out = loaded.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=NEW_TOKENS,
-                stop_strings=["\n"],
-                tokenizer=loaded.tokenizer,
-            )
-        text = loaded.tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True)
-        texts.append((first_line(text) or text).strip())
-    return texts
+                tokens, attention_mask=mask, max_new_tokens=figure.sampling.max_new_tokens,
+                stopping_criteria=stop, pad_token_id=pad, **figure.theirs,
+            )[:, width:]  # fmt: skip
+        for place, number in enumerate(batch):
+            rows = out[place * samples : (place + 1) * samples].tolist()
+            found[number] = [ended(loaded, row, finish) for row in rows]
+    return found
+
+
+def ended(loaded: LocalModel, ids: list[int], finish: Callable[[str], str | None]) -> list[int]:
+    """The ids up to where the response is over."""
+    for place, token in enumerate(ids):
+        if token in loaded.eos_ids:
+            return ids[:place]
+        if finish(loaded.tokenizer.decode(ids[: place + 1], skip_special_tokens=True)) is not None:
+            return ids[: place + 1]
+    return ids
+
+
+def ours(
+    loaded: LocalModel,
+    prompts: Sequence[list[int]],
+    figure: Figure,
+    finish: Callable[[str], str | None],
+    size: int,
+) -> Texts:
+    samples = tuple(range(figure.sampling.samples))
+    found: list[dict[int, list[int]]] = [{} for _ in prompts]
+    asked = [Ask(prompt, str(number), samples) for number, prompt in enumerate(prompts)]
+    for number, written in generate(loaded, asked, figure.sampling, finish, batch_size=size):
+        found[number] |= {sample: each.tokens or [] for sample, each in written.items()}
+    return [[each[sample] for sample in samples] for each in found]
+
+
+def tied(loaded: LocalModel, prompt: list[int], one: list[int], other: list[int]) -> bool:
+    """Whether two responses part where float32 cannot tell two tokens apart."""
+    place = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    if place is None:
+        return False
+    with torch.inference_mode():
+        logits = loaded.model(torch.tensor([prompt + one[:place]])).logits[0, -1]
+    return bool(abs(logits[one[place]] - logits[other[place]]) < TIE)
+
+
+def compare(loaded: LocalModel, name: str, args: argparse.Namespace) -> None:
+    figure = FIGURES[name]
+    prompts, finish = questions(loaded, args.ours, figure)
+    step = max(1, len(prompts) // args.theirs)
+    some = list(range(0, len(prompts), step))[: args.theirs]
+    rates: dict[str, list[float]] = {"theirs": [], "ours": []}
+    for _ in range(args.rounds):
+        start = time.perf_counter()
+        expected = theirs(loaded, [prompts[number] for number in some], figure, finish)
+        rates["theirs"].append(len(some) / (time.perf_counter() - start))
+        start = time.perf_counter()
+        found = ours(loaded, prompts, figure, finish, args.batch_size)
+        rates["ours"].append(len(prompts) / (time.perf_counter() - start))
+    ratios = [b / a for a, b in zip(rates["theirs"], rates["ours"], strict=True)]
+    tokens = sum(len(ids) for each in found for ids in each)
+    print(
+        f"{name}: {len(prompts)} questions, {tokens / sum(map(len, found)):.1f} tokens a response; "
+        f"theirs {statistics.median(rates['theirs']):.2f}/s on {len(some)}, ours {statistics.median(rates['ours']):.2f}/s, "
+        f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})", flush=True,
+    )  # fmt: skip
+    if figure.sampling.temperature:
+        lengths = [statistics.mean(len(ids) for each in texts for ids in each) for texts in (expected, found)]
+        print(f"  tokens a response: theirs {lengths[0]:.1f}, ours {lengths[1]:.1f}")
+        return
+    pairs = [(prompts[n], found[n][0], texts[0]) for n, texts in zip(some, expected, strict=True)]
+    differing = [pair for pair in pairs if pair[1] != pair[2]]
+    excused = sum(tied(loaded, *pair) for pair in differing)
+    print(
+        f"  equal {len(pairs) - len(differing)} of {len(pairs)}, ties {excused}, other {len(differing) - excused}"
+    )
+
+
+def questions(
+    loaded: LocalModel, count: int, figure: Figure
+) -> tuple[list[list[int]], Callable[[str], str | None]]:
+    """The prompts of so many questions, and when a response to one is over."""
+    tasks = Tasks("math")
+    if os.environ.get("TRICE_DATA"):
+        found = [
+            *load("ASDiv", train=1, test=count // 2).test,
+            *load("SVAMP", train=1, test=count - count // 2).test,
+        ]
+    else:
+        found = load("starter", train=1, test=count).test
+    asked = [instruct(question, tasks.of(question)) for question in found]
+    ((_, manner, _),) = grouped(tasks, asked, Asking("", sampling=figure.sampling, examples=figure.examples))
+    encode = manner.template.encode
+    return [encode(loaded.tokenizer, q.instruction, q.input, manner.examples) for q in asked], manner.finish
 
 
 def main() -> None:
-    count = int((*sys.argv[1:], "16")[0])
-    loaded = load_model("gemma-3-270m", dtype="float32")
-    template, examples = load_template("plain"), find_examples("math", "mixed")
-    questions = load("starter", train=1, test=count).test
-    prompts = [template.encode(loaded.tokenizer, "", question.input, examples) for question in questions]
-    seconds, texts = [], []
-    for way in (one_at_a_time, ours):
-        start = time.perf_counter()
-        texts.append(way(loaded, prompts))
-        seconds.append(time.perf_counter() - start)
-    differing = sum(a != b for a, b in zip(*texts, strict=True))
-    print(f"generation, {count} questions, float32, {torch.get_num_threads()} threads")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("figures", nargs="*", default=list(FIGURES), choices=[*FIGURES, []])
+    parser.add_argument("--ours", type=int, default=200)
+    parser.add_argument("--theirs", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=Asking("").batch_size)
+    parser.add_argument("--adapter", type=Path)
+    args = parser.parse_args()
+    loaded = load_model("gemma-3-270m", args.adapter, dtype="float32")
     print(
-        f"one at a time {count / seconds[0]:.2f}/s, ours {count / seconds[1]:.2f}/s, "
-        f"ratio {seconds[0] / seconds[1]:.1f}, texts that differ {differing}"
+        f"{torch.get_num_threads()} threads, {matrix_rate() / 1e9:.0f} GFLOP/s of matrix products, "
+        f"batch {args.batch_size}"
     )
+    for name in args.figures:
+        compare(loaded, name, args)
 
 
 if __name__ == "__main__":

@@ -381,7 +381,7 @@ def test_ctrl_c_keeps_what_is_done(trice: Run, five: Path, tmp_path: Path) -> No
     process = subprocess.Popen(
         [sys.executable, "-m", "trice.cli", *map(str, words)], stderr=subprocess.PIPE, text=True
     )
-    partial = output.with_name("out.json.partial")
+    partial = output.with_name(".out.json.journal")
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and (not partial.exists() or partial.read_bytes().count(b"\n") < 5):
         time.sleep(0.01)
@@ -395,7 +395,7 @@ def test_ctrl_c_keeps_what_is_done(trice: Run, five: Path, tmp_path: Path) -> No
     finished = partial.read_bytes().count(b"\n") - 1
     assert 4 <= finished < 200
     code, _, lines = trice(*words)
-    assert (code, lines[0]) == (0, f"{output}: going on after {finished} finished steps")
+    assert (code, lines[0]) == (0, f"{output}: going on after {finished} finished rows")
     assert len(read(output)) == 200
 
 

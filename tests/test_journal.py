@@ -8,14 +8,20 @@ import os
 import resource
 import signal
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from tiny import forked, killed, tree
+from tiny import forked, killed, read, same_after_kills, tree
 from trice.errors import InputError, TriceError
 from trice.journal import Journal, differences, digest, read_rows, write_rows, write_text
+from trice.ledger import journal_path
 from trice.records import Question
 
 GOOD = '{"id": "A_1", "question": "q", "answer": "4"}'
@@ -102,29 +108,18 @@ def test_a_failing_fsync_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     assert tree(tmp_path) == {"x.json": b"old"}
 
 
-def add_much(output: Path) -> None:
-    with Journal(output, {"seed": 1}) as journal:
-        for number in range(100):
-            journal.add(number, [{"text": "x" * 500}])
-
-
-def fill(folder: Path) -> None:
-    """Write into a file and a journal until the process may write no more."""
+def fill(path: Path) -> None:
+    """Write a file larger than this process may write."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     with pytest.raises(TriceError, match=r"x\.json: cannot be written \(File too large\)"):
-        write_text(folder / "x.json", "new" * 2000)
-    with pytest.raises(TriceError, match=r"out\.json\.partial: cannot be written \(File too large\)"):
-        add_much(folder / "out.json")
+        write_text(path, "new" * 2000)
 
 
-def test_a_full_disk_loses_neither_the_old_file_nor_finished_units(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("old")
-    assert forked(fill, tmp_path) == 0
-    assert (tmp_path / "x.json").read_text() == "old"
-    assert sorted(tree(tmp_path)) == ["out.json.partial", "x.json"]
-    with Journal(tmp_path / "out.json", {"seed": 1}) as journal:
-        assert list(journal.units) == ["0", "1", "2"]
+    assert forked(fill, tmp_path / "x.json") == 0
+    assert tree(tmp_path) == {"x.json": b"old"}
 
 
 def test_a_write_that_is_killed_leaves_old_or_new_and_the_next_one_clears_up(tmp_path: Path) -> None:
@@ -143,105 +138,220 @@ class Note(BaseModel):
     number: int | None = None
 
 
-def work(output: Path, settings: dict[str, object], units: int = 5) -> None:
-    """A stage in small: `units` units of two rows each."""
-    with Journal(output, settings) as journal:
-        for unit in range(units):
-            if unit not in journal:
-                journal.add(unit, [Note(text=f"ünit {unit}\n"), {"text": "second", "number": unit}])
-        journal.finish(row for rows in journal.units.values() for row in rows)
-
-
 SETTINGS: dict[str, object] = {"seed": 1, "path": Path("a"), "lora": {"r": 8, "targets": ("q", "v")}}
 
 
-def whole(folder: Path) -> bytes:
-    work(folder / "whole" / "out.json", SETTINGS)
-    assert sorted(tree(folder / "whole")) == ["out.json"]
-    return (folder / "whole" / "out.json").read_bytes()
-
-
-def test_killed_at_any_act_and_run_again_the_file_is_the_same(tmp_path: Path) -> None:
-    expected, point = whole(tmp_path), 0
-    while True:
-        point += 1
-        output = tmp_path / str(point) / "out.json"
-        finished = not killed(point, tmp_path, work, output, SETTINGS)
-        if not finished:
-            assert not output.exists() or output.read_bytes() == expected
-            work(output, SETTINGS)
-        assert tree(output.parent) == {"out.json": expected}, point
-        if finished:
-            break
-    assert point == 1 + 1 + 5 + 3 + 1 + 1  # open, header, units, write, remove; and one that finished
-
-
-def test_killed_again_and_again_it_still_ends_the_same(tmp_path: Path) -> None:
-    killed_folder, units, kills = tmp_path / "killed", 20, 0
-    while killed(6, killed_folder, work, killed_folder / "out.json", SETTINGS, units):
-        kills += 1
-    assert kills == 5  # 4 units, 5, 5, 5, 1; the last time it was about to remove the journal
-    work(tmp_path / "whole" / "out.json", SETTINGS, units)
-    assert tree(killed_folder) == tree(tmp_path / "whole")
+def work(
+    output: Path, settings: dict[str, object], rows: int = 5, bad: Sequence[int] = (), **how: bool
+) -> int:
+    """A stage in small: of `rows` rows the `bad` ones fail. Gives how many were worked on."""
+    with Journal(output, settings, rows, **how) as journal:
+        if journal.finished:
+            return 0
+        keys = {number: journal.key({"question": number}, 0) for number in range(rows)}
+        left = [n for n, key in keys.items() if key not in journal and key not in journal.failed]
+        for number in left:
+            if number in bad:
+                journal.fail(keys[number], "no reply")
+            else:
+                journal.add({keys[number]: Note(text=f"rów {number}\n", number=number or None)})
+        journal.finish(journal.rows[key] for key in keys.values() if key in journal)
+    return len(left)
 
 
 def half_done(output: Path) -> Path:
-    """The journal of three finished units."""
-    assert killed(6, output.parent, work, output, SETTINGS)
-    partial = output.with_name("out.json.partial")
-    assert len(partial.read_bytes().splitlines()) == 5  # the header; the fourth unit was not yet synced
-    return partial
+    """The journal of three finished rows."""
+    assert killed(7, output.parent, work, output, SETTINGS)
+    path = journal_path(output)
+    assert len(path.read_bytes().splitlines()) == 5  # the header; the fourth row was not yet synced
+    return path
 
 
-def test_a_torn_line_is_done_again_wherever_it_tore(tmp_path: Path) -> None:
-    expected, output = whole(tmp_path), tmp_path / "out.json"
-    partial = half_done(output)
-    content = partial.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
-    for cut in {0, 1, ends[0] - 1, *ends, *(end - 1 for end in ends), *(end + 5 for end in ends[:-1])}:
-        partial.write_bytes(content[:cut])
-        with Journal(output, SETTINGS) as journal:
-            assert len(journal.units) == max(0, sum(end <= cut for end in ends) - 1), cut
-        work(output, SETTINGS)
-        assert output.read_bytes() == expected, cut
-        assert not partial.exists()
+def test_killed_at_any_act_and_run_again_the_file_is_the_same(tmp_path: Path) -> None:
+    # the journal, its header, the folder; five rows; the output, the folder; the journal's end
+    assert same_after_kills(tmp_path, _stage) == 3 + 5 + 3 + 1 + 3
+
+
+def _stage(folder: Path) -> None:
+    work(folder / "out.json", SETTINGS)
+
+
+def test_killed_again_and_again_it_still_ends_the_same(tmp_path: Path) -> None:
+    folder, kills = tmp_path / "killed", 0
+    while killed(10, folder, work, folder / "out.json", SETTINGS, 20):
+        kills += 1
+    assert kills == 3  # 7 rows; then, going on being a line too, 8; 5, and the output but for its name
+    work(tmp_path / "whole" / "out.json", SETTINGS, 20)
+    assert tree(folder) == tree(tmp_path / "whole")
+
+
+def test_the_file_cut_at_any_byte_is_gone_on_with_and_no_whole_line_is_done_again(tmp_path: Path) -> None:
+    whole, output = tmp_path / "whole.json", tmp_path / "out.json"
+    work(whole, {}, 3)
+    assert killed(7, tmp_path, work, output, {}, 3)
+    path = journal_path(output)
+    content = path.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
+    assert len(ends) == 4
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        output.unlink(missing_ok=True)
+        rows = max(0, sum(end <= cut for end in ends) - 1)
+        assert work(output, {}, 3) == 3 - rows, cut
+        assert output.read_bytes() == whole.read_bytes(), cut
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("abcdef"), st.text() | st.integers() | st.none(), max_size=3),
+        min_size=1,
+    ),
+    st.floats(0, 1),
+)
+def test_whatever_stands_in_the_rows_a_cut_loses_none_but_the_torn_one(
+    rows: list[dict[str, Any]], share: float
+) -> None:
+    with TemporaryDirectory() as folder:
+        output = Path(folder) / "out.json"
+        named = {str(number): row for number, row in enumerate(rows)}
+        with Journal(output, {}) as journal:
+            journal.add(named)
+        content = journal.path.read_bytes()
+        assert content.count(b"\n") == 1 + len(rows)
+        cut = round(share * len(content))
+        journal.path.write_bytes(content[:cut])
+        with Journal(output, {}) as again:
+            whole = max(0, content[:cut].count(b"\n") - 1)
+            assert list(again.rows.items()) == list(named.items())[:whole]
+            again.add(named)
+        with Journal(output, {}) as last:
+            assert last.rows == named
 
 
 def test_a_hole_that_a_power_cut_left_is_done_again(tmp_path: Path) -> None:
-    expected, output = whole(tmp_path), tmp_path / "out.json"
-    partial = half_done(output)
-    lines = partial.read_bytes().splitlines(keepends=True)
+    work(tmp_path / "whole.json", SETTINGS)
+    path = half_done(tmp_path / "out.json")
+    lines = path.read_bytes().splitlines(keepends=True)
     lines[2] = b"\0" * (len(lines[2]) - 1) + b"\n"
-    partial.write_bytes(b"".join(lines))
-    work(output, SETTINGS)
-    assert output.read_bytes() == expected
+    path.write_bytes(b"".join(lines))
+    assert work(tmp_path / "out.json", SETTINGS) == 4
+    assert (tmp_path / "out.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_it_says_that_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half_done(tmp_path / "out.json")
     work(tmp_path / "out.json", SETTINGS)
-    assert capsys.readouterr().err == f"{tmp_path}/out.json: going on after 4 finished steps\n"
+    assert capsys.readouterr().err == f"{tmp_path}/out.json: going on after 4 finished rows\n"
+
+
+def test_a_row_under_a_key_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+    with Journal(tmp_path / "out.json", {}) as journal:
+        journal.add({"a": {"text": "first"}})
+        journal.add({"a": {"text": "second"}, "b": {"text": "new"}})
+        journal.fail("a", "too late")
+    with Journal(tmp_path / "out.json", {}) as journal:
+        assert journal.rows == {"a": {"text": "first"}, "b": {"text": "new"}}
+        assert journal.failed == {}
+
+
+def test_a_key_is_the_content_of_settings_and_parts_whatever_their_order(tmp_path: Path) -> None:
+    with Journal(tmp_path / "a", {"x": 1, "y": 2}) as a, Journal(tmp_path / "b", {"y": 2, "x": 1}) as b:
+        assert a.key({"q": "1", "r": [2]}, 0) == b.key({"r": [2], "q": "1"}, 0)
+        assert a.key(Note(text="é"), 0) == a.key({"text": "é"}, 0)
+        assert len({a.key("1", 0), a.key("1", 1), a.key("10"), a.key("1", "0"), a.key(["1", 0])}) == 5
+    with Journal(tmp_path / "c", {"x": 1, "y": 3}) as c:
+        assert c.key("1", 0) != a.key("1", 0)
 
 
 def test_other_settings_are_refused_naming_the_difference_and_lose_nothing(tmp_path: Path) -> None:
-    partial = half_done(tmp_path / "out.json")
-    before = partial.read_bytes()
+    path = half_done(tmp_path / "out.json")
+    before = path.read_bytes()
     other = SETTINGS | {"seed": 2, "lora": {"r": 16, "targets": ["q", "v"]}}
     with pytest.raises(InputError, match=r"\(seed was 1, is now 2; lora\.r was 8, is now 16\)"):
         work(tmp_path / "out.json", other)
-    assert partial.read_bytes() == before
+    assert path.read_bytes() == before
 
 
 def test_other_settings_are_taken_where_nothing_was_finished(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Journal(tmp_path / "out.json", SETTINGS):
-        raise ZeroDivisionError  # an unknown device, say: found out before the first unit
-    work(tmp_path / "out.json", SETTINGS | {"seed": 2})
-    assert list(tree(tmp_path)) == ["out.json"]
+    output = tmp_path / "out.json"
+    with pytest.raises(ZeroDivisionError), Journal(output, SETTINGS):
+        raise ZeroDivisionError  # an unknown device, say: found out before the first row
+    with Journal(output, SETTINGS | {"seed": 2}) as journal:
+        journal.fail("a", "no reply")
+    work(output, SETTINGS | {"seed": 3})
+    with Journal(output, SETTINGS | {"seed": 3}) as journal:
+        assert journal.finished
 
 
 def test_an_output_that_is_a_folder_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^{tmp_path}: is a folder"):
         Journal(tmp_path, SETTINGS)
+
+
+def test_what_is_finished_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.json"
+    assert work(output, SETTINGS) == 5
+    assert len(read(journal_path(output))) == 2
+    before = journal_path(output).read_bytes()
+    assert work(output, SETTINGS) == 0
+    said = f"{output}: finished already (delete it to have it made anew)\n"
+    assert capsys.readouterr().err == said
+    assert journal_path(output).read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["deleted", "edited", "other settings"])
+def test_what_is_not_as_it_was_finished_is_made_anew(tmp_path: Path, change: str) -> None:
+    output, wanted = tmp_path / "out.json", dict(SETTINGS)
+    work(output, SETTINGS)
+    whole = output.read_bytes()
+    if change == "deleted":
+        output.unlink()
+    elif change == "edited":
+        output.write_bytes(whole + b"{}\n")
+    else:
+        wanted["seed"] = 2
+    assert work(output, wanted) == 5
+    assert output.read_bytes() == whole
+    assert work(output, wanted) == 0
+
+
+def test_failed_rows_are_done_again_when_told_and_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.json"
+    assert work(output, SETTINGS, bad=(1, 3)) == 5
+    assert capsys.readouterr().err == f"{output}: 2 rows failed; --retry-failed does them again\n"
+    assert work(output, SETTINGS) == 0
+    assert "finished already (delete it to have it made anew); 2 failed, --retry" in capsys.readouterr().err
+    assert work(output, SETTINGS, bad=(3,), retry=True) == 2
+    assert [row.get("number") for row in read(output)] == [None, 1, 2, 4]
+    assert work(output, SETTINGS, retry=True) == 1
+    assert [row.get("number") for row in read(output)] == [None, 1, 2, 3, 4]
+    assert work(output, SETTINGS, retry=True) == 0
+    assert len(read(journal_path(output))) == 2
+
+
+def test_an_output_of_failed_rows_too_is_written_anew_without_work(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    work(output, SETTINGS, bad=(1,))
+    whole = output.read_bytes()
+    output.write_text("edited\n")
+    assert work(output, SETTINGS) == 0
+    assert output.read_bytes() == whole
+    work(output, SETTINGS | {"seed": 2})
+    assert len(read(output)) == 5
+
+
+def test_killed_while_failed_rows_are_done_again_it_ends_the_same(tmp_path: Path) -> None:
+    # journal, header, folder, rows, output, folder, the end: 1 to 13; journal, going on, rows: to 17
+    points = (13, 15, 17, 19, 22)
+    assert same_after_kills(tmp_path, _retried, points=points) == len(points)
+
+
+def _retried(folder: Path) -> None:
+    work(folder / "out.json", SETTINGS, bad=(1, 3))
+    work(folder / "out.json", SETTINGS, retry=True)
 
 
 def test_differences_name_added_removed_and_nested_keys() -> None:

@@ -106,7 +106,7 @@ def test_a_mix_goes_through_the_whole_loop(folder: Path) -> None:
     assert list(results["settings"]["both"]) == ["sums", "lands", "unseen", "total"]
     assert results["settings"]["zero-shot"]["lands"]["accuracy"]["count"] == 1
     assert set(results["yields"]) == {"sums", "lands"}
-    assert not list(out.rglob("*.calls*")) + list(out.rglob(".*_turn*")) + list(out.rglob("*.partial"))
+    assert not list(out.rglob("*.calls*")) + list(out.rglob(".*_turn*")) + list(out.rglob(".*.new"))
     assert run(load_recipe("mix.yaml")) == out
 
 

@@ -47,11 +47,12 @@ def sums(path: Path, count: int = 5, answer: Callable[[int], str] = lambda i: st
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file under `folder` by its relative path, hidden and unfinished ones too."""
+    """Every file under `folder` by its relative path, hidden and unfinished ones too, but journals, in which times
+    stand."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.suffix != ".journal"
     }
 
 

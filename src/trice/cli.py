@@ -19,6 +19,7 @@ from trice.errors import InputError, TriceError
 from trice.journal import first_process
 
 if TYPE_CHECKING:
+    from trice.models.endpoint import Endpoint
     from trice.stages.generate import Asking
 
 CTRL_C = 130  # what newer versions of typer return where older ones raise
@@ -100,6 +101,9 @@ def split(
     model: o.Model,
     data: o.Data,
     task: o.Task = "math",
+    endpoint: o.Endpoint = None,
+    keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 16,
@@ -117,7 +121,7 @@ def split(
 
     asking = _asking(
         model, None, template, examples, None, batch_size, device, dtype, engine, workers,
-        max_new_tokens=max_new_tokens, seed=seed,
+        _endpoint(endpoint, model, keys_file, endpoint_set), max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     print(stage(data, task, asking, tools=o.sources(tool), limit=limit))
 
@@ -133,6 +137,7 @@ def label(
     endpoint: o.Endpoint = None,
     model: Annotated[str, typer.Option(help="The model's name at the endpoint.")] = "",
     keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     retries: Annotated[int, typer.Option(min=0, help="Ask the endpoint again for a rejected label.")] = 2,
     prompt: Annotated[
         Path | None, typer.Option(help="The endpoint's instruction and examples, JSON, instead of ours.")
@@ -149,7 +154,7 @@ def label(
 
     if endpoint and teacher != "endpoint":
         raise InputError(f"--endpoint is for --teacher endpoint, not for '{teacher}'")
-    client = _endpoint(endpoint, model, keys_file) if endpoint else None
+    client = _endpoint(endpoint, model, keys_file, endpoint_set)
     chosen = load_teacher(teacher, task, client, retries, prompt)
     print(stage(data, output, task, chosen, reading=reading, tools=o.sources(tool), limit=limit))
 
@@ -194,6 +199,7 @@ def collect(
     adapter: o.Adapter = None,
     endpoint: o.Endpoint = None,
     keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     compel: o.Compel = None,
     template: o.Template = "plain",
@@ -214,31 +220,17 @@ def collect(
 ) -> None:
     """Collect candidate responses from one origin into <output>/<task>_<origin>_response.json."""
     from trice.stages import collect as stage
-    from trice.stages.generate import load_compel
 
-    drawn: dict[str, Any] = {
-        "samples": samples, "beams": beams, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-        "max_new_tokens": max_new_tokens, "seed": seed,
-    }  # fmt: skip
     if origin == "gold":
         print(stage.collect_gold(data, output, task, limit))
         return
-    if endpoint:
-        from trice.sampling import Sampling
-
-        if adapter or top_k or top_p < 1 or beams > 1:
-            raise InputError(
-                "--adapter, --top-k, --top-p and --beams are for local models, not for an endpoint"
-            )
-        rows = stage.collect_endpoint(
-            data, output, task, origin, _endpoint(endpoint, model, keys_file),
-            examples=examples, compel=load_compel(compel), sampling=Sampling(**drawn), limit=limit,
-        )  # fmt: skip
-    else:
-        asking = _asking(
-            model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers, **drawn
-        )
-        rows = stage.collect(data, output, task, origin, asking, tools=o.sources(tool), limit=limit)
+    asking = _asking(
+        model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
+        _endpoint(endpoint, model, keys_file, endpoint_set),
+        samples=samples, beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
+        max_new_tokens=max_new_tokens, seed=seed,
+    )  # fmt: skip
+    rows = stage.collect(data, output, task, origin, asking, tools=o.sources(tool), limit=limit)
     print(f"{len(rows)} responses in {stage.origin_path(output, task, origin)}")
 
 
@@ -362,6 +354,9 @@ def generate(
     output: o.Output,
     task: o.Task = "math",
     adapter: o.Adapter = None,
+    endpoint: o.Endpoint = None,
+    keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     compel: o.Compel = None,
     template: o.Template = "plain",
@@ -384,6 +379,7 @@ def generate(
 
     asking = _asking(
         model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
+        _endpoint(endpoint, model, keys_file, endpoint_set),
         beams=beams, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     rows = stage(data, output, task, asking, tools=o.sources(tool), limit=limit)
@@ -400,6 +396,9 @@ def evaluate(
     ] = None,
     model: o.Reader = None,
     adapter: o.Adapter = None,
+    endpoint: o.Endpoint = None,
+    keys_file: o.KeysFile = None,
+    endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 64,
@@ -416,8 +415,9 @@ def evaluate(
     from trice.stages.evaluate import evaluate as stage
     from trice.tools.cluster import runner
 
+    client = _endpoint(endpoint, model or "", keys_file, endpoint_set)
     reader = model and _asking(
-        model, adapter, template, examples, None, batch_size, device, dtype, engine, workers,
+        model, adapter, template, examples, None, batch_size, device, dtype, engine, workers, client,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     print(describe(stage(
@@ -500,7 +500,8 @@ def _dry_run(
 
 def _asking(
     model: str, adapter: Path | None, template: str, examples: str | None, compel: str | None,
-    batch_size: int, device: str, dtype: str, engine: str, workers: int | None, **sampling: Any,
+    batch_size: int, device: str, dtype: str, engine: str, workers: int | None,
+    client: Endpoint | None = None, **sampling: Any,
 ) -> Asking:  # fmt: skip
     from trice.sampling import Sampling
     from trice.stages.generate import Asking, load_compel
@@ -517,13 +518,26 @@ def _asking(
         dtype,
         engine,
         workers,
+        client,
     )
 
 
-def _endpoint(url: str, model: str, keys_file: Path | None) -> Any:
-    from trice.models.endpoint import connect
+def _endpoint(
+    urls: list[str] | None, model: str, keys_file: Path | None, settings: list[str] | None
+) -> Endpoint | None:
+    """A client of the servers, None where there are none."""
+    from trice.given import open_endpoint
+    from trice.recipe import EndpointAt
+    from trice.training.settings import override, parse
 
-    return connect(url, model, keys_file)
+    value: dict[str, Any] = {"url": urls, "model": model, "keys_file": keys_file}
+    for text in settings or ():
+        override(value, text)
+    if urls:
+        return open_endpoint(parse(EndpointAt, value, "--endpoint-set"))
+    if settings or keys_file:
+        raise InputError("--endpoint-set and --keys-file go with --endpoint")
+    return None
 
 
 def main() -> None:

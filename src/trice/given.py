@@ -31,7 +31,12 @@ def load_data(recipe: Recipe, entry: DataSet) -> datasets.Split:
 
 
 def open_endpoint(at: EndpointAt) -> Endpoint:
-    """A client of the endpoint. Raises InputError for missing keys."""
+    """A client of the endpoint. Raises InputError for missing keys, a URL that cannot be meant, a cost without
+    prices."""
+    from trice.models.budget import Budget
     from trice.models.endpoint import connect
 
-    return connect(at.url, at.model, at.keys_file, at.timeout)
+    budget = Budget(at.max_requests, at.max_tokens, at.max_cost, at.prompt_price, at.completion_price)
+    return connect(
+        at.url, at.model, at.keys_file, at.timeout, budget=budget, form=at.form, tokenizer=at.tokenizer
+    )

@@ -112,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
 
     Raises TriceError where it cannot be written (a full disk, no permission); an older file then stays."""
     # One name, so that what a kill left is written over by the next try.
-    scratch = path.with_name(f".{path.name}.new")
+    scratch = path.with_name(f".{path.name.removeprefix('.')}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("w", encoding="utf-8") as file:
@@ -187,7 +187,7 @@ class Journal:
         if output.is_dir():  # found out at the end otherwise, when all the work is done
             raise InputError(f"{output}: is a folder; the output has to be a file")
         plain = json.loads(_dumps(settings, sort=False))
-        self._salt = _dumps(plain)
+        self._salt = hashlib.sha256(_dumps(plain).encode())
         with self._told():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file, guarded = open_alone(self.path)
@@ -203,6 +203,7 @@ class Journal:
             self._file.close()
             raise
         self.rows, self.failed = self._ledger.rows, self._ledger.failed
+        self.spent = self._ledger.spent  # on them, by whatever is paid for; stored with the next row
 
     def _kept(self, settings: dict[str, Any]) -> Ledger | None:
         """What the journal holds; None where starting anew loses nothing."""
@@ -234,7 +235,7 @@ class Journal:
     def _go_on(self, ledger: Ledger, retry: bool) -> None:
         failed = f"; {ledger.lost} failed, {AGAIN}" if ledger.lost and not retry else ""
         if self.finished:
-            notice(f"{self.output}: finished already, in {ledger.seconds:.0f} s{failed}")
+            notice(f"{self.output}: finished already (delete it to have it made anew){failed}")
             return
         notice(f"{self.output}: going on after {len(ledger.rows)} finished rows{failed}")
         with self._told():
@@ -262,7 +263,9 @@ class Journal:
 
     def key(self, *parts: object) -> str:
         """The content hash of the settings and `parts`, which are rows or JSON values."""
-        return hashlib.sha256(f"{self._salt}\n{_dumps(parts)}".encode()).hexdigest()[:32]
+        hashed = self._salt.copy()
+        hashed.update(_dumps(parts).encode())
+        return hashed.hexdigest()[:32]
 
     def __contains__(self, key: object) -> bool:
         return key in self.rows
@@ -273,13 +276,16 @@ class Journal:
         Many rows at once take hardly longer than one: the disk is waited for once."""
         new = {key: json.loads(dump_row(row)) for key, row in rows.items() if key not in self.rows}
         if new:
-            together = stamped()
+            together = self._stamped()
             self._store(*(together | {"key": key, "row": row} for key, row in new.items()))
 
     def fail(self, key: str, reason: str) -> None:
         """Store that there is no row under `key`, and why; `--retry-failed` asks for it again."""
         if key not in self.rows:
-            self._store(stamped(key=key, failed=reason))
+            self._store(self._stamped() | {"key": key, "failed": reason})
+
+    def _stamped(self) -> dict[str, Any]:
+        return stamped(**({"spent": self.spent} if self.spent else {}))
 
     def finish(self, rows: Iterable[BaseModel | Mapping[str, Any]]) -> None:
         """Write the output at once from `rows`. Without failed ones the journal shrinks to its first line and the

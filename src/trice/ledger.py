@@ -26,9 +26,9 @@ def journal_path(output: Path) -> Path:
 class Ledger:
     """What the lines of a journal say, taken one after another; times are in seconds since 1970.
 
-    `rows` and `failed` are by key. `finished` is what the last line says, where it is the end of the work: how
-    many `rows` and `failed`, in how many `seconds`, and the output's `sha256`; without failed rows there are no
-    other lines then. `size` is the bytes of all whole lines."""
+    `rows` and `failed` are by key; `spent` is what was paid for them so far. `finished` is what the last line says,
+    where it is the end of the work: how many `rows` and `failed`, in how many `seconds`, and the output's `sha256`;
+    without failed rows there are no other lines then. `size` is the bytes of all whole lines."""
 
     def __init__(self, header: dict[str, Any], size: int = 0) -> None:
         self.header, self.size = header, size
@@ -36,6 +36,7 @@ class Ledger:
         self.total: int = header["total"]
         self.rows: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
+        self.spent: dict[str, int] = {}
         self.finished: dict[str, Any] | None = None
         self.last: float = header["at"]
         self._worked = 0.0  # in earlier goes
@@ -48,6 +49,7 @@ class Ledger:
     def take(self, entry: dict[str, Any], size: int = 0) -> None:
         """Take the next line."""
         at, self.size, self.finished = entry["at"], self.size + size, entry.get("finished")
+        self.spent = entry.get("spent", self.spent)
         if "key" in entry:
             self._take_row(entry, at)
         elif "resumed" in entry:

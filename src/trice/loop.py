@@ -15,7 +15,7 @@ from trice.given import load_data, open_endpoint
 from trice.journal import write_rows
 from trice.recipe import COMPELLED, Origin, Recipe
 from trice.records import Question
-from trice.stages.collect import collect, collect_endpoint, collect_gold
+from trice.stages.collect import collect, collect_gold
 from trice.stages.data import raw_row
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import Asking, ask, generate
@@ -232,20 +232,15 @@ class Loop:
             samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p,
             beams=origin.beams,
         )  # fmt: skip
-        if origin.endpoint is not None:
-            client = open_endpoint(origin.endpoint)
-            collect_endpoint(
-                data, self.stage2, recipe.tasks, origin.origin, client,
-                examples=origin.examples, compel=origin.compel, sampling=sampling,
-            )  # fmt: skip
-            return
         asking = self._asking(
             examples=origin.examples, compel=origin.compel, sampling=sampling, **self._who(origin)
         )
         collect(data, self.stage2, recipe.tasks, origin.origin, asking, tools=recipe.tools)
 
     def _who(self, origin: Origin) -> dict[str, Any]:
-        """The model an origin means, with its adapter and template."""
+        """The model an origin means, with its adapter and template, or its endpoint."""
+        if origin.endpoint is not None:
+            return {"model": origin.endpoint.model, "client": open_endpoint(origin.endpoint)}
         if origin.source != "model":
             return {"adapter": self._checkpoint(origin.source)}
         return {

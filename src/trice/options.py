@@ -51,7 +51,16 @@ TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Keep the likeliest t
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length limit of a response, in tokens.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Responses generated at a time.")]
 Endpoint = Annotated[
-    str | None, typer.Option(help="URL of an OpenAI-compatible server; --model is then its name there.")
+    list[str] | None,
+    typer.Option(
+        help="URL of an OpenAI-compatible server, where --model is a name; several servers of it take turns."
+    ),
+]
+EndpointSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Any setting of the endpoint as key=value, for instance --endpoint-set max_requests=1000."
+    ),
 ]
 KeysFile = Annotated[
     Path | None,

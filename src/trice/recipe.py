@@ -73,12 +73,26 @@ class Split(Settings):
 
 
 class EndpointAt(Settings):
-    """An OpenAI-compatible endpoint. Keys come from TRICE_API_KEYS, OPENAI_API_KEY or `keys_file`."""
+    """An OpenAI-compatible endpoint; several URLs are servers of the same model, which take turns. Keys come from
+    TRICE_API_KEYS, OPENAI_API_KEY or `keys_file`. `form: completions` is for one's own model, prompted in the
+    recipe's template, by token ids where its `tokenizer` is named. What may be spent on one file is limited by
+    `max_requests`, `max_tokens` and, with prices per million tokens, `max_cost`."""
 
-    url: str
+    url: str | list[str]
     model: str
     keys_file: Path | None = None
     timeout: float = Field(60, gt=0)
+    form: Literal["chat", "completions"] = "chat"
+    tokenizer: str | None = None
+    max_requests: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_cost: float | None = Field(None, gt=0)
+    prompt_price: float = Field(0.0, ge=0)
+    completion_price: float = Field(0.0, ge=0)
+
+    def same(self) -> dict[str, Any]:
+        """What may not change while work on it is under way: not what may be spent, the keys or the patience."""
+        return self.model_dump(mode="json", include={"url", "model", "form", "tokenizer"})
 
 
 class Label(Settings):
@@ -121,8 +135,8 @@ class Origin(Settings):
     def _has_endpoint(self) -> Origin:
         if (self.source == "endpoint") != (self.endpoint is not None):
             raise ValueError("from 'endpoint', and only that, needs the key 'endpoint' with url and model")
-        if self.endpoint and (self.top_k or self.top_p < 1 or self.beams > 1):
-            raise ValueError("'top_k', 'top_p' and 'beams' are for local models, not for an endpoint")
+        if self.endpoint and self.beams > 1:
+            raise ValueError("'beams' is for local models, not for an endpoint")
         if (self.source == "model") != (self.model is not None):
             raise ValueError("from 'model', and only that, needs the key 'model'")
         if self.source != "model" and (self.adapter or self.template):

@@ -137,6 +137,9 @@ def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
     by their setting's name alone."""
     free = {"title", "output", "workers"} | (set() if ranked else {"collect", "score", "rlef"})
     value = recipe.model_dump(mode="json", by_alias=True, exclude=free)
+    value["label"]["endpoint"] = recipe.label.endpoint and recipe.label.endpoint.same()
+    for origin, entry in zip(recipe.collect, value.get("collect", ()), strict=False):
+        entry["endpoint"] = origin.endpoint and origin.endpoint.same()
     value["engine"] = writer(recipe.engine)
     value["held-out questions choose checkpoints"] = recipe.validates
     value["evaluate"] = {"few_shot": recipe.evaluate.few_shot, "first seed": recipe.evaluate.seeds[0]}

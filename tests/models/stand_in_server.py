@@ -1,17 +1,20 @@
-"""A real HTTP server on loopback that speaks the chat-completions protocol, and fails where a test says so.
+"""A real HTTP server on loopback that speaks the chat and completions protocols, and fails where a test says so.
 
 A script names, for a question (any text that the last message of a request contains), the behaviours of its
-first requests in turn; after them, and for all others, it answers. Behaviours: `400`, `404`, `422`, `500`,
+first requests in turn; after them, and for all others, it answers. With `faults`, so large a share of all requests
+goes wrong, in the ways of FAULTS in turn. Behaviours: `400`, `404`, `422`, `500`,
 `429` and `503` (with Retry-After: 1), `429-bare` (without), `far` (429 asking for an hour), `drop`, `hang`,
-`drip` (a byte now and then for 2 s), `torn` (fewer bytes than announced), `half` (half a JSON body), `empty`
-(no choices), `null` (no content), `surrogate` (text that is not Unicode), `one` (one choice however many are
-asked for), and `echo-400`, `echo-500`, `echo-200`, whose text shows the Authorization header.
+`slow` (no reply within 0.6 s), `brief` (429 with Retry-After: 0.05), `drip` (a byte now and then for 2 s),
+`torn` (fewer bytes than announced), `half` (half a JSON body), `empty` (no choices), `null` (no content),
+`surrogate` (text that is not Unicode), `one` (one choice however many are asked for), `mute` (no usage), and
+`echo-400`, `echo-500`, `echo-200`, whose text shows the Authorization header.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import random
 import threading
 import time
 from collections import Counter, defaultdict
@@ -20,10 +23,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+FAULTS = ("500", "brief", "drop", "torn", "500", "half", "drop", "brief", "500", "slow")
+USAGE = {"prompt_tokens": 10, "completion_tokens": 3}
+
 
 @dataclass
 class Seen:
-    """One request: the last message, the key, the whole body, when it came and when its reply began."""
+    """One request: the last message or the prompt, the key, the whole body, when it came, when its reply began."""
 
     question: str
     key: str
@@ -44,11 +50,16 @@ class StandIn(ThreadingHTTPServer):
         script: Mapping[str, Sequence[str]] | None = None,
         refused: Mapping[str, int] | None = None,
         delay: float = 0.0,
+        faults: float = 0.0,
+        tokens: Callable[[str], Sequence[tuple[int, str, float]]] | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.answer, self.refused, self.delay = answer, dict(refused or {}), delay
         self.script = {text: list(steps) for text, steps in (script or {}).items()}
+        self.faults, self.tokens = faults, tokens
+        self.failed: Counter[str] = Counter()
+        self._random = random.Random(1)
         self.seen: list[Seen] = []
         self.paid: Counter[str] = Counter()
         self.by_key: dict[str, int] = defaultdict(int)
@@ -60,7 +71,11 @@ class StandIn(ThreadingHTTPServer):
         """The behaviour for this request."""
         with self.lock:
             steps = next((steps for text, steps in self.script.items() if text in question), [])
-            return steps.pop(0) if steps else "answer"
+            step = steps.pop(0) if steps else "answer"
+            if step == "answer" and self._random.random() < self.faults:
+                step = FAULTS[self.failed.total() % len(FAULTS)]
+                self.failed[step] += 1
+            return step
 
     def times(self, text: str) -> list[float]:
         """When the requests came whose last message contains `text`."""
@@ -89,9 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.seen = seen = Seen(
-            body["messages"][-1]["content"], self.headers.get("Authorization", "")[7:], body
-        )
+        question = body["messages"][-1]["content"] if "messages" in body else str(body["prompt"])
+        self.seen = seen = Seen(question, self.headers.get("Authorization", "")[7:], body)
         with server.lock:
             server.seen.append(seen)
             server.by_key[seen.key] += 1
@@ -111,6 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
         match step:
             case "429" | "503":
                 self._error(int(step), "not so fast", {"Retry-After": "1"})
+            case "brief":
+                self._error(429, "not so fast", {"Retry-After": "0.05"})
+            case "slow":
+                self.server.closing.wait(0.6)
+                self.close_connection = True
             case "far":
                 self._error(429, "come back tomorrow", {"Retry-After": "3600"})
             case "429-bare":
@@ -147,18 +166,35 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, self._completion([f"you sent {self.headers['Authorization']}"]))
             case _:
                 count = 1 if step == "one" else seen.body.get("n", 1)
-                body = self._completion([self.server.answer(seen.question)] * count)
+                body = self._completion(
+                    [self.server.answer(seen.question)] * count, USAGE if step != "mute" else None
+                )
                 with self.server.lock:
                     self.server.paid[seen.question] += 1
                 self._send(200, body)
 
-    def _completion(self, texts: Sequence[str | None]) -> bytes:
-        choices = [
-            {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            for i, text in enumerate(texts)
-        ]
-        whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+    def _completion(self, texts: Sequence[str | None], usage: Mapping[str, int] | None = None) -> bytes:
+        choices = [self._choice(i, text) for i, text in enumerate(texts)]
+        whole = {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": choices}
+        if usage:
+            whole["usage"] = {**usage, "completion_tokens": usage["completion_tokens"] * len(texts)}
         return json.dumps(whole).encode()
+
+    def _choice(self, index: int, text: str | None) -> dict[str, Any]:
+        """In the form of a chat or a completion; with `tokens`, log-probabilities and ids where asked for."""
+        body, chat = self.seen.body, "messages" in self.seen.body
+        choice: dict[str, Any] = {"index": index, "finish_reason": "stop"}
+        choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        if self.server.tokens and text is not None:
+            ids, pieces, logprobs = zip(*self.server.tokens(text), strict=True)
+            if body.get("return_token_ids"):
+                choice["token_ids"] = ids
+            if body.get("logprobs") and chat:
+                found = [{"token": a, "logprob": b} for a, b in zip(pieces, logprobs, strict=True)]
+                choice["logprobs"] = {"content": found}
+            elif body.get("logprobs"):
+                choice["logprobs"] = {"tokens": pieces, "token_logprobs": logprobs}
+        return choice
 
     def _error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         self._send(status, json.dumps({"error": {"message": message}}).encode(), headers)

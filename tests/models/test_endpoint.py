@@ -7,27 +7,38 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from stand_in_server import StandIn
 
 from trice.calls import MAX_RESPONSE
 from trice.errors import InputError, TriceError
-from trice.models.endpoint import Endpoint, Failures
+from trice.models.endpoint import Endpoint
+from trice.models.engine import Failure
+from trice.models.wire import Reply
 
 KEYS = ("sk-first-0123456789abcdef", "sk-other-fedcba9876543210")
 
 
-def ask(endpoint: Endpoint, questions: list[str], **options: object) -> tuple[dict[int, list[str]], Failures]:
-    """The texts by index, and the failures."""
-    texts: dict[int, list[str]] = {}
+def chats(questions: Sequence[str]) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": question}] for question in questions]
 
-    def done(index: int, new: list[str]) -> None:
-        assert index not in texts
-        texts[index] = new
 
-    requests = [[{"role": "user", "content": question}] for question in questions]
-    return texts, endpoint.complete(requests, done, **options)  # type: ignore[arg-type]
+def ask(
+    endpoint: Endpoint, questions: list[str], samples: int = 1, **options: Any
+) -> tuple[dict[int, list[str]], list[Failure]]:
+    """The texts by index, in order of their samples, and the failures."""
+    found: dict[int, dict[int, str]] = {}
+
+    def done(index: int, new: dict[int, Reply]) -> None:
+        assert not found.setdefault(index, {}).keys() & new.keys()
+        found[index] |= {sample: reply.text for sample, reply in new.items()}
+
+    wanted = [range(samples)] * len(questions)
+    failures = endpoint.complete(chats(questions), done, samples=wanted, **options)
+    return {index: [text for _, text in sorted(texts.items())] for index, texts in found.items()}, failures
 
 
 def pieces(secret: str, length: int = 6) -> list[str]:
@@ -237,7 +248,7 @@ def test_samples_are_asked_for_together_or_one_by_one() -> None:
 def test_samples_that_were_paid_for_are_kept_where_the_rest_fails() -> None:
     with StandIn(script={"lazy": ["one", "500", "500"]}) as server:
         texts, failures = ask(Endpoint(server.url, "m", attempts=2), ["lazy"], samples=2)
-    assert not failures
+    assert failures == [(0, "HTTP 500: the model said no (500)")]
     assert texts == {0: ["LAZY"]}
 
 
@@ -250,12 +261,12 @@ def test_a_reply_is_cut() -> None:
 def test_ctrl_c_leaves_what_was_delivered() -> None:
     texts: list[str] = []
 
-    def done(index: int, new: list[str]) -> None:
-        texts.extend(new)
+    def done(index: int, new: dict[int, Reply]) -> None:
+        texts.extend(reply.text for reply in new.values())
         if len(texts) == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    requests = [[{"role": "user", "content": content}] for content in ("a", "b", "c", "stuck", "stuck")]
+    requests = chats(("a", "b", "c", "stuck", "stuck"))
     with StandIn(script={"stuck": ["hang"] * 9}) as server:
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
@@ -265,11 +276,11 @@ def test_ctrl_c_leaves_what_was_delivered() -> None:
 
 
 def test_an_error_of_the_caller_comes_through_as_it_is() -> None:
-    def done(index: int, new: list[str]) -> None:
+    def done(index: int, new: dict[int, Reply]) -> None:
         raise OSError(28, "No space left on device")
 
     with StandIn() as server, pytest.raises(OSError, match="No space left"):
-        Endpoint(server.url, "m").complete([[{"role": "user", "content": "a"}]] * 9, done)
+        Endpoint(server.url, "m").complete(chats("a" * 9), done)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from stand_in_server import StandIn
 from tiny import killed, read, same_after_kills, says, tree, write
 from trice.errors import InputError, TriceError
 from trice.models.endpoint import Endpoint
+from trice.records import Response
 from trice.sampling import Sampling
-from trice.stages.collect import collect, collect_endpoint, collect_gold, origin_path
+from trice.stages.collect import collect, collect_gold, origin_path
 from trice.stages.generate import Asking, Compel
 from trice.tasks import MIX
 
@@ -78,8 +79,8 @@ def test_compelled_candidates_are_calls(tmp_path: Path, asking: Asking) -> None:
 
 
 def test_killed_and_run_again_the_files_are_the_same(tmp_path: Path, asking: Asking) -> None:
-    # the questions; gold: 2, 3, 4; journal, header, three batches: 5 to 9; candidates; the journal's end: 13
-    points = (3, 7, 9, 11, 13)
+    # the questions; gold: 2, 3, 4; journal, header, three batches: 5 to 10; candidates: 11, 12, 13; its end
+    points = (3, 8, 10, 12, 17)
     assert same_after_kills(tmp_path, work, asking, points=points) == len(points)
 
 
@@ -93,11 +94,10 @@ def add(message: str) -> str:
     return "calculator({}+{})".format(*re.findall(r"What is (\d+) plus (\d+)", message)[-1])
 
 
-def ask(server: StandIn, folder: Path, **options: Any) -> Any:
-    endpoint = Endpoint(server.url, "m", [KEY], attempts=2)
-    return collect_endpoint(
-        folder / "S.json", folder, "math", "gpt", endpoint, sampling=Sampling(samples=2), **options
-    )
+def ask(server: StandIn, folder: Path, limit: int | None = None, **options: Any) -> list[Response]:
+    client = Endpoint(server.url, "m", [KEY], attempts=2)
+    asking = Asking("m", client=client, sampling=Sampling(samples=2), **options)
+    return collect(folder / "S.json", folder, "math", "gpt", asking, limit=limit)
 
 
 def test_an_endpoint_is_asked_as_in_a_chat(tmp_path: Path) -> None:
@@ -138,8 +138,9 @@ def test_in_a_mix_an_endpoint_is_shown_each_tasks_own_examples(tmp_path: Path) -
     ]
     data = write(tmp_path / "S.json", rows)
     with StandIn() as server:
-        endpoint = Endpoint(server.url, "m", [KEY])
-        found = collect_endpoint(data, tmp_path, "mix", "gpt", endpoint, examples="calls", compel="call")
+        client = Endpoint(server.url, "m", [KEY])
+        asking = Asking("m", client=client, examples="calls", compel="call")
+        found = collect(data, tmp_path, "mix", "gpt", asking)
     assert [(row.id, row.response) for row in found] == [("math_1", "MATH?"), ("qa_1", "QA?")]
     for seen in server.seen:
         system, *shown, _ = seen.body["messages"]
@@ -157,7 +158,7 @@ def test_a_question_that_fails_is_named_and_the_others_are_kept(
     with StandIn(add, script={"What is 1 plus": ["500"] * 9}) as server:
         rows = ask(server, tmp_path)
     assert sorted({row.id for row in rows}) == ["S_0", "S_2", "S_3", "S_4"]
-    assert "gpt: no response to S_1: HTTP 500" in capsys.readouterr().err
+    assert "S.json:2: no response: HTTP 500: the model said no (500)" in capsys.readouterr().err
 
 
 def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> N
             ask(server, tmp_path)
         assert not (tmp_path / "math_gpt_response.json").exists()
         before = {seen.question for seen in server.seen}
-        answered = len(read(tmp_path / "math_gpt_response.json.partial")) - 1
+        answered = len(read(tmp_path / ".math_gpt_response.json.journal")) // 2
         ask(server, tmp_path)
     assert answered
     assert len(before) >= answered
@@ -187,9 +188,10 @@ def test_questions_with_the_same_id_get_their_own_replies(tmp_path: Path) -> Non
 def test_a_finished_origin_that_is_collected_anew_replaces_the_file_at_once(
     tmp_path: Path, asking: Asking
 ) -> None:
-    work(tmp_path, asking)
-    before = tree(tmp_path / "stage2")
-    assert killed(6, tmp_path, work, tmp_path, asking)
-    assert {k: v for k, v in tree(tmp_path / "stage2").items() if k in before} == before
-    work(tmp_path, asking)
-    assert tree(tmp_path / "stage2") == before
+    work(tmp_path / "x", asking)
+    before, other = tree(tmp_path / "x"), replace(asking, sampling=replace(asking.sampling, seed=4))
+    assert killed(8, tmp_path / "x", work, tmp_path / "x", other)
+    assert tree(tmp_path / "x") == before
+    for name in ("x", "y"):
+        work(tmp_path / name, other)
+    assert tree(tmp_path / "x") == tree(tmp_path / "y") != before

@@ -69,8 +69,8 @@ def test_killed_at_any_act_and_run_again_the_bytes_are_the_same(
     tmp_path: Path, asking: Asking, sampling: Sampling
 ) -> None:
     asked = replace(asking, sampling=sampling, batch_size=2 * sampling.samples)
-    # the questions; journal, header, three batches; file, fsync, rename; the journal's end
-    assert same_after_kills(tmp_path, work, asked) == 1 + 5 + 3 + 1
+    # the questions; journal, header, folder; five responses; file, fsync, rename, folder; the journal's end
+    assert same_after_kills(tmp_path, work, asked) == 1 + 3 + 5 + 4 + 3
     assert len(read(tmp_path / "whole" / "out.json")) == 5 * sampling.samples
 
 
@@ -96,7 +96,7 @@ def test_the_seed_and_nothing_else_changes_what_is_sampled(tmp_path: Path, askin
 def test_going_on_with_other_settings_is_refused(
     tmp_path: Path, asking: Asking, change: dict[str, object], complaint: str
 ) -> None:
-    assert killed(6, tmp_path, work, tmp_path, asking)
+    assert killed(7, tmp_path, work, tmp_path, asking)
     before = tree(tmp_path)
     with pytest.raises(InputError, match=rf"begun with other settings \(.*{complaint}"):
         work(tmp_path, replace(asking, **change))  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def test_a_template_file_that_changed_is_another_setting(tmp_path: Path, asking:
     own = tmp_path / "own.json"
     own.write_text('{"prompt_input": "Q: {input} A:", "prompt_no_input": "{instruction}"}')
     asked = replace(asking, template=str(own))
-    assert killed(6, tmp_path / "run", work, tmp_path / "run", asked)
+    assert killed(7, tmp_path / "run", work, tmp_path / "run", asked)
     own.write_text('{"prompt_input": "{input}", "prompt_no_input": "{instruction}"}')
     with pytest.raises(InputError, match="template_sha256 was"):
         work(tmp_path / "run", asked)
@@ -182,8 +182,8 @@ def test_compelled_to_answer_no_tool_of_a_mix_is_called(tmp_path: Path, asking: 
 
 def test_in_a_mix_each_task_is_shown_its_own_examples(tmp_path: Path, asking: Asking) -> None:
     asked = replace(asking, examples="calls")
-    assert killed(6, tmp_path / "x", work_mixed, tmp_path / "x", asked)
-    (header, *_) = (tmp_path / "x" / "out.json.partial").read_text().splitlines()
+    assert killed(7, tmp_path / "x", work_mixed, tmp_path / "x", asked)
+    (header, *_) = (tmp_path / "x" / ".out.json.journal").read_text().splitlines()
     shown = json.loads(header)["settings"]["examples"]
     assert shown == {task: [list(each) for each in find_examples(task, "calls")] for task in MIXED}
     for task, tool in TOOLS.items():
@@ -218,7 +218,7 @@ def test_examples_stand_in_the_prompt_and_in_the_settings(tmp_path: Path, asking
     work(tmp_path / "with", shown)
     work(tmp_path / "without", asking)
     assert tree(tmp_path / "with") != tree(tmp_path / "without")
-    assert killed(6, tmp_path / "x", work, tmp_path / "x", asking)
+    assert killed(7, tmp_path / "x", work, tmp_path / "x", asking)
     with pytest.raises(InputError, match=r"examples\.math was"):
         work(tmp_path / "x", shown)
 
@@ -242,7 +242,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, asking:
         with pytest.raises(InputError, match=complaint):
             generate(call[0], output, call[1], call[2])
         assert not output.exists()
-        assert not output.with_name("out.json.partial").exists()
+        assert not output.with_name(".out.json.journal").exists()
     with pytest.raises(InputError, match="--device gpu"):
         generate(data, output, "math", replace(asking, device="gpu"))
     generate(data, output, "math", asking)  # what the unknown device left behind is no obstacle
@@ -267,7 +267,7 @@ def full(folder: Path, asking: Asking) -> None:
     from trice.errors import TriceError
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    size = (folder / "out.json.partial").stat().st_size
+    size = (folder / ".out.json.journal").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))
     with pytest.raises(TriceError, match="cannot be written"):
         work(folder, asking)
@@ -275,7 +275,7 @@ def full(folder: Path, asking: Asking) -> None:
 
 def test_a_full_disk_loses_no_batch(tmp_path: Path, asking: Asking) -> None:
     work(tmp_path / "whole", asking)
-    assert killed(5, tmp_path / "full", work, tmp_path / "full", asking)
+    assert killed(6, tmp_path / "full", work, tmp_path / "full", asking)
     assert forked(full, tmp_path / "full", asking) == 0
     assert not (tmp_path / "full" / "out.json").exists()
     work(tmp_path / "full", asking)

@@ -152,8 +152,8 @@ def work(folder: Path, index: Path, asking: Asking) -> None:
 def test_killed_in_the_second_turn_and_run_again_the_bytes_are_the_same(
     index: Path, tmp_path: Path, five: Asking
 ) -> None:
-    # the rows; what is asked: 2, 3, 4; journal, header, batches from 7; answers; their end; the result
-    points = (4, 8, 13)
+    # the rows; what is asked: 2, 3, 4; journal, header, folder, batches from 8; answers; their end; the result
+    points = (4, 9, 17)
     assert same_after_kills(tmp_path, work, index, five, points=points) == len(points)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import trice
 from trice.errors import InputError, TriceError
+from trice.ledger import journal_path
 from trice.models.endpoint import Endpoint
 from trice.records import Labelled, Response
 from trice.stages.grade import grade
@@ -125,7 +126,8 @@ def test_annotations_are_executed_and_kept_only_if_right(tmp_path: Path) -> None
     }
     assert rejected[4]["rejected"] == "malformed: the parenthesis never closes"
     assert read(tmp_path / "out" / "A_wrong_yield.json") == [{"kept": 2, "total": 7, "reasons": reasons}]
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"A_wrong{end}.json" for end in ("", "_rejected", "_yield")} | {".A_wrong.json.journal"}
 
 
 def test_without_rejections_there_is_no_file_of_them(tmp_path: Path) -> None:
@@ -203,9 +205,9 @@ def test_a_question_the_endpoint_does_not_answer_is_rejected_and_said(
 
 def journalled(output: Path) -> set[int]:
     """The questions whose label is safe in the journal."""
-    path = output.with_name(output.name + ".partial")
+    path = journal_path(output)
     lines = path.read_bytes().split(b"\n")[1:-1] if path.exists() else []
-    return {row["number"] for line in lines for row in json.loads(line)["rows"]}
+    return {entry["row"]["number"] for entry in map(json.loads, lines) if "row" in entry}
 
 
 RUN = """
@@ -248,14 +250,13 @@ def test_a_kill_loses_no_label_and_pays_for_none_twice(tmp_path: Path) -> None:
         out, error = last.communicate(timeout=60)
         assert last.returncode == 0, error
         assert out == "kept 60 of 60 labels (100.0%)\n"
-        assert f"going on after {len(safe)} finished steps" in error
+        assert f"going on after {len(safe)} finished rows" in error
         paid = {i: server.paid[f"Question: What is {i} plus 7?\nGold answer: {i + 7}"] for i in range(60)}
         assert {paid[i] for i in range(60)} <= {1, 2, 3}
         assert sum(paid.values()) - 60 <= 2 * server.most_under_way  # only those under way at the two kills
         again = label(data, tmp_path / "whole.json", "math", teacher(server))
     assert again == Yield(60, 60, {})
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
-    assert not output.with_name("killed.json.partial").exists()
     for file in tmp_path.iterdir():
         assert KEY not in file.read_text(), file
 
@@ -268,7 +269,7 @@ def test_what_reached_the_journal_is_never_asked_for_again(tmp_path: Path) -> No
             time.sleep(0.005)
         process.kill()
         process.communicate()
-        torn = output.with_name("out.json.partial")
+        torn = journal_path(output)
         torn.write_bytes(torn.read_bytes()[:-5])  # the kill came while the last label was being written
         safe = journalled(output)
         assert len(safe) == 38
@@ -296,7 +297,7 @@ def test_going_on_with_another_teacher_is_refused(tmp_path: Path) -> None:
             label(data, output, "math", teacher(server))
         with pytest.raises(InputError, match="retries was 0, is now 3"):
             label(data, output, "math", teacher(server, retries=3))
-        assert KEY not in output.with_name("out.json.partial").read_text()
+        assert KEY not in journal_path(output).read_text()
 
 
 def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:

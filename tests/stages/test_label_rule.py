@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import read, write
+from tiny import read, tree, write
 from trice.records import Question
 from trice.stages.label import Yield, label
 from trice.stages.mix import mix
@@ -56,9 +56,7 @@ def test_a_search_for_the_key_terms_is_kept_where_a_passage_holds_the_answer(
     assert rejected["Q_2"].startswith("wrong answer: Ruritania: ")
     assert rejected["Q_3"] == "execution error: nothing was found"
     assert rejected["Q_4"] == "no rule"
-    assert sorted(path.name for path in output.parent.iterdir()) == [
-        "W.json", "W_rejected.json", "W_yield.json",
-    ]  # fmt: skip
+    assert sorted(tree(output.parent)) == ["W.json", "W_rejected.json", "W_yield.json"]
 
 
 def test_reading_rows_hold_the_passages_with_the_answer_that_stands_in_them(

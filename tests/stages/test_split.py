@@ -74,8 +74,9 @@ def test_a_file_of_the_users_that_is_called_answers_is_left_alone(tmp_path: Path
 
 
 def test_killed_at_any_act_and_run_again_the_files_are_the_same(tmp_path: Path, five: Asking) -> None:
-    # the questions; journal, header, three batches; the answers; journal; right; wrong; the answers' end
-    assert same_after_kills(tmp_path, work, five) == 1 + 5 + 3 + 1 + 3 + 3 + 1
+    # the questions; journal, header, folder; five answers; their file, its folder; the journal's end; right; wrong;
+    # the answers' end
+    assert same_after_kills(tmp_path, work, five) == 1 + 3 + 5 + 4 + 3 + 3 + 3 + 1
 
 
 def test_an_answer_that_is_not_a_number_is_named_before_the_model_is_loaded(

@@ -1,67 +1,74 @@
-"""A client for any OpenAI-compatible endpoint: many chats under way at once, one retry loop for each.
+"""A client for any OpenAI-compatible endpoint: many requests under way at once, one retry loop for each.
 
-The server is a stranger: it may refuse, stall, hang up, or answer half. A request that gets no answer is
+The servers are strangers: they may refuse, stall, hang up, or answer half. A request that gets no answer is
 reported and does not stop the others; what would fail for every request (an unknown model, no server, no
-valid key) stops the run with one line. Keys appear nowhere but in the Authorization header.
+valid key, no budget) stops the run with one line. Keys appear nowhere but in the Authorization header.
 
-Does not cover streaming, the reply's `tool_calls`, or being called from inside a running event loop. The
-size of a reply is bounded by the time limit alone until its text is cut.
+Does not cover being called from inside a running event loop. The size of a reply is bounded by the time limit
+alone until its text is cut.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
-
-from trice.calls import MAX_RESPONSE
 from trice.errors import InputError, TriceError
-from trice.models.keys import NO_KEY, KeyRing, api_keys
+from trice.journal import notice
+from trice.models.budget import Account, Budget, OutOfBudget, Request, Spent, most, text_tokens
+from trice.models.engine import Failure
+from trice.models.keys import NO_KEY, NoKey, api_keys
+from trice.models.servers import LAST_LIMIT, Server, Servers
+from trice.models.wire import Answer, Fault, Reply, send
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-FIRST_LIMIT = 4  # requests under way at the start
-LAST_LIMIT = 64  # and at most
 MAX_BACKOFF = 30.0  # seconds between two attempts where the server names no time
 MAX_CONNECT = 10.0  # seconds until a server that does not take the connection counts as unreachable
 
-Request = Sequence[Mapping[str, str]]
-Done = Callable[[int, list[str]], None]
-
-
-class Failure(NamedTuple):
-    """The index of a request that exhausted its attempts, and why the last one failed."""
-
-    request: int
-    reason: str
-
-
-Failures = list[Failure]
+Done = Callable[[int, dict[int, Reply]], None]
+Form = Literal["chat", "completions"]
 
 
 class Endpoint:
-    """The chat endpoint of the server at `url` (for most servers ending in `/v1`), asked for `model`.
+    """The servers at `url` (one, or several of equal content; most end in `/v1`), asked for `model`.
 
     `timeout` is the time limit of one attempt in seconds, `attempts` how many a request gets. Several keys
-    take turns. Raises InputError for a URL or key that cannot be meant."""
+    take turns, and so do servers. `account` tells what has been spent. `form` and `tokenizer` are for
+    `trice.models.remote`: how questions are put. Raises InputError for a URL or key that cannot be meant."""
 
     def __init__(
-        self, url: str, model: str, keys: Sequence[str] = (), timeout: float = 60, attempts: int = 6
+        self,
+        url: str | Sequence[str],
+        model: str,
+        keys: Sequence[str] = (),
+        timeout: float = 60,
+        attempts: int = 6,
+        budget: Budget | None = None,
+        form: Form = "chat",
+        tokenizer: str | None = None,
     ) -> None:
-        check_url(url)
-        self.url, self.model, self.timeout, self.attempts = url, model, timeout, attempts
-        self.ring = KeyRing(keys, url)
+        urls = [url] if isinstance(url, str) else list(url)
+        if not urls or len(set(urls)) < len(urls):
+            raise InputError("an endpoint needs one URL, or several different ones")
+        for each in urls:
+            check_url(each)
+        self.url = urls[0] if len(urls) == 1 else urls
+        if tokenizer and form == "chat":
+            raise InputError("a tokenizer is for an endpoint's form 'completions', not for 'chat'")
+        self.model, self.timeout, self.attempts = model, timeout, attempts
+        self.form, self.tokenizer = form, tokenizer
+        self.servers = [Server(each, keys) for each in urls]
+        self.account = Account(budget or Budget())
         self.answered = False  # whether any request ever was
+        self._began = (time.monotonic(), 0)  # with the requests sent by then
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r}, {self.model!r})"
@@ -74,20 +81,33 @@ class Endpoint:
         temperature: float = 0.0,
         max_tokens: int = 256,
         stop: Sequence[str] = (),
-        samples: int = 1,
+        samples: Sequence[Sequence[int]] | None = None,
         seed: int | None = None,
-    ) -> Failures:
-        """Ask every request for `samples` texts, hand them to `done(index, texts)` as soon as they come, in
-        any order, and return the requests that got none. Texts are cut at MAX_RESPONSE characters.
+        fields: Mapping[str, Any] | None = None,
+    ) -> list[Failure]:
+        """Ask every request for its samples, hand each reply to `done(index, samples by number)` before the next
+        is waited for, in any order, and return the requests of which some are missing.
 
-        A server that ignores how many samples are asked for is asked for the rest; one that gives out before
-        the last leaves fewer. Raises TriceError where every request would fail alike; what was done by then,
-        or by a Ctrl-C, has been delivered."""
+        `samples` are the numbers of those wanted of each request, by default 0 alone; the first of a request is
+        asked for with `seed` plus its number. A server that ignores how many are asked for is asked for the rest.
+        `fields` are further ones of the request's body. Texts are cut at MAX_RESPONSE characters.
+
+        Raises TriceError where every request would fail alike, or the budget is spent; what was done by then, or by
+        a Ctrl-C, has been delivered."""
         options: dict[str, Any] = {"model": self.model, "temperature": temperature, "max_tokens": max_tokens}
         if stop:
             options["stop"] = list(stop)
-        asks = [[dict(message) for message in request] for request in requests]
-        return asyncio.run(_complete(self, asks, done, options, samples, seed))
+        wanted = [(0,)] * len(requests) if samples is None else samples
+        self._began = (time.monotonic(), self.account.spent.requests)
+        asks = [_Ask(i, *ask) for i, ask in enumerate(zip(requests, wanted, strict=True))]
+        return asyncio.run(_Run(self, done, options | dict(fields or {}), seed).work(asks))
+
+    @property
+    def figures(self) -> str:
+        """For a progress line: `12.3 requests/s, 4,567 tokens, cost 0.0123`."""
+        since, before = self._began
+        rate = (self.account.spent.requests - before) / max(1e-9, time.monotonic() - since)
+        return f"{rate:.3g} requests/s, {self.account.tokens}"
 
 
 def is_url(source: str | None) -> bool:
@@ -104,208 +124,163 @@ def check_url(url: str) -> None:
         raise InputError(f"server {url!r}: not a URL such as http://localhost:8000/v1")
 
 
-def connect(url: str, model: str, keys_file: Path | None = None, timeout: float = 60) -> Endpoint:
+def connect(
+    url: str | Sequence[str],
+    model: str,
+    keys_file: Path | None = None,
+    timeout: float = 60,
+    *,
+    budget: Budget | None = None,
+    form: Form = "chat",
+    tokenizer: str | None = None,
+) -> Endpoint:
     """The endpoint with the user's keys, as `api_keys` finds them."""
-    return Endpoint(url, model, api_keys(keys_file), timeout)
+    keys = api_keys(keys_file)
+    return Endpoint(url, model, keys, timeout, budget=budget, form=form, tokenizer=tokenizer)
 
 
-async def _complete(
-    endpoint: Endpoint,
-    asks: list[list[dict[str, str]]],
-    done: Done,
-    options: dict[str, Any],
-    samples: int,
-    seed: int | None,
-) -> Failures:
-    """Work off all requests, as many at a time as the server bears."""
-    import openai
+class _Ask(NamedTuple):
+    """A request with its number, and the samples that are wanted of it."""
 
-    limits = openai.Timeout(endpoint.timeout, connect=min(endpoint.timeout, MAX_CONNECT))
-    failures: Failures = []
-    todo = iter(enumerate(asks))
-
-    async def work(run: _Run) -> None:
-        for index, messages in todo:  # shared by all workers
-            texts, fault = await run.texts(options | {"messages": messages}, samples, seed)
-            if texts:
-                done(index, texts)
-            else:
-                failures.append(Failure(index, str(fault)))
-
-    stopped: BaseException | None = None
-    async with openai.AsyncOpenAI(
-        api_key=NO_KEY, base_url=endpoint.url, timeout=limits, max_retries=0
-    ) as client:
-        run = _Run(endpoint, client)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(LAST_LIMIT, len(asks))):
-                    group.create_task(work(run))
-        except BaseExceptionGroup as errors:
-            stopped = errors.exceptions[0]
-    if stopped:
-        raise stopped
-    return sorted(failures)
-
-
-class _Pace:
-    """Adaptive concurrency: one more request at a time for each round of successes, half as many when the
-    server refuses or stalls. Only requests sent after a cut can cause the next one: all those under way at
-    that moment tell of the same overload."""
-
-    def __init__(self) -> None:
-        self.limit = float(FIRST_LIMIT)
-        self.under_way = 0
-        self.cut = -math.inf
-        self.room = asyncio.Condition()
-
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        async with self.room:
-            await self.room.wait_for(lambda: self.under_way < int(self.limit))
-            self.under_way += 1
-        try:
-            yield
-        finally:
-            self.under_way -= 1
-            async with self.room:
-                self.room.notify_all()
-
-    def grow(self) -> None:
-        self.limit = min(LAST_LIMIT, self.limit + 1 / self.limit)
-
-    def shrink(self, started: float) -> None:
-        if started >= self.cut:
-            self.limit, self.cut = max(1.0, self.limit / 2), time.monotonic()
+    number: int
+    request: Request
+    samples: Sequence[int]
 
 
 class _Run:
-    """What the requests of one `complete` share: the pace, the connections, and a client for each key."""
+    """What the requests of one `complete` share."""
 
-    def __init__(self, endpoint: Endpoint, client: AsyncOpenAI) -> None:
-        self.endpoint, self.ring = endpoint, endpoint.ring
-        self.pace = _Pace()
-        self.clients = {key.secret: client.with_options(api_key=key.secret) for key in self.ring.keys}
+    def __init__(self, endpoint: Endpoint, done: Done, options: dict[str, Any], seed: int | None) -> None:
+        self.endpoint, self.done, self.options, self.seed = endpoint, done, options, seed
+        self.account = endpoint.account
+        self.servers = Servers(endpoint.servers, endpoint.account)
+        self.clients: dict[tuple[str, str], AsyncOpenAI] = {}
+        self.failures: list[Failure] = []
+        self.answered = 0
+        self.estimates = False  # whether it was said that tokens are estimated
 
-    async def texts(
-        self, payload: dict[str, Any], samples: int, seed: int | None
-    ) -> tuple[list[str], _Fault | None]:
-        """All samples of one request, or those that came before the fault that ended it."""
-        texts: list[str] = []
-        while len(texts) < samples:
-            rest = samples - len(texts)
-            several = {"n": rest} if rest > 1 else {}  # not every server knows the field
-            seeded = {} if seed is None else {"seed": seed + len(texts)}
+    async def work(self, asks: Sequence[_Ask]) -> list[Failure]:
+        """Work off all requests, as many at a time as the servers bear."""
+        todo = iter(asks)  # shared by all workers
+        stopped: BaseException | None = None
+        async with AsyncExitStack() as connections:
+            await self._connect(connections)
             try:
-                texts += (await self._persist(payload | several | seeded))[:rest]
-            except _Fault as fault:
-                if fault.unreachable or fault.status == 404 or not (fault.passing or self.endpoint.answered):
-                    raise TriceError(f"{self.endpoint.url}: {fault}") from None
-                # Refused after others were answered: too long, or filtered; the question's own fault.
-                return texts, fault
-        return texts, None
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(LAST_LIMIT * len(self.endpoint.servers), len(asks))):
+                        group.create_task(self._worker(todo))
+            except BaseExceptionGroup as errors:
+                stopped = errors.exceptions[0]
+        if isinstance(stopped, OutOfBudget):
+            kept = f"{self.answered} of {len(asks)} requests were answered and are kept"
+            raise OutOfBudget(f"{stopped}; {kept}: run again with a higher one to go on") from None
+        if stopped:
+            raise stopped
+        return sorted(self.failures)
 
-    async def _persist(self, payload: dict[str, Any]) -> list[str]:
+    async def _connect(self, connections: AsyncExitStack) -> None:
+        """A client for each key of each server."""
+        import openai
+
+        timeout = self.endpoint.timeout
+        limits = openai.Timeout(timeout, connect=min(timeout, MAX_CONNECT))
+        for server in self.endpoint.servers:
+            client = openai.AsyncOpenAI(api_key=NO_KEY, base_url=server.url, timeout=limits, max_retries=0)
+            await connections.enter_async_context(client)
+            for key in server.ring.keys:
+                self.clients[server.url, key.secret] = client.with_options(api_key=key.secret)
+
+    async def _worker(self, todo: Iterator[_Ask]) -> None:
+        for ask in todo:
+            fault = await self._answer(ask)
+            if fault:
+                self.failures.append(Failure(ask.number, str(fault)))
+            else:
+                self.answered += 1
+
+    async def _answer(self, ask: _Ask) -> Fault | None:
+        """Deliver all samples of one request, or those that came before the fault that ended it."""
+        wanted = list(ask.samples)
+
+        def deliver(replies: list[Reply]) -> None:
+            found = dict(zip(wanted, replies, strict=False))
+            del wanted[: len(found)]
+            self.done(ask.number, found)
+
+        while wanted:
+            several = {"n": len(wanted)} if len(wanted) > 1 else {}  # not every server knows the field
+            seeded = {} if self.seed is None else {"seed": self.seed + wanted[0]}
+            try:
+                fields = self.options | several | seeded
+                await self._persist(ask.request, fields, len(wanted), deliver)
+            except Fault as fault:
+                if self._fatal(fault):
+                    raise TriceError(f"{fault.url}: {fault}") from None
+                # Refused after others were answered: too long, or filtered; the question's own fault.
+                return fault
+        return None
+
+    def _fatal(self, fault: Fault) -> bool:
+        """Whether every request would fail alike."""
+        if fault.unreachable:
+            return not self.servers.fit()
+        return fault.status == 404 or not (fault.passing or self.endpoint.answered)
+
+    async def _persist(
+        self, request: Request, fields: dict[str, Any], samples: int, deliver: Callable[[list[Reply]], None]
+    ) -> None:
         """The one retry loop of a request."""
         import tenacity
 
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.endpoint.attempts),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF),
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, _Fault) and error.passing),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Fault) and error.passing),
             reraise=True,
         )
-        texts: list[str] = await retrying(self._attempt, payload)
-        return texts
+        await retrying(self._attempt, request, fields, samples, deliver)
 
-    async def _attempt(self, payload: dict[str, Any]) -> list[str]:
-        """Send one request once, or once more for each key that is refused. Raises _Fault."""
+    async def _attempt(
+        self, request: Request, fields: dict[str, Any], samples: int, deliver: Callable[[list[Reply]], None]
+    ) -> None:
+        """Send one request once, or once more for each key that is refused. Raises Fault."""
+        charged = most(request, samples, fields["max_tokens"])
         while True:
-            async with self.pace.slot():
-                key = await self.ring.next()
-                started = time.monotonic()
-                result = await _send(self.endpoint, self.clients[key.secret], payload)
-                if isinstance(result, list):
+            async with self.servers.place(charged) as place:
+                server = place.server
+                try:
+                    key = await server.ring.next()
+                except NoKey:
+                    if self.servers.hopeless:
+                        raise
+                    continue  # with another server
+                started, client = time.monotonic(), self.clients[server.url, key.secret]
+                place.sent = True
+                result = await send(client, server.ring, request, fields, self.endpoint.timeout)
+                place.settle(self._cost(charged, result))
+                if isinstance(result, Answer):
                     self.endpoint.answered = True
-                    self.pace.grow()
-                    return result
+                    server.well()
+                    # Before its place is free: a kill loses no more replies than there are places.
+                    return deliver(result.replies)
                 if result.status == 429 or result.slow:
-                    self.pace.shrink(started)
+                    server.slow_down(started)
             if result.status not in (401, 403):
-                # A rate limit belongs to a key; any other plea to wait is the whole server's.
-                self.ring.wait(result.after, key if result.status == 429 else None)
+                self.servers.failed(server, key, result)
+                result.url = server.url
                 raise result
-            self.ring.take_out(key, result.status)
+            server.ring.take_out(key, result.status)
 
-
-@dataclass(eq=False)
-class _Fault(Exception):
-    """Why one attempt failed. `after`: seconds the server asks us to wait; `slow`: the time limit ran out."""
-
-    reason: str
-    status: int | None = None
-    after: float = 0.0
-    slow: bool = False
-    unreachable: bool = False
-
-    def __str__(self) -> str:
-        return self.reason
-
-    @property
-    def passing(self) -> bool:
-        """Whether another attempt may fare better."""
-        return self.status is None or self.status >= 500 or self.status in (408, 409, 425, 429)
-
-
-class _Message(BaseModel):
-    content: str
-
-
-class _Choice(BaseModel):
-    message: _Message
-
-
-class _Completion(BaseModel):
-    """The part of a chat completion that is read. The client library would let any other shape pass."""
-
-    choices: list[_Choice] = Field(min_length=1)
-
-
-async def _send(endpoint: Endpoint, client: AsyncOpenAI, payload: dict[str, Any]) -> list[str] | _Fault:
-    """The texts of the reply. A fault is returned, not raised, so that no exception of the client library,
-    which holds the request and its headers, stays attached to ours."""
-    import openai
-
-    try:
-        async with asyncio.timeout(endpoint.timeout):
-            reply = await client.chat.completions.with_raw_response.create(**payload)
-        completion = _Completion.model_validate_json(reply.content)
-    except openai.APIStatusError as error:
-        body = error.body
-        said = body.get("message", body) if isinstance(body, dict) else body
-        message = endpoint.ring.message(str(said)) if said else ""
-        reason = f"HTTP {error.status_code}" + (f": {message}" if message else "")
-        return _Fault(reason, error.status_code, after=_retry_after(error.response.headers))
-    except (openai.APIConnectionError, TimeoutError) as error:
-        # By name: the library's HTTP package is not the same in all its releases.
-        if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
-            return _Fault("the server cannot be reached", unreachable=True)
-        if isinstance(error, TimeoutError | openai.APITimeoutError):
-            return _Fault(f"no answer within {endpoint.timeout:g} s", slow=True)
-        return _Fault("the connection broke")
-    except (openai.OpenAIError, ValidationError):
-        return _Fault("the reply is no whole chat completion, or an empty one")
-    return [endpoint.ring.hide(choice.message.content)[:MAX_RESPONSE] for choice in completion.choices]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds to wait by the Retry-After header (a number or a date, RFC 9110 section 10.2.3), else 0."""
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return 0.0
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+    def _cost(self, charged: Spent, result: Answer | Fault) -> Spent:
+        """What an attempt cost: the usage that was told, else an estimate."""
+        if result.spent is not None:
+            return result.spent
+        if isinstance(result, Fault):
+            return charged
+        if not self.estimates and self.account.budget.counts_tokens:
+            self.estimates = True
+            notice(
+                f"{self.endpoint.model}: the server tells no usage; tokens are estimated from the texts' lengths"
+            )
+        written = sum(text_tokens(reply.text) for reply in result.replies)
+        return replace(charged, completion_tokens=written)

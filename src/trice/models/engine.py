@@ -62,7 +62,8 @@ Parser = Callable[[str], dict[str, Any]]
 @dataclass(frozen=True)
 class Manner:
     """How the questions of one task are to be answered. `parsers` read the calls of the tools on offer; `own` names
-    the task's own tools, the first of which is called where a call is compelled."""
+    the task's own tools, the first of which is called where a call is compelled; where nothing can begin a response
+    for the model (not `opens`), it is asked for a call."""
 
     template: Template
     sampling: Sampling = field(default_factory=Sampling)
@@ -70,11 +71,12 @@ class Manner:
     parsers: Mapping[str, Parser] = field(default_factory=dict)
     own: tuple[str, ...] = ()
     compel: Compel | None = None
+    opens: bool = True
 
     @property
     def opening(self) -> str:
         """How every response begins, where a call is compelled."""
-        return f"{self.own[0]}(" if self.compel == "call" else ""
+        return f"{self.own[0]}(" if self.compel == "call" and self.opens else ""
 
     @property
     def silent(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ tokens that expire and are renewed.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import shlex
@@ -61,6 +62,10 @@ class Key:
     used: int = 0
 
 
+class NoKey(TriceError):
+    """No key may be used now, or soon."""
+
+
 class KeyRing:
     """Keys in rotation for the server called `server`. Raises InputError for a key that cannot be meant."""
 
@@ -73,9 +78,14 @@ class KeyRing:
         self._secrets = tuple(dict.fromkeys(keys))
         self.keys = [Key(secret) for secret in self._secrets or (NO_KEY,)]
 
+    @property
+    def ready(self) -> float:
+        """When (monotonic clock) the first key may be used; infinity where none is left."""
+        return min((key.ready for key in self.keys), default=math.inf)
+
     async def next(self) -> Key:
-        """The key that may be used first, in rotation; waits until then. Raises TriceError where none is
-        left, or the server asks for a wait of over MAX_WAIT seconds."""
+        """The key that may be used first, in rotation; waits until then. Raises NoKey where none is left, or
+        the server asks for a wait of over MAX_WAIT seconds."""
         while self.keys:
             now = time.monotonic()
             key = min(self.keys, key=lambda key: (max(key.ready, now), key.used))
@@ -83,10 +93,10 @@ class KeyRing:
                 key.used += 1
                 return key
             if key.ready - now > MAX_WAIT:
-                raise TriceError(f"{self.server}: asks to wait {key.ready - now:.0f} s; try again then")
+                raise NoKey(f"{self.server}: asks to wait {key.ready - now:.0f} s; try again then")
             await asyncio.sleep(key.ready - now)
         advice = "check" if self._secrets else "the server wants a key: set"
-        raise TriceError(f"{self.server}: no key was accepted; {advice} TRICE_API_KEYS or the key file")
+        raise NoKey(f"{self.server}: no key was accepted; {advice} TRICE_API_KEYS or the key file")
 
     def wait(self, seconds: float, only: Key | None = None) -> None:
         """Do not use `only` this key (by default: any) for so long."""

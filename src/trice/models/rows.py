@@ -113,7 +113,7 @@ AttentionInterface.register(NAME, rows_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-class _Prompts(Cache):
+class _Prompts(Cache):  # type: ignore[misc]
     """Takes the keys and values of prompts that are run, layer by layer."""
 
     def __init__(self) -> None:
@@ -206,6 +206,7 @@ class Rows:
         self.cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         self.own_head = own_head
         self.buffers = _Buffers()
+        self.space = torch.empty(0)
         self.shared = Shared([], 0)
         if prefix:
             taken = self._prompts([list(prefix)])[1].taken
@@ -291,14 +292,14 @@ class Rows:
         return output
 
     def logits(self, states_BD: torch.Tensor) -> torch.Tensor:
-        """Logits [V, B] of states; V is rounded up to whole blocks, beyond the vocabulary they are -inf."""
+        """Logits [V, B] of states, until the next call; V is rounded up to whole blocks, beyond the vocabulary they
+        are -inf."""
         if self.own_head:
             logits_VB = states_BD.T
             return F.pad(logits_VB, (0, 0, 0, -len(logits_VB) % BLOCK), value=-torch.inf).contiguous()
         weight_VD, vocabulary = self.head.weight, len(self.head.weight)
         states_DB = states_BD.to(weight_VD.dtype).T.contiguous()
-        size = vocabulary + -vocabulary % BLOCK
-        logits_VB = torch.empty((size, len(states_BD)), dtype=weight_VD.dtype, device=self.device)
+        logits_VB = self._space(vocabulary + -vocabulary % BLOCK, len(states_BD))
         logits_VB[vocabulary:] = -torch.inf
         for start in range(0, vocabulary, TILE):
             part = logits_VB[start : min(start + TILE, vocabulary)]
@@ -308,6 +309,12 @@ class Rows:
             if self.cap is not None:
                 part.div_(self.cap).tanh_().mul_(self.cap)
         return logits_VB
+
+    def _space(self, size: int, rows: int) -> torch.Tensor:
+        """Room for logits, kept from step to step: clearing fresh pages takes as long as the product."""
+        if self.space.numel() < size * rows:
+            self.space = torch.empty(size * rows, dtype=self.head.weight.dtype, device=self.device)
+        return self.space[: size * rows].view(size, rows)
 
 
 def _cuts(lengths: Sequence[int]) -> Iterator[int]:

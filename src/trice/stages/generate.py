@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from pydantic import Field
 
@@ -24,10 +24,13 @@ from trice.models import vllm
 from trice.models.adapters import adapter_weights
 from trice.models.engine import Compel, Engine, Failure, Manner, Name, Prompt, Written, writer
 from trice.progress import Progress
-from trice.prompts import Example, Template, load_template
+from trice.prompts import CHAT, Example, Template, load_template
 from trice.records import Question, Response, Row
 from trice.sampling import Sampling
 from trice.tasks import Sources, Task, Tasks
+
+if TYPE_CHECKING:
+    from trice.models.endpoint import Endpoint
 
 # Left out of a question that becomes a response: a user's row may have fields of these names.
 GRADED = set(Response.model_fields) - set(Question.model_fields)
@@ -42,8 +45,9 @@ def load_compel(name: str | None) -> Compel | None:
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are put to a model. `examples` names worked ones (`find_examples`). `compel` makes every
-    response a call, or none. `workers` is for a cluster (`trice.models.cluster`)."""
+    """How questions are put to a model: a local one, by an `engine` (with `workers`, where it is a cluster's), or
+    that of an endpoint (`client`). `examples` names worked ones (`find_examples`). `compel` makes every response
+    a call, or none."""
 
     model: str
     adapter: Path | None = None
@@ -56,9 +60,28 @@ class Asking:
     dtype: str = "auto"
     engine: str = "transformers"
     workers: int | None = None
+    client: Endpoint | None = None
+
+    @property
+    def form(self) -> Template:
+        """The template prompts are written in; an endpoint's chats are in its own."""
+        return load_template(CHAT if self.chats else self.template)
+
+    @property
+    def chats(self) -> bool:
+        """Whether questions are put as chats, which nobody but the model can begin to answer."""
+        return self.client is not None and self.client.form == "chat"
 
     def settings(self) -> dict[str, Any]:
         """Everything the responses depend on but the examples, for the journal: not how fast they are written."""
+        if self.client is not None:
+            at = self.client
+            known = {"model": at.model, "endpoint": at.url, "form": at.form, "tokenizer": at.tokenizer}
+            return known | {
+                "template": self.form.name,
+                "compel": self.compel,
+                "sampling": asdict(self.sampling),
+            }
         from trice.models.local import resolve_dtype
 
         return {
@@ -89,22 +112,24 @@ def generate(
     origin: str = "",
     tools: Sources | None = None,
     limit: int | None = None,
+    retry: bool = False,
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order.
 
-    Raises InputError where data, task, template, model or adapter do not fit, before the model is loaded.
+    Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
+    InputError where data, task, template, model or adapter do not fit, before the model is loaded.
     """
     tasks = Tasks(task, tools)
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)[:limit]]
     groups = grouped(tasks, questions, asking)
     check_asking(asking)
     settings: dict[str, Any] = {"data": digest(data), "task": task, "origin": origin, "limit": limit}
-    settings |= asking.settings() | {"template_sha256": load_template(asking.template).sha256}
+    settings |= asking.settings() | {"template_sha256": asking.form.sha256}
     settings |= {"instructions": {group.task.name: group.task.instruction for group in groups}}
     settings |= {
         "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
     }
-    with Journal(output, settings, len(questions) * asking.sampling.samples) as journal:
+    with Journal(output, settings, len(questions) * asking.sampling.samples, retry=retry) as journal:
         if journal.finished:
             return read_rows(output, Response)
         _answer(groups, asking, origin, journal)
@@ -141,17 +166,22 @@ def manner(tasks: Tasks, task: Task, asking: Asking) -> Manner:
     if asking.compel == "call" and not own:
         raise InputError(f"task '{task.name}': has no tool to be compelled to call")
     return Manner(
-        load_template(asking.template),
+        asking.form,
         asking.sampling,
         find_examples(task.name, asking.examples),
         {tool.name: tool.parse for tool in task.tools},
         own,
         asking.compel,
+        opens=not asking.chats,
     )
 
 
 def check_asking(asking: Asking) -> None:
     """Raise InputError where what is to answer cannot be what is meant, before it is loaded."""
+    if asking.client is not None:
+        if asking.adapter:
+            raise InputError("an adapter is for a local model; an endpoint's is named as its model")
+        return
     from trice.models.local import check_model
 
     check_engine(asking.engine, asking.sampling)
@@ -170,6 +200,10 @@ def check_engine(name: str, sampling: Sampling) -> None:
 
 def open_engine(asking: Asking) -> Engine:
     """What answers, loaded."""
+    if asking.client is not None:
+        from trice.models.remote import EndpointEngine
+
+        return EndpointEngine(asking.client)
     from trice.models.local import load, resolve_dtype
 
     dtype = resolve_dtype(asking.dtype, asking.device)
@@ -207,20 +241,25 @@ def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journ
             keys = _keys(journal, question, asking)
             if missing := tuple(sample for sample, key in enumerate(keys) if key not in known):
                 wanted[number] = missing
+                known.update(keys)  # a question that stands there twice is asked once
         left.append((group, wanted))
-    total = sum(len(group.questions) for group in groups)
-    waiting = sum(len(wanted) for _, wanted in left)
+    total = sum(len(group.questions) for group in groups) * asking.sampling.samples
+    waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
     if not waiting:
         return
-    engine = open_engine(asking)
+    engine, client = open_engine(asking), asking.client
+    if client is not None:
+        client.account.resume(journal.spent)
     with Progress(f"generate {journal.output.name}", total, total - waiting) as progress:
         for group, wanted in left:
             numbers = list(wanted)
 
             def store(number: int, rows: dict[int, Response], group: Group = group) -> None:
                 keys = _keys(journal, group.questions[number], asking)
+                if client is not None:
+                    journal.spent = client.account.so_far
                 journal.add({keys[sample]: row for sample, row in rows.items()})
-                progress.advance(1)
+                progress.advance(len(rows), client.figures if client is not None else "")
 
             for failure in answer(engine, group, store, wanted, origin):
                 question = group.questions[numbers[failure.request]]

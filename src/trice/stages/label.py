@@ -24,7 +24,7 @@ from trice.journal import Journal, notice
 from trice.records import Labelled, Outcome, Question, Response
 from trice.stages.generate import GRADED
 from trice.stages.grade import grade, read
-from trice.stages.teachers import Labels, Teacher
+from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.tasks import Sources, Tasks, check_questions
 from trice.tools.many import forget
 from trice.tools.turns import contains, parts
@@ -81,7 +81,7 @@ def label(
     tasks = Tasks(task, tools)
     questions = _questions(data, tasks, limit)
     settings = {"task": task, **teacher.description, "data": journal.digest(data), "limit": limit}
-    with Journal(output, settings | {"reading": reading}, len(questions)) as finished:
+    with Journal(output, settings | {"reading": reading, "tools": tools}, len(questions)) as finished:
         if finished.finished and _yield_path(output).is_file():
             return Yield(**json.loads(journal.read_text(_yield_path(output))))
         verdicts = _teach(finished, tasks, questions, teacher)
@@ -118,6 +118,9 @@ def _teach(
 ) -> list[_Verdict]:
     """The verdict on every question, after as many turns as the teacher takes. Each reply is stored as it
     comes; those of an earlier, killed run are found in the journal."""
+    client = teacher.endpoint
+    if client is not None:
+        client.account.resume(finished.spent)
     replies = {(row["turn"], row["number"]): row["label"] for row in finished.rows.values()}
     verdicts: dict[int, _Verdict] = {}
     for turn in range(teacher.turns):
@@ -126,6 +129,8 @@ def _teach(
 
         def store(labels: Labels, turn: int = turn) -> None:
             rows = [{"turn": turn, "number": i, "label": text} for i, text in labels.items()]
+            if client is not None:
+                finished.spent = client.account.so_far
             finished.add({f"{turn}:{row['number']}": row for row in rows})
             replies.update({(turn, i): text for i, text in labels.items()})
 
@@ -136,6 +141,9 @@ def _teach(
             rejected.keys() - labels.keys()
         ):  # an earlier turn's label says more than this turn's silence
             verdicts.setdefault(i, _Verdict(missing[i]))
+    for i, verdict in verdicts.items():
+        if verdict.reason.startswith(FAILURE):
+            finished.fail(f"0:{i}", verdict.reason)  # under the first turn's key, which a reply will clear
     return [verdicts[i] for i in range(len(questions))]
 
 
@@ -224,5 +232,5 @@ def _write_beside(output: Path, rejected: Sequence[dict[str, Any]], result: Yiel
     path = _rejected_path(output)
     _write_or_remove(path, rejected)
     journal.write_text(_yield_path(output), json.dumps(asdict(result)) + "\n")
-    if unanswered := result.reasons.get("endpoint failure"):
+    if unanswered := result.reasons.get(FAILURE):
         notice(f"{unanswered} questions got no reply: they stand in {path}, which label takes as data too")

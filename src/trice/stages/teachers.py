@@ -22,12 +22,15 @@ from pydantic import BaseModel, ConfigDict
 from trice import calls
 from trice.errors import InputError
 from trice.journal import read_text, validate
-from trice.models.endpoint import Endpoint, Request
+from trice.models.endpoint import Endpoint
+from trice.models.wire import Reply
+from trice.progress import Progress
 from trice.records import Question
 from trice.tasks import MIXED, Tasks
 from trice.tools import Tool, annotation
 
 CHUNK = 500  # offline labels handed over at once
+FAILURE = "endpoint failure"
 ASK_AGAIN_TEMPERATURE = 0.7  # the first turn is greedy, the later ones need to differ from it
 
 Labels = dict[int, str]
@@ -44,6 +47,10 @@ class Teacher(Protocol):
     def description(self) -> dict[str, Any]:
         """All that the labels depend on, without keys."""
 
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """What is paid for the labels, if anything is."""
+
     def teach(
         self, tasks: Tasks, questions: Mapping[int, Question], turn: int, done: Callable[[Labels], None]
     ) -> dict[int, str]:
@@ -55,6 +62,7 @@ class Offline(ABC):
     """A teacher that knows its calls at once."""
 
     turns = 1
+    endpoint = None
     name: str
     nothing: str  # why a question has no label
 
@@ -120,7 +128,7 @@ class TeacherPrompt(BaseModel):
     system: str
     examples: tuple[TeacherExample, ...]
 
-    def request(self, question: str, answer: str) -> Request:
+    def request(self, question: str, answer: str) -> list[dict[str, str]]:
         """The chat that asks for the call of one question."""
         messages = [{"role": "system", "content": self.system}]
         for example in self.examples:
@@ -189,12 +197,15 @@ class EndpointTeacher:
             self.prompts[tasks.of(question).name].request(question.input, " or ".join(question.answers))
             for question in questions.values()
         ]
-        failures = self.endpoint.complete(
-            requests,
-            lambda index, texts: done({numbers[index]: texts[0]}),
-            temperature=ASK_AGAIN_TEMPERATURE if turn else 0.0,
-        )
-        return {numbers[index]: f"endpoint failure: {reason}" for index, reason in failures}
+        with Progress("label again" if turn else "label", len(questions)) as progress:
+
+            def deliver(index: int, replies: dict[int, Reply]) -> None:
+                done({numbers[index]: replies[0].text})
+                progress.advance(1, self.endpoint.figures)
+
+            temperature = ASK_AGAIN_TEMPERATURE if turn else 0.0
+            failures = self.endpoint.complete(requests, deliver, temperature=temperature)
+        return {numbers[index]: f"{FAILURE}: {reason}" for index, reason in failures}
 
 
 def load_teacher(

@@ -1,8 +1,8 @@
 """Calls on the machines of a Ray cluster, each of which makes the tools anew from what says what they are.
 
 A tool travels as its attributes, that is its source: an index, a model or a program behind it is opened where it
-arrives, so it has to be there on every machine. Calls to servers (tools with several `workers`) stay here: more
-machines would only ask a server more at a time than the tool says.
+arrives, so that it has to be there on every machine. Calls to servers (tools with several `workers`) stay here:
+more machines would only ask a server more at a time than the tool says.
 """
 
 from __future__ import annotations

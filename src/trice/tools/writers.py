@@ -17,6 +17,7 @@ from typing import Any
 from trice.errors import InputError, ToolError
 from trice.models import gemma
 from trice.models.endpoint import check_url, is_url
+from trice.models.wire import Reply
 
 MODEL = gemma.NAME  # the embedded default
 MAX_READ = 1024  # tokens of an input, for models that do not say what they bear
@@ -90,8 +91,8 @@ class Chat(Writer):
         """The answers. Raises ToolError where one of the texts gets none, TriceError where none would get any."""
         asked = [text for text in dict.fromkeys(texts) if (text, tokens) not in self._kept]
 
-        def done(index: int, answers: list[str]) -> None:
-            self._kept[asked[index], tokens] = first_line(answers[0])
+        def done(index: int, replies: dict[int, Reply]) -> None:
+            self._kept[asked[index], tokens] = first_line(replies[0].text)
 
         requests = [[{"role": "user", "content": text}] for text in asked]
         failures = self._endpoint.complete(requests, done, max_tokens=tokens)
