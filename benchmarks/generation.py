@@ -6,9 +6,9 @@ write the same tokens where nothing is drawn; a difference is only excused where
 
     python benchmarks/generation.py [figure …] [--ours 200] [--theirs 40] [--rounds 3] [--adapter FOLDER]
 
-Figures: rates (of a prefill and of a step), greedy (theirs: one question at a time), original (the same without our stop rule), few-shot (batches of
-32), samples (5 each, batches of 16 questions), beams (4, penalty 1.3, one at a time). `--theirs` is how many of the
-questions they get: their time for one does not depend on it.
+Figures: rates (of a prefill and of a step), greedy (theirs: one question at a time), original (the same without our
+stop rule), few-shot (batches of 32), samples (5 each, batches of 16 questions), beams (4, penalty 1.3, one at a
+time). `--theirs` is how many of the questions they get: their time for one does not depend on it.
 """
 
 from __future__ import annotations
@@ -179,10 +179,8 @@ def compare(loaded: LocalModel, name: str, args: argparse.Namespace) -> None:
 def shares(loaded: LocalModel, size: int) -> None:
     """Useful arithmetic of a prefill and of a decoding step, as a share of the machine's rate, and for the step how
     long its matrix products take alone on the same shapes, which no step can do without."""
-    peak, layers = (
-        matrix_rate(),
-        [m.weight for m in loaded.model.base_model.modules() if isinstance(m, torch.nn.Linear)],
-    )
+    linears = [each for each in loaded.model.base_model.modules() if isinstance(each, torch.nn.Linear)]
+    peak, layers = matrix_rate(), [linear.weight for linear in linears]
     head_VD, inner = loaded.model.get_output_embeddings().weight, sum(weight.numel() for weight in layers)
     prompts = questions(loaded, size, FIGURES["few-shot"])[0]
     with torch.inference_mode(), attending(loaded):
@@ -202,8 +200,8 @@ def shares(loaded: LocalModel, size: int) -> None:
     )
     work = 2 * (inner + head_VD.numel()) * len(rows)
     print(
-        f"decoding, {len(rows)} rows: {step * 1e3:.0f} ms a step, {work / step / peak:.0%} of the machine's rate; its "
-        f"products alone {alone * 1e3:.0f} ms, {work / alone / peak:.0%}: {alone / step:.0%} of the ceiling"
+        f"decoding, {len(rows)} rows: {step * 1e3:.0f} ms a step, {work / step / peak:.0%} of the machine's rate; "
+        f"its products alone {alone * 1e3:.0f} ms, {work / alone / peak:.0%}: {alone / step:.0%} of the ceiling"
     )
 
 
