@@ -6,9 +6,9 @@ write the same tokens where nothing is drawn; a difference is only excused where
 
     python benchmarks/generation.py [figure …] [--ours 200] [--theirs 40] [--rounds 3] [--adapter FOLDER]
 
-Figures: greedy (theirs: one question at a time), few-shot (batches of 32), samples (5 each, batches of 16 questions),
-beams (4, penalty 1.3, one at a time). `--theirs` is the number of questions they get,
-which theirs does not grow cheaper with.
+Figures: greedy (theirs: one question at a time), original (the same without our stop rule), few-shot (batches of
+32), samples (5 each, batches of 16 questions), beams (4, penalty 1.3, one at a time). `--theirs` is how many of the
+questions they get: their time for one does not depend on it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from rates import matrix_rate
 from trice.datasets import load
 from trice.models.batches import Ask
 from trice.models.decoding import generate
+from trice.models.engine import reach
 from trice.models.local import LocalModel
 from trice.models.local import load as load_model
 from trice.sampling import Sampling
@@ -46,10 +48,12 @@ class Figure(NamedTuple):
     theirs: dict[str, Any]
     batch: int
     examples: str | None = None
+    stops: bool = True  # whether theirs end a row where its response is over, and not at an end token alone
 
 
 FIGURES = {
     "greedy": Figure(Sampling(64), {"do_sample": False}, 1),
+    "original": Figure(Sampling(64), {"do_sample": False}, 1, stops=False),
     "few-shot": Figure(Sampling(64), {"do_sample": False}, 32, "mixed"),
     "samples": Figure(
         Sampling(64, temperature=1.0, top_k=50, samples=5),
@@ -60,6 +64,7 @@ FIGURES = {
         Sampling(128, beams=4, repetition_penalty=1.3),
         {"do_sample": False, "num_beams": 4, "repetition_penalty": 1.3},
         1,
+        stops=False,
     ),
 }
 
@@ -87,11 +92,7 @@ def theirs(
         width = max(len(prompts[number]) for number in batch)
         tokens = torch.tensor([[pad] * (width - len(prompts[n])) + prompts[n] for n in batch])
         mask = torch.tensor([[0] * (width - len(prompts[n])) + [1] * len(prompts[n]) for n in batch])
-        stop = (
-            StoppingCriteriaList([Over(loaded.tokenizer, finish, width)])
-            if figure.sampling.beams == 1
-            else None
-        )
+        stop = StoppingCriteriaList([Over(loaded.tokenizer, finish, width)]) if figure.stops else None
         with torch.inference_mode():
             out = loaded.model.generate(
                 tokens, attention_mask=mask, max_new_tokens=figure.sampling.max_new_tokens,
@@ -105,11 +106,13 @@ def theirs(
 
 def ended(loaded: LocalModel, ids: list[int], finish: Callable[[str], str | None]) -> list[int]:
     """The ids up to where the response is over."""
+    decode = partial(loaded.tokenizer.decode, skip_special_tokens=True)
     for place, token in enumerate(ids):
         if token in loaded.eos_ids:
             return ids[:place]
-        if finish(loaded.tokenizer.decode(ids[: place + 1], skip_special_tokens=True)) is not None:
-            return ids[: place + 1]
+        over = finish(decode(ids[: place + 1]))
+        if over is not None:
+            return ids[: reach(decode, ids[: place + 1], over)]
     return ids
 
 
@@ -153,9 +156,10 @@ def compare(loaded: LocalModel, name: str, args: argparse.Namespace) -> None:
         rates["ours"].append(len(prompts) / (time.perf_counter() - start))
     ratios = [b / a for a, b in zip(rates["theirs"], rates["ours"], strict=True)]
     tokens = sum(len(ids) for each in found for ids in each)
+    middle = {way: statistics.median(found) for way, found in rates.items()}
     print(
         f"{name}: {len(prompts)} questions, {tokens / sum(map(len, found)):.1f} tokens a response; "
-        f"theirs {statistics.median(rates['theirs']):.2f}/s on {len(some)}, ours {statistics.median(rates['ours']):.2f}/s, "
+        f"theirs {middle['theirs']:.2f}/s on {len(some)}, ours {middle['ours']:.2f}/s, "
         f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})", flush=True,
     )  # fmt: skip
     if figure.sampling.temperature:

@@ -48,13 +48,22 @@ def run(
         str, typer.Argument(help="A recipe file, or the name of one that ships (demo, real-math, real-mix).")
     ],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+    status: Annotated[
+        bool, typer.Option(help="Only say how far each step is; the run may be going on elsewhere.")
+    ] = False,
+    retry_failed: o.RetryFailed = False,
 ) -> None:
     """Run a recipe from data to report; run again after a kill, it goes on where it was."""
     from trice.recipe import load_recipe
     from trice.report import summary
     from trice.run import run as run_recipe
+    from trice.run import status as run_status
 
-    folder = run_recipe(load_recipe(recipe, overrides or ()))
+    chosen = load_recipe(recipe, overrides or ())
+    if status:
+        print("\n".join(run_status(chosen)))
+        return
+    folder = run_recipe(chosen, retry=retry_failed)
     print(summary(folder))
     print(f"report: {folder / 'report.html'}")
 
@@ -107,10 +116,11 @@ def split(
     examples: o.Examples = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 16,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
+    retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     engine: o.Engine = "transformers",
@@ -123,7 +133,7 @@ def split(
         model, None, template, examples, None, batch_size, device, dtype, engine, workers,
         _endpoint(endpoint, model, keys_file, endpoint_set), max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
-    print(stage(data, task, asking, tools=o.sources(tool), limit=limit))
+    print(stage(data, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed))
 
 
 @app.command()
@@ -147,6 +157,7 @@ def label(
     ] = False,
     tool: o.Tools = None,
     limit: o.Limit = None,
+    retry_failed: o.RetryFailed = False,
 ) -> None:
     """Give questions a call from a teacher; each is executed and kept only if it gives the gold answer."""
     from trice.stages.label import label as stage
@@ -156,7 +167,9 @@ def label(
         raise InputError(f"--endpoint is for --teacher endpoint, not for '{teacher}'")
     client = _endpoint(endpoint, model, keys_file, endpoint_set)
     chosen = load_teacher(teacher, task, client, retries, prompt)
-    print(stage(data, output, task, chosen, reading=reading, tools=o.sources(tool), limit=limit))
+    print(stage(
+        data, output, task, chosen, reading=reading, tools=o.sources(tool), limit=limit, retry=retry_failed
+    ))  # fmt: skip
 
 
 @app.command()
@@ -209,10 +222,11 @@ def collect(
     top_k: o.TopK = 0,
     top_p: o.TopP = 1.0,
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
+    retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     engine: o.Engine = "transformers",
@@ -230,7 +244,9 @@ def collect(
         samples=samples, beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
         max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
-    rows = stage.collect(data, output, task, origin, asking, tools=o.sources(tool), limit=limit)
+    rows = stage.collect(
+        data, output, task, origin, asking, tools=o.sources(tool), limit=limit, retry=retry_failed
+    )
     print(f"{len(rows)} responses in {stage.origin_path(output, task, origin)}")
 
 
@@ -365,10 +381,11 @@ def generate(
     top_k: o.TopK = 0,
     top_p: o.TopP = 1.0,
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
+    retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     engine: o.Engine = "transformers",
@@ -382,7 +399,7 @@ def generate(
         _endpoint(endpoint, model, keys_file, endpoint_set),
         beams=beams, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
-    rows = stage(data, output, task, asking, tools=o.sources(tool), limit=limit)
+    rows = stage(data, output, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed)
     print(f"{len(rows)} responses in {output}")
 
 
@@ -402,7 +419,7 @@ def evaluate(
     examples: o.Examples = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     limit: o.Limit = None,
     device: o.Device = "auto",

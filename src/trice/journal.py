@@ -240,9 +240,7 @@ class Journal:
         notice(f"{self.output}: going on after {len(ledger.rows)} finished rows{failed}")
         with self._told():
             self._file.truncate(ledger.size)
-        self._store(stamped(resumed=True))
-        if retry:
-            ledger.failed.clear()
+        self._store(stamped(resumed=True, retry=retry))
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -55,6 +55,8 @@ class Ledger:
         elif "resumed" in entry:
             self._worked += self.last - self._began
             self._go(at)
+            if entry["retry"]:
+                self.failed.clear()
         self.last = at
 
     def _take_row(self, entry: dict[str, Any], at: float) -> None:

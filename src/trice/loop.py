@@ -15,17 +15,19 @@ from trice.given import load_data, open_endpoint
 from trice.journal import write_rows
 from trice.recipe import COMPELLED, Origin, Recipe
 from trice.records import Question
-from trice.stages.collect import collect, collect_gold
+from trice.stages.collect import collect, collect_gold, origin_path
 from trice.stages.data import raw_row
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import Asking, ask, generate
 from trice.stages.label import label, reading_path
 from trice.stages.mix import mix
 from trice.stages.score import score
-from trice.stages.split import split
-from trice.steps import Steps
+from trice.stages.split import answers_path, split
+from trice.status import to_retry
+from trice.steps import Step, Steps
 from trice.tasks import Tasks
 from trice.tools.cluster import runner
+from trice.tools.many import beside
 
 if TYPE_CHECKING:
     from trice.stages.teachers import Teacher
@@ -38,12 +40,12 @@ def _filled(paths: Iterable[Path]) -> list[Path]:
 
 class Loop:
     """One run: where its files are, and the steps in order. `apart` is for one of several tasks in the same folder,
-    each with models of its own."""
+    each with models of its own. `retry` asks for failed rows again."""
 
-    def __init__(self, recipe: Recipe, folder: Path, *, apart: bool = False) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, *, apart: bool = False, retry: bool = False) -> None:
         from trice.models import gemma
 
-        self.recipe, self.folder = recipe, folder
+        self.recipe, self.folder, self.retry = recipe, folder, retry
         self.tasks = Tasks(recipe.tasks, recipe.tools)
         self.models = folder / "models" / (self.tasks.name if apart else "")
         self.prefix = f"{self.tasks.name}: " if apart else ""
@@ -65,21 +67,31 @@ class Loop:
         self.steps = Steps(folder, about)
 
     def run(self) -> None:
-        self._do("data", self._data)
-        if self.recipe.trains:
-            self._prepare()
-        for setting, seed in self._trained():
-            if setting in ("stage-2", "both"):
-                self._candidates()
-            name = self._name(setting, seed)
-            self._do(f"train {name}", self._train, setting, seed)
-        for name in self._evaluated():
-            self._do(f"generate {name}", self._generate, name)
-            self._do(f"evaluate {name}", self._evaluate, name)
+        if self.retry:
+            self.steps.undo(to_retry(list(self.plan()), self.steps, self.prefix))
+        for step in self.plan():
+            self.steps.do(step)
         self._report()
 
-    def _do(self, name: str, work: Callable[..., object], *args: Any) -> None:
-        self.steps.do(self.prefix + name, work, *args)
+    def plan(self) -> Iterator[Step]:
+        """The steps in order, finished ones too. Which come next may depend on the files of those before."""
+        yield self._step("data", self._data)
+        if self.recipe.trains:
+            yield from self._prepare()
+        ranked = False
+        for setting, seed in self._trained():
+            if setting in ("stage-2", "both") and not ranked:
+                ranked = True
+                yield from self._candidates()
+            name = self._name(setting, seed)
+            yield self._step(f"train {name}", self._train, setting, seed, output=self._model(name))
+        for name in self._evaluated():
+            response, result = (self._tested(name, part) for part in ("response", "result"))
+            yield self._step(f"generate {name}", self._generate, name, output=response)
+            yield self._step(f"evaluate {name}", self._evaluate, name, output=beside(result, "turned"))
+
+    def _step(self, name: str, work: Callable[..., object], *args: Any, output: Path | None = None) -> Step:
+        return Step(self.prefix + name, work, args, output)
 
     # Data, split, label, mix
 
@@ -112,29 +124,32 @@ class Loop:
     def _held_out(self) -> Path:
         return self.dev / f"{self.tasks.name}_validation.json"
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Iterator[Step]:
         recipe = self.recipe
         direct = self._asking(
             examples=recipe.split.examples,
             sampling=recipe.sampling(max_new_tokens=recipe.split.max_new_tokens),
         )
         for name in self.names:
-            self._do(f"split {name}", self._split, self.raw / f"{name}.json", direct)
+            source = self.raw / f"{name}.json"
+            yield self._step(f"split {name}", self._split, source, direct, output=answers_path(source))
         for name in self.names:
             for half in ("wrong", "right"):
                 source = self.raw / f"{name}_{half}.json"
-                if source.is_file():
-                    self._do(f"label {name} {half}", self._label, source)
-        self._do("mix", self._mix)
+                if source.is_file() or not self.steps.find(f"{self.prefix}split {name}"):
+                    output = self.stage1 / source.name
+                    yield self._step(f"label {name} {half}", self._label, source, output, output=output)
+        yield self._step("mix", self._mix)
 
     def _split(self, source: Path, direct: Asking) -> object:
-        return split(source, self.recipe.tasks, direct, tools=self.recipe.tools)
+        return split(source, self.recipe.tasks, direct, tools=self.recipe.tools, retry=self.retry)
 
-    def _label(self, source: Path) -> object:
-        recipe, output = self.recipe, self.stage1 / source.name
+    def _label(self, source: Path, output: Path) -> object:
+        recipe = self.recipe
         return label(
-            source, output, recipe.tasks, self._teacher(), reading=recipe.label.reading, tools=recipe.tools
-        )
+            source, output, recipe.tasks, self._teacher(), reading=recipe.label.reading, tools=recipe.tools,
+            retry=self.retry,
+        )  # fmt: skip
 
     def _teacher(self) -> Teacher:
         from trice.stages.teachers import load_teacher
@@ -219,12 +234,13 @@ class Loop:
     def _ranked(self) -> Path:
         return self.stage2 / f"{self.tasks.name}.json"
 
-    def _candidates(self) -> None:
+    def _candidates(self) -> Iterator[Step]:
         task, data = self.recipe.tasks, self._asked
-        self._do("collect gold", collect_gold, data, self.stage2, task)
+        yield self._step("collect gold", collect_gold, data, self.stage2, task)
         for origin in self.recipe.collect:
-            self._do(f"collect {origin.origin}", self._collect, data, origin)
-        self._do("score", self._score)
+            output = origin_path(self.stage2, task, origin.origin)
+            yield self._step(f"collect {origin.origin}", self._collect, data, origin, output=output)
+        yield self._step("score", self._score, output=beside(self._ranked, "turned"))
 
     def _collect(self, data: Path, origin: Origin) -> None:
         recipe = self.recipe
@@ -235,7 +251,7 @@ class Loop:
         asking = self._asking(
             examples=origin.examples, compel=origin.compel, sampling=sampling, **self._who(origin)
         )
-        collect(data, self.stage2, recipe.tasks, origin.origin, asking, tools=recipe.tools)
+        collect(data, self.stage2, recipe.tasks, origin.origin, asking, tools=recipe.tools, retry=self.retry)
 
     def _who(self, origin: Origin) -> dict[str, Any]:
         """The model an origin means, with its adapter and template, or its endpoint."""
@@ -280,7 +296,10 @@ class Loop:
     def _generate(self, name: str) -> None:
         recipe = self.recipe
         output = self._tested(name, "response")
-        generate(self._tests, output, recipe.tasks, self._tester(name), origin=name, tools=recipe.tools)
+        generate(
+            self._tests, output, recipe.tasks, self._tester(name), origin=name, tools=recipe.tools,
+            retry=self.retry,
+        )  # fmt: skip
 
     def _evaluate(self, name: str) -> str:
         recipe, responses = self.recipe, self._tested(name, "response")

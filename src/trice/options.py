@@ -23,6 +23,9 @@ Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]
 Output = Annotated[Path, typer.Option(help="Where the result goes.")]
 Template = Annotated[str, typer.Option(help="Prompt template: alpaca, vicuna, plain, chat, or a .json file.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+RetryFailed = Annotated[
+    bool, typer.Option(help="Ask again for the rows that failed; without it they stay as they are.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
 Validation = Annotated[
     Path | None,

@@ -187,7 +187,7 @@ class Recipe(Settings):
     dtype: str = "auto"
     engine: Engine = "transformers"
     workers: int | None = Field(None, ge=1)
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(128, ge=1)
     max_new_tokens: int = Field(64, ge=1)
     data: list[DataSet] = Field(min_length=1)
     split: Split = Split()

@@ -22,17 +22,26 @@ from trice.records import Question
 from trice.stages.collect import origin_path
 from trice.stages.generate import check_engine, find_examples
 from trice.stages.teachers import load_teacher_prompts
+from trice.status import table
 from trice.tasks import Tasks, check_questions, check_tools
 
 
-def run(recipe: Recipe) -> Path:
-    """Run a recipe to its report; returns the run's folder. Raises InputError before anything expensive."""
+def run(recipe: Recipe, *, retry: bool = False) -> Path:
+    """Run a recipe to its report; returns the run's folder. `retry` does failed rows again, of finished steps too
+    where nothing costly has been made of them. Raises InputError before anything expensive."""
     check(recipe)
     folder = recipe.folder
     _claim(folder, recipe)
     for part in parts(recipe):
-        Loop(part, folder, apart=recipe.per_task).run()
+        Loop(part, folder, apart=recipe.per_task, retry=retry).run()
     return folder
+
+
+def status(recipe: Recipe) -> list[str]:
+    """How far the run of a recipe is, a line for each step, from its files alone: it may be under way elsewhere."""
+    loops = [Loop(part, recipe.folder, apart=recipe.per_task) for part in parts(recipe)]
+    steps = [step for loop in loops for step in loop.plan()]
+    return table(steps, loops[0].steps) if loops else []
 
 
 def parts(recipe: Recipe) -> list[Recipe]:

@@ -14,15 +14,24 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trice import __version__
 from trice.journal import notice, read_text, write_text
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "pydantic", "matplotlib")
+
+
+class Step(NamedTuple):
+    """A step of a run: what it does, and the file or folder that tells how far it is, if there is one."""
+
+    name: str
+    work: Callable[..., object]
+    args: tuple[Any, ...] = ()
+    output: Path | None = None
 
 
 class Steps:
@@ -34,9 +43,14 @@ class Steps:
         self.finished: list[dict[str, Any]] = before.get("steps", [])
         self.about = about | {"trice": __version__, "versions": versions(), "hardware": hardware()}
 
-    def do(self, name: str, work: Callable[..., object], *args: Any) -> None:
-        """Do `work(*args)` unless a step of this name is finished; tells what it returns, if anything."""
-        if any(step["name"] == name for step in self.finished):
+    def find(self, name: str) -> dict[str, Any] | None:
+        """What is known of a finished step."""
+        return next((step for step in self.finished if step["name"] == name), None)
+
+    def do(self, step: Step) -> None:
+        """Do a step unless it is finished; tells what it returns, if anything."""
+        name, work, args, _ = step
+        if self.find(name):
             return
         notice(f"── {name}")
         _reset_peak()
@@ -47,6 +61,14 @@ class Steps:
         if result is not None:
             notice(f"{name}: {result}")
         self.finished.append({"name": name, "seconds": seconds, "peak_memory_mb": round(peak_memory() / 1e6)})
+        self._write()
+
+    def undo(self, names: Container[str]) -> None:
+        """Take steps as not done."""
+        self.finished = [step for step in self.finished if step["name"] not in names]
+        self._write()
+
+    def _write(self) -> None:
         write_text(self.path, json.dumps(self.about | {"steps": self.finished}, indent=2) + "\n")
 
 

@@ -16,7 +16,7 @@ import torch
 from trice.models.batches import Ask, entrants, packed, shared_prefix
 from trice.models.beams import beam_search
 from trice.models.draw import bar, drawn, greedy, log_total, penalise
-from trice.models.engine import Done, Failure, Manner, Prompt, Written
+from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
 from trice.models.local import LocalModel
 from trice.models.rows import Rows, attending, own_head_needed
 from trice.sampling import Sampling
@@ -28,7 +28,7 @@ Finish = Callable[[str], str | None]
 class TransformersEngine:
     """A model of transformers on this machine; `batch_size` counts rows, that is prompts × samples or beams."""
 
-    def __init__(self, loaded: LocalModel, batch_size: int = 64) -> None:
+    def __init__(self, loaded: LocalModel, batch_size: int = 128) -> None:
         self.loaded, self.batch_size = loaded, batch_size
 
     def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
@@ -40,7 +40,7 @@ class TransformersEngine:
             batch_size=self.batch_size, suppress=manner.barred(tokenizer),
         )  # fmt: skip
         for index, found in written:
-            done(index, found)
+            done(index, {sample: manner.kept(tokenizer, each) for sample, each in found.items()})
         return []
 
 
@@ -51,7 +51,7 @@ def generate(
     sampling: Sampling,
     finish: Finish = lambda text: None,
     *,
-    batch_size: int = 64,
+    batch_size: int = 128,
     suppress: Sequence[int] = (),
 ) -> Iterator[tuple[int, dict[int, Written]]]:
     """Yield (number of the prompt, finished samples of it by their numbers) in the order they are finished.
@@ -91,7 +91,7 @@ class _Row:
     prompt: Sequence[int]
     draw: random.Random
     ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)  # of the ids, where asked for
     text: str | None = None
 
 
@@ -122,7 +122,7 @@ class _Decoder:
                     for sample in asked[number].samples
                 ]
             self._write(live, self.rows.logits(torch.cat(states)))
-            yield from _finished(live)
+            yield from self._finished(live)
             order_now = packed([row.text is None for row in live])
             self.rows.keep(order_now)
             live = [live[row] for row in order_now]
@@ -138,9 +138,12 @@ class _Decoder:
                 row.text = self._decode(row.ids)
                 continue
             row.ids.append(token)
-            row.logprob += logprob
+            row.logprobs.append(logprob)
             row.text = self.finish(text := self._decode(row.ids))
-            if row.text is None and len(row.ids) == self.sampling.max_new_tokens:
+            if row.text is not None:
+                count = reach(self._decode, row.ids, row.text)
+                del row.ids[count:], row.logprobs[count:]
+            elif len(row.ids) == self.sampling.max_new_tokens:
                 row.text = text
 
     def _choose(self, live: Sequence[_Row], logits_VB: torch.Tensor) -> Iterator[tuple[int, float]]:
@@ -166,11 +169,11 @@ class _Decoder:
         text: str = self.loaded.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-
-def _finished(live: Sequence[_Row]) -> Iterator[tuple[int, dict[int, Written]]]:
-    """The finished responses, those of one prompt together."""
-    found: dict[int, dict[int, Written]] = {}
-    for row in live:
-        if row.text is not None:
-            found.setdefault(row.number, {})[row.sample] = Written(row.text, row.ids, row.logprob)
-    yield from found.items()
+    def _finished(self, live: Sequence[_Row]) -> Iterator[tuple[int, dict[int, Written]]]:
+        """The finished responses, those of one prompt together."""
+        found: dict[int, dict[int, Written]] = {}
+        for row in live:
+            if row.text is not None:
+                logprob = sum(row.logprobs) if self.sampling.logprobs else None
+                found.setdefault(row.number, {})[row.sample] = Written(row.text, row.ids, logprob)
+        yield from found.items()

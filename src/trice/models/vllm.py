@@ -1,9 +1,9 @@
 """vLLM in this process: token ids in, token ids out, as many requests at a time as its memory holds.
 
-Every response is a request of its own with a seed of its own, so that neither its neighbours nor a kill change what
-it is drawn with; what prompts have in common is computed once, by vLLM's prefix cache. A response is watched as it
-grows and stopped where it is over. A LoRA adapter goes with each request and is not merged. Does not cover beams or
-where vLLM runs: that is decided by the build that is installed. Importing this loads no vLLM.
+Every response is a request of its own with a seed of its own, so that neither its neighbours nor a kill change
+what it is drawn with; what prompts have in common is computed once, by vLLM's prefix cache. A response is watched
+as it grows and stopped where it is over. A LoRA adapter goes with each request and is not merged. Does not cover
+beams, or where vLLM runs: that is decided by the build that is installed. Importing this loads no vLLM.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def collect(
     *,
     tools: Sources | None = None,
     limit: int | None = None,
+    retry: bool = False,
 ) -> list[Response]:
-    """Candidates for the questions of `data`."""
+    """Candidates for the questions of `data`; `retry` asks those again that got none."""
     output = origin_path(folder, task, origin)
-    return generate(data, output, task, asking, origin=origin, tools=tools, limit=limit)
+    return generate(data, output, task, asking, origin=origin, tools=tools, limit=limit, retry=retry)

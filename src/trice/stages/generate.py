@@ -55,7 +55,7 @@ class Asking:
     examples: str | None = None
     compel: Compel | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    batch_size: int = 64
+    batch_size: int = 128
     device: str = "auto"
     dtype: str = "auto"
     engine: str = "transformers"
@@ -308,7 +308,8 @@ def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], asking:
 
 
 def _row(question: Question, manner: Manner, origin: str, sample: int, written: Written) -> Response:
-    fields = {"response": (manner.opening + written.text).strip(), "origin": origin, "sample": sample}
+    fields = {"response": manner.response(written.text), "origin": origin, "sample": sample}
+    fields |= {"tokens": written.tokens, "logprob": written.logprob}
     return Response.model_validate(question.model_dump(exclude=GRADED) | fields)
 
 

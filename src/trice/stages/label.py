@@ -69,10 +69,12 @@ def label(
     reading: bool = False,
     tools: Sources | None = None,
     limit: int | None = None,
+    retry: bool = False,
 ) -> Yield:
     """Label the questions in `data` (rows of `<dataset>_wrong.json`), the first `limit` of them if given.
 
-    `reading` also writes what the model is asked with the outputs, and what it should answer.
+    `reading` also writes what the model is asked with the outputs, and what it should answer. Where `output` is
+    finished already nothing is done; `retry` asks for the labels again to which no reply came.
 
     Can be killed and run again: no label that came back is asked for twice. Raises InputError for rows that
     do not fit, and TriceError where the teacher cannot be reached at all."""
@@ -81,7 +83,9 @@ def label(
     tasks = Tasks(task, tools)
     questions = _questions(data, tasks, limit)
     settings = {"task": task, **teacher.description, "data": journal.digest(data), "limit": limit}
-    with Journal(output, settings | {"reading": reading, "tools": tools}, len(questions)) as finished:
+    with Journal(
+        output, settings | {"reading": reading, "tools": tools}, len(questions), retry=retry
+    ) as finished:
         if finished.finished and _yield_path(output).is_file():
             return Yield(**json.loads(journal.read_text(_yield_path(output))))
         verdicts = _teach(finished, tasks, questions, teacher)

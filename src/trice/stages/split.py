@@ -13,6 +13,7 @@ from trice.records import Outcome, Question, Response
 from trice.stages.generate import Asking, generate
 from trice.stages.grade import read
 from trice.tasks import Sources, Tasks, check_questions
+from trice.tools.many import beside
 
 
 class Halves(NamedTuple):
@@ -29,17 +30,23 @@ class Halves(NamedTuple):
 
 
 def split(
-    data: Path, task: str, asking: Asking, *, tools: Sources | None = None, limit: int | None = None
+    data: Path,
+    task: str,
+    asking: Asking,
+    *,
+    tools: Sources | None = None,
+    limit: int | None = None,
+    retry: bool = False,
 ) -> Halves:
     """Split `data` (rows of id, question, answer) by the model's own correctness.
 
     A response with a call is wrong here, whatever it would give, and is not run: the question is whether the model
-    knows.
+    knows. `retry` asks those questions again that got no response, and so are in neither half.
     """
     tasks = Tasks(task, tools)
     check_questions(tasks, read_rows(data, Question)[:limit])
-    answers = data.with_name(f".{data.stem}_answers.json")  # removed at the end: no name a user's file has
-    rows = generate(data, answers, task, asking, origin="base", tools=tools, limit=limit)
+    answers = answers_path(data)
+    rows = generate(data, answers, task, asking, origin="base", tools=tools, limit=limit, retry=retry)
     judged = [_judged(tasks, row) for row in rows]
     right = [row for row in judged if row.correct]
     wrong = [row for row in judged if not row.correct]
@@ -51,8 +58,14 @@ def split(
     )
     _write(halves.right, right)
     _write(halves.wrong, wrong)
-    answers.unlink()
+    if asking.client is None:  # an endpoint's may have been paid for
+        answers.unlink()
     return halves
+
+
+def answers_path(data: Path) -> Path:
+    """Where the answers are while `data` is being split."""
+    return beside(data, "answers")
 
 
 def _judged(tasks: Tasks, row: Response) -> Response:
