@@ -116,19 +116,21 @@ def split(
     examples: o.Examples = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 16,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
     retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Let the base model answer every question: right and wrong go to <data>_right.json and _wrong.json."""
     from trice.stages.split import split as stage
 
     asking = _asking(
-        model, None, template, examples, None, batch_size, device, dtype,
+        model, None, template, examples, None, batch_size, device, dtype, engine, workers,
         _endpoint(endpoint, model, keys_file, endpoint_set), max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     print(stage(data, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed))
@@ -220,13 +222,15 @@ def collect(
     top_k: o.TopK = 0,
     top_p: o.TopP = 1.0,
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
     retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Collect candidate responses from one origin into <output>/<task>_<origin>_response.json."""
     from trice.stages import collect as stage
@@ -235,7 +239,7 @@ def collect(
         print(stage.collect_gold(data, output, task, limit))
         return
     asking = _asking(
-        model, adapter, template, examples, compel, batch_size, device, dtype,
+        model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
         _endpoint(endpoint, model, keys_file, endpoint_set),
         samples=samples, beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
         max_new_tokens=max_new_tokens, seed=seed,
@@ -262,16 +266,21 @@ def score(
     tool: o.Tools = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Parse, execute and judge every candidate, and rank each question's by reward."""
     from trice.stages.score import score as stage
+    from trice.tools.cluster import runner
 
     reader = model and _asking(
-        model, adapter, template, None, None, 64, device, dtype, max_new_tokens=max_new_tokens
-    )
+        model, adapter, template, None, None, 64, device, dtype, engine, workers,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
     rows = stage(
-        data, output, task, reward=reward, distinct=distinct, asking=reader or None, tools=o.sources(tool)
-    )
+        data, output, task, reward=reward, distinct=distinct, asking=reader or None, tools=o.sources(tool),
+        runner=runner(engine, workers),
+    )  # fmt: skip
     count = sum(len(row.responses) for row in rows)
     print(f"{count} candidates of {len(rows)} questions in {output}")
 
@@ -372,19 +381,21 @@ def generate(
     top_k: o.TopK = 0,
     top_p: o.TopP = 1.0,
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
     limit: o.Limit = None,
     retry_failed: o.RetryFailed = False,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Answer questions with a model; responses are written, not yet judged."""
     from trice.stages.generate import generate as stage
 
     asking = _asking(
-        model, adapter, template, examples, compel, batch_size, device, dtype,
+        model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
         _endpoint(endpoint, model, keys_file, endpoint_set),
         beams=beams, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
@@ -408,23 +419,27 @@ def evaluate(
     examples: o.Examples = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 64,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     limit: o.Limit = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    engine: o.Engine = "transformers",
+    workers: o.Workers = None,
 ) -> None:
     """Execute and judge responses, and print accuracy and tool use with 95% intervals."""
     from trice.stages.evaluate import describe
     from trice.stages.evaluate import evaluate as stage
+    from trice.tools.cluster import runner
 
     client = _endpoint(endpoint, model or "", keys_file, endpoint_set)
     reader = model and _asking(
-        model, adapter, template, examples, None, batch_size, device, dtype, client,
+        model, adapter, template, examples, None, batch_size, device, dtype, engine, workers, client,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     print(describe(stage(
-        data, output, task, base=base, asking=reader or None, tools=o.sources(tool), limit=limit
+        data, output, task, base=base, asking=reader or None, tools=o.sources(tool), limit=limit,
+        runner=runner(engine, workers),
     )))  # fmt: skip
 
 
@@ -502,7 +517,8 @@ def _dry_run(
 
 def _asking(
     model: str, adapter: Path | None, template: str, examples: str | None, compel: str | None,
-    batch_size: int, device: str, dtype: str, client: Endpoint | None = None, **sampling: Any,
+    batch_size: int, device: str, dtype: str, engine: str, workers: int | None,
+    client: Endpoint | None = None, **sampling: Any,
 ) -> Asking:  # fmt: skip
     from trice.sampling import Sampling
     from trice.stages.generate import Asking, load_compel
@@ -517,7 +533,9 @@ def _asking(
         batch_size,
         device,
         dtype,
-        client=client,
+        engine,
+        workers,
+        client,
     )
 
 

@@ -26,6 +26,7 @@ from trice.stages.split import answers_path, split
 from trice.status import to_retry
 from trice.steps import Step, Steps
 from trice.tasks import Tasks
+from trice.tools.cluster import runner
 from trice.tools.many import beside
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class Loop:
         reader = self._asking(adapter=self._model("stage-1")) if chosen.second_turn else None
         rows = score(
             self.stage2, self._ranked, recipe.tasks, reward=chosen.reward, distinct=chosen.distinct,
-            asking=reader, tools=recipe.tools,
+            asking=reader, tools=recipe.tools, runner=runner(recipe.engine, recipe.workers),
         )  # fmt: skip
         count = sum(len(row.responses) for row in rows)
         return f"{count} candidates of {len(rows)} questions, {count / len(rows):.1f} each"
@@ -308,6 +309,7 @@ class Loop:
             recipe.tasks,
             asking=self._tester(name),
             tools=recipe.tools,
+            runner=runner(recipe.engine, recipe.workers),
         )
         return describe({"all": measures["total"]})
 
@@ -335,6 +337,8 @@ class Loop:
             "batch_size": recipe.batch_size,
             "device": recipe.device,
             "dtype": recipe.dtype,
+            "engine": recipe.engine,
+            "workers": recipe.workers,
         }
         return Asking(**(fields | changes))
 

@@ -33,6 +33,15 @@ Validation = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What runs the model: transformers, vllm, or the workers of a Ray cluster: ray, ray:vllm."
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Of a Ray cluster; default one for each GPU, else each machine.")
+]
 Examples = Annotated[
     str | None, typer.Option(help="Worked examples in the prompt: direct, calls, mixed, or a .jsonl file.")
 ]

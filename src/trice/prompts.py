@@ -79,10 +79,25 @@ class Template(BaseModel):
             ids = ids[:-1]
         return ids
 
-    def encode_response(self, tokenizer: Any, response: str, *, end: bool = True) -> list[int]:
-        """Token ids of a response as it follows the prompt, closed with the end token if `end`."""
-        ids: list[int] = tokenizer(self.response_prefix + response, add_special_tokens=False)["input_ids"]
+    def encode_response(
+        self, tokenizer: Any, response: str, *, end: bool = True, written: Sequence[int] | None = None
+    ) -> list[int]:
+        """Token ids of a response as it follows the prompt, closed with the end token if `end`: the ids it was
+        `written` in, where they are this tokenizer's for it, else the tokenizer's own way to cut it."""
+        if written is not None and _spells(tokenizer, written, response):
+            ids = list(written)
+        else:
+            ids = tokenizer(self.response_prefix + response, add_special_tokens=False)["input_ids"]
         return [*ids, tokenizer.eos_token_id] if end else ids
+
+
+def _spells(tokenizer: Any, ids: Sequence[int], response: str) -> bool:
+    """Whether the tokenizer reads `ids` as the response, but for white space around it: a model's ids mean other
+    texts, or nothing, to the tokenizer of another family."""
+    if not all(0 <= token < len(tokenizer) for token in ids):
+        return False
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    return text.strip() == response.strip()
 
 
 def _chat(tokenizer: Any, instruction: str, input: str, examples: Sequence[Example]) -> str:

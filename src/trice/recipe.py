@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from trice.datasets import NAMES, TASKS
 from trice.errors import InputError
 from trice.journal import read_text
+from trice.models.engine import Name as Engine
 from trice.sampling import Sampling
 from trice.tasks import SHIPPED
 from trice.training.settings import Clone, Rlef, Settings, override, parse
@@ -168,7 +169,8 @@ class Recipe(Settings):
     many training questions of each data set out. Where a stage has `validate_every`, its checkpoints are chosen by
     them; else, for tuning, they are evaluated on instead of the test questions.
     `task: mix` trains one model on several tasks; `per_task` then trains one for each (the paper's SPLIT).
-    `tools` says what is behind a tool, by its name."""
+    `tools` says what is behind a tool, by its name. `engine` runs the models that answer, on `workers` of a cluster
+    where it is `ray` or `ray:vllm`."""
 
     name: str
     title: str = ""
@@ -183,7 +185,9 @@ class Recipe(Settings):
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
-    batch_size: int = Field(64, ge=1)
+    engine: Engine = "transformers"
+    workers: int | None = Field(None, ge=1)
+    batch_size: int = Field(128, ge=1)
     max_new_tokens: int = Field(64, ge=1)
     data: list[DataSet] = Field(min_length=1)
     split: Split = Split()

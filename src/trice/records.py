@@ -104,14 +104,17 @@ class Question(Row):
 class Response(Question):
     """A question and what a model wrote: `data/stage2/*_response.json` and `data/dev`.
 
-    `sample` numbers the responses one origin gave to one question. The fields after it are filled by
-    `score` and `evaluate`: `turns` is what the model answered when it was asked again with a tool's output,
-    `pred` the prediction, None where none could be read. `exact` and `f1` compare it more strictly, where it
-    is words."""
+    `sample` numbers the responses one origin gave to one question. `tokens` are the ids it was written in, where
+    they are known and the model's tokenizer would cut the text into others; `logprob` is the sum of the natural
+    log-probabilities of the ids the model chose for it. The fields after them are filled by `score` and
+    `evaluate`: `turns` is what the model answered when it was asked again with a tool's output, `pred` the
+    prediction, None where none could be read. `exact` and `f1` compare it more strictly, where it is words."""
 
     response: str
     origin: str = ""
     sample: int = 0
+    tokens: list[int] | None = None
+    logprob: float | None = None
     outcome: Outcome | None = None
     reason: str | None = None
     call: Call | None = None
@@ -145,19 +148,22 @@ class Ranked(Row):
     """A question, its candidate responses and their rewards: `data/stage2/<task>/<task>.json`.
 
     `query` is the instruction and the input, joined by a line break; `answer` holds the prediction read
-    from each response."""
+    from each response, `tokens` a response's own, where it has them."""
 
     query: str
     responses: list[str] = Field(min_length=1)
     origin: list[str] = []
     scores: list[float]
     answer: list[str | None] = []
+    tokens: list[list[int] | None] | None = None
     id: str = ""
 
     @model_validator(mode="after")
     def _same_lengths(self) -> Self:
         if len(self.scores) != len(self.responses):
             raise ValueError(f"field 'scores': {len(self.scores)} scores for {len(self.responses)} responses")
+        if self.tokens is not None and len(self.tokens) != len(self.responses):
+            raise ValueError(f"field 'tokens': {len(self.tokens)} lists for {len(self.responses)} responses")
         return self
 
     @property

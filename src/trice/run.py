@@ -16,10 +16,11 @@ from trice.errors import InputError
 from trice.given import load_data, open_endpoint
 from trice.journal import differences, digest, notice, read_text, write_text
 from trice.loop import Loop
+from trice.models.engine import writer
 from trice.recipe import Recipe, dump_recipe, load_recipe
 from trice.records import Question
 from trice.stages.collect import origin_path
-from trice.stages.generate import find_examples
+from trice.stages.generate import check_engine, find_examples
 from trice.stages.teachers import load_teacher_prompts
 from trice.status import table
 from trice.tasks import Tasks, check_questions, check_tools
@@ -91,6 +92,9 @@ def check(recipe: Recipe) -> None:
         raise InputError(f"{recipe.name}: stage 2 needs candidates: give the key 'collect' its origins")
     for origin in recipe.collect:
         origin_path(recipe.folder, recipe.task, origin.origin)
+        if origin.endpoint is None:
+            check_engine(recipe.engine, recipe.sampling(samples=origin.samples, beams=origin.beams))
+    check_engine(recipe.engine, recipe.sampling())
     if recipe.label.teacher == "endpoint":
         load_teacher_prompts(recipe.tasks, recipe.label.prompt)
     for endpoint in (recipe.label.endpoint, *(origin.endpoint for origin in recipe.collect)):
@@ -140,11 +144,12 @@ def _claim_files(path: Path, recipe: Recipe) -> None:
 def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
     """What may not change in a folder; `ranked` where a setting has needed stage 2. The first seed's models go
     by their setting's name alone."""
-    free = {"title", "output"} if ranked else {"title", "output", "collect", "score", "rlef"}
+    free = {"title", "output", "workers"} | (set() if ranked else {"collect", "score", "rlef"})
     value = recipe.model_dump(mode="json", by_alias=True, exclude=free)
     value["label"]["endpoint"] = recipe.label.endpoint and recipe.label.endpoint.same()
     for origin, entry in zip(recipe.collect, value.get("collect", ()), strict=False):
         entry["endpoint"] = origin.endpoint and origin.endpoint.same()
+    value["engine"] = writer(recipe.engine)
     value["held-out questions choose checkpoints"] = recipe.validates
     value["evaluate"] = {"few_shot": recipe.evaluate.few_shot, "first seed": recipe.evaluate.seeds[0]}
     return value

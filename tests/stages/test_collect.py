@@ -14,6 +14,7 @@ from stand_in_server import StandIn
 from tiny import killed, read, same_after_kills, says, tree, write
 from trice.errors import InputError, TriceError
 from trice.models.endpoint import Endpoint
+from trice.records import Response
 from trice.sampling import Sampling
 from trice.stages.collect import collect, collect_gold, origin_path
 from trice.stages.generate import Asking, Compel

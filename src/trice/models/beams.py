@@ -16,7 +16,7 @@ import torch
 
 from trice.models.batches import Ask, entrants, packed
 from trice.models.draw import bar, log_total, nucleus, penalise, top
-from trice.models.engine import Written
+from trice.models.engine import Written, reach
 from trice.models.local import LocalModel
 from trice.models.rows import Rows
 from trice.sampling import Sampling
@@ -168,7 +168,7 @@ class _Beams:
         for place in range(1, len(ids) + 1):
             over = self.finish(self._decode(ids[:place]))
             if over is not None:
-                return Written(over, ids[:place])
+                return Written(over, ids[: reach(self._decode, ids[:place], over)])
         return Written(self._decode(ids), ids)
 
     def _decode(self, ids: Sequence[int]) -> str:

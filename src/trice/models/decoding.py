@@ -8,7 +8,6 @@ on the rows beside it, but for the last bits of its logits. Beam search is `tric
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ import torch
 from trice.models.batches import Ask, entrants, packed, shared_prefix
 from trice.models.beams import beam_search
 from trice.models.draw import bar, drawn, greedy, log_total, penalise
-from trice.models.engine import Done, Failure, Manner, Prompt, Written
+from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
 from trice.models.local import LocalModel
 from trice.models.rows import Rows, attending, own_head_needed
 from trice.sampling import Sampling
@@ -29,40 +28,20 @@ Finish = Callable[[str], str | None]
 class TransformersEngine:
     """A model of transformers on this machine; `batch_size` counts rows, that is prompts × samples or beams."""
 
-    def __init__(self, loaded: LocalModel, batch_size: int = 64) -> None:
+    def __init__(self, loaded: LocalModel, batch_size: int = 128) -> None:
         self.loaded, self.batch_size = loaded, batch_size
 
     def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
         """Answer every prompt; none fails."""
-        template, tokenizer = manner.template, self.loaded.tokenizer
-        start = template.encode_response(tokenizer, manner.opening, end=False) if manner.opening else []
-        asked = [
-            Ask(
-                template.encode(tokenizer, prompt.instruction, prompt.input, manner.examples) + start,
-                prompt.key,
-                prompt.samples,
-            )
-            for prompt in prompts
-        ]
-        barred = _first_tokens(self.loaded, manner.silent)
+        tokenizer = self.loaded.tokenizer
+        asked = [Ask(manner.ids(tokenizer, prompt), prompt.key, prompt.samples) for prompt in prompts]
         written = generate(
-            self.loaded, asked, manner.sampling, manner.finish, batch_size=self.batch_size, suppress=barred
-        )
+            self.loaded, asked, manner.sampling, manner.finish,
+            batch_size=self.batch_size, suppress=manner.barred(tokenizer),
+        )  # fmt: skip
         for index, found in written:
-            done(index, found)
+            done(index, {sample: manner.kept(tokenizer, each) for sample, each in found.items()})
         return []
-
-
-def _first_tokens(model: LocalModel, tools: Sequence[str]) -> list[int]:
-    """The tokens a call can begin with, however it is cut into tokens, which a model that must not call may
-    not choose: those that hold a tool's name and parenthesis, or end in a beginning of the name."""
-    if not tools:
-        return []
-    names = "|".join(map(re.escape, tools))
-    beginnings = "|".join(re.escape(name[:end]) for name in tools for end in range(1, len(name) + 1))
-    opening = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{beginnings})$|(?:{names})\()")
-    texts = model.tokenizer.batch_decode([[token] for token in range(len(model.tokenizer))])
-    return [token for token, text in enumerate(texts) if opening.search(text)]
 
 
 @torch.inference_mode()
@@ -72,7 +51,7 @@ def generate(
     sampling: Sampling,
     finish: Finish = lambda text: None,
     *,
-    batch_size: int = 64,
+    batch_size: int = 128,
     suppress: Sequence[int] = (),
 ) -> Iterator[tuple[int, dict[int, Written]]]:
     """Yield (number of the prompt, finished samples of it by their numbers) in the order they are finished.
@@ -84,9 +63,10 @@ def generate(
         return
     shared = shared_prefix([ask.ids for ask in asked])
     order = sorted(range(len(asked)), key=lambda number: (-len(asked[number].ids), number))
-    own_head = own_head_needed(loaded, asked[order[0]].ids)
+    if loaded.own_head is None:
+        loaded.own_head = own_head_needed(loaded, asked[order[0]].ids)
     with attending(loaded):
-        rows = Rows(loaded, asked[0].ids[:shared], own_head)
+        rows = Rows(loaded, asked[0].ids[:shared], loaded.own_head)
         if sampling.beams > 1:
             yield from beam_search(loaded, rows, asked, order, sampling, finish, batch_size, suppress)
         else:
@@ -112,7 +92,7 @@ class _Row:
     prompt: Sequence[int]
     draw: random.Random
     ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)  # of the ids, where asked for
     text: str | None = None
 
 
@@ -143,7 +123,7 @@ class _Decoder:
                     for sample in asked[number].samples
                 ]
             self._write(live, self.rows.logits(torch.cat(states)))
-            yield from _finished(live)
+            yield from self._finished(live)
             order_now = packed([row.text is None for row in live])
             self.rows.keep(order_now)
             live = [live[row] for row in order_now]
@@ -159,9 +139,12 @@ class _Decoder:
                 row.text = self._decode(row.ids)
                 continue
             row.ids.append(token)
-            row.logprob += logprob
+            row.logprobs.append(logprob)
             row.text = self.finish(text := self._decode(row.ids))
-            if row.text is None and len(row.ids) == self.sampling.max_new_tokens:
+            if row.text is not None:
+                count = reach(self._decode, row.ids, row.text)
+                del row.ids[count:], row.logprobs[count:]
+            elif len(row.ids) == self.sampling.max_new_tokens:
                 row.text = text
 
     def _choose(self, live: Sequence[_Row], logits_VB: torch.Tensor) -> Iterator[tuple[int, float]]:
@@ -187,11 +170,11 @@ class _Decoder:
         text: str = self.loaded.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-
-def _finished(live: Sequence[_Row]) -> Iterator[tuple[int, dict[int, Written]]]:
-    """The finished responses, those of one prompt together."""
-    found: dict[int, dict[int, Written]] = {}
-    for row in live:
-        if row.text is not None:
-            found.setdefault(row.number, {})[row.sample] = Written(row.text, row.ids, row.logprob)
-    yield from found.items()
+    def _finished(self, live: Sequence[_Row]) -> Iterator[tuple[int, dict[int, Written]]]:
+        """The finished responses, those of one prompt together."""
+        found: dict[int, dict[int, Written]] = {}
+        for row in live:
+            if row.text is not None:
+                logprob = sum(row.logprobs) if self.sampling.logprobs else None
+                found.setdefault(row.number, {})[row.sample] = Written(row.text, row.ids, logprob)
+        yield from found.items()

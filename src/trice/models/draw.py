@@ -44,7 +44,7 @@ def masses(logits_VB: torch.Tensor, temperature: float = 1.0) -> tuple[torch.Ten
     """Each row's largest logit [B], and Σ exp((logit − largest) / temperature) of each block [N, B], in float32."""
     blocks_NWB = logits_VB.view(-1, BLOCK, logits_VB.shape[1])
     top_B = blocks_NWB.amax(1).amax(0).float()
-    parts = [(part.float() - top_B).div_(temperature).exp_().sum(1) for part in blocks_NWB.split(PART)]
+    parts = [(part.float() - top_B).div_(temperature).exp_().sum(1) for part in torch.split(blocks_NWB, PART)]
     return top_B, torch.cat(parts)
 
 

@@ -18,6 +18,13 @@ from trice.records import Outcome
 from trice.sampling import Sampling
 
 Compel = Literal["call", "answer"]
+Name = Literal["transformers", "vllm", "ray", "ray:vllm"]
+"""Engines for models that are named; what stands behind `ray:` runs on the workers of a cluster."""
+
+
+def writer(name: str) -> str:
+    """The engine that writes the responses, be it here or on workers."""
+    return "transformers" if name == "ray" else name.removeprefix("ray:")
 
 
 class Prompt(NamedTuple):
@@ -31,8 +38,9 @@ class Prompt(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A response: its text, cut where it is over; the ids that were chosen, without the end token, where the
-    engine tells them; the sum of their natural log-probabilities at temperature 1, where asked for and offered."""
+    """A response: its text, cut where it is over; the ids that were chosen for it, without those that only ended
+    it, where the engine tells them; the sum of their natural log-probabilities at temperature 1, where asked for
+    and offered."""
 
     text: str
     tokens: list[int] | None = None
@@ -84,7 +92,7 @@ class Manner:
         )
 
     def barred(self, tokenizer: Any) -> list[int]:
-        """The tokens a call of a silent tool can begin with, however it is cut into tokens: those that hold a tool's
+        """The tokens a call of a silent tool can begin with, however it is cut into tokens: those that hold its
         name and parenthesis, or end in a beginning of the name."""
         if not self.silent:
             return []
@@ -116,6 +124,28 @@ class Manner:
                 return over
         over = self.finish(text)
         return text if over is None else over
+
+    def response(self, text: str) -> str:
+        """The whole response, of a text that goes on from the opening."""
+        return (self.opening + text).strip()
+
+    def kept(self, tokenizer: Any, written: Written) -> Written:
+        """`written` with the ids that are worth keeping: those of the whole response, its opening too, and none
+        where the tokenizer cuts the response in the same way, as training then does again."""
+        if written.tokens is None:
+            return written
+        start = self.template.encode_response(tokenizer, self.opening, end=False) if self.opening else []
+        own = self.template.encode_response(tokenizer, self.response(written.text), end=False)
+        ids = [*start, *written.tokens]
+        return written._replace(tokens=None if ids == own else ids)
+
+
+def reach(decode: Callable[[Sequence[int]], str], ids: Sequence[int], text: str) -> int:
+    """How many of `ids` it took to write `text`, with which a response is over: those after it only ended it."""
+    count = len(ids)
+    while count and text in decode(ids[: count - 1]):
+        count -= 1
+    return count
 
 
 class Engine(Protocol):

@@ -113,7 +113,7 @@ AttentionInterface.register(NAME, rows_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-class _Prompts(Cache):
+class _Prompts(Cache):  # type: ignore[misc]
     """Takes the keys and values of prompts that are run, layer by layer."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from trice.records import Response
 from trice.stages.generate import Asking
 from trice.stages.grade import Model, check_model_given, grade
 from trice.tasks import Sources, Tasks, check_questions
-from trice.tools.many import forget
+from trice.tools.many import Runner, forget
 
 Measures = dict[str, dict[str, Share]]
 
@@ -24,11 +24,13 @@ def evaluate(
     asking: Asking | None = None,
     tools: Sources | None = None,
     limit: int | None = None,
+    runner: Runner | None = None,
 ) -> Measures:
     """Grade the responses of `data` into `output`; returns the measures of each data set and in total.
 
     `base` is an evaluated file of the base model without a tool, against which over-use, under-use and
     harmful use are counted. `asking` is the model that wrote the responses, for tools whose output it has to read.
+    `runner` is what runs the calls.
     Raises InputError for gold answers that could never be matched, and where such a tool is called without a model.
     """
     tasks = Tasks(task, tools)
@@ -39,7 +41,8 @@ def evaluate(
         check_base(rows, known)
     if asking is None:
         check_model_given(tasks, rows)
-    graded = grade(tasks, rows, Model(task, asking, output, tools) if asking else None, output=output)
+    model = Model(task, asking, output, tools) if asking else None
+    graded = grade(tasks, rows, model, output=output, runner=runner)
     measures = by_dataset(graded, known)
     write_rows(output, graded)
     forget(output)

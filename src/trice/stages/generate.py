@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from pydantic import Field
 
+from trice import cluster
 from trice.errors import InputError, TriceError
 from trice.journal import Journal, digest, notice, read_rows
+from trice.models import vllm
 from trice.models.adapters import adapter_weights
-from trice.models.engine import Compel, Engine, Failure, Manner, Prompt, Written
+from trice.models.engine import Compel, Engine, Failure, Manner, Name, Prompt, Written, writer
 from trice.progress import Progress
 from trice.prompts import CHAT, Example, Template, load_template
 from trice.records import Question, Response, Row
@@ -42,8 +45,9 @@ def load_compel(name: str | None) -> Compel | None:
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are put to a model: a local one, or that of an endpoint (`client`). `examples` names
-    worked ones (`find_examples`). `compel` makes every response a call, or none."""
+    """How questions are put to a model: a local one, by an `engine` (with `workers`, where it is a cluster's), or
+    that of an endpoint (`client`). `examples` names worked ones (`find_examples`). `compel` makes every response
+    a call, or none."""
 
     model: str
     adapter: Path | None = None
@@ -51,9 +55,11 @@ class Asking:
     examples: str | None = None
     compel: Compel | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    batch_size: int = 64
+    batch_size: int = 128
     device: str = "auto"
     dtype: str = "auto"
+    engine: str = "transformers"
+    workers: int | None = None
     client: Endpoint | None = None
 
     @property
@@ -85,6 +91,7 @@ class Asking:
             "compel": self.compel,
             "sampling": asdict(self.sampling),
             "dtype": resolve_dtype(self.dtype, self.device),
+            "engine": writer(self.engine),
         }
 
 
@@ -174,10 +181,23 @@ def check_asking(asking: Asking) -> None:
     if asking.client is not None:
         if asking.adapter:
             raise InputError("an adapter is for a local model; an endpoint's is named as its model")
+        if asking.engine != "transformers":
+            raise InputError(f"engine '{asking.engine}': is for a local model, not for an endpoint")
         return
     from trice.models.local import check_model
 
+    check_engine(asking.engine, asking.sampling)
     check_model(asking.model, asking.adapter)
+
+
+def check_engine(name: str, sampling: Sampling) -> None:
+    """Raise InputError for an engine that there is not, that lacks what it needs, or that cannot sample so."""
+    if name not in get_args(Name):
+        raise InputError(f"engine '{name}': there is {', '.join(get_args(Name))}")
+    if name.startswith("ray"):
+        cluster.check()
+    if writer(name) == "vllm":
+        vllm.check(sampling)
 
 
 def open_engine(asking: Asking) -> Engine:
@@ -186,10 +206,20 @@ def open_engine(asking: Asking) -> Engine:
         from trice.models.remote import EndpointEngine
 
         return EndpointEngine(asking.client)
-    from trice.models.decoding import TransformersEngine
-    from trice.models.local import load
+    from trice.models.local import load, resolve_dtype
 
-    loaded = load(asking.model, asking.adapter, device=asking.device, dtype=asking.dtype)
+    dtype = resolve_dtype(asking.dtype, asking.device)
+    if asking.engine.startswith("ray"):
+        from trice.models.cluster import RayEngine
+
+        # With the dtype of this machine, whatever the workers would choose: the output is that of one process.
+        there = replace(asking, engine=writer(asking.engine), dtype=dtype)
+        return RayEngine(partial(open_engine, there), asking.workers)
+    if asking.engine == "vllm":
+        return vllm.VllmEngine(asking.model, asking.adapter, dtype=dtype)
+    from trice.models.decoding import TransformersEngine
+
+    loaded = load(asking.model, asking.adapter, device=asking.device, dtype=dtype)
     return TransformersEngine(loaded, asking.batch_size)
 
 
@@ -280,7 +310,8 @@ def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], asking:
 
 
 def _row(question: Question, manner: Manner, origin: str, sample: int, written: Written) -> Response:
-    fields = {"response": (manner.opening + written.text).strip(), "origin": origin, "sample": sample}
+    fields = {"response": manner.response(written.text), "origin": origin, "sample": sample}
+    fields |= {"tokens": written.tokens, "logprob": written.logprob}
     return Response.model_validate(question.model_dump(exclude=GRADED) | fields)
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice import calls
-from trice.errors import InputError
-from trice.journal import dump_row, read_rows, read_text, write_text
+from trice.errors import InputError, TriceError
+from trice.journal import dump_row, read_text, write_text
 from trice.records import Execution, Outcome, Question, Response
 from trice.stages.generate import Asking, generate
 from trice.tasks import Sources, Task, Tasks
 from trice.tasks.text import TextTask, exact_match, f1
 from trice.tools import Tool
-from trice.tools.many import beside, forget, run_all
+from trice.tools.many import Runner, beside, forget, run_all
 
 AskAgain = Callable[[Sequence[Question]], list[str]]
 """From questions with a tool's output to the model's answers."""
@@ -47,23 +47,28 @@ def read(tasks: Tasks, row: Response) -> Read:
 
 
 def grade(
-    tasks: Tasks, rows: Sequence[Response], ask_again: AskAgain | None = None, *, output: Path | None = None
+    tasks: Tasks,
+    rows: Sequence[Response],
+    ask_again: AskAgain | None = None,
+    *,
+    output: Path | None = None,
+    runner: Runner | None = None,
 ) -> list[Response]:
     """Parse, execute and judge responses. Never raises on what a model wrote.
 
-    `output` is the file that is being made of them, beside which calls are kept (`trice.tools.many`). Raises
-    InputError where a tool that is called lacks what it needs."""
+    `output` is the file that is being made of them, beside which calls are kept (`trice.tools.many`), `runner` what
+    runs the calls. Raises InputError where a tool that is called lacks what it needs."""
     found = [read(tasks, row) for row in rows]
-    executions = _execute(found, output)
+    executions = _execute(found, output, runner)
     turns = _second_turns(rows, found, executions, ask_again)
     return [_verdict(*each) for each in zip(rows, found, executions, turns, strict=True)]
 
 
-def _execute(found: Sequence[Read], output: Path | None) -> list[Execution | None]:
+def _execute(found: Sequence[Read], output: Path | None, runner: Runner | None) -> list[Execution | None]:
     pairs = [(each.tool, each.reading.call) for each in found if each.tool and each.reading.call]
     for tool in {tool.name: tool for tool, _ in pairs}.values():
         tool.check()
-    executions = iter(run_all(pairs, output))
+    executions = iter(run_all(pairs, output, runner))
     return [next(executions) if each.tool else None for each in found]
 
 
@@ -137,13 +142,14 @@ class Model:
             distinct[number].model_copy(update=names | {"id": str(number)}) for number in sorted(distinct)
         ]
         text = "".join(dump_row(row) + "\n" for row in rows)
-        if asked.is_file() and read_text(asked) == text:
-            if answered.is_file():
-                return [row.response for row in read_rows(answered, Response)]
-        else:  # what another try left is of no use
+        if not asked.is_file() or read_text(asked) != text:  # what another try left is of no use
             forget(self.output, "turned")
             write_text(asked, text)
-        return [row.response for row in generate(asked, answered, self.task, how, tools=self.tools)]
+        answers = generate(asked, answered, self.task, how, tools=self.tools, retry=True)
+        if len(answers) < len(rows):
+            lost = f"{len(rows) - len(answers)} of {len(rows)} questions got no second turn"
+            raise TriceError(f"{self.output}: {lost}; run the same command again to ask for those alone")
+        return [row.response for row in answers]
 
 
 def check_model_given(tasks: Tasks, rows: Sequence[Response]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from trice.errors import InputError
 from trice.journal import read_rows, validate, write_rows
@@ -17,7 +18,15 @@ from trice.rewards import load_reward
 from trice.stages.generate import GRADED, Asking
 from trice.stages.grade import Model, grade
 from trice.tasks import Sources, Tasks, check_questions
-from trice.tools.many import forget
+from trice.tools.many import Runner, forget
+
+
+class Candidate(NamedTuple):
+    """A response's text, where it comes from, and the token ids it was written in, where they are known."""
+
+    origin: str
+    text: str
+    tokens: list[int] | None = None
 
 
 def score(
@@ -29,12 +38,14 @@ def score(
     distinct: bool = True,
     asking: Asking | None = None,
     tools: Sources | None = None,
+    runner: Runner | None = None,
 ) -> list[Ranked]:
     """Rank the candidates in folder `data` and write them to `output`.
 
     `reward` is `paper`, `released`, or a user's `module:function` of (question, response). `distinct` keeps
     one of several candidates with the same text. A tool's output that is no answer, such as a passage, is
-    read by the model of `asking`; without one, a call is right where its output supports a gold answer.
+    read by the model of `asking`; without one, a call is right where its output supports a gold answer. `runner` is
+    what runs the calls.
     Raises InputError for a folder without gold responses.
     """
     tasks, rewarder = Tasks(task, tools), load_reward(reward)
@@ -46,10 +57,11 @@ def score(
     candidates = _candidates(data, tasks.name)
     written = []
     for gold, question in zip(golds, questions, strict=True):
-        texts = [("gold", gold.output), *candidates.get((question.dataset, question.id), ())]
+        texts = [Candidate("gold", gold.output), *candidates.get((question.dataset, question.id), ())]
         written.append(_responses(question, _distinct(texts) if distinct else texts))
     model = Model(task, asking, output, tools) if asking else None
-    graded = iter(grade(tasks, [row for rows in written for row in rows], model, output=output))
+    every = [row for rows in written for row in rows]
+    graded = iter(grade(tasks, every, model, output=output, runner=runner))
     ranked = []
     for gold, rows in zip(golds, written, strict=True):
         responses = [next(graded) for _ in rows]
@@ -76,30 +88,32 @@ def _questions(golds: Sequence[Labelled], tasks: Tasks) -> list[Question]:
     return questions
 
 
-def _candidates(data: Path, task: str) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """Origin and text of every candidate but the gold ones, by its question's data set and id."""
+def _candidates(data: Path, task: str) -> dict[tuple[str, str], list[Candidate]]:
+    """Every candidate but the gold ones, by its question's data set and id."""
     found = defaultdict(list)
     for path in sorted(data.glob(f"{task}_*_response.json")):
         origin = path.name.removeprefix(f"{task}_").removesuffix("_response.json")
         if origin != "gold":
             for row in read_rows(path, Response):
-                found[row.dataset, row.id].append((origin, row.response))
+                found[row.dataset, row.id].append(Candidate(origin, row.response, row.tokens))
     return found
 
 
-def _distinct(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
     """The first of several candidates with the same text."""
-    first: dict[str, str] = {}
-    for origin, text in texts:
-        first.setdefault(text.strip(), origin)
-    return [(origin, text) for text, origin in first.items()]
+    first: dict[str, Candidate] = {}
+    for each in candidates:
+        first.setdefault(each.text.strip(), each._replace(text=each.text.strip()))
+    return list(first.values())
 
 
-def _responses(question: Question, texts: Sequence[tuple[str, str]]) -> list[Response]:
+def _responses(question: Question, candidates: Sequence[Candidate]) -> list[Response]:
     fields = question.model_dump(exclude=GRADED)
     rows = [
-        Response.model_validate(fields | {"response": text, "origin": origin, "sample": sample})
-        for sample, (origin, text) in enumerate(texts)
+        Response.model_validate(
+            fields | {"response": text, "origin": origin, "sample": sample, "tokens": tokens}
+        )
+        for sample, (origin, text, tokens) in enumerate(candidates)
     ]
     for row in rows:
         row._where = question.where
@@ -107,6 +121,7 @@ def _responses(question: Question, texts: Sequence[tuple[str, str]]) -> list[Res
 
 
 def _rank(gold: Labelled, responses: Sequence[Response], rewards: Sequence[float]) -> Ranked:
+    tokens = [response.tokens for response in responses]
     return Ranked(
         id=gold.id,
         query=f"{gold.instruction}\n{gold.input}",
@@ -114,4 +129,5 @@ def _rank(gold: Labelled, responses: Sequence[Response], rewards: Sequence[float
         origin=[response.origin for response in responses],
         scores=list(rewards),
         answer=[response.pred for response in responses],
+        tokens=tokens if any(each is not None for each in tokens) else None,
     )

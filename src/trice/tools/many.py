@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Self
@@ -22,6 +22,9 @@ from trice.records import Call, Execution
 from trice.tools import BatchTool, Tool, bounded, describe, run
 
 BUSY = 60.0  # seconds that another process may hold the file
+
+Runner = Callable[[Mapping[str, tuple[Tool, Call]]], Iterator[tuple[str, Execution]]]
+"""Runs calls, and gives each execution under its call's key as soon as it is there."""
 
 
 class Kept:
@@ -71,9 +74,11 @@ def forget(output: Path, part: str = "") -> None:
         path.unlink()
 
 
-def run_all(calls: Sequence[tuple[Tool, Call]], output: Path | None = None) -> list[Execution]:
+def run_all(
+    calls: Sequence[tuple[Tool, Call]], output: Path | None = None, runner: Runner | None = None
+) -> list[Execution]:
     """The executions of calls, in order. `output` is the file that is being made of them: `forget` it at its
-    end."""
+    end. `runner` runs them elsewhere than in this process."""
     tools = {id(tool): tool for tool, _ in calls}
     versions = {place: tool.version for place, tool in tools.items()}  # a version may be long in the making
     keys = [_key(tool, versions[id(tool)], call) for tool, call in calls]
@@ -83,7 +88,7 @@ def run_all(calls: Sequence[tuple[Tool, Call]], output: Path | None = None) -> l
         done = {key: kept for key in lasting if (kept := stores.get(key))}
         left = {key: pair for key, pair in pending.items() if key not in done}
         with Progress("calls", len(lasting), len(done)) as progress:
-            for key, execution in _executed(left):
+            for key, execution in (runner or executed)(left):
                 done[key] = execution
                 if key in lasting:
                     stores.put(key, execution)
@@ -125,7 +130,7 @@ class _Stores:
                 store.close()
 
 
-def _executed(pending: dict[str, tuple[Tool, Call]]) -> Iterator[tuple[str, Execution]]:
+def executed(pending: Mapping[str, tuple[Tool, Call]]) -> Iterator[tuple[str, Execution]]:
     """Each call's execution as soon as it is there, tool by tool."""
     groups: dict[int, list[tuple[str, Tool, Call]]] = {}
     for key, (tool, call) in pending.items():

@@ -41,10 +41,15 @@ def example(
     input: str,
     responses: Sequence[str],
     rewards: Sequence[float],
+    written: Sequence[Sequence[int] | None] | None = None,
 ) -> Example:
-    """The tokens of one question and its responses; every response token and the end token carry loss."""
+    """The tokens of one question and its responses, those they were `written` in where these are there and the
+    tokenizer's; every response token and the end token carry loss."""
     prompt = template.encode(tokenizer, instruction, input)
-    encoded = [template.encode_response(tokenizer, response) for response in responses]
+    encoded = [
+        template.encode_response(tokenizer, response, written=ids)
+        for response, ids in zip(responses, written or [None] * len(responses), strict=True)
+    ]
     return Example(prompt, [Tokens(ids, [True] * len(ids)) for ids in encoded], list(rewards))
 
 

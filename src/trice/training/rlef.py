@@ -22,7 +22,8 @@ def examples(data: Path, template: str, limit: int | None = None) -> Callable[[A
         from trice.training.fit import example
 
         return [
-            example(form, tokenizer, row.instruction, row.input, row.responses, row.scores) for row in rows
+            example(form, tokenizer, row.instruction, row.input, row.responses, row.scores, row.tokens)
+            for row in rows
         ]
 
     return make

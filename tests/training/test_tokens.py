@@ -1,0 +1,161 @@
+"""Token ids in, token ids out: stage 2 trains on the ids the model sampled, not on another cut of their text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import families
+from tiny import read, sums, write
+from trice.models.batches import Ask
+from trice.models.decoding import generate
+from trice.models.local import LocalModel, load
+from trice.prompts import load_template
+from trice.records import Ranked
+from trice.sampling import Sampling
+from trice.stages.collect import collect, collect_gold
+from trice.stages.generate import Asking, Compel, Group, content_key, grouped
+from trice.stages.score import score
+from trice.tasks import Tasks
+from trice.training.packing import Example, pack
+from trice.training.policy import prepare
+from trice.training.rlef import examples
+
+HOT = Sampling(max_new_tokens=10, temperature=1.3, samples=12, seed=3, logprobs=True)
+PLAIN = load_template("plain")
+Key = tuple[str, int]  # a question's id, a sample's number
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three questions and their gold calls, in whose folder candidates are collected."""
+    questions = read(sums(tmp_path / "questions.json", 3))
+    gold = [
+        {"id": each["id"], "instruction": "Solve.", "input": each["question"], "answer": each["answer"]}
+        | {"output": f"calculator({each['expression']})"}
+        for each in questions
+    ]
+    collect_gold(write(tmp_path / "gold.json", gold), tmp_path / "stage2", "math")
+    return tmp_path
+
+
+def sampled(loaded: LocalModel, group: Group) -> dict[Key, list[int]]:
+    """The ids of the same draws, straight from the decoder."""
+    start = PLAIN.encode_response(loaded.tokenizer, group.manner.opening, end=False)
+    start = start if group.manner.opening else []
+    questions = list(group.questions.values())
+    asked = [
+        Ask(
+            PLAIN.encode(loaded.tokenizer, each.instruction, each.input) + start,
+            content_key(each),
+            tuple(range(HOT.samples)),
+        )
+        for each in questions
+    ]
+    return {
+        (questions[number].id, sample): start + (each.tokens or [])
+        for number, found in generate(loaded, asked, HOT, group.manner.finish)
+        for sample, each in found.items()
+    }
+
+
+def by_sample(made: list[Example], ranked: list[Ranked]) -> dict[Key, list[int]]:
+    """The ids, end token and all, of every candidate but gold, which stands first."""
+    return {
+        (row.id, number - 1): tokens.ids
+        for example, row in zip(made, ranked, strict=True)
+        for number, tokens in enumerate(example.responses)
+        if number
+    }
+
+
+@torch.no_grad()
+def logprobs(loaded: LocalModel, made: list[Example], ranked: list[Ranked], opened: int) -> dict[Key, float]:
+    """What the trainer's forward gives each candidate's ids after the first `opened`, the end token left out."""
+    found = {}
+    for example, row in zip(made, ranked, strict=True):
+        logps_N = loaded.model(packed=pack([example], "blocks", "cpu"))
+        each = logps_N.split([len(tokens.ids) for tokens in example.responses])
+        found |= {(row.id, number): float(logps[opened:-1].sum()) for number, logps in enumerate(each[1:])}
+    return found
+
+
+@pytest.mark.parametrize("compel", [None, "call"])
+def test_training_holds_the_sampled_ids_and_gives_them_the_engines_log_probability(
+    folder: Path, tiny_model: Callable[[str], Path], compel: Compel | None
+) -> None:
+    path = str(tiny_model("llama"))
+    asking = Asking(path, compel=compel, sampling=HOT, device="cpu", dtype="float32")
+    rows = collect(folder / "questions.json", folder / "stage2", "math", "sampled", asking)
+    ranked_path = folder / "math.json"
+    ranked = score(folder / "stage2", ranked_path, "math", distinct=False)
+    loaded = load(path, device="cpu", dtype="float32")
+    tokenizer = loaded.tokenizer
+    end, known = tokenizer.eos_token_id, len(tokenizer)
+    (group,) = grouped(Tasks("math"), list(rows[:: HOT.samples]), asking)
+    drawn = sampled(loaded, group)
+
+    made = examples(ranked_path, "plain")(tokenizer)
+    trained = by_sample(made, ranked)
+    again = {
+        (row.id, row.sample): [*PLAIN.encode_response(tokenizer, row.response, end=False), end]
+        for row in rows
+    }
+    # A tiny model has some ids that its tokenizer has not: such a response can only be cut anew.
+    strays = {key for key, ids in drawn.items() if max(ids, default=0) >= known}
+    drifted = [key for key in drawn if key not in strays and [*drawn[key], end] != again[key]]
+    print(f"{len(drifted)} of {len(drawn)} responses have ids of their own, {len(strays)} are cut anew")
+    assert len(drifted) > 5
+    for key, ids in drawn.items():
+        assert trained[key] == (again[key] if key in strays else [*ids, end])
+    kept = {(row.id, row.sample) for row in rows if row.tokens is not None}
+    assert kept == {*drifted, *strays}  # the others are the tokenizer's own cut
+
+    # What the engine did not choose, an opening, has no part in its log-probability; nor has the end token.
+    opened = len(PLAIN.encode_response(tokenizer, "calculator(", end=False)) if compel else 0
+    recorded = {(row.id, row.sample): row.logprob for row in rows}
+    texts = [{name: value for name, value in row.items() if name != "tokens"} for row in read(ranked_path)]
+    recut = examples(write(folder / "texts.json", texts), "plain")(tokenizer)
+    assert prepare(loaded.model, made).layout == "blocks"
+    theirs, others = (logprobs(loaded, each, ranked, opened) for each in (made, recut))
+    assert max(abs(theirs[key] - recorded[key]) for key in drawn if key not in strays) < 1e-4
+    assert min(abs(others[key] - recorded[key]) for key in drifted) > 1e-2
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3", "glm4"])
+def test_another_familys_ids_are_never_trained_on(
+    folder: Path, tiny_model: Callable[[str], Path], family: str
+) -> None:
+    asking = Asking(str(tiny_model("llama")), sampling=HOT, device="cpu", dtype="float32")
+    collect(folder / "questions.json", folder / "stage2", "math", "llama", asking)
+    score(folder / "stage2", folder / "math.json", "math")
+    rows = read(folder / "math.json")
+    assert any(row.pop("tokens") for row in rows)
+    texts = write(folder / "texts.json", rows)
+    policy = families.tokenizer(family)
+    assert examples(folder / "math.json", "plain")(policy) == examples(texts, "plain")(policy)
+
+
+def test_ids_are_taken_where_they_read_as_the_response_and_only_there(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    tokenizer = load(str(tiny_model("llama")), device="cpu", dtype="float32").tokenizer
+    one, two, twelve, blank = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("1", "2", " 12", " ")
+    )
+    pieces, end = [*blank, *one, *two], tokenizer.eos_token_id
+    assert pieces != twelve
+    for written, response, expected in [
+        (None, "12", twelve),
+        (pieces, "12", pieces),
+        ([*one, *two], "12", [*one, *two]),  # without the template's space: what the model wrote
+        ([*pieces, *blank], "12", [*pieces, *blank]),
+        ([*pieces, *one], "12", twelve),
+        ([*pieces, len(tokenizer) + 3], "12", twelve),  # which decoding leaves out
+        ([*pieces, -1], "12", twelve),
+        ([], "", []),
+    ]:
+        assert PLAIN.encode_response(tokenizer, response, written=written) == [*expected, end]
