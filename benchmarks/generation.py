@@ -6,9 +6,9 @@ write the same tokens where nothing is drawn; a difference is only excused where
 
     python benchmarks/generation.py [figure …] [--ours 200] [--theirs 40] [--rounds 3] [--adapter FOLDER]
 
-Figures: greedy (theirs: one question at a time), few-shot (batches of 32), samples (5 each, batches of 16
-questions), beams (4, penalty 1.3, one at a time). `--theirs` is how many of the questions they get: their time for
-one does not depend on it.
+Figures: rates (of a prefill and of a step), greedy (theirs: one question at a time), original (the same without our
+stop rule), few-shot (batches of 32), samples (5 each, batches of 16 questions), beams (4, penalty 1.3, one at a
+time). `--theirs` is how many of the questions they get: their time for one does not depend on it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +29,11 @@ from rates import matrix_rate
 from trice.datasets import load
 from trice.models.batches import Ask
 from trice.models.decoding import generate
+from trice.models.draw import greedy
+from trice.models.engine import reach
 from trice.models.local import LocalModel
 from trice.models.local import load as load_model
+from trice.models.rows import Rows, attending
 from trice.sampling import Sampling
 from trice.stages.generate import Asking, grouped
 from trice.stages.generate import ask as instruct
@@ -46,10 +50,12 @@ class Figure(NamedTuple):
     theirs: dict[str, Any]
     batch: int
     examples: str | None = None
+    stops: bool = True  # whether theirs end a row where its response is over, and not at an end token alone
 
 
 FIGURES = {
     "greedy": Figure(Sampling(64), {"do_sample": False}, 1),
+    "original": Figure(Sampling(64), {"do_sample": False}, 1, stops=False),
     "few-shot": Figure(Sampling(64), {"do_sample": False}, 32, "mixed"),
     "samples": Figure(
         Sampling(64, temperature=1.0, top_k=50, samples=5),
@@ -60,6 +66,7 @@ FIGURES = {
         Sampling(128, beams=4, repetition_penalty=1.3),
         {"do_sample": False, "num_beams": 4, "repetition_penalty": 1.3},
         1,
+        stops=False,
     ),
 }
 
@@ -87,11 +94,7 @@ def theirs(
         width = max(len(prompts[number]) for number in batch)
         tokens = torch.tensor([[pad] * (width - len(prompts[n])) + prompts[n] for n in batch])
         mask = torch.tensor([[0] * (width - len(prompts[n])) + [1] * len(prompts[n]) for n in batch])
-        stop = (
-            StoppingCriteriaList([Over(loaded.tokenizer, finish, width)])
-            if figure.sampling.beams == 1
-            else None
-        )
+        stop = StoppingCriteriaList([Over(loaded.tokenizer, finish, width)]) if figure.stops else None
         with torch.inference_mode():
             out = loaded.model.generate(
                 tokens, attention_mask=mask, max_new_tokens=figure.sampling.max_new_tokens,
@@ -105,11 +108,13 @@ def theirs(
 
 def ended(loaded: LocalModel, ids: list[int], finish: Callable[[str], str | None]) -> list[int]:
     """The ids up to where the response is over."""
+    decode = partial(loaded.tokenizer.decode, skip_special_tokens=True)
     for place, token in enumerate(ids):
         if token in loaded.eos_ids:
             return ids[:place]
-        if finish(loaded.tokenizer.decode(ids[: place + 1], skip_special_tokens=True)) is not None:
-            return ids[: place + 1]
+        over = finish(decode(ids[: place + 1]))
+        if over is not None:
+            return ids[: reach(decode, ids[: place + 1], over)]
     return ids
 
 
@@ -171,6 +176,45 @@ def compare(loaded: LocalModel, name: str, args: argparse.Namespace) -> None:
     )
 
 
+def shares(loaded: LocalModel, size: int) -> None:
+    """Useful arithmetic of a prefill and of a decoding step, as a share of the machine's rate, and for the step how
+    long its matrix products take alone on the same shapes, which no step can do without."""
+    linears = [each for each in loaded.model.base_model.modules() if isinstance(each, torch.nn.Linear)]
+    peak, layers = matrix_rate(), [linear.weight for linear in linears]
+    head_VD, inner = loaded.model.get_output_embeddings().weight, sum(weight.numel() for weight in layers)
+    prompts = questions(loaded, size, FIGURES["few-shot"])[0]
+    with torch.inference_mode(), attending(loaded):
+        rows, some = Rows(loaded), prompts[: size // 4]
+        took = timed(lambda: Rows(loaded).join(some, [1] * len(some)))
+        rows.join([prompt[-32:] for prompt in prompts], [1] * len(prompts))
+        states_BD = rows.step([1] * len(rows))
+        step = timed(lambda: greedy(rows.logits(rows.step([1] * len(rows)))))
+        inputs = {width: torch.rand(len(rows), width) for width in {weight.shape[1] for weight in layers}}
+        alone = timed(
+            lambda: [torch.nn.functional.linear(inputs[weight.shape[1]], weight) for weight in layers]
+        )
+        alone += timed(lambda: rows.logits(states_BD))
+    tokens = sum(map(len, some))
+    print(
+        f"prefill: {tokens / took:.0f} tokens/s, {2 * inner * tokens / took / peak:.0%} of the machine's rate"
+    )
+    work = 2 * (inner + head_VD.numel()) * len(rows)
+    print(
+        f"decoding, {len(rows)} rows: {step * 1e3:.0f} ms a step, {work / step / peak:.0%} of the machine's rate; "
+        f"its products alone {alone * 1e3:.0f} ms, {work / alone / peak:.0%}: {alone / step:.0%} of the ceiling"
+    )
+
+
+def timed(work: Callable[[], object]) -> float:
+    """The median of five runs, in seconds."""
+    took = []
+    for _ in range(5):
+        start = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - start)
+    return statistics.median(took)
+
+
 def questions(
     loaded: LocalModel, count: int, figure: Figure
 ) -> tuple[list[list[int]], Callable[[str], str | None]]:
@@ -191,7 +235,7 @@ def questions(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("figures", nargs="*", default=list(FIGURES), choices=[*FIGURES, []])
+    parser.add_argument("figures", nargs="*", default=["rates", *FIGURES])
     parser.add_argument("--ours", type=int, default=200)
     parser.add_argument("--theirs", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
@@ -204,7 +248,10 @@ def main() -> None:
         f"batch {args.batch_size}"
     )
     for name in args.figures:
-        compare(loaded, name, args)
+        if name == "rates":
+            shares(loaded, args.batch_size)
+        else:
+            compare(loaded, name, args)
 
 
 if __name__ == "__main__":

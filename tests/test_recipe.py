@@ -93,8 +93,8 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
         ("clone.lora.dropout=1", "key 'clone.lora.dropout': Input should be less than 1"),
         ("clone.max_steps=0", "key 'clone.max_steps': 0 steps train nothing"),
         (
-            "collect=[{origin: a, from: endpoint, top_k: 5, endpoint: {url: u, model: m}}]",
-            "key 'collect.0': 'top_k', 'top_p' and 'beams' are for local models",
+            "collect=[{origin: a, from: endpoint, beams: 5, endpoint: {url: u, model: m}}]",
+            "key 'collect.0': 'beams' is for local models, not for an endpoint",
         ),
         ("clone=3", "key 'clone': Input should be a valid dictionary"),
         ("data=[]", "key 'data': List should have at least 1 item"),

@@ -4,7 +4,7 @@ A script names, for a question (any text that the last message of a request cont
 first requests in turn; after them, and for all others, it answers. With `faults`, so large a share of all requests
 goes wrong, in the ways of FAULTS in turn. Behaviours: `400`, `404`, `422`, `500`,
 `429` and `503` (with Retry-After: 1), `429-bare` (without), `far` (429 asking for an hour), `drop`, `hang`,
-`slow` (no reply within 0.6 s), `brief` (429 with Retry-After: 0.05), `drip` (a byte now and then for 2 s),
+`slow` (an answer after 0.3 s), `brief` (429 with Retry-After: 0.05), `drip` (a byte now and then for 2 s),
 `torn` (fewer bytes than announced), `half` (half a JSON body), `empty` (no choices), `null` (no content),
 `surrogate` (text that is not Unicode), `one` (one choice however many are asked for), `mute` (no usage), and
 `echo-400`, `echo-500`, `echo-200`, whose text shows the Authorization header.
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-FAULTS = ("500", "brief", "drop", "torn", "500", "half", "drop", "brief", "500", "slow")
+FAULTS = ("500", "brief", "drop", "torn", "slow", "500", "half", "drop", "500", "torn")
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3}
 
 
@@ -127,9 +127,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self._error(int(step), "not so fast", {"Retry-After": "1"})
             case "brief":
                 self._error(429, "not so fast", {"Retry-After": "0.05"})
-            case "slow":
-                self.server.closing.wait(0.6)
-                self.close_connection = True
             case "far":
                 self._error(429, "come back tomorrow", {"Retry-After": "3600"})
             case "429-bare":
@@ -165,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "echo-200":
                 self._send(200, self._completion([f"you sent {self.headers['Authorization']}"]))
             case _:
+                if step == "slow":
+                    self.server.closing.wait(0.3)
                 count = 1 if step == "one" else seen.body.get("n", 1)
                 body = self._completion(
                     [self.server.answer(seen.question)] * count, USAGE if step != "mute" else None

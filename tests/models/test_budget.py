@@ -71,7 +71,7 @@ def test_a_budget_that_suffices_is_not_noticed() -> None:
     [
         ("answer", Spent(1, 10, 3)),
         ("500", Spent(1)),
-        ("slow", MOST),
+        ("hang", MOST),
         ("torn", MOST),
         ("mute", Spent(1, 11, 1)),
     ],

@@ -50,7 +50,7 @@ class Endpoint:
         model: str,
         keys: Sequence[str] = (),
         timeout: float = 60,
-        attempts: int = 6,
+        attempts: int = 10,
         budget: Budget | None = None,
         form: Form = "chat",
         tokenizer: str | None = None,
@@ -220,6 +220,12 @@ class _Run:
                 return fault
         return None
 
+    def _passing(self, error: BaseException) -> bool:
+        """Whether another attempt may fare better. A server that was never there is no server."""
+        if not isinstance(error, Fault):
+            return False
+        return error.passing and (self.endpoint.answered or not self._fatal(error))
+
     def _fatal(self, fault: Fault) -> bool:
         """Whether every request would fail alike."""
         if fault.unreachable:
@@ -235,7 +241,7 @@ class _Run:
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.endpoint.attempts),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=MAX_BACKOFF),
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Fault) and error.passing),
+            retry=tenacity.retry_if_exception(self._passing),
             reraise=True,
         )
         await retrying(self._attempt, request, fields, samples, deliver)

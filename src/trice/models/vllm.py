@@ -67,7 +67,7 @@ class VllmEngine:
         self._lora: LoRARequest | None = None
         if adapter is not None:
             self._lora = LoRARequest(adapter.name, 1, str(adapter.resolve()))
-            lora = {"enable_lora": True, "max_lora_rank": _room(adapter, model)}
+            lora = {"enable_lora": True, "max_lora_rank": room(adapter, model)}
         source = find_model(model)
         self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         arguments = EngineArgs(model=source, dtype=dtype, max_model_len=-1, disable_log_stats=True, **lora)
@@ -137,13 +137,13 @@ class VllmEngine:
         return text
 
 
-def _room(adapter: Path, model: str) -> int:
+def room(adapter: Path, model: str) -> int:
     """The least rank that vLLM makes room for and the adapter fits in."""
     rank = adapter_config(adapter, model).get("r", 8)
-    room = next((room for room in RANKS if isinstance(rank, int) and rank <= room), None)
-    if room is None:
+    least = next((each for each in RANKS if isinstance(rank, int) and rank <= each), None)
+    if least is None:
         raise InputError(f"{adapter}: rank {rank}; vLLM takes at most {RANKS[-1]}")
-    return room
+    return least
 
 
 def _line(error: Exception) -> str:

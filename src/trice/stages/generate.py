@@ -181,6 +181,8 @@ def check_asking(asking: Asking) -> None:
     if asking.client is not None:
         if asking.adapter:
             raise InputError("an adapter is for a local model; an endpoint's is named as its model")
+        if asking.engine != "transformers":
+            raise InputError(f"engine '{asking.engine}': is for a local model, not for an endpoint")
         return
     from trice.models.local import check_model
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice import calls
-from trice.errors import InputError
-from trice.journal import dump_row, read_rows, read_text, write_text
+from trice.errors import InputError, TriceError
+from trice.journal import dump_row, read_text, write_text
 from trice.records import Execution, Outcome, Question, Response
 from trice.stages.generate import Asking, generate
 from trice.tasks import Sources, Task, Tasks
@@ -142,13 +142,14 @@ class Model:
             distinct[number].model_copy(update=names | {"id": str(number)}) for number in sorted(distinct)
         ]
         text = "".join(dump_row(row) + "\n" for row in rows)
-        if asked.is_file() and read_text(asked) == text:
-            if answered.is_file():
-                return [row.response for row in read_rows(answered, Response)]
-        else:  # what another try left is of no use
+        if not asked.is_file() or read_text(asked) != text:  # what another try left is of no use
             forget(self.output, "turned")
             write_text(asked, text)
-        return [row.response for row in generate(asked, answered, self.task, how, tools=self.tools)]
+        answers = generate(asked, answered, self.task, how, tools=self.tools, retry=True)
+        if len(answers) < len(rows):
+            lost = f"{len(rows) - len(answers)} of {len(rows)} questions got no second turn"
+            raise TriceError(f"{self.output}: {lost}; run the same command again to ask for those alone")
+        return [row.response for row in answers]
 
 
 def check_model_given(tasks: Tasks, rows: Sequence[Response]) -> None:
