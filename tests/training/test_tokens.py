@@ -116,7 +116,7 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_engines_log_probabili
 
     # What the engine did not choose, an opening, has no part in its log-probability; nor has the end token.
     opened = len(PLAIN.encode_response(tokenizer, "calculator(", end=False)) if compel else 0
-    recorded = {(row.id, row.sample): row.logprob for row in rows}
+    recorded = {(row.id, row.sample): row.logprob or 0.0 for row in rows}
     texts = [{name: value for name, value in row.items() if name != "tokens"} for row in read(ranked_path)]
     recut = examples(write(folder / "texts.json", texts), "plain")(tokenizer)
     assert prepare(loaded.model, made).layout == "blocks"
@@ -125,7 +125,7 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_engines_log_probabili
     assert min(abs(others[key] - recorded[key]) for key in drifted) > 1e-2
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gemma3", "glm4"])
+@pytest.mark.parametrize("family", ["mistral", "gemma3", "glm4"])
 def test_another_familys_ids_are_never_trained_on(
     folder: Path, tiny_model: Callable[[str], Path], family: str
 ) -> None:
@@ -133,7 +133,8 @@ def test_another_familys_ids_are_never_trained_on(
     collect(folder / "questions.json", folder / "stage2", "math", "llama", asking)
     score(folder / "stage2", folder / "math.json", "math")
     rows = read(folder / "math.json")
-    assert any(row.pop("tokens") for row in rows)
+    taken = [row.pop("tokens") for row in rows]
+    assert all(taken)
     texts = write(folder / "texts.json", rows)
     policy = families.tokenizer(family)
     assert examples(folder / "math.json", "plain")(policy) == examples(texts, "plain")(policy)

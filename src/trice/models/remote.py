@@ -19,7 +19,7 @@ from typing import Any
 from trice.errors import InputError
 from trice.models.budget import Request
 from trice.models.endpoint import Endpoint
-from trice.models.engine import Done, Failure, Manner, Prompt, Written
+from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
 from trice.models.wire import Reply
 from trice.prompts import CHAT
 
@@ -94,7 +94,10 @@ class EndpointEngine:
             if ids and ids[-1] in self._tokenizer.all_special_ids:
                 ids = ids[:-1]
             text, count = _over(manner, lambda end: self._text(ids[:end]), len(ids))
-            return Written(text, ids[:count], _sum(reply.logprobs, count))
+            if text != self._text(ids[:count]):  # it was cut
+                count = reach(self._text, ids[:count], text)
+            written = Written(text, ids[:count], _sum(reply.logprobs, count))
+            return manner.kept(self._tokenizer, written)
         text = manner.cut(reply.text)
         if reply.pieces is None:
             return Written(text)

@@ -1,0 +1,155 @@
+"""Every family writes in batches, token by token, what its plain model writes one prompt at a time.
+
+In float32 two roads to the same logits differ in their last bits, so two tokens that are as good as each other may
+change places. Such ties are counted and printed, and nothing else is excused.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import families
+from trice.models.batches import Ask
+from trice.models.decoding import generate
+from trice.models.engine import Written
+from trice.models.local import LocalModel, load
+from trice.sampling import Sampling
+
+TIE = 1e-4  # of logits, or of beams' scores
+TOKENS = 12  # longer than the sliding layers' window
+SHARED = 2 * families.WINDOW + 3  # tokens of a few-shot prompt's beginning, which windows leave behind
+LENGTHS = (7, 20, 1, 3, 12, 3, 9, 15, 8, 26)
+SIZES = (1, 3, 64)  # alone; rows entering while others run; all at once
+FAMILIES = (
+    "llama", "gemma2", "gemma3", "glm", "glm4", "qwen2", "qwen3", "mistral", "phi3", "gpt_neox", "granite",
+)  # fmt: skip
+
+
+def prompts(shared: int) -> list[list[int]]:
+    """Prompts of mixed lengths, all of which begin with `shared` tokens."""
+    draw = random.Random(shared)
+    first, *others = ([draw.randrange(3, 320) for _ in range(length)] for length in (shared, *LENGTHS))
+    return [first + other for other in others]
+
+
+def plain(loaded: LocalModel, prompt: list[int], **options: Any) -> Any:
+    """transformers' own `generate` after one prompt."""
+    tokens = torch.tensor([prompt])
+    return loaded.model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=False,
+        max_new_tokens=TOKENS,
+        pad_token_id=0,
+        eos_token_id=sorted(loaded.eos_ids),
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+
+
+def up_to_the_end(loaded: LocalModel, ids: Sequence[int]) -> list[int]:
+    end = next((place for place, token in enumerate(ids) if token in loaded.eos_ids), len(ids))
+    return list(ids[:end])
+
+
+def ours(loaded: LocalModel, asked: list[list[int]], sampling: Sampling, size: int) -> list[list[Written]]:
+    """Each prompt's responses, in order."""
+    samples = tuple(range(sampling.samples))
+    asks = [Ask(prompt, str(number), samples) for number, prompt in enumerate(asked)]
+    found: list[dict[int, Written]] = [{} for _ in asked]
+    for number, each in generate(loaded, asks, sampling, batch_size=size):
+        assert not found[number].keys() & each.keys()
+        found[number] |= each
+    return [[each[sample] for sample in samples] for each in found]
+
+
+@pytest.fixture(params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> LocalModel:
+    """A tiny model of each family, which ends its responses at several tokens, at different times."""
+    made = load(str(tiny_model(request.param)), device="cpu", dtype="float32")
+    free = [plain(made, prompt).sequences[0, len(prompt) :].tolist() for prompt in prompts(0)]
+    common = Counter(token for ids in free for token in ids[2:]).most_common(3)
+    made.model.generation_config.eos_token_id = [2, *(token for token, _ in common)]
+    return made
+
+
+@pytest.mark.parametrize("shared", [0, SHARED])
+@torch.no_grad()
+def test_greedy_responses_are_plain_generates(loaded: LocalModel, shared: int) -> None:
+    asked = prompts(shared)
+    expected = [plain(loaded, prompt) for prompt in asked]
+    ids = [
+        up_to_the_end(loaded, each.sequences[0, len(prompt) :].tolist())
+        for each, prompt in zip(expected, asked, strict=True)
+    ]
+    assert len(set(map(len, ids))) > 2  # rows end at different times
+    ties, compared = set(), 0
+    for samples in (1, 3):  # several samples come from one prefill
+        for size in SIZES:
+            found = ours(loaded, asked, Sampling(TOKENS, samples=samples), size)
+            for number, responses in enumerate(found):
+                for written in responses:
+                    compared += 1
+                    if written.tokens == ids[number]:
+                        continue
+                    pairs = zip([*(written.tokens or []), -1], [*ids[number], -1], strict=False)
+                    place = next(place for place, (one, other) in enumerate(pairs) if one != other)
+                    best, second = expected[number].scores[place][0].topk(2).values.tolist()
+                    assert best - second < TIE, f"prompt {number}, token {place}: {best - second} apart"
+                    ties.add((number, place))
+    print(f"{type(loaded.model).__name__}: {compared} greedy responses compared, ties excused: {len(ties)}")
+
+
+@pytest.mark.parametrize("shared", [0, SHARED])
+@torch.no_grad()
+def test_samples_have_the_plain_models_log_probabilities(loaded: LocalModel, shared: int) -> None:
+    """However rows enter and leave beside it, a drawn response is read as the plain model reads it alone."""
+    asked, sampling = prompts(shared), Sampling(TOKENS, temperature=1.0, samples=3, logprobs=True)
+    first: list[list[Written]] | None = None
+    for size in SIZES:
+        found = ours(loaded, asked, sampling, size)
+        assert len({tuple(each.tokens or []) for responses in found for each in responses}) > 15
+        for prompt, responses in zip(asked, found, strict=True):
+            for written in responses:
+                ids = written.tokens or []
+                logits = loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+                logps = (
+                    logits.log_softmax(-1).gather(1, torch.tensor(ids).long()[:, None]) if ids else logits[:0]
+                )
+                assert written.logprob == pytest.approx(float(logps.sum()), abs=1e-4)
+        first = first or found
+        drawn, before = ([[each.tokens for each in row] for row in rows] for rows in (found, first))
+        assert drawn == before  # the same numbers draw the same, whatever the batch
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("shared", [0, SHARED])
+@torch.no_grad()
+def test_beams_are_plain_generates(loaded: LocalModel, shared: int, penalty: float) -> None:
+    asked = prompts(shared)[:6]
+    sampling = Sampling(TOKENS, beams=4, samples=2, repetition_penalty=penalty)
+    expected = [
+        plain(loaded, prompt, num_beams=4, num_return_sequences=4, repetition_penalty=penalty)
+        for prompt in asked
+    ]
+    ties = set()
+    for size in SIZES:
+        for number, responses in enumerate(ours(loaded, asked, sampling, size)):
+            best = expected[number].sequences[:, len(asked[number]) :].tolist()
+            scores = expected[number].sequences_scores.tolist()
+            for place, written in enumerate(responses):
+                if written.tokens != up_to_the_end(loaded, best[place]):
+                    gap = min(abs(scores[place] - other) for i, other in enumerate(scores) if i != place)
+                    assert gap < TIE, f"prompt {number}, beam {place}: {gap} from the next"
+                    ties.add((number, place))
+    print(
+        f"{type(loaded.model).__name__}: {len(asked) * len(SIZES) * 2} beams compared, ties excused: {len(ties)}"
+    )
