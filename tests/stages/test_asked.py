@@ -84,9 +84,7 @@ def test_a_question_that_is_there_twice_is_paid_once(tmp_path: Path) -> None:
     row = {"id": "S_1", "question": "What is 1 and 7?", "answer": "8"}
     data = write(tmp_path / "in.json", [row, row])
     with StandIn(add) as server:
-        rows = generate(
-            data, tmp_path / "out.json", "math", Asking("m", client=Endpoint(server.url, "m"))
-        )
+        rows = generate(data, tmp_path / "out.json", "math", Asking("m", client=Endpoint(server.url, "m")))
     assert [row.response for row in rows] == ["calculator(1+7)"] * 2
     assert len(server.seen) == 1
 
