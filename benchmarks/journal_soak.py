@@ -10,6 +10,7 @@ folder of temporary files (TMPDIR): a kill is survived on any file system, a pow
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,17 @@ def write(output: Path, rows: int) -> int:
         while done < len(left):
             batch = left[done : done + sizes.randint(1, 64)]
             os.write(1, f"begun {len(batch)}\n".encode())
+            time.sleep(0.002)  # what answers takes its time too
             journal.add({key: row(keys[key]) for key in batch})
             os.write(1, f"stored {len(batch)}\n".encode())
             done += len(batch)
     return len(left)
 
 
-def counts(told: str) -> Counter[str]:
+def counts(told: Iterable[str]) -> Counter[str]:
     """How many rows a process said that it had begun, and stored."""
     sums: Counter[str] = Counter()
-    for line in told.splitlines():
+    for line in told:
         what, number = line.split()
         sums[what] += int(number)
     return sums
@@ -65,29 +67,28 @@ def counts(told: str) -> Counter[str]:
 
 def killed_again_and_again(output: Path, rows: int, chance: random.Random) -> Iterator[Counter[str]]:
     """What each process said before it was killed, the last one when it was done."""
-    while True:
+    code: int | None = None
+    while code != 0:
         command = [sys.executable, __file__, str(rows), str(output)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
-        # Now and then while it reads what there is; else some time after its first rows.
-        first = "" if chance.random() < 0.2 else process.stdout.readline()
-        try:
-            process.wait(chance.uniform(0, 0.5))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        told = counts(first + process.stdout.read())
+        lines: list[str] = []
+        if chance.random() < 0.2:  # while it starts, or reads what there is
+            time.sleep(chance.uniform(0, 0.3))
+        else:
+            lines += itertools.islice(process.stdout, 2 * chance.randint(1, max(4, rows // 640)))
+            time.sleep(chance.uniform(0, 0.01))
+        process.send_signal(signal.SIGKILL)
+        yield counts([*lines, *process.stdout])
         code = process.wait()
         assert code in (0, -signal.SIGKILL), code
-        yield told
-        if code == 0:
-            return
 
 
 def soak(output: Path, rows: int) -> dict[str, int]:
     """The counts of one soak."""
     result = Counter(rows=rows)
     before = 0
-    for told in killed_again_and_again(output, rows, random.Random(1)):
+    for told in killed_again_and_again(output, rows, random.Random(2)):
         ledger = standing(output)
         there = len(ledger.rows) if ledger else 0
         result["processes"] += 1

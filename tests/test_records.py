@@ -64,6 +64,8 @@ def test_a_ranked_row_knows_its_instruction_and_input() -> None:
 def test_every_ranked_response_has_a_score() -> None:
     with pytest.raises(ValidationError, match="field 'scores': 1 scores for 2 responses"):
         Ranked(query="q", responses=["a", "b"], scores=[20])
+    with pytest.raises(ValidationError, match="field 'tokens': 1 lists for 2 responses"):
+        Ranked(query="q", responses=["a", "b"], scores=[20, 0], tokens=[None])
 
 
 @pytest.mark.parametrize("empty", [{}, {"input": ""}, {"question": ""}])
