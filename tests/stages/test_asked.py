@@ -15,6 +15,7 @@ from trice.errors import TriceError
 from trice.ledger import standing
 from trice.models.budget import Budget
 from trice.models.endpoint import Endpoint
+from trice.prompts import load_template
 from trice.sampling import Sampling
 from trice.stages.evaluate import evaluate
 from trice.stages.generate import Asking, generate
@@ -141,4 +142,6 @@ def test_a_model_of_ones_own_is_prompted_as_it_was_trained_and_its_ids_are_kept(
     )
     [row] = read(output)
     assert row["response"] == "calculator(What is"
-    assert (row["tokens"], row["logprob"]) == ([token for token, _, _ in apart("What is")], -7.0)
+    begun = load_template("plain").encode_response(tokenizer, "calculator(", end=False)
+    assert row["tokens"] == begun + [token for token, _, _ in apart("What is")]
+    assert row["logprob"] == -7.0

@@ -71,7 +71,9 @@ def test_none_is_lost_none_is_there_twice_and_none_is_paid_twice_but_those_under
     assert [row["response"] for row in rows] == [f"calculator({i}+7)" for i in range(COUNT)]
     assert set(server.failed) == set(FAULTS)
     assert 0.16 < server.failed.total() / asked < 0.24
-    print(f"{asked} requests, of which failed {dict(server.failed)}; {paid.total() - COUNT} answers paid twice")
+    print(
+        f"{asked} requests, of which failed {dict(server.failed)}; {paid.total() - COUNT} answers paid twice"
+    )
     # What was stored was never asked for again; what was under way at a kill was.
     assert all(paid[question] == times for safe in before for question, times in safe.items())
     assert paid.total() - COUNT <= len(KILLS) * LAST_LIMIT
