@@ -90,7 +90,7 @@ def test_greedy_responses_are_plain_generates(loaded: LocalModel, shared: int) -
         up_to_the_end(loaded, each.sequences[0, len(prompt) :].tolist())
         for each, prompt in zip(expected, asked, strict=True)
     ]
-    assert len(set(map(len, ids))) > 2  # rows end at different times
+    assert len(set(map(len, ids))) > 1  # rows end at different times
     ties, compared = set(), 0
     for samples in (1, 3):  # several samples come from one prefill
         for size in SIZES:
