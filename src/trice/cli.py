@@ -221,6 +221,7 @@ def collect(
     temperature: o.Temperature = 0.0,
     top_k: o.TopK = 0,
     top_p: o.TopP = 1.0,
+    repetition_penalty: o.RepetitionPenalty = 1.0,
     max_new_tokens: o.MaxNewTokens = 64,
     batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
@@ -242,7 +243,7 @@ def collect(
         model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
         _endpoint(endpoint, model, keys_file, endpoint_set),
         samples=samples, beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
-        max_new_tokens=max_new_tokens, seed=seed,
+        repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     rows = stage.collect(
         data, output, task, origin, asking, tools=o.sources(tool), limit=limit, retry=retry_failed
@@ -380,6 +381,7 @@ def generate(
     temperature: o.Temperature = 0.0,
     top_k: o.TopK = 0,
     top_p: o.TopP = 1.0,
+    repetition_penalty: o.RepetitionPenalty = 1.0,
     max_new_tokens: o.MaxNewTokens = 64,
     batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
@@ -397,7 +399,8 @@ def generate(
     asking = _asking(
         model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
         _endpoint(endpoint, model, keys_file, endpoint_set),
-        beams=beams, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
+        beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
+        repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     rows = stage(data, output, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed)
     print(f"{len(rows)} responses in {output}")

@@ -291,7 +291,7 @@ class Journal:
         write_rows(self.output, rows)
         sync_folder(self.output.parent)  # before the journal lets go of its rows
         said = {"rows": len(self.rows), "failed": len(self.failed), "seconds": round(self._ledger.seconds, 3)}
-        end = stamped(finished=said | {"sha256": digest(self.output)})
+        end = self._stamped() | {"finished": said | {"sha256": digest(self.output)}}
         if self.failed:
             self._store(end)
             notice(f"{self.output}: {len(self.failed)} rows failed; {AGAIN}")

@@ -246,7 +246,7 @@ class Loop:
         recipe = self.recipe
         sampling = recipe.sampling(
             samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p,
-            beams=origin.beams,
+            repetition_penalty=origin.repetition_penalty, beams=origin.beams,
         )  # fmt: skip
         asking = self._asking(
             examples=origin.examples, compel=origin.compel, sampling=sampling, **self._who(origin)

@@ -51,6 +51,10 @@ Beams = Annotated[int, typer.Option(min=1, help="Beams of a beam search; 1 is no
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
 TopK = Annotated[int, typer.Option(min=0, help="Keep the k likeliest tokens; 0 keeps all.")]
 TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Keep the likeliest tokens of this mass.")]
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(min=0.01, help="Above 1: tokens that were there already are less likely (paper: 1.3)."),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length limit of a response, in tokens.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Responses generated at a time.")]
 Endpoint = Annotated[

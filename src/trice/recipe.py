@@ -130,6 +130,7 @@ class Origin(Settings):
     temperature: float = Field(0.0, ge=0)
     top_k: int = Field(0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
     def _has_endpoint(self) -> Origin:

@@ -38,6 +38,7 @@ PROMPTS = [Prompt(f"key {number}", "Add.", f"{number}+{number}?", (0, 1)) for nu
 def two_workers() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
+        address="local",  # whatever cluster this machine belongs to
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

@@ -146,6 +146,18 @@ def test_suppressed_tokens_never_appear(any_spelled: LocalModel) -> None:
         assert not {int(token) for text in texts for token in text.split()} & set(banned)
 
 
+@torch.no_grad()
+def test_the_repetition_penalty_is_that_of_transformers(any_spelled: LocalModel) -> None:
+    prompts = some_prompts(12)
+    sampling = Sampling(max_new_tokens=TOKENS, repetition_penalty=1.3)
+    differ = 0
+    for prompt, (text,) in zip(prompts, ours(any_spelled, prompts, sampling), strict=True):
+        expected = plain(any_spelled, prompt, repetition_penalty=1.3)
+        assert list(map(int, text.split())) == expected
+        differ += expected != plain(any_spelled, prompt)
+    assert differ
+
+
 def test_finish_ends_a_row_and_no_other(spelled: LocalModel) -> None:
     prompts = some_prompts(12)
     free = [text for (text,) in ours(spelled, prompts)]

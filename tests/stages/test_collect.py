@@ -94,10 +94,12 @@ def add(message: str) -> str:
     return "calculator({}+{})".format(*re.findall(r"What is (\d+) plus (\d+)", message)[-1])
 
 
-def ask(server: StandIn, folder: Path, limit: int | None = None, **options: Any) -> list[Response]:
+def ask(
+    server: StandIn, folder: Path, limit: int | None = None, retry: bool = False, **options: Any
+) -> list[Response]:
     client = Endpoint(server.url, "m", [KEY], attempts=2)
     asking = Asking("m", client=client, sampling=Sampling(samples=2), **options)
-    return collect(folder / "S.json", folder, "math", "gpt", asking, limit=limit)
+    return collect(folder / "S.json", folder, "math", "gpt", asking, limit=limit, retry=retry)
 
 
 def test_an_endpoint_is_asked_as_in_a_chat(tmp_path: Path) -> None:
@@ -195,3 +197,18 @@ def test_a_finished_origin_that_is_collected_anew_replaces_the_file_at_once(
     for name in ("x", "y"):
         work(tmp_path / name, other)
     assert tree(tmp_path / "x") == tree(tmp_path / "y") != before
+
+
+def test_what_is_finished_is_asked_again_only_where_it_failed_and_only_if_told(tmp_path: Path) -> None:
+    gold(tmp_path / "S.json")
+    output = tmp_path / "math_gpt_response.json"
+    with StandIn(add, script={"What is 4 plus": ["brief", "400"]}) as server:
+        assert len(ask(server, tmp_path)) == 8
+        asked, before = len(server.seen), output.read_bytes()
+        assert len(ask(server, tmp_path)) == 8
+        assert (len(server.seen), output.read_bytes()) == (asked, before)
+        for _ in range(2):
+            rows = ask(server, tmp_path, retry=True)
+            assert [row.id for row in rows] == [f"S_{i}" for i in range(5) for _ in range(2)]
+        assert {seen.question for seen in server.seen[asked:]} == {"What is 4 plus 7?"}
+    assert len(read(output)) == 10

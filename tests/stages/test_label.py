@@ -343,3 +343,18 @@ def test_labelled_rows_are_read_back(tmp_path: Path) -> None:
         label(sums(tmp_path / "in.json", 2), tmp_path / "out.json", "math", teacher(server), limit=1)
     [row] = [Labelled.model_validate(row) for row in read(tmp_path / "out.json")]
     assert (row.id, row.output) == ("S_0", "calculator(0+7)")
+
+
+def test_what_is_finished_is_asked_for_again_only_where_it_failed_and_only_if_told(tmp_path: Path) -> None:
+    data, output = sums(tmp_path / "in.json", 5), tmp_path / "out.json"
+    with StandIn(add, script={"What is 4 plus": ["brief", "400"]}) as server:
+        first = label(data, output, "math", teacher(server))
+        assert first == Yield(4, 5, {"endpoint failure": 1})
+        asked, before = len(server.seen), output.read_bytes()
+        assert label(data, output, "math", teacher(server)) == first
+        assert (len(server.seen), output.read_bytes()) == (asked, before)
+        for _ in range(2):
+            assert label(data, output, "math", teacher(server), retry=True) == Yield(5, 5, {})
+        assert len(server.seen) == asked + 1
+    assert [row["id"] for row in read(output)] == [f"S_{i}" for i in range(5)]
+    assert not (tmp_path / "out_rejected.json").exists()

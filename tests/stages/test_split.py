@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,13 @@ import pytest
 
 from tiny import read, same_after_kills, says, sums, tree
 from trice.errors import InputError
+from trice.models.endpoint import Endpoint
 from trice.sampling import Sampling
 from trice.stages.generate import Asking
 from trice.stages.split import split
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+from stand_in_server import StandIn
 
 
 @pytest.fixture
@@ -87,3 +92,14 @@ def test_an_answer_that_is_not_a_number_is_named_before_the_model_is_loaded(
     with pytest.raises(InputError, match=rf"^{data}:4: field 'answer': 'a few' is not a number$"):
         split(data, "math", replace(five, device="gpu"))
     assert sorted(tree(tmp_path)) == ["S.json"]
+
+
+def test_an_endpoints_answers_are_not_paid_for_twice(tmp_path: Path) -> None:
+    data = sums(tmp_path / "S.json", answer=half)
+    with StandIn(lambda question: "5") as server:
+        asking = Asking("m", client=Endpoint(server.url, "m", []))
+        first = split(data, "math", asking)
+        asked = len(server.seen)
+        assert split(data, "math", asking) == first
+        assert first[2:] == (2, 3)
+        assert len(server.seen) == asked

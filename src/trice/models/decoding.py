@@ -63,9 +63,10 @@ def generate(
         return
     shared = shared_prefix([ask.ids for ask in asked])
     order = sorted(range(len(asked)), key=lambda number: (-len(asked[number].ids), number))
-    own_head = own_head_needed(loaded, asked[order[0]].ids)
+    if loaded.own_head is None:
+        loaded.own_head = own_head_needed(loaded, asked[order[0]].ids)
     with attending(loaded):
-        rows = Rows(loaded, asked[0].ids[:shared], own_head)
+        rows = Rows(loaded, asked[0].ids[:shared], loaded.own_head)
         if sampling.beams > 1:
             yield from beam_search(loaded, rows, asked, order, sampling, finish, batch_size, suppress)
         else:

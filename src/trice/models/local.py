@@ -35,12 +35,14 @@ UNLOADABLE = (
 
 @dataclass
 class LocalModel:
-    """A loaded model with its tokenizer. `name` is what the user called it; `device` where it lives."""
+    """A loaded model with its tokenizer. `name` is what the user called it; `device` where it lives. `own_head` is
+    found out when it first generates (`trice.models.rows`)."""
 
     name: str
     model: Any
     tokenizer: Any
     device: torch.device
+    own_head: bool | None = None
 
     @property
     def eos_ids(self) -> set[int]:

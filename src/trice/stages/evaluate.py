@@ -42,10 +42,12 @@ def evaluate(
     if asking is None:
         check_model_given(tasks, rows)
     model = Model(task, asking, output, tools) if asking else None
-    graded = grade(tasks, rows, model, output=output, runner=runner)
+    graded = grade(tasks, rows, model, output=output, runner=runner, earlier=[data])
     measures = by_dataset(graded, known)
     write_rows(output, graded)
     forget(output)
+    if limit is None:  # else the other rows' calls would be run again
+        forget(data, "calls")
     return measures
 
 

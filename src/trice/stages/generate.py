@@ -1,7 +1,7 @@
 """Generate: an engine answers questions, each response stored as it comes, losing nothing to a kill.
 
-`split`, `collect` and every evaluation are this stage with other prompts. Responses are not read or judged
-here.
+`split`, `collect` and every evaluation are this stage with other prompts. Responses are not judged
+here, but the calls in them are run beside (`trice.tools.many.Ahead`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import resources
@@ -28,6 +29,8 @@ from trice.prompts import CHAT, Example, Template, load_template
 from trice.records import Question, Response, Row
 from trice.sampling import Sampling
 from trice.tasks import Sources, Task, Tasks
+from trice.tasks.reading import called
+from trice.tools.many import Ahead, forget
 
 if TYPE_CHECKING:
     from trice.models.endpoint import Endpoint
@@ -113,8 +116,10 @@ def generate(
     tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
+    run_calls: bool = True,
 ) -> list[Response]:
-    """Answer the questions of `data` and write them with their responses to `output`, in order.
+    """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
+    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`.
 
     Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
     InputError where data, task, template, model or adapter do not fit, before the model is loaded.
@@ -132,14 +137,17 @@ def generate(
     with Journal(output, settings, len(questions) * asking.sampling.samples, retry=retry) as journal:
         if journal.finished:
             return read_rows(output, Response)
-        _answer(groups, asking, origin, journal)
-        rows = [
-            Response.model_validate(journal.rows[key])
-            for question in questions
-            for key in _keys(journal, question, asking)
-            if key in journal
-        ]
-        journal.finish(rows)
+        if not journal.rows:
+            forget(output, "calls")  # another time's
+        with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
+            _answer(groups, asking, origin, journal, ahead)
+            rows = [
+                Response.model_validate(journal.rows[key])
+                for question in questions
+                for key in _keys(journal, question, asking)
+                if key in journal
+            ]
+            journal.finish(rows)
     return rows
 
 
@@ -233,8 +241,10 @@ def _keys(journal: Journal, question: Question, asking: Asking) -> list[str]:
     return [journal.key(content, sample) for sample in range(asking.sampling.samples)]
 
 
-def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journal) -> None:
-    """Answer what has no response yet, each stored as it comes."""
+def _answer(
+    groups: Sequence[Group], asking: Asking, origin: str, journal: Journal, ahead: Ahead | None
+) -> None:
+    """Answer what has no response yet, each stored as it comes and its call run `ahead`."""
     known = {*journal.rows, *journal.failed}
     left: list[tuple[Group, dict[int, tuple[int, ...]]]] = []
     for group in groups:
@@ -252,6 +262,8 @@ def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journ
     engine, client = open_engine(asking), asking.client
     if client is not None:
         client.account.resume(journal.spent)
+    if ahead:
+        ahead.take(Response.model_validate(row) for row in journal.rows.values())
     with Progress(f"generate {journal.output.name}", total, total - waiting) as progress:
         for group, wanted in left:
             numbers = list(wanted)
@@ -261,6 +273,8 @@ def _answer(groups: Sequence[Group], asking: Asking, origin: str, journal: Journ
                 if client is not None:
                     journal.spent = client.account.so_far
                 journal.add({keys[sample]: row for sample, row in rows.items()})
+                if ahead:
+                    ahead.take(rows.values())
                 progress.advance(len(rows), client.figures if client is not None else "")
 
             for failure in answer(engine, group, store, wanted, origin):

@@ -12,38 +12,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from trice import calls
 from trice.errors import InputError, TriceError
 from trice.journal import dump_row, read_text, write_text
 from trice.records import Execution, Outcome, Question, Response
 from trice.stages.generate import Asking, generate
 from trice.tasks import Sources, Task, Tasks
+from trice.tasks.reading import Read, read
 from trice.tasks.text import TextTask, exact_match, f1
-from trice.tools import Tool
 from trice.tools.many import Runner, beside, forget, run_all
 
 AskAgain = Callable[[Sequence[Question]], list[str]]
 """From questions with a tool's output to the model's answers."""
-
-
-class Read(NamedTuple):
-    """A response as it was read: its task, the reading, and the tool it calls, which may be the task's own."""
-
-    task: Task
-    reading: calls.Reading
-    tool: Tool | None
-    own: bool
-
-
-def read(tasks: Tasks, row: Response) -> Read:
-    """Parse one response; nothing is run."""
-    task = tasks.of(row)
-    offered = {tool.name: tool for tool in task.tools}
-    reading = calls.read(row.response, {name: tool.parse for name, tool in offered.items()})
-    tool = offered[reading.call.name] if reading.call else None
-    return Read(task, reading, tool.given(row) if tool else None, tool in tasks.own_tools(task))
 
 
 def grade(
@@ -53,22 +34,26 @@ def grade(
     *,
     output: Path | None = None,
     runner: Runner | None = None,
+    earlier: Sequence[Path] = (),
 ) -> list[Response]:
     """Parse, execute and judge responses. Never raises on what a model wrote.
 
     `output` is the file that is being made of them, beside which calls are kept (`trice.tools.many`), `runner` what
-    runs the calls. Raises InputError where a tool that is called lacks what it needs."""
+    runs the calls, `earlier` the files of responses beside which some are kept already. Raises InputError where a
+    tool that is called lacks what it needs."""
     found = [read(tasks, row) for row in rows]
-    executions = _execute(found, output, runner)
+    executions = _execute(found, output, runner, earlier)
     turns = _second_turns(rows, found, executions, ask_again)
     return [_verdict(*each) for each in zip(rows, found, executions, turns, strict=True)]
 
 
-def _execute(found: Sequence[Read], output: Path | None, runner: Runner | None) -> list[Execution | None]:
+def _execute(
+    found: Sequence[Read], output: Path | None, runner: Runner | None, earlier: Sequence[Path]
+) -> list[Execution | None]:
     pairs = [(each.tool, each.reading.call) for each in found if each.tool and each.reading.call]
     for tool in {tool.name: tool for tool, _ in pairs}.values():
         tool.check()
-    executions = iter(run_all(pairs, output, runner))
+    executions = iter(run_all(pairs, output, runner, earlier))
     return [next(executions) if each.tool else None for each in found]
 
 

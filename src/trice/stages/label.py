@@ -23,9 +23,10 @@ from trice.errors import InputError
 from trice.journal import Journal, notice
 from trice.records import Labelled, Outcome, Question, Response
 from trice.stages.generate import GRADED
-from trice.stages.grade import grade, read
+from trice.stages.grade import grade
 from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.tasks import Sources, Tasks, check_questions
+from trice.tasks.reading import read
 from trice.tools.many import forget
 from trice.tools.turns import contains, parts
 

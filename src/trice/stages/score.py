@@ -61,13 +61,16 @@ def score(
         written.append(_responses(question, _distinct(texts) if distinct else texts))
     model = Model(task, asking, output, tools) if asking else None
     every = [row for rows in written for row in rows]
-    graded = iter(grade(tasks, every, model, output=output, runner=runner))
+    paths = _paths(data, tasks.name)
+    graded = iter(grade(tasks, every, model, output=output, runner=runner, earlier=paths))
     ranked = []
     for gold, rows in zip(golds, written, strict=True):
         responses = [next(graded) for _ in rows]
         ranked.append(_rank(gold, responses, rewarder(responses)))
     write_rows(output, ranked)
     forget(output)
+    for path in paths:
+        forget(path, "calls")
     return ranked
 
 
@@ -88,10 +91,14 @@ def _questions(golds: Sequence[Labelled], tasks: Tasks) -> list[Question]:
     return questions
 
 
+def _paths(data: Path, task: str) -> list[Path]:
+    return sorted(data.glob(f"{task}_*_response.json"))
+
+
 def _candidates(data: Path, task: str) -> dict[tuple[str, str], list[Candidate]]:
     """Every candidate but the gold ones, by its question's data set and id."""
     found = defaultdict(list)
-    for path in sorted(data.glob(f"{task}_*_response.json")):
+    for path in _paths(data, task):
         origin = path.name.removeprefix(f"{task}_").removesuffix("_response.json")
         if origin != "gold":
             for row in read_rows(path, Response):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from trice.journal import read_rows, write_rows
 from trice.records import Outcome, Question, Response
 from trice.stages.generate import Asking, generate
-from trice.stages.grade import read
 from trice.tasks import Sources, Tasks, check_questions
+from trice.tasks.reading import read
 from trice.tools.many import beside
 
 
@@ -46,7 +46,9 @@ def split(
     tasks = Tasks(task, tools)
     check_questions(tasks, read_rows(data, Question)[:limit])
     answers = answers_path(data)
-    rows = generate(data, answers, task, asking, origin="base", tools=tools, limit=limit, retry=retry)
+    rows = generate(
+        data, answers, task, asking, origin="base", tools=tools, limit=limit, retry=retry, run_calls=False
+    )
     judged = [_judged(tasks, row) for row in rows]
     right = [row for row in judged if row.correct]
     wrong = [row for row in judged if not row.correct]

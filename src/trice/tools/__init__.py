@@ -22,20 +22,28 @@ from trice.records import Call, Execution, Question
 
 MAX_OUTPUT = 10_000  # characters of a tool's output that are kept
 TIME_LIMIT = 30.0  # seconds for one execution, unless the tool has its own
+PATIENCE = 2.0  # seconds after which a call no longer keeps the next from beginning
 
 
 class Tool(ABC):
     """What every tool offers. `time_limit` is in seconds for one execution, None for a tool that is bounded by
     itself. A `version` names all that the output depends on beside the arguments: with one, outputs are kept
-    on disk and no call is run twice. `workers` calls are run at the same time. `asks_again` tells that the
-    output is no answer yet, `quick` that running it again costs less than keeping its output."""
+    on disk and no call is run twice; without one, `behind` tells tools of one name apart, such as by a URL.
+    `workers` calls are run at the same time, and no more than `rate` are begun in a second. One that takes longer
+    than `patience` seconds counts no more among the workers, so that a hanging one holds up no other; with None it
+    counts until its time limit. `asks_again` tells that the output is no answer yet, `quick` that running it again
+    costs less than keeping its output, `ahead` that calls may be run while a model is still writing responses."""
 
     name: str
     description: str
     time_limit: float | None = TIME_LIMIT
-    workers = 1
+    behind: str = ""
+    workers: int = 1
+    rate: float | None = None
+    patience: float | None = PATIENCE
     asks_again = False
     quick = False
+    ahead: bool = True
 
     @property
     def version(self) -> str | None:
@@ -73,9 +81,11 @@ class Tool(ABC):
 
 
 class BatchTool(Tool):
-    """A tool that does many calls at once faster than one by one, such as a model; bounded by itself."""
+    """A tool that does many calls at once faster than one by one, such as a model; bounded by itself. A model
+    on this machine would compete with the one that writes, and would have few calls in a batch: it runs later."""
 
     time_limit = None
+    ahead = False
     batch = 64  # calls at once
 
     @abstractmethod
@@ -114,16 +124,23 @@ def run(tool: Tool, call: Call) -> Execution:
 
     A tool that takes longer than its time limit is left to itself in a thread, which no one waits for."""
     if tool.time_limit is None:
-        return _timed(tool, call)
+        return timed(tool, call)
     finished: Queue[Execution] = Queue(1)
-    Thread(target=lambda: finished.put(_timed(tool, call)), daemon=True).start()
+    Thread(target=lambda: finished.put(timed(tool, call)), daemon=True).start()
     try:
         return finished.get(timeout=tool.time_limit)
     except Empty:
-        return Execution(error=f"no result within {tool.time_limit:g} seconds", seconds=tool.time_limit)
+        return over_time(tool)
 
 
-def _timed(tool: Tool, call: Call) -> Execution:
+def over_time(tool: Tool) -> Execution:
+    """What becomes of a call that takes longer than its tool's time limit."""
+    limit = tool.time_limit or 0.0
+    return Execution(error=f"no result within {limit:g} seconds", seconds=limit)
+
+
+def timed(tool: Tool, call: Call) -> Execution:
+    """Execute a call for as long as it takes; a failure is an execution with an error."""
     start = time.perf_counter()
     try:
         output, error = bounded(tool.execute(**call.arguments)), None

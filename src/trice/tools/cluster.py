@@ -1,8 +1,8 @@
 """Calls on the machines of a Ray cluster, each of which makes the tools anew from what says what they are.
 
 A tool travels as its attributes, that is its source: an index, a model or a program behind it is opened where it
-arrives, so that it has to be there on every machine. Calls to servers (tools with several `workers`) stay here:
-more machines would only ask a server more at a time than the tool says.
+arrives, so that it has to be there on every machine. Calls to servers (tools with several `workers`, or a
+`rate`) stay here: more machines would only ask a server more at a time than the tool says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from trice import cluster
 from trice.records import Call, Execution
 from trice.tools import Tool
-from trice.tools.many import Runner, executed
+from trice.tools.many import Runner
+from trice.tools.pool import executed
 
 PORTION = 64  # calls that a worker takes at a time, and that are run again where it dies
 
@@ -28,7 +29,7 @@ def spread(
     pending: Mapping[str, tuple[Tool, Call]], workers: int | None = None
 ) -> Iterator[tuple[str, Execution]]:
     """Each call's execution as soon as its portion is done. Raises InputError where a tool cannot be sent."""
-    here = {key: pair for key, pair in pending.items() if pair[0].quick or pair[0].workers > 1}
+    here = {key: pair for key, pair in pending.items() if _stays(pair[0])}
     there = [(key, pair) for key, pair in pending.items() if key not in here]
     if there:
         cluster.connect()
@@ -36,6 +37,10 @@ def spread(
         for done in cluster.spread(_caller, cluster.portions(there, pool.workers, PORTION), pool):
             yield from done
     yield from executed(here)
+
+
+def _stays(tool: Tool) -> bool:
+    return tool.quick or tool.workers > 1 or tool.rate is not None
 
 
 def _caller() -> Callable[[Sequence[Keyed]], list[tuple[str, Execution]]]:

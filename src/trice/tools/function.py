@@ -18,19 +18,29 @@ from typing import Any
 from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
 
 from trice.errors import InputError
-from trice.tools import TIME_LIMIT, Tool
+from trice.tools import PATIENCE, TIME_LIMIT, Tool
 
 _KEY = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)")
 _CLOSING = {")": "(", "]": "[", "}": "{"}
 
 
 class FunctionTool(Tool):
-    """`function` as a tool. It needs a docstring, and a type for every argument."""
+    """`function` as a tool. It needs a docstring, and a type for every argument. Its limits are those of every
+    tool: seconds, calls at the same time, calls a second, seconds before the next one no longer waits for it."""
 
-    def __init__(self, function: Callable[..., Any], time_limit: float = TIME_LIMIT) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        time_limit: float = TIME_LIMIT,
+        *,
+        workers: int = 1,
+        rate: float | None = None,
+        patience: float | None = PATIENCE,
+    ) -> None:
         self.name: str = function.__name__
         self.description = inspect.getdoc(function) or ""
-        self.time_limit = time_limit
+        self.behind = f"{function.__module__}:{function.__qualname__}"
+        self.time_limit, self.workers, self.rate, self.patience = time_limit, workers, rate, patience
         self._function = function
         self._arguments = _model(function)
         if not self.description:

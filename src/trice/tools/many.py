@@ -2,7 +2,8 @@
 
 Outputs of tools with a version are kept for good in the user's cache; those of others, such as a user's
 function, as long as the file that is being made is not finished, so that no paid call is repeated after a
-kill; so are all errors: a file goes on as it was begun, and the next one tries again.
+kill; so are all errors: a file goes on as it was begun, and the next one tries again. `Ahead` runs calls while
+responses are still being written, and keeps them beside the responses until these are graded.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import glob
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from threading import Thread
+from types import TracebackType
 from typing import Self
 
 from trice.cache import cache_folder
 from trice.errors import InputError, TriceError
+from trice.journal import notice
 from trice.progress import Progress
-from trice.records import Call, Execution
-from trice.tools import BatchTool, Tool, bounded, describe, run
+from trice.records import Call, Execution, Response
+from trice.tools import Tool
+from trice.tools.pool import Pool, executed
 
 BUSY = 60.0  # seconds that another process may hold the file
 
@@ -75,102 +80,134 @@ def forget(output: Path, part: str = "") -> None:
 
 
 def run_all(
-    calls: Sequence[tuple[Tool, Call]], output: Path | None = None, runner: Runner | None = None
+    calls: Sequence[tuple[Tool, Call]],
+    output: Path | None = None,
+    runner: Runner | None = None,
+    earlier: Sequence[Path] = (),
 ) -> list[Execution]:
     """The executions of calls, in order. `output` is the file that is being made of them: `forget` it at its
-    end. `runner` runs them elsewhere than in this process."""
+    end, and what is kept beside the `earlier` files that it is made from. `runner` runs them elsewhere than in this
+    process."""
     tools = {id(tool): tool for tool, _ in calls}
     versions = {place: tool.version for place, tool in tools.items()}  # a version may be long in the making
     keys = [_key(tool, versions[id(tool)], call) for tool, call in calls]
     pending = dict(zip(keys, calls, strict=True))
     lasting = {key: versions[id(tool)] is not None for key, (tool, _) in pending.items() if not tool.quick}
-    with _Stores(lasting, output) as stores:
-        done = {key: kept for key in lasting if (kept := stores.get(key))}
+    with _Stores(output, earlier) as stores:
+        done = {key: kept for key in lasting if (kept := stores.get(key, lasting[key]))}
         left = {key: pair for key, pair in pending.items() if key not in done}
         with Progress("calls", len(lasting), len(done)) as progress:
             for key, execution in (runner or executed)(left):
                 done[key] = execution
                 if key in lasting:
-                    stores.put(key, execution)
+                    stores.put(key, execution, lasting[key])
                     progress.advance(1)
     return [done[key] for key in keys]
 
 
 def _key(tool: Tool, version: str | None, call: Call) -> str:
     kind = type(tool)
-    named = [f"{kind.__module__}.{kind.__qualname__}", tool.name, version, call.arguments]
+    named: list[object] = [f"{kind.__module__}.{kind.__qualname__}", tool.name, version, call.arguments]
+    if version is None:  # which would say what is behind it
+        named.append(tool.behind)
     return json.dumps(named, sort_keys=True, ensure_ascii=False, default=str)
 
 
 class _Stores:
-    """Where executions are kept: outputs of calls that are `lasting` in the cache, all others beside the output."""
+    """Where executions are kept: outputs of calls that are `lasting` in the cache, all others beside the output.
+    Those beside `earlier` files are only read. A file is opened, in the thread that asks, when it is needed."""
 
-    def __init__(self, lasting: Mapping[str, bool], output: Path | None) -> None:
-        self._lasting = lasting
-        self._cache = Kept(cache_folder() / "calls.sqlite") if any(lasting.values()) else None
-        self._beside = Kept(beside(output, "calls")) if output and lasting else None
+    def __init__(self, output: Path | None, earlier: Sequence[Path] = ()) -> None:
+        self._cache = cache_folder() / "calls.sqlite"
+        self._beside = beside(output, "calls") if output else None
+        self._earlier = [beside(path, "calls") for path in earlier]
+        self._open: dict[Path, Kept] = {}
 
-    def get(self, key: str) -> Execution | None:
+    def _kept(self, path: Path) -> Kept:
+        if path not in self._open:
+            self._open[path] = Kept(path)
+        return self._open[path]
+
+    def get(self, key: str, lasting: bool) -> Execution | None:
         """What is kept of a call."""
-        found = self._cache.get(key) if self._cache and self._lasting[key] else None
-        return found or (self._beside.get(key) if self._beside else None)
+        places = [self._cache if lasting else None, self._beside, *self._earlier]
+        for path in places:
+            if path and path.exists() and (found := self._kept(path).get(key)):
+                return found
+        return None
 
-    def put(self, key: str, execution: Execution) -> None:
+    def put(self, key: str, execution: Execution, lasting: bool) -> None:
         """Keep an execution, if there is a place for it."""
-        store = self._cache if self._lasting[key] and execution.error is None else self._beside
-        if store:
-            store.put(key, execution)
+        path = self._cache if lasting and execution.error is None else self._beside
+        if path:
+            self._kept(path).put(key, execution)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for store in (self._cache, self._beside):
-            if store:
-                store.close()
+        for store in self._open.values():
+            store.close()
 
 
-def executed(pending: Mapping[str, tuple[Tool, Call]]) -> Iterator[tuple[str, Execution]]:
-    """Each call's execution as soon as it is there, tool by tool."""
-    groups: dict[int, list[tuple[str, Tool, Call]]] = {}
-    for key, (tool, call) in pending.items():
-        groups.setdefault(id(tool), []).append((key, tool, call))
-    for group in groups.values():
-        tool = group[0][1]
-        if isinstance(tool, BatchTool):
-            for start in range(0, len(group), tool.batch):
-                chunk = group[start : start + tool.batch]
-                executions = _batch(tool, [call for _, _, call in chunk])
-                yield from zip((key for key, _, _ in chunk), executions, strict=True)
-        elif tool.workers > 1:
-            yield from _at_the_same_time(group, tool.workers)
-        else:
-            yield from ((key, run(tool, call)) for key, _, call in group)
+class Ahead:
+    """Runs the calls in responses while others are still being written; at its end, those that have begun come to
+    theirs, and the others are left to `run_all`. `find` is the call in a response.
 
+    A context manager around the writing of `output`, beside which outputs are kept that no cache keeps. What goes
+    wrong is told and stops no writing: `run_all` will meet it too."""
 
-def _at_the_same_time(
-    group: Sequence[tuple[str, Tool, Call]], workers: int
-) -> Iterator[tuple[str, Execution]]:
-    """The executions in the order they finish, so that a slow one keeps no other from being stored."""
-    with ThreadPoolExecutor(workers) as pool:
-        keys = {pool.submit(run, tool, call): key for key, tool, call in group}
+    def __init__(self, find: Callable[[Response], tuple[Tool, Call] | None], output: Path) -> None:
+        self._find, self._output = find, output
+        self._pool = Pool()
+        self._thread = Thread(target=self._run, daemon=True)
+        self._known: dict[int, tuple[Tool, str | None]] = {}  # tools by their place, with their versions
+        self._lasting: dict[str, bool] = {}  # the calls that were met, by key
+        self._left: set[str] = set()  # names of tools that lack something
+
+    def take(self, rows: Iterable[Response]) -> None:
+        """Responses that have been written; returns at once."""
+        for row in rows:
+            self._pool.post(partial(self._look, row))
+
+    def _run(self) -> None:
         try:
-            for finished in as_completed(keys):
-                yield keys[finished], finished.result()
-        finally:  # when stopped, what has not begun is not begun
-            pool.shutdown(wait=False, cancel_futures=True)
+            with _Stores(self._output) as self._stores:
+                for key, execution in self._pool.results():
+                    self._stores.put(key, execution, self._lasting[key])
+        except Exception as failure:
+            notice(f"{self._output}: calls are left for later: {type(failure).__name__}: {failure}")
 
+    def _look(self, row: Response) -> None:
+        """Have the response's call run, unless it is kept or better run later."""
+        found = self._find(row)
+        if found is None:
+            return
+        tool, call = found
+        if tool.quick or not tool.ahead or tool.name in self._left:
+            return
+        try:
+            if id(tool) not in self._known:
+                tool.check()
+                self._known[id(tool)] = tool, tool.version
+        except InputError as failure:
+            self._left.add(tool.name)
+            notice(f"{tool.name}: its calls are left for later: {failure}")
+            return
+        version = self._known[id(tool)][1]
+        key = _key(tool, version, call)
+        if key not in self._lasting:
+            self._lasting[key] = version is not None
+            if self._stores.get(key, version is not None) is None:
+                self._pool.add(key, tool, call)
 
-def _batch(tool: BatchTool, calls: Sequence[Call]) -> list[Execution]:
-    """One batch; where it fails as a whole, each call on its own, so that one bad call spoils no other."""
-    try:
-        outputs = tool.execute_batch([call.arguments for call in calls])
-        return [Execution(output=bounded(output)) for _, output in zip(calls, outputs, strict=True)]
-    except InputError as failure:  # a model or program that only this call needs is missing
-        return [Execution(error=describe(failure)) for _ in calls]
-    except TriceError:  # nothing behind the tool answers any more: the next call would find the same
-        raise
-    except (Exception, SystemExit) as failure:  # a tool's crash is data
-        if len(calls) == 1:
-            return [Execution(error=describe(failure))]
-        return [execution for call in calls for execution in _batch(tool, [call])]
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.post(partial(self._pool.close, drop=True))
+        if kind is None or issubclass(kind, Exception):  # who is asked to stop does not wait for a tool
+            self._thread.join()

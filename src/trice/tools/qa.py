@@ -52,7 +52,8 @@ class QA(BatchTool):
 
     def __init__(self, source: str | None = None) -> None:
         model, where = writers.split_source(source or "")
-        self.source = model or writers.MODEL
+        self.source, self.behind = model or writers.MODEL, source or ""
+        self.ahead = is_url(self.source)
         self._search = WikiSearch(where or None, passages=1)
 
     @property

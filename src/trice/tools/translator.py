@@ -44,6 +44,7 @@ class Translator(BatchTool):
 
     def __init__(self, source: str | None = None) -> None:
         self.source, self.language = writers.split_source(source or "")
+        self.behind, self.ahead = source or "", is_url(self.source)
         if self.language and self.language not in LANGUAGES:
             raise InputError(
                 f"translator '{source}': no language is called '{self.language}'; write es, fr, …"

@@ -69,7 +69,7 @@ class WikiSearch(Tool):
     asks_again = True
 
     def __init__(self, source: str | None = None, passages: int = PASSAGES) -> None:
-        self.source, self.passages = source, passages
+        self.source, self.passages, self.behind = source, passages, source or ""
         self.workers = WORKERS if is_url(source) else 1
 
     @property

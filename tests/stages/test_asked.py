@@ -1,0 +1,147 @@
+"""Stages that ask an endpoint: what it may cost, what is asked again, and what a model of one's own is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in_server import StandIn
+
+from tiny import command, read, sums, write
+from trice.errors import TriceError
+from trice.ledger import standing
+from trice.models.budget import Budget
+from trice.models.endpoint import Endpoint
+from trice.prompts import load_template
+from trice.sampling import Sampling
+from trice.stages.evaluate import evaluate
+from trice.stages.generate import Asking, generate
+from trice.stages.label import label
+from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
+from trice.tools.index import Passage, build
+
+
+def add(message: str) -> str:
+    return "calculator({}+{})".format(*re.findall(r"(\d+) and (\d+)\?", message)[-1])
+
+
+def test_a_budget_ends_a_command_and_a_higher_one_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = sums(tmp_path / "S.json", 20), tmp_path / "math_gpt_response.json"
+    with StandIn(add) as server:
+        words = ["collect", "--origin", "gpt", "--data", data, "--output", tmp_path]
+        words += ["--endpoint", server.url, "--model", "m", "--endpoint-set"]
+        code, _, lines = command(capsys, *words, "max_requests=8")
+        assert code == 1
+        assert lines[-1] == (
+            "trice: the budget is spent (max_requests 8; so far 8 requests, 104 tokens); "
+            "8 of 20 requests were answered and are kept: run again with a higher one to go on"
+        )
+        code, _, lines = command(capsys, *words, "max_requests=8")
+        assert "so far 8 requests, 104 tokens); 0 of 12 requests were answered" in lines[-1]
+        assert len(server.seen) == 8
+        ledger = standing(output)
+        assert ledger is not None
+        assert ledger.spent == {"requests": 8, "prompt_tokens": 80, "completion_tokens": 24}
+        code, out, _ = command(capsys, *words, "max_requests=20")
+        assert (code, out) == (0, f"20 responses in {output}\n")
+        assert set(server.paid.values()) == {1}
+    assert [row["response"] for row in read(output)] == [f"calculator({i}+7)" for i in range(20)]
+    assert "spent" not in output.read_text()
+
+
+def test_labels_keep_a_budget_too(tmp_path: Path) -> None:
+    data, output = sums(tmp_path / "S.json", 9), tmp_path / "out.json"
+    prompts = load_teacher_prompts("math")
+
+    def teacher(requests: int) -> EndpointTeacher:
+        return EndpointTeacher(Endpoint(server.url, "m", budget=Budget(max_requests=requests)), prompts)
+
+    with StandIn(add) as server:
+        with pytest.raises(TriceError, match="max_requests 4; so far 4 requests, 52 tokens"):
+            label(data, output, "math", teacher(4))
+        assert label(data, output, "math", teacher(9)).kept == 9
+        assert label(data, output, "math", teacher(9)).kept == 9  # it is finished: nothing is paid
+        assert len(server.seen) == 9
+
+
+def test_a_question_that_failed_is_asked_again_where_that_is_wanted(tmp_path: Path) -> None:
+    data, output = sums(tmp_path / "S.json", 4), tmp_path / "out.json"
+    with StandIn(add, script={"2 and": ["500"]}) as server:
+        asking = Asking("m", client=Endpoint(server.url, "m", attempts=1))
+        assert [row.id for row in generate(data, output, "math", asking)] == ["S_0", "S_1", "S_3"]
+        assert len(generate(data, output, "math", asking)) == 3
+        assert len(server.seen) == 4
+        assert len(generate(data, output, "math", asking, retry=True)) == 4
+        assert len(server.seen) == 5
+    assert [row["id"] for row in read(output)] == ["S_0", "S_1", "S_2", "S_3"]
+
+
+def test_a_question_that_is_there_twice_is_paid_once(tmp_path: Path) -> None:
+    row = {"id": "S_1", "question": "What is 1 and 7?", "answer": "8"}
+    data = write(tmp_path / "in.json", [row, row])
+    with StandIn(add) as server:
+        rows = generate(data, tmp_path / "out.json", "math", Asking("m", client=Endpoint(server.url, "m")))
+    assert [row.response for row in rows] == ["calculator(1+7)"] * 2
+    assert len(server.seen) == 1
+
+
+def test_a_second_turn_that_failed_is_asked_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRICE_CACHE", str(tmp_path / "cache"))
+    passages = [Passage("Zembla", "Its capital is Onhava."), Passage("Ruritania", "It has 5 castles.")]
+    build(passages, tmp_path / "index")
+    rows = [
+        {"id": "Q_1", "input": "capital?", "answer": "Onhava", "response": "WikiSearch(Zembla)"},
+        {"id": "Q_2", "input": "castles?", "answer": "5", "response": "WikiSearch(Ruritania)"},
+    ]
+    data, tools = write(tmp_path / "in.json", rows), {"WikiSearch": str(tmp_path / "index")}
+
+    def reads(message: str) -> str:
+        return "Onhava" if "capital is" in message else "5"
+
+    def turn() -> Any:
+        asking = Asking("m", client=Endpoint(server.url, "m", attempts=1))
+        return evaluate(data, tmp_path / "out.json", "qa", asking=asking, tools=tools)
+
+    with StandIn(reads, script={"castles": ["500"]}) as server:
+        with pytest.raises(TriceError, match="1 of 2 questions got no second turn; run the same command"):
+            turn()
+        assert turn()["total"]["accuracy"].count == 2
+        assert len(server.seen) == 3
+    assert {seen.body["messages"][0]["content"] for seen in server.seen} == {
+        "Given a context, please answer the question. Reply with the answer alone."
+    }
+
+
+def test_a_model_of_ones_own_is_prompted_as_it_was_trained_and_its_ids_are_kept(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    from transformers import AutoTokenizer
+
+    name = str(tiny_model("llama"))
+    tokenizer = AutoTokenizer.from_pretrained(name)
+
+    def apart(text: str) -> list[tuple[int, str, float]]:
+        """One token a character, which the tokenizer would join."""
+        ids = [tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in text]
+        return [(token, "?", -1.0) for token in ids]
+
+    data, output = sums(tmp_path / "S.json", 1), tmp_path / "out.json"
+    with StandIn(lambda _: "What is", tokens=apart) as server:
+        client = Endpoint(server.url, "m", form="completions", tokenizer=name)
+        asking = Asking("m", client=client, compel="call", sampling=Sampling(logprobs=True))
+        generate(data, output, "math", asking)
+    assert tokenizer.decode(server.seen[0].body["prompt"]).endswith(
+        "Question: What is 0 and 7?\nAnswer: calculator("
+    )
+    [row] = read(output)
+    assert row["response"] == "calculator(What is"
+    begun = load_template("plain").encode_response(tokenizer, "calculator(", end=False)
+    assert row["tokens"] == begun + [token for token, _, _ in apart("What is")]
+    assert row["logprob"] == -7.0
