@@ -75,7 +75,8 @@ def ours(loaded: LocalModel, asked: list[list[int]], sampling: Sampling, size: i
 def loaded(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> LocalModel:
     """A tiny model of each family, which ends its responses at several tokens, at different times."""
     made = load(str(tiny_model(request.param)), device="cpu", dtype="float32")
-    free = [plain(made, prompt).sequences[0, len(prompt) :].tolist() for prompt in prompts(0)]
+    both = prompts(0) + prompts(SHARED)
+    free = [plain(made, prompt).sequences[0, len(prompt) :].tolist() for prompt in both]
     common = Counter(token for ids in free for token in ids[2:]).most_common(3)
     made.model.generation_config.eos_token_id = [2, *(token for token, _ in common)]
     return made
