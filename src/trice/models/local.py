@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -158,7 +159,7 @@ def load_base(
     number = DTYPES[resolve_dtype(dtype, device)]
     options = {"dtype": number, "trust_remote_code": False, **_quantization(quantize, number, where)}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = _tokenizer(source, _state(source))
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         options["attn_implementation"] = _kernel(config.get_text_config())
         if empty:
@@ -174,6 +175,21 @@ def load_base(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return LocalModel(name, model if quantize or empty else model.to(where), tokenizer, where)
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(source: str, state: object) -> Any:
+    """Kept from one load to the next: reading a vocabulary of 262k takes longer than reading the weights."""
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
+def _state(source: str) -> tuple[tuple[str, int, int], ...] | None:
+    """Tells whether the files of a model's folder are still the same."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return None
+    files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return tuple((name, about.st_size, about.st_mtime_ns) for name, about in files)
 
 
 def _empty(source: str, config: Any, options: dict[str, Any]) -> Any:
