@@ -5,6 +5,7 @@ write the same tokens where nothing is drawn; a difference is only excused where
 1e-4 of each other, and counted. ASDiv and SVAMP where TRICE_DATA says where they are, else the starter set.
 
     python benchmarks/generation.py [figure …] [--ours 200] [--theirs 40] [--rounds 3] [--adapter FOLDER]
+        [--template alpaca]
 
 Figures: rates (of a prefill and of a step), greedy (theirs: one question at a time), original (the same without our
 stop rule), few-shot (batches of 32), samples (5 each, batches of 16 questions), beams (4, penalty 1.3, one at a
@@ -145,7 +146,7 @@ def tied(loaded: LocalModel, prompt: list[int], one: list[int], other: list[int]
 
 def compare(loaded: LocalModel, name: str, args: argparse.Namespace) -> None:
     figure = FIGURES[name]
-    prompts, finish = questions(loaded, args.ours, figure)
+    prompts, finish = questions(loaded, args.ours, figure, args.template)
     step = max(1, len(prompts) // args.theirs)
     some = list(range(0, len(prompts), step))[: args.theirs]
     rates: dict[str, list[float]] = {"theirs": [], "ours": []}
@@ -216,7 +217,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def questions(
-    loaded: LocalModel, count: int, figure: Figure
+    loaded: LocalModel, count: int, figure: Figure, template: str = "plain"
 ) -> tuple[list[list[int]], Callable[[str], str | None]]:
     """The prompts of so many questions, and when a response to one is over."""
     tasks = Tasks("math")
@@ -228,7 +229,8 @@ def questions(
     else:
         found = load("starter", train=1, test=count).test
     asked = [instruct(question, tasks.of(question)) for question in found]
-    ((_, manner, _),) = grouped(tasks, asked, Asking("", sampling=figure.sampling, examples=figure.examples))
+    asking = Asking("", template=template, sampling=figure.sampling, examples=figure.examples)
+    ((_, manner, _),) = grouped(tasks, asked, asking)
     encode = manner.template.encode
     return [encode(loaded.tokenizer, q.instruction, q.input, manner.examples) for q in asked], manner.finish
 
@@ -241,6 +243,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=Asking("").batch_size)
     parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--template", default="plain")
     args = parser.parse_args()
     loaded = load_model("gemma-3-270m", args.adapter, dtype="float32")
     print(
