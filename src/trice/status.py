@@ -54,7 +54,7 @@ def _line(step: Step, finished: dict[str, Any] | None) -> Line:
     state = f"finished in {_span(finished['seconds'])}" if finished else _state(step, ledger)
     if ledger is None:
         return Line(step.name, state=state)
-    rate = f"{ledger.rate:.3g}/s" if ledger.rate else ""
+    rate = (f"{ledger.rate:,.0f}/s" if ledger.rate >= 100 else f"{ledger.rate:.3g}/s") if ledger.rate else ""
     done, failed, remaining = (str(count) for count in (ledger.done, ledger.lost, ledger.remaining))
     return Line(step.name, done, failed, remaining, rate, state)
 
