@@ -19,7 +19,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +34,7 @@ from trice.models.engine import reach
 from trice.models.local import LocalModel
 from trice.models.local import load as load_model
 from trice.models.rows import Rows, attending
+from trice.prompts import decode
 from trice.sampling import Sampling
 from trice.stages.generate import Asking, grouped
 from trice.stages.generate import ask as instruct
@@ -109,13 +109,12 @@ def theirs(
 
 def ended(loaded: LocalModel, ids: list[int], finish: Callable[[str], str | None]) -> list[int]:
     """The ids up to where the response is over."""
-    decode = partial(loaded.tokenizer.decode, skip_special_tokens=True)
     for place, token in enumerate(ids):
         if token in loaded.eos_ids:
             return ids[:place]
-        over = finish(decode(ids[: place + 1]))
+        over = finish(decode(loaded.tokenizer, ids[: place + 1]))
         if over is not None:
-            return ids[: reach(decode, ids[: place + 1], over)]
+            return ids[: reach(loaded.tokenizer, ids[: place + 1], over)]
     return ids
 
 

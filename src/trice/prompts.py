@@ -91,13 +91,18 @@ class Template(BaseModel):
         return [*ids, tokenizer.eos_token_id] if end else ids
 
 
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of token ids, without special tokens."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    return text
+
+
 def _spells(tokenizer: Any, ids: Sequence[int], response: str) -> bool:
     """Whether the tokenizer reads `ids` as the response, but for white space around it: a model's ids mean other
     texts, or nothing, to the tokenizer of another family."""
     if not all(0 <= token < len(tokenizer) for token in ids):
         return False
-    text: str = tokenizer.decode(ids, skip_special_tokens=True)
-    return text.strip() == response.strip()
+    return decode(tokenizer, ids).strip() == response.strip()
 
 
 def _chat(tokenizer: Any, instruction: str, input: str, examples: Sequence[Example]) -> str:

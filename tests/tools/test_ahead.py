@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shouting import SHOUT
 
 import trice
 from trice.errors import InputError, ToolError
@@ -197,31 +198,20 @@ def test_tools_of_one_name_share_no_outputs_unless_the_same_is_behind_them(tmp_p
     assert [tool.seen for tool in tools] == [["a"], ["a"], []]
 
 
-AHEAD = '''
-import os, signal, sys, threading
-from pathlib import Path
-from trice.records import Call, Response
-from trice.tools.function import FunctionTool
+AHEAD = (
+    SHOUT
+    + """
+from trice.records import Response
 from trice.tools.many import Ahead, run_all
 
-def shout(text: str) -> str:
-    """Says it loudly."""
-    with open("seen", "a") as file:
-        file.write(text)
-    if text == sys.argv[1]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if text == "d":
-        last.set()
-    return text.upper()
-
-last = threading.Event()
 tool, responses = FunctionTool(shout, patience=None), Path("x.json")
 pairs = {text: (tool, Call(name="shout", arguments={"text": text})) for text in "abcd"}
 with Ahead(lambda row: pairs[row.response], responses) as ahead:
     ahead.take(Response(id="S_1", input="?", answer="!", response=text) for text in pairs)
     last.wait(30)
 print(*(execution.output for execution in run_all(list(pairs.values()), earlier=[responses])))
-'''
+"""
+)
 
 
 def test_after_a_kill_no_finished_call_is_run_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shouting import SHOUT
 
 import trice
 from trice.errors import ToolError, TriceError
@@ -146,20 +147,10 @@ def test_a_users_outputs_are_kept_beside_the_file_that_is_made_until_it_is_finis
     assert users.seen == ["a", "b", "a", "a"]
 
 
-SHOUTED = '''
-import os, signal, sys
-from pathlib import Path
-from trice.records import Call
-from trice.tools.function import FunctionTool
+SHOUTED = (
+    SHOUT
+    + """
 from trice.tools.many import run_all
-
-def shout(text: str) -> str:
-    """Says it loudly."""
-    with open("seen", "a") as file:
-        file.write(text)
-    if text == sys.argv[1]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return text.upper()
 
 class Versioned(FunctionTool):
     version = "1"
@@ -167,7 +158,8 @@ class Versioned(FunctionTool):
 tool = (Versioned if sys.argv[2] == "versioned" else FunctionTool)(shout)
 pairs = [(tool, Call(name="shout", arguments={"text": text})) for text in "abcd"]
 print(*(execution.output for execution in run_all(pairs, Path("out.json"))))
-'''
+"""
+)
 
 
 @pytest.mark.parametrize("kind", ["versioned", "own"])

@@ -33,13 +33,18 @@ def entrants(waiting: list[int], rows: Sequence[int], size: int, live: int) -> l
     """Take from the end of `waiting` the prompts whose rows fit into a batch of `size` beside the `live` ones: at
     least one where there is no other, and none until a part of the batch is free that is worth a pass."""
     free = size - live
-    if live and free < max(1, size // ENTER) and sum(rows[number] for number in waiting) > free:
+    if live and free < max(1, size // ENTER) and _more(waiting, rows, free):
         return []
     taken: list[int] = []
     while waiting and (rows[waiting[-1]] <= free or not (live or taken)):
         taken.append(waiting.pop())
         free -= rows[taken[-1]]
     return taken
+
+
+def _more(waiting: list[int], rows: Sequence[int], free: int) -> bool:
+    """Whether those that wait have more rows than are free; each has one, so that a few tell."""
+    return sum(rows[number] for number in waiting[-free - 1 :]) > free
 
 
 def packed(alive: Sequence[bool]) -> list[int]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from trice.models.batches import Ask, entrants, packed
 from trice.models.draw import bar, log_total, nucleus, penalise, top
-from trice.models.engine import Written, reach
+from trice.models.engine import Finish, Written, reach
 from trice.models.local import LocalModel
 from trice.models.rows import Rows
+from trice.prompts import decode
 from trice.sampling import Sampling
 
 FLOOR = -1e9  # the score of a beam that is not there
@@ -47,17 +48,11 @@ class _Beams:
         loaded: LocalModel,
         rows: Rows,
         sampling: Sampling,
-        finish: Callable[[str], str | None],
+        finish: Finish,
         suppress: Sequence[int],
     ) -> None:
-        self.loaded, self.rows, self.sampling, self.finish, self.suppress = (
-            loaded,
-            rows,
-            sampling,
-            finish,
-            suppress,
-        )
-        self.ends, self.width = loaded.eos_ids, sampling.beams
+        self.loaded, self.rows, self.sampling, self.finish = loaded, rows, sampling, finish
+        self.suppress, self.ends, self.width = suppress, loaded.eos_ids, sampling.beams
         self.kept = max(2, 1 + len(self.ends)) * self.width  # so many continuations are looked at
 
     def run(
@@ -91,7 +86,7 @@ class _Beams:
     def _advance(self, live: Sequence[_Search], logits_VB: torch.Tensor) -> list[int]:
         """Take every search one token further; returns the row that each row goes on from."""
         totals_B = log_total(logits_VB)
-        histories = [[*each.ask.ids, *beam.ids] for each in live for beam in each.running]
+        histories = ([*each.ask.ids, *beam.ids] for each in live for beam in each.running)
         penalise(logits_VB, histories, self.sampling.repetition_penalty, totals_B)
         bar(logits_VB, self.suppress)
         scores_Bk, tokens_Bk = self._continuations(logits_VB, totals_B)
@@ -166,14 +161,10 @@ class _Beams:
         """A beam up to its end token, or to where it was over."""
         ids = [token for token in ids if token not in self.ends]
         for place in range(1, len(ids) + 1):
-            over = self.finish(self._decode(ids[:place]))
+            over = self.finish(decode(self.loaded.tokenizer, ids[:place]))
             if over is not None:
-                return Written(over, ids[: reach(self._decode, ids[:place], over)])
-        return Written(self._decode(ids), ids)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.loaded.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+                return Written(over, ids[: reach(self.loaded.tokenizer, ids[:place], over)])
+        return Written(decode(self.loaded.tokenizer, ids), ids)
 
 
 def beam_search(
@@ -182,7 +173,7 @@ def beam_search(
     asked: Sequence[Ask],
     order: Sequence[int],
     sampling: Sampling,
-    finish: Callable[[str], str | None],
+    finish: Finish,
     size: int,
     suppress: Sequence[int] = (),
 ) -> Iterator[tuple[int, dict[int, Written]]]:

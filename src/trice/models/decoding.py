@@ -8,7 +8,7 @@ on the rows beside it, but for the last bits of its logits. Beam search is `tric
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,13 +16,11 @@ import torch
 from trice.models.batches import Ask, entrants, packed, shared_prefix
 from trice.models.beams import beam_search
 from trice.models.draw import bar, drawn, greedy, log_total, penalise
-from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
+from trice.models.engine import Done, Failure, Finish, Manner, Prompt, Written, reach
 from trice.models.local import LocalModel
 from trice.models.rows import Rows, attending, own_head_needed
+from trice.prompts import decode
 from trice.sampling import Sampling
-
-Finish = Callable[[str], str | None]
-"""Given the text so far, the finished response, or None while it must go on."""
 
 
 class TransformersEngine:
@@ -108,15 +106,14 @@ class _Decoder:
     def run(
         self, asked: Sequence[Ask], order: Sequence[int], size: int
     ) -> Iterator[tuple[int, dict[int, Written]]]:
-        waiting = list(reversed(order))
+        waiting, counts = list(reversed(order)), [len(ask.samples) for ask in asked]
         live: list[_Row] = []
         while waiting or live:
             states = [self.rows.step([row.ids[-1] for row in live])] if live else []
-            entering = entrants(waiting, [len(ask.samples) for ask in asked], size, len(live))
+            entering = entrants(waiting, counts, size, len(live))
             if entering:
-                copies = [len(asked[number].samples) for number in entering]
                 own = [list(asked[number].ids[self.rows.shared.length :]) for number in entering]
-                states.append(self.rows.join(own, copies))
+                states.append(self.rows.join(own, [counts[number] for number in entering]))
                 live += [
                     self._row(number, asked[number], sample)
                     for number in entering
@@ -136,13 +133,13 @@ class _Decoder:
         """Choose the next token of each row, and settle the rows that it ends."""
         for row, (token, logprob) in zip(live, self._choose(live, logits_VB), strict=True):
             if token in self.ends:
-                row.text = self._decode(row.ids)
+                row.text = decode(self.loaded.tokenizer, row.ids)
                 continue
             row.ids.append(token)
             row.logprobs.append(logprob)
-            row.text = self.finish(text := self._decode(row.ids))
+            row.text = self.finish(text := decode(self.loaded.tokenizer, row.ids))
             if row.text is not None:
-                count = reach(self._decode, row.ids, row.text)
+                count = reach(self.loaded.tokenizer, row.ids, row.text)
                 del row.ids[count:], row.logprobs[count:]
             elif len(row.ids) == self.sampling.max_new_tokens:
                 row.text = text
@@ -154,8 +151,7 @@ class _Decoder:
         plain_VB = (
             logits_VB.clone() if totals_B is not None and sampling.repetition_penalty != 1 else logits_VB
         )
-        if sampling.repetition_penalty != 1:
-            penalise(logits_VB, [[*row.prompt, *row.ids] for row in live], sampling.repetition_penalty)
+        penalise(logits_VB, ([*row.prompt, *row.ids] for row in live), sampling.repetition_penalty)
         bar(logits_VB, self.suppress)
         if sampling.temperature:
             tokens_B = drawn(logits_VB, sampling, [row.draw.random() for row in live])
@@ -165,10 +161,6 @@ class _Decoder:
             return zip(tokens_B.tolist(), [0.0] * len(live), strict=True)
         logprobs_B = plain_VB.gather(0, tokens_B.unsqueeze(0)).squeeze(0).float() - totals_B
         return zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.loaded.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
 
     def _finished(self, live: Sequence[_Row]) -> Iterator[tuple[int, dict[int, Written]]]:
         """The finished responses, those of one prompt together."""

@@ -7,7 +7,7 @@ topk or multinomial costs more than the model's own step. A row's random numbers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -115,7 +115,7 @@ def bar(logits_VB: torch.Tensor, tokens: Sequence[int]) -> None:
 
 def penalise(
     logits_VB: torch.Tensor,
-    histories: Sequence[Sequence[int]],
+    histories: Iterable[Sequence[int]],
     penalty: float,
     totals_B: torch.Tensor | None = None,
 ) -> None:

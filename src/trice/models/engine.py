@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from trice import calls
-from trice.prompts import Example, Template
+from trice.prompts import Example, Template, decode
 from trice.records import Outcome
 from trice.sampling import Sampling
 
@@ -56,6 +56,9 @@ class Failure(NamedTuple):
 
 Done = Callable[[int, dict[int, Written]], None]
 """Takes a prompt's number and responses to it, by their numbers, as soon as they are there."""
+
+Finish = Callable[[str], str | None]
+"""Given the text so far, the finished response, or None while it must go on."""
 
 Parser = Callable[[str], dict[str, Any]]
 
@@ -140,10 +143,10 @@ class Manner:
         return written._replace(tokens=None if ids == own else ids)
 
 
-def reach(decode: Callable[[Sequence[int]], str], ids: Sequence[int], text: str) -> int:
+def reach(tokenizer: Any, ids: Sequence[int], text: str) -> int:
     """How many of `ids` it took to write `text`, with which a response is over: those after it only ended it."""
     count = len(ids)
-    while count and text in decode(ids[: count - 1]):
+    while count and text in decode(tokenizer, ids[: count - 1]):
         count -= 1
     return count
 

@@ -21,7 +21,7 @@ from trice.models.budget import Request
 from trice.models.endpoint import Endpoint
 from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
 from trice.models.wire import Reply
-from trice.prompts import CHAT
+from trice.prompts import CHAT, decode
 
 NEVER = -100.0  # added to the logit of a token that may not be chosen: the lowest that servers take
 
@@ -93,9 +93,9 @@ class EndpointEngine:
             ids = reply.tokens
             if ids and ids[-1] in self._tokenizer.all_special_ids:
                 ids = ids[:-1]
-            text, count = _over(manner, lambda end: self._text(ids[:end]), len(ids))
-            if text != self._text(ids[:count]):  # it was cut
-                count = reach(self._text, ids[:count], text)
+            text, count = _over(manner, lambda end: decode(self._tokenizer, ids[:end]), len(ids))
+            if text != decode(self._tokenizer, ids[:count]):  # it was cut
+                count = reach(self._tokenizer, ids[:count], text)
             written = Written(text, ids[:count], _sum(reply.logprobs, count))
             return manner.kept(self._tokenizer, written)
         text = manner.cut(reply.text)
@@ -107,10 +107,6 @@ class EndpointEngine:
         needed = next(end for end, so_far in enumerate(whole) if len(so_far) >= len(reply.text))
         _, count = _over(manner, lambda end: whole[end], needed)
         return Written(text, None, _sum(reply.logprobs, count))
-
-    def _text(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
 
 
 def messages(prompt: Prompt, manner: Manner) -> list[dict[str, str]]:

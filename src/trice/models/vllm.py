@@ -19,6 +19,7 @@ from typing import Any
 from trice.errors import InputError
 from trice.models.adapters import adapter_config
 from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
+from trice.prompts import decode
 from trice.sampling import Sampling
 
 WAITING = 1024  # requests that vLLM is given at a time; it runs as many of them at once as it can
@@ -120,10 +121,10 @@ class VllmEngine:
         ids = list(so_far.token_ids)
         if so_far.finish_reason == "stop":  # no stop strings are given, so it was an end token
             ids = ids[:-1]
-        text = self._text(ids)
+        text = decode(self._tokenizer, ids)
         over = manner.finish(text)
         if over is not None:
-            ids = ids[: reach(self._text, ids, over)]
+            ids = ids[: reach(self._tokenizer, ids, over)]
         if not output.finished:
             self._vllm.abort_request([output.request_id])
         logprob = None
@@ -131,10 +132,6 @@ class VllmEngine:
             steps = zip(ids, so_far.logprobs, strict=False)
             logprob = sum(step[token].logprob for token, step in steps)
         return manner.kept(self._tokenizer, Written(text if over is None else over, ids, logprob))
-
-    def _text(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
 
 
 def room(adapter: Path, model: str) -> int:

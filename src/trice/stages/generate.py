@@ -139,13 +139,13 @@ def generate(
             return read_rows(output, Response)
         if not journal.rows:
             forget(output, "calls")  # another time's
+        samples = range(asking.sampling.samples)
+        contents = map(content_key, questions)
+        keys = [[journal.key(content, sample) for sample in samples] for content in contents]
         with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
-            _answer(groups, asking, origin, journal, ahead)
+            _answer(groups, keys, asking, origin, journal, ahead)
             rows = [
-                Response.model_validate(journal.rows[key])
-                for question in questions
-                for key in _keys(journal, question, asking)
-                if key in journal
+                Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
             ]
             journal.finish(rows)
     return rows
@@ -236,24 +236,24 @@ def content_key(question: Question) -> str:
     return hashlib.sha256(question.model_dump_json(exclude=GRADED).encode()).hexdigest()[:32]
 
 
-def _keys(journal: Journal, question: Question, asking: Asking) -> list[str]:
-    content = content_key(question)
-    return [journal.key(content, sample) for sample in range(asking.sampling.samples)]
-
-
 def _answer(
-    groups: Sequence[Group], asking: Asking, origin: str, journal: Journal, ahead: Ahead | None
+    groups: Sequence[Group],
+    keys: Sequence[Sequence[str]],
+    asking: Asking,
+    origin: str,
+    journal: Journal,
+    ahead: Ahead | None,
 ) -> None:
-    """Answer what has no response yet, each stored as it comes and its call run `ahead`."""
+    """Answer what has no response yet, each stored as it comes, under its question's and sample's key, and its call
+    run `ahead`."""
     known = {*journal.rows, *journal.failed}
     left: list[tuple[Group, dict[int, tuple[int, ...]]]] = []
     for group in groups:
         wanted: dict[int, tuple[int, ...]] = {}
-        for number, question in group.questions.items():
-            keys = _keys(journal, question, asking)
-            if missing := tuple(sample for sample, key in enumerate(keys) if key not in known):
+        for number in group.questions:
+            if missing := tuple(sample for sample, key in enumerate(keys[number]) if key not in known):
                 wanted[number] = missing
-                known.update(keys)  # a question that stands there twice is asked once
+                known.update(keys[number])  # a question that stands there twice is asked once
         left.append((group, wanted))
     total = sum(len(group.questions) for group in groups) * asking.sampling.samples
     waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
@@ -268,19 +268,19 @@ def _answer(
         for group, wanted in left:
             numbers = list(wanted)
 
-            def store(number: int, rows: dict[int, Response], group: Group = group) -> None:
-                keys = _keys(journal, group.questions[number], asking)
+            def store(number: int, rows: dict[int, Response]) -> None:
                 if client is not None:
                     journal.spent = client.account.so_far
-                journal.add({keys[sample]: row for sample, row in rows.items()})
+                journal.add({keys[number][sample]: row for sample, row in rows.items()})
                 if ahead:
                     ahead.take(rows.values())
                 progress.advance(len(rows), client.figures if client is not None else "")
 
             for failure in answer(engine, group, store, wanted, origin):
-                question = group.questions[numbers[failure.request]]
-                for sample in wanted[numbers[failure.request]]:
-                    journal.fail(_keys(journal, question, asking)[sample], failure.reason)
+                number = numbers[failure.request]
+                question = group.questions[number]
+                for sample in wanted[number]:
+                    journal.fail(keys[number][sample], failure.reason)
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
 
 
