@@ -52,7 +52,7 @@ def test_a_server_that_is_not_there_is_taken_out(capsys: pytest.CaptureFixture[s
 
 def test_a_server_that_recovers_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "REST", 0.05)
-    with StandIn(script={"q": ["500"] * 3}, delay=0.01) as sick, StandIn(delay=0.01) as well:
+    with StandIn(script={"q": ["500"] * 3}, delay=0.01) as sick, StandIn(delay=0.05) as well:
         _, failures = ask(Endpoint([sick.url, well.url], "m"), QUESTIONS)
     assert not failures
     assert paid_once(sick, well)
@@ -76,11 +76,12 @@ def test_one_server_may_refuse_keys_that_another_takes(capsys: pytest.CaptureFix
 
 
 def test_a_server_that_wants_a_long_wait_is_left_alone() -> None:
-    with StandIn(script={"q": ["far"]}) as busy, StandIn() as well:
+    # All its replies say so: a request that were answered first would make room for another.
+    with StandIn(script={"q": ["far"] * 99}) as busy, StandIn() as well:
         _, failures = ask(Endpoint([busy.url, well.url], "m"), QUESTIONS)
     assert not failures
-    assert paid_once(busy, well)
-    assert len(busy.seen) <= 4  # those that were under way
+    assert paid_once(well)
+    assert 1 <= len(busy.seen) <= 4  # those that were under way
 
 
 @pytest.mark.parametrize("urls", [[], ["http://h/v1", "http://h/v1"]])
