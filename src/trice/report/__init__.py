@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Set
-from importlib import resources
 from pathlib import Path
 
 from trice import journal
-from trice.report.folder import RunInfo, read_run
+from trice.report.folder import read_run
 from trice.report.headline import headline
+from trice.report.page import page
 from trice.report.results import as_json, work_out
 from trice.report.sections import sections
-from trice.report.text import Section, cut, markdown, percent, span
+from trice.report.text import cut, markdown, percent, span
 
 __all__ = ["measured", "summary", "write_report"]
 
@@ -34,7 +34,7 @@ def write_report(run: Path) -> Path:
     content = json.dumps(as_json(found, results), ensure_ascii=False, indent=1)
     journal.write_text(run / "results.json", content + "\n")
     journal.write_text(run / "report.md", markdown(title, lead, parts))
-    journal.write_text(run / "report.html", _page(found.info, title, lead, parts))
+    journal.write_text(run / "report.html", page(found.info, title, lead, parts))
     return run / "report.html"
 
 
@@ -84,15 +84,4 @@ def _aligned(lines: list[list[str]]) -> str:
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
-    )
-
-
-def _page(info: RunInfo, title: str, lead: list[str], parts: list[Section]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("trice.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    # Autoescape: questions, responses and names are data from strangers. Only our own plots are marked safe.
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return page.from_string(source).render(
-        title=title, model=cut(info.model, 200), info=info, headline=lead, sections=parts
     )
