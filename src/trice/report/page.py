@@ -16,7 +16,9 @@ def page(info: RunInfo, title: str, lead: list[str], parts: list[Section]) -> st
 
     source = resources.files("trice.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     # Autoescape: questions, responses and names are data from strangers. Only our own plots are marked safe.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.from_string(source).render(
         title=title, model=cut(info.model, 200), info=info, headline=lead, sections=parts
     )
