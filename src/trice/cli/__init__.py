@@ -12,9 +12,12 @@ import warnings
 
 import typer
 
-from trice.cli import data, loop, stages, train, use  # noqa: F401  they register their commands, in this order
 from trice.cli.app import app
 from trice.errors import InputError, TriceError
+
+# isort: off
+from trice.cli import loop, stages, train, data, use  # noqa: F401  they register their commands, in this order
+# isort: on
 
 CTRL_C = 130  # what newer versions of typer return where older ones raise
 
