@@ -2,8 +2,8 @@
 
 The tokens every prompt starts with (instruction, few-shot examples) are computed once; the samples of a
 question come from one prefill; rows that have ended leave, waiting ones enter. What a row writes does not depend
-on the rows beside it, but for the last bits of its logits. `generate` answers prompts that are all known; those of a
-server come while others are being answered (`Live`). Beam search is `trice.models.beams`.
+on the rows beside it, but for the last bits of its logits. `generate` answers prompts that are all known; those of
+a server come while others are being answered (`Live`). Beam search is `trice.models.beams`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def generate(
         if sampling.beams > 1:
             yield from beam_search(loaded, rows, asked, order, sampling, finish, batch_size, suppress)
         else:
-            yield from _write_all(Live(loaded, rows), asked, order, Way(sampling, finish, suppress), batch_size)
+            yield from _write_all(
+                Live(loaded, rows), asked, order, Way(sampling, finish, suppress), batch_size
+            )
 
 
 def _write_all(
@@ -150,6 +152,11 @@ class Live:
         """The rows that are under way, or about to be."""
         return len(self._live) + sum(len(ask.samples) for _, ask, _ in self._entering)
 
+    @property
+    def numbers(self) -> set[Any]:
+        """What the prompts that are being answered were entered under."""
+        return {row.number for row in self._live} | {number for number, _, _ in self._entering}
+
     def enter(self, number: Hashable, ask: Ask, way: Way) -> None:
         """A prompt that the next step begins to answer."""
         self._entering.append((number, ask, way))
@@ -157,7 +164,9 @@ class Live:
     def leave(self, gone: Callable[[Any], bool]) -> None:
         """Drop the rows of all prompts whose number is `gone`."""
         self._entering = [each for each in self._entering if not gone(each[0])]
-        self._keep([not gone(row.number) for row in self._live])
+        stays = [not gone(row.number) for row in self._live]
+        if not all(stays):
+            self._keep(stays)
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
@@ -192,10 +201,6 @@ class Live:
                 if place < len(tokens):
                     logprobs[row] += float(logits_VB[tokens[place], row].float() - totals_B[row])
         return [math.exp(logprob) for logprob in logprobs]
-
-    def rest(self) -> None:
-        """Give back the memory of rows that have gone, when none is left."""
-        self.rows.clear()
 
     def _own(self, ids: Sequence[int]) -> list[int]:
         return list(ids[self.rows.shared.length :])

@@ -125,6 +125,11 @@ class Pool:
         for lane in self._lanes.values() if drop else ():
             lane.waiting.clear()
 
+    def abandon(self) -> None:
+        """Know nothing more of the calls so far; those that run are left to themselves."""
+        self._lanes.clear()
+        self._done.clear()
+
     def results(self) -> Iterator[Done]:
         """Each execution as soon as it is there, until the pool is closed and all are. Raises TriceError where a
         tool hangs again and again, or nothing behind it answers any more."""

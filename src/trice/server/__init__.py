@@ -1,0 +1,1 @@
+"""Serve: an OpenAI-compatible endpoint that runs models, executes their calls and returns the final answer."""
