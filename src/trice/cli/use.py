@@ -81,7 +81,7 @@ def serve(
         typer.Option(help="Questions to try on the page, JSON lines with 'input' and perhaps 'task'."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; another one than this machine's needs a key.")
+        str, typer.Option(help="Address to listen on; others than this machine's need a key.")
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8377,
     keys_file: Annotated[
@@ -99,14 +99,15 @@ def serve(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The most a request may ask for.")] = 256,
     max_prompt_tokens: Annotated[int, typer.Option(min=1, help="The longest prompt, in tokens.")] = 1024,
     batch_size: Annotated[int, typer.Option(min=1, help="Responses written at a time.")] = 32,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, help="Requests that may wait; more are told to come back.")
-    ] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused.")] = 64,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = 120.0,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
 ) -> None:
     """Serve models as an OpenAI-compatible endpoint that executes their calls, with a page to try them."""
+    from trice.server import check_installed
+
+    check_installed()
     from trice.server.limits import Limits
     from trice.server.start import Entrance
     from trice.server.start import serve as start

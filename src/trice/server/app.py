@@ -1,7 +1,7 @@
 """The routes: OpenAI's models and chat completions, our tasks, health, metrics, and the playground page.
 
-What a client sends is bounded in size and time before anything is done with it; what goes wrong is answered in OpenAI's
-form. What happens between is `trice.server.talk`'s.
+What a client sends is bounded in size and time before anything is done with it; what goes wrong is answered in
+OpenAI's form. What happens between is `trice.server.talk`'s.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from trice.server.gate import ALWAYS, page_policy
-from trice.server.talk import Serving, Talk, pieces, whole
+from trice.server.talk import Serving, Talk, stream, whole
 from trice.server.wire import Refused, read_request
 
 ROUTES = ("/", "/health", "/metrics", "/v1/models", "/v1/tasks", "/v1/chat/completions")
+READING = 30.0  # seconds that a client may take to read
 
 
 async def read_body(request: Request, most: int) -> bytes:
     """A request's body. Raises Refused for one of more than `most` bytes, at the first byte beyond."""
     body = bytearray()
     too_large = Refused(413, f"the body has more than {most} bytes")
-    if int(request.headers.get("content-length", "0")) > most:
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > most:
         raise too_large
     async for part in request.stream():
         body += part
@@ -48,6 +50,7 @@ def build(serving: Serving) -> Door:
     app = FastAPI(title="trice", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _not_there)
+    app.add_exception_handler(Exception, _failed)
     page = resources.files("trice").joinpath("server", "playground.html").read_text(encoding="utf-8")
     policy = {"content-security-policy": page_policy(page)}
 
@@ -90,20 +93,15 @@ def build(serving: Serving) -> Door:
         talk = Talk(serving, serving.asked(wanted))
         if not wanted.stream:
             return await whole(talk, request)
-        try:
-            await talk.next()  # a request that cannot be answered is refused before anything is told
-        except BaseException:
-            talk.close()
-            raise
-        usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
-        return StreamingResponse(pieces(talk, usage), media_type="text/event-stream")
+        options = wanted.stream_options
+        return await stream(talk, request, bool(options and options.include_usage))
 
     return Door(app, serving)
 
 
 class Door:
-    """Around the whole application: lets in, counts, and gives every answer its headers. Plain ASGI, so that a stream
-    and a client's going away pass through as they are."""
+    """Around the whole application: lets in, counts, and gives every answer its headers. Plain ASGI, so that streams,
+    and that a client goes away, pass through as they are."""
 
     def __init__(self, app: Any, serving: Serving) -> None:
         self.app, self.serving = app, serving
@@ -125,7 +123,11 @@ class Door:
             await send(message)
 
         try:
-            await self._answer(scope, receive, sent)
+            # beyond a request's own time limit only one whose client does not read is still there
+            async with asyncio.timeout(self.serving.limits.timeout + READING):
+                await self._answer(scope, receive, sent)
+        except TimeoutError:
+            status = 499
         finally:
             self.serving.metrics.answered(_route(scope["path"]), status, time.perf_counter() - start)
 
@@ -154,3 +156,7 @@ async def _refused(_: Request, refused: Exception) -> Response:
 async def _not_there(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse(Refused(error.status_code, str(error.detail)).body(), error.status_code)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return JSONResponse(Refused(500, f"something failed: {type(error).__name__}").body(), 500)

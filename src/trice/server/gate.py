@@ -37,8 +37,8 @@ def is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """`keys` are those that are let in, everybody without any; `hosts` the names the server may be called by, any name
-    without them."""
+    """`keys` are those that are let in, everybody without any; `hosts` the names the server may be called by, any
+    name without them."""
 
     def __init__(self, keys: Sequence[str], hosts: Sequence[str]) -> None:
         self._digests = [_digest(key) for key in keys]

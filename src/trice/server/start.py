@@ -18,10 +18,11 @@ import uvicorn
 from trice.errors import InputError
 from trice.journal import notice
 from trice.models.keys import api_keys
-from trice.server.app import Serving, build
+from trice.server.app import build
 from trice.server.gate import LOOPBACK, Gate, is_loopback
 from trice.server.limits import Limits
 from trice.server.shelf import Shelf, open_shelf
+from trice.server.talk import Serving
 from trice.tasks import Sources
 
 STOPPING = 30.0  # seconds that what is under way may take when the server is stopped
@@ -97,8 +98,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def find_keys(file: Path | None) -> tuple[list[str], str]:
-    """The keys of clients and where they come from. Raises InputError for a file that others can read, or that holds
-    none."""
+    """The keys of clients and where they come from. Raises InputError for a file that others can read, or without
+    any."""
     if file is not None:
         return api_keys(file), str(file)
     keys = [word.strip() for word in os.environ.get(ENVIRONMENT, "").split(",") if word.strip()]
@@ -135,8 +136,8 @@ def serve(
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
-    """Load the models and answer requests until a signal. Raises InputError, before anything is loaded, for what does
-    not fit."""
+    """Load the models and answer requests until a signal. Raises InputError for what does not fit, before anything
+    is loaded."""
     keys, source = find_keys(entrance.keys_file)
     check_entrance(entrance, keys)
     listen(entrance.host, entrance.port).close()  # better told now than when everything is loaded

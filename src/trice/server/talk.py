@@ -1,23 +1,24 @@
 """One request from its checks to its last byte: in one piece, or as a stream.
 
-Its time is over at one moment, whatever it is doing then, and so it is when its client goes away: what it has in the
-worker is cancelled.
+Its time is over at one moment, whatever it is doing then, and so it is when its client goes away: what it has in
+the worker is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from trice.errors import InputError
 from trice.journal import notice
 from trice.records import Question
 from trice.sampling import Sampling
-from trice.server import worker as w
+from trice.server import events as w
 from trice.server.answers import Answer
 from trice.server.gate import Gate
 from trice.server.limits import Limits
@@ -32,6 +33,7 @@ from trice.server.wire import (
     execution,
     finish_reason,
 )
+from trice.server.worker import Worker
 from trice.tasks import MIXED
 
 NEW_TOKENS = 64  # of a response, where a request does not say
@@ -42,10 +44,10 @@ class Serving:
 
     def __init__(self, shelf: Shelf, gate: Gate, limits: Limits) -> None:
         self.shelf, self.gate, self.limits, self.closing = shelf, gate, limits, False
-        self.worker: w.Worker
+        self.worker: Worker
         self.metrics = Metrics(lambda: len(self.worker.waiting), lambda: len(self.worker.under_way))
 
-        self.worker = w.Worker(shelf, limits.batch_size, limits.max_prompt_tokens, self.metrics.called)
+        self.worker = Worker(shelf, limits.batch_size, limits.max_prompt_tokens, self.metrics.called)
 
     def asked(self, request: ChatRequest) -> w.Asked:
         """A request as the worker takes it. Raises Refused for what there is not, or too much of it."""
@@ -107,9 +109,12 @@ class Talk:
         self.deadline = asyncio.get_running_loop().time() + serving.limits.timeout
         self.events: asyncio.Queue[w.Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        self.job = serving.worker.submit(
-            asked, lambda one: loop.call_soon_threadsafe(self.events.put_nowait, one)
-        )
+
+        def emit(one: w.Event) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(self.events.put_nowait, one)
+
+        self.job = serving.worker.submit(asked, emit)
         self.answers: dict[int, Answer] = {}
         self.usage: dict[str, int] = {}
 
@@ -164,26 +169,42 @@ class Talk:
             self.serving.worker.cancel(self.job)
 
 
-async def whole(talk: Talk, request: Request) -> Response:
-    """The answer in one piece; given up where the client goes away."""
-    gone = asyncio.ensure_future(_gone(request))
+async def attended(talk: Talk, request: Request) -> None:
+    """The talk's next event. Raises Refused where the client goes away before."""
+    gone, coming = asyncio.ensure_future(_gone(request)), asyncio.ensure_future(talk.next())
     try:
-        while not talk.usage:
-            coming = asyncio.ensure_future(talk.next())
-            await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                coming.cancel()
-                raise Refused(499, "the client has gone")
-            coming.result()
-        return JSONResponse(Writing(talk.asked.model.name).completion(talk.answers, talk.usage))
+        await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not coming.done():
+            raise Refused(499, "the client has gone")
+        coming.result()
     finally:
         gone.cancel()
-        talk.close()
+        coming.cancel()
 
 
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def whole(talk: Talk, request: Request) -> Response:
+    """The answer in one piece."""
+    try:
+        while not talk.usage:
+            await attended(talk, request)
+        return JSONResponse(Writing(talk.asked.model.name).completion(talk.answers, talk.usage))
+    finally:
+        talk.close()
+
+
+async def stream(talk: Talk, request: Request, usage: bool) -> Response:
+    """The answer as a stream. A request that cannot be answered is refused before anything is told."""
+    try:
+        await attended(talk, request)
+    except BaseException:
+        talk.close()
+        raise
+    return StreamingResponse(pieces(talk, usage), media_type="text/event-stream")
 
 
 async def pieces(talk: Talk, usage: bool) -> AsyncIterator[str]:
@@ -212,7 +233,7 @@ def _news(writing: Writing, talk: Talk, one: w.Event) -> list[str]:
             writing.chunk(sample, {"trice": {"probability": answer.probability}})
             for sample, answer in talk.answers.items()
         ]
-    if isinstance(one, w.Began | w.Finished):
+    if isinstance(one, w.Began | w.Finished | w.Failed):
         return []
     sample, answer = one.sample, talk.answers[one.sample]
     told: list[dict[str, Any]] = []

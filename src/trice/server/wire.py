@@ -229,4 +229,8 @@ def decision(answer: Answer) -> dict[str, Any]:
 def execution(answer: Answer) -> dict[str, Any] | None:
     """What its call gave, with the seconds it took."""
     done = answer.execution
-    return done and {"output": done.output, "error": done.error, "seconds": round(done.seconds, 4)}
+    return (
+        None
+        if done is None
+        else {"output": done.output, "error": done.error, "seconds": round(done.seconds, 4)}
+    )

@@ -2,8 +2,8 @@
 the tools, and asks the model again with what they give.
 
 Requests to one model whose prompts begin alike share a batch, whatever else they ask for, and what they begin with
-is computed once; batches are stepped in turn. A request keeps its places until its last response is finished and its
-last call has come back, so that neither rows nor calls pile up. Does not cover time limits of requests: who asks
+is computed once; batches are stepped in turn. A request keeps its places until its last response is finished and
+its last call has come back, so that neither rows nor calls pile up. Does not cover time limits of requests: who asks
 cancels.
 """
 
@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trice.calls import Reading
 from trice.errors import InputError
 from trice.journal import notice
 from trice.models.batches import Ask, shared_prefix
@@ -28,7 +27,19 @@ from trice.models.decoding import Live, Row, Way
 from trice.models.engine import Compel, Manner, Prompt
 from trice.models.rows import Rows, attending, own_head_needed
 from trice.records import Execution, Outcome, Question, Response
-from trice.sampling import Sampling
+from trice.server.events import (
+    Asked,
+    Began,
+    Chance,
+    Decided,
+    Event,
+    Executed,
+    Failed,
+    Finished,
+    Over,
+    Said,
+    Turned,
+)  # fmt: skip
 from trice.server.shelf import Served, Shelf
 from trice.stages.generate import Asking, ask, content_key, manner
 from trice.stages.grade import second_turn
@@ -38,81 +49,6 @@ from trice.tools.live import LiveCalls
 
 KEPT = 8  # batches without rows whose beginning stays computed
 PROBES = ("Who is it?", "7 and 8")  # two prompts that part where the question begins
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request that has been read: `live` tells that its text is wanted while it is written."""
-
-    model: Served
-    question: Question
-    sampling: Sampling
-    compel: Compel | None = None
-    stops: tuple[str, ...] = ()
-    probability: bool = False
-    live: bool = False
-
-
-class Began(NamedTuple):
-    """The prompt fits and is being answered, with the offered tools."""
-
-    tools: tuple[str, ...]
-
-
-class Chance(NamedTuple):
-    """How likely the model is to begin with each tool's name."""
-
-    tools: dict[str, float]
-
-
-class Said(NamedTuple):
-    """What a response says so far."""
-
-    sample: int
-    text: str
-
-
-class Decided(NamedTuple):
-    """A whole response, and how it was read."""
-
-    sample: int
-    text: str
-    reading: Reading
-    full: bool
-
-
-class Executed(NamedTuple):
-    sample: int
-    execution: Execution
-
-
-class Turned(NamedTuple):
-    """What the model answered over the output."""
-
-    sample: int
-    turns: list[str]
-
-
-class Over(NamedTuple):
-    """Nothing more will come of a response."""
-
-    sample: int
-
-
-class Finished(NamedTuple):
-    """Nothing more will come; tokens of all prompts and of all responses."""
-
-    prompt: int
-    completion: int
-
-
-class Failed(NamedTuple):
-    """It was not answered; `error` is an InputError where the request is at fault."""
-
-    error: Exception
-
-
-Event = Began | Chance | Said | Decided | Executed | Turned | Over | Finished | Failed
 
 
 @dataclass(eq=False)
@@ -205,9 +141,15 @@ class Worker:
             for model in self.shelf.models.values():
                 stack.enter_context(attending(model.loaded))
             while not self._closed:
-                self._hear()
-                self._admit()
-                self._step()
+                try:
+                    self._hear()
+                    self._admit()
+                    self._step()
+                except (
+                    Exception
+                ) as failure:  # of ours: whom it meets is told, and the others to come are answered
+                    for job in {*self.under_way, *self.waiting}:
+                        self._fail(job, failure)
 
     def _hear(self) -> None:
         """Do what others want done; without rows to write, wait for it."""
