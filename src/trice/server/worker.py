@@ -1,10 +1,8 @@
 """The one thread that owns the models: it reads prompts, writes a token of every response under way, hands calls to
 the tools, and asks the model again with what they give.
 
-Requests to one model whose prompts begin alike share a batch, whatever else they ask for, and what they begin with
-is computed once; batches are stepped in turn. A request keeps its places until its last response is finished and
-its last call has come back, so that neither rows nor calls pile up. Does not cover time limits of requests: who asks
-cancels.
+A request keeps its places until its last response is finished and its last call has come back, so that neither rows
+nor calls pile up. Does not cover time limits of requests: who asks cancels.
 """
 
 from __future__ import annotations
@@ -21,11 +19,10 @@ from typing import Any, NamedTuple
 import torch
 
 from trice.errors import InputError
-from trice.journal import notice
-from trice.models.batches import Ask, shared_prefix
-from trice.models.decoding import Live, Row, Way
+from trice.models.batches import Ask
+from trice.models.decoding import Row, Way
 from trice.models.engine import Compel, Manner, Prompt
-from trice.models.rows import Rows, attending, own_head_needed
+from trice.models.rows import attending
 from trice.records import Execution, Outcome, Question, Response
 from trice.server.events import (
     Asked,
@@ -40,15 +37,13 @@ from trice.server.events import (
     Said,
     Turned,
 )  # fmt: skip
+from trice.server.groups import Groups
 from trice.server.shelf import Served, Shelf
 from trice.stages.generate import Asking, ask, content_key, manner
 from trice.stages.grade import second_turn
 from trice.tasks import Task
 from trice.tasks.reading import read
 from trice.tools.live import LiveCalls
-
-KEPT = 8  # batches without rows whose beginning stays computed
-PROBES = ("Who is it?", "7 and 8")  # two prompts that part where the question begins
 
 
 @dataclass(eq=False)
@@ -92,7 +87,7 @@ class Worker:
         self.waiting: deque[Job] = deque()
         self.under_way: set[Job] = set()
         self._news: Queue[Callable[[], None]] = Queue()
-        self._groups: dict[tuple[str, tuple[int, ...]], Live] = {}
+        self.groups = Groups()
         self._barred: dict[tuple[str, tuple[str, ...]], list[int]] = {}
         self._calls = LiveCalls()
         self._closed = False
@@ -130,11 +125,6 @@ class Worker:
         """Whether nobody is waiting for anything."""
         return not self.waiting and not self.under_way
 
-    @property
-    def groups(self) -> int:
-        """How many batches there are, with rows or kept for their beginning."""
-        return len(self._groups)
-
     def _run(self) -> None:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
@@ -153,7 +143,7 @@ class Worker:
 
     def _hear(self) -> None:
         """Do what others want done; without rows to write, wait for it."""
-        wait = not any(map(len, self._groups.values()))
+        wait = not self.groups.busy
         with suppress(Empty):
             while True:
                 self._news.get(block=wait)()
@@ -198,7 +188,7 @@ class Worker:
         names = tuple(job.manner.parsers)
         job.emit(Began(names))
         job.prompt += len(ids)
-        live = self._group(asked.model, question.instruction, job.manner, ids)
+        live = self.groups.of(asked.model, question.instruction, job.manner, ids)
         if asked.probability and names and asked.compel is None:
             tokenizer, template = asked.model.loaded.tokenizer, job.manner.template
             written = [template.encode_response(tokenizer, name, end=False) for name in names]
@@ -227,42 +217,14 @@ class Worker:
             self._barred[key] = how.barred(model.loaded.tokenizer)
         return self._barred[key]
 
-    def _group(self, model: Served, instruction: str, how: Manner, ids: list[int]) -> Live:
-        """The batch for a prompt: that of all prompts with the same beginning."""
-        encode = how.template.encode
-        probes = [encode(model.loaded.tokenizer, instruction, text) for text in PROBES]
-        prefix = tuple(probes[0][: shared_prefix(probes)])
-        if tuple(ids[: len(prefix)]) != prefix or len(ids) <= len(prefix):
-            prefix = ()
-        key = (model.name, prefix)
-        live = self._groups.pop(key, None)
-        if live is None:
-            loaded = model.loaded
-            if loaded.own_head is None:
-                loaded.own_head = own_head_needed(loaded, ids)
-            live = Live(loaded, Rows(loaded, prefix, loaded.own_head))
-        self._groups[key] = live  # the last used stand last
-        return live
-
     def _step(self) -> None:
-        """A token for every row, batch by batch."""
-        for key, live in [each for each in self._groups.items() if len(each[1])]:
-            try:
-                rows = live.step()
-            except Exception as failure:  # out of memory, most likely: the batch is lost, and no other
-                notice(f"a batch of {len(live)} is given up: {type(failure).__name__}: {failure}")
-                del self._groups[key]
-                for job in {place.job for place in live.numbers}:
-                    self._fail(job, failure)
-                continue
-            for row in rows:
-                self._guarded(row.number.job, self._written, row)
-        for live in self._groups.values():
-            if not len(live):
-                live.rows.clear()  # what many rows took is not kept for few
-        idle = [key for key, live in self._groups.items() if not len(live)]
-        for key in idle[: max(0, len(idle) - KEPT)]:
-            del self._groups[key]
+        """A token for every row."""
+        for each in self.groups.step():
+            if isinstance(each, Row):
+                self._guarded(each.number.job, self._written, each)
+            else:
+                place, failure = each
+                self._fail(place.job, failure)
 
     def _written(self, row: Row) -> None:
         place: Place = row.number
@@ -323,7 +285,7 @@ class Worker:
         job.turns[sample] = [None] * len(asked)
         sampling = replace(job.asked.sampling, samples=1)
         for turn, (question, (how, ids)) in enumerate(asked):
-            live = self._group(job.asked.model, question.instruction, how, ids)
+            live = self.groups.of(job.asked.model, question.instruction, how, ids)
             job.prompt += len(ids)
             live.enter(
                 Place(job, how, sample, turn), Ask(ids, content_key(question)), Way(sampling, how.finish)
@@ -349,8 +311,7 @@ class Worker:
         job.over = True
         with suppress(ValueError, IndexError):  # where another one comes meanwhile, it is passed over later
             self.waiting.remove(job)
-        for live in self._groups.values():
-            live.leave(lambda place: place.job is job)
+        self.groups.leave(lambda place: place.job is job)
         self._tidy(job)
 
     def _tidy(self, job: Job) -> None:
