@@ -189,9 +189,9 @@ def test_hundreds_of_requests_leave_nothing_behind(tiny_model: Callable[[str], P
             )
 
         made = client(server)
-        list(pool.map(one, range(50)))
+        list(pool.map(one, range(40)))
         threads = threading.active_count()
-        list(pool.map(one, range(250)))
+        list(pool.map(one, range(200)))
         eventually(lambda: worker.idle)
         assert threading.active_count() <= threads
         assert len(worker.groups) <= 8
