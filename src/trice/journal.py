@@ -108,6 +108,11 @@ def dump_row(row: BaseModel | Mapping[str, Any]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: temporary file beside it, fsync, rename.
 
     Raises TriceError where it cannot be written (a full disk, no permission); an older file then stays."""
@@ -115,8 +120,8 @@ def write_text(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name.removeprefix('.')}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with scratch.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)

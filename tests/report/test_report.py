@@ -112,7 +112,7 @@ def test_page_and_markdown_say_what_the_numbers_say(run: Path) -> None:
     page, text, _ = written(run)
     for shown in (words(page), text):
         assert "A small run" in shown
-        assert "After both stages: 100.0% (51.0 to 100.0) of 4 test questions right" in shown
+        assert "After training, the model answers 100% of 4 test questions right, up from 25%" in shown
         assert "+37.5 points (−9.4 to +84.4). This difference cannot be told from noise." in shown
         assert "another model, 26 times larger" in shown
         assert "1 min 15 s" in shown

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trice import journal
 from trice.report.folder import read_run
-from trice.report.headline import headline
+from trice.report.headline import as_section, headline
 from trice.report.page import page
 from trice.report.results import as_json, work_out
 from trice.report.sections import sections
@@ -29,12 +29,14 @@ def write_report(run: Path) -> Path:
     found = read_run(run)
     results = work_out(found)
     title = cut(found.info.title or found.info.name or "trice", 200)
-    lead = headline(found, results)
+    lead = headline(results)
     parts = sections(found, results)
     content = json.dumps(as_json(found, results), ensure_ascii=False, indent=1)
     journal.write_text(run / "results.json", content + "\n")
-    journal.write_text(run / "report.md", markdown(title, lead, parts))
-    journal.write_text(run / "report.html", page(found.info, title, lead, parts))
+    journal.write_text(run / "report.md", markdown(title, [as_section(lead), *parts]))
+    journal.write_text(run / "report.html", page(found.info, title, [lead], parts))
+    for figure in (one for part in parts for one in part.figures):
+        journal.write_bytes(run / "figures" / f"{figure.name}.png", figure.png)
     return run / "report.html"
 
 

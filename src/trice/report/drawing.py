@@ -23,6 +23,7 @@ COLOURS = ("#2f7fc1", "#dd7a1c", "#15936b", "#b56a9f", "#8a8d93", "#c9a227", "#c
 MARKERS = "osD^vPX"
 RAMP = ("#2f7fc1", "#7fb2da", "#b4b8be", "#e8b57f", "#dd7a1c", "#a4520e")  # from high to low
 COMPACT = {"columnspacing": 1.2, "handletextpad": 0.5}
+DPI = 300
 WIDTH = 4.7  # inches, of 72 points
 STYLE = {
     "svg.fonttype": "none",
@@ -63,7 +64,21 @@ def canvas_of(height: float, rows: int = 1) -> tuple[Any, Any]:
     return canvas, canvas.subplots(rows, sharex=True)
 
 
-def svg(canvas: Any) -> str:
+def figure(canvas: Any, name: str, caption: str) -> Figure:
+    """The drawing in both its forms."""
+    return Figure(name, caption, _svg(canvas), _png(canvas))
+
+
+def _png(canvas: Any) -> bytes:
+    """The drawing for a paper: dark ink on white."""
+    buffer = io.BytesIO()
+    canvas.savefig(
+        buffer, format="png", dpi=DPI, facecolor="white", transparent=False, metadata={"Software": None}
+    )
+    return buffer.getvalue()
+
+
+def _svg(canvas: Any) -> str:
     """The drawing as an <svg> element without ids that could repeat in the page."""
     buffer = io.StringIO()
     unset = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -107,7 +122,12 @@ def dots(
 
 
 def stacked(
-    names: Sequence[str], bars: dict[str, list[float]], colours: Sequence[str], unit: str, caption: str
+    name: str,
+    names: Sequence[str],
+    bars: dict[str, list[float]],
+    colours: Sequence[str],
+    unit: str,
+    caption: str,
 ) -> Figure:
     """Horizontal bars of 100%, one a name, in parts, a colour a part."""
     canvas, axes = canvas_of(1.1 + 0.24 * len(names))
@@ -119,7 +139,7 @@ def stacked(
     axes.set_xlim(0, 100)
     axes.set_xlabel(unit)
     legend(canvas, axes, list(bars))
-    return Figure(svg(canvas), caption)
+    return figure(canvas, name, caption)
 
 
 def curves(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:

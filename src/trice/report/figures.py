@@ -41,7 +41,7 @@ def accuracy(run: Run, results: Results) -> Figure | None:
     axes.set_xlim(0, None)
     axes.set_xlabel("accuracy, %")
     drawing.legend(canvas, axes, results.datasets)
-    return Figure(drawing.svg(canvas), "Accuracy by setting, with 95% intervals.")
+    return drawing.figure(canvas, "accuracy", "Accuracy by setting, with 95% intervals.")
 
 
 def tool_use(run: Run, results: Results) -> Figure | None:
@@ -64,8 +64,8 @@ def tool_use(run: Run, results: Results) -> Figure | None:
     axes.set_ylabel("% of questions")
     axes.grid(axis="x", visible=False)
     drawing.legend(canvas, axes, results.datasets)
-    return Figure(
-        drawing.svg(canvas), "Questions on which the tool is called, by stage; hollow: the tool is needed."
+    return drawing.figure(
+        canvas, "tool-use", "Questions on which the tool is called, by stage; hollow: the tool is needed."
     )
 
 
@@ -78,7 +78,9 @@ def outcomes(run: Run, results: Results) -> Figure | None:
     found = [results.settings[name]["total"] for name in names]
     bars = {label: [100 * (one[key].value or 0) for one in found] for label, key in parts.items()}
     colours = (drawing.COLOURS[0], drawing.COLOURS[1], drawing.COLOURS[4])
-    return drawing.stacked(names, bars, colours, "% of responses", "Outcomes by setting, all questions.")
+    return drawing.stacked(
+        "outcomes", names, bars, colours, "% of responses", "Outcomes by setting, all questions."
+    )
 
 
 def cloning(run: Run, results: Results) -> Figure | None:
@@ -88,7 +90,7 @@ def cloning(run: Run, results: Results) -> Figure | None:
     if not drawing.curves(axes, logs, "loss"):
         return None
     drawing.finish(canvas, axes, "loss per response token")
-    return Figure(drawing.svg(canvas), "Stage 1 and the cloned baselines: training loss.")
+    return drawing.figure(canvas, "cloning-loss", "Stage 1 and the cloned baselines: training loss.")
 
 
 def ranking(run: Run, results: Results) -> Figure | None:
@@ -99,7 +101,9 @@ def ranking(run: Run, results: Results) -> Figure | None:
         return None
     above.set_ylabel("ranking loss")
     drawing.finish(canvas, below, "SFT loss")
-    return Figure(drawing.svg(canvas), "Stage 2: the ranking loss and the loss on the best response.")
+    return drawing.figure(
+        canvas, "ranking-loss", "Stage 2: the ranking loss and the loss on the best response."
+    )
 
 
 def ordered(run: Run, results: Results) -> Figure | None:
@@ -108,7 +112,9 @@ def ordered(run: Run, results: Results) -> Figure | None:
     if not drawing.curves(axes, {name: log for name, log in run.logs.items() if _ranks(log)}, "ordered", 100):
         return None
     drawing.finish(canvas, axes, "correctly ordered pairs, %")
-    return Figure(drawing.svg(canvas), "Stage 2: candidate pairs ranked in the order of their rewards.")
+    return drawing.figure(
+        canvas, "ordered-pairs", "Stage 2: candidate pairs ranked in the order of their rewards."
+    )
 
 
 def rewards(run: Run, results: Results) -> Figure | None:
@@ -123,7 +129,7 @@ def rewards(run: Run, results: Results) -> Figure | None:
         for label, low, high in ends
     }
     caption = "The rewards of the candidates, by origin."
-    return drawing.stacked(list(scores), bars, drawing.RAMP, "% of candidates", caption)
+    return drawing.stacked("rewards", list(scores), bars, drawing.RAMP, "% of candidates", caption)
 
 
 def scores_by_origin(run: Run) -> dict[str, list[float]]:

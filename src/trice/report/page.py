@@ -4,13 +4,15 @@ What stands in it comes from elsewhere: sections, tables and figures from `trice
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 
 from trice.report.folder import RunInfo
+from trice.report.headline import Headline
 from trice.report.text import Section, cut
 
 
-def page(info: RunInfo, title: str, lead: list[str], parts: list[Section]) -> str:
+def page(info: RunInfo, title: str, headlines: Sequence[Headline], parts: Sequence[Section]) -> str:
     """The page's HTML."""
     from jinja2 import Environment, StrictUndefined
 
@@ -20,5 +22,5 @@ def page(info: RunInfo, title: str, lead: list[str], parts: list[Section]) -> st
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(source).render(
-        title=title, model=cut(info.model, 200), info=info, headline=lead, sections=parts
+        title=title, model=cut(info.model, 200), info=info, headlines=headlines, sections=parts
     )
