@@ -12,6 +12,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from trice import journal
+from trice.report.cases import find_cases
 from trice.report.folder import read_run
 from trice.report.headline import as_section, headline
 from trice.report.page import page
@@ -30,11 +31,12 @@ def write_report(run: Path) -> Path:
     results = work_out(found)
     title = cut(found.info.title or found.info.name or "trice", 200)
     lead = headline(results)
-    parts = sections(found, results)
+    cases = find_cases(found)
+    parts = sections(found, results, cases)
     content = json.dumps(as_json(found, results), ensure_ascii=False, indent=1)
     journal.write_text(run / "results.json", content + "\n")
     journal.write_text(run / "report.md", markdown(title, [as_section(lead), *parts]))
-    journal.write_text(run / "report.html", page(found.info, title, [lead], parts))
+    journal.write_text(run / "report.html", page(found.info, title, [lead], parts, cases))
     for figure in (one for part in parts for one in part.figures):
         journal.write_bytes(run / "figures" / f"{figure.name}.png", figure.png)
     return run / "report.html"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from trice.measures import Share
 from trice.report import figures
+from trice.report.cases import TITLE, Cases, case_tables
 from trice.report.folder import Run
 from trice.report.paper import paper_section
 from trice.report.results import Results, columns_of, share_of
-from trice.report.samples import sample_tables
 from trice.report.text import (
     NOTHING,
     Cell,
@@ -26,7 +26,7 @@ from trice.report.text import (
 from trice.report.tools import selective, tool_use
 
 
-def sections(run: Run, results: Results) -> list[Section]:
+def sections(run: Run, results: Results, cases: Cases) -> list[Section]:
     """Every section that has something to show."""
     made = [
         _accuracy(run, results),
@@ -36,7 +36,7 @@ def sections(run: Run, results: Results) -> list[Section]:
         paper_section(run, results),
         _training(run, results),
         _data(run, results),
-        _samples(run),
+        _cases(cases),
         _how(run),
     ]
     return [one for one in made if one.tables or one.figures or one.code]
@@ -195,9 +195,10 @@ def _yields(run: Run) -> Table:
     return table(["labels", "kept", "of", *(cut(reason, 60) for reason in reasons)], rows, note=note)
 
 
-def _samples(run: Run) -> Section:
-    section = Section("Sample responses", tables=sample_tables(run))
-    section.text = ["Questions whose verdict changes between stages come first; long text is cut."]
+def _cases(cases: Cases) -> Section:
+    section = Section(TITLE, tables=case_tables(cases))
+    if cases.stages:
+        section.text = [f"What training changed, question by question: {' → '.join(cases.stages)}."]
     return section
 
 
