@@ -379,7 +379,7 @@ def test_ctrl_c_keeps_what_is_done(trice: Run, five: Path, tmp_path: Path) -> No
         *FAST,
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "trice.cli", *map(str, words)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "trice", *map(str, words)], stderr=subprocess.PIPE, text=True
     )
     partial = output.with_name(".out.json.journal")
     deadline = time.monotonic() + 90

@@ -1,0 +1,49 @@
+"""Data sets, and passages to search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trice.cli import options as o
+from trice.cli.app import DATA, app
+from trice.errors import InputError
+
+
+@app.command(rich_help_panel=DATA)
+def data(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            help="A data set's name, 'list' to see what there is, or 'index' for passages to search."
+        ),
+    ] = "list",
+    output: o.Output = Path("data"),
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of official files, default TRICE_DATA; for index JSONL or a Wikipedia dump."
+        ),
+    ] = None,
+    hub: Annotated[bool, typer.Option(help="Fetch the official files from the Hugging Face hub.")] = False,
+    train: Annotated[int | None, typer.Option(min=0, help="Training questions; default the paper's.")] = None,
+    test: Annotated[int | None, typer.Option(min=0, help="Test questions; default the paper's.")] = None,
+    seed: o.Seed = 0,
+) -> None:
+    """List the data sets, or write one as questions: data/raw/<task>/ to train, data/dev/<task>/ to test.
+
+    With 'index', make the passages of --source searchable in the folder --output."""
+    from trice.stages.data import index, listing, prepare
+
+    if dataset in (None, "list"):
+        print(listing(source))
+    elif dataset == "index":
+        if source is None:
+            raise InputError(
+                "trice data index needs --source, a JSONL file of title and text, or a Wikipedia dump"
+            )
+        print(index(source, output))
+    else:
+        print(prepare(str(dataset), output, source, hub=hub, train=train, test=test, seed=seed))

@@ -1,0 +1,55 @@
+"""The whole loop from a recipe, and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trice.cli import options as o
+from trice.cli.app import WHOLE, app
+
+
+@app.command(rich_help_panel=WHOLE)
+def demo(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+) -> None:
+    """The whole loop on the starter set with Gemma 3 270M: `trice run` of the recipe that ships as demo."""
+    run("demo", overrides)
+
+
+@app.command(rich_help_panel=WHOLE)
+def run(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, or the name of one that ships (demo, real-math, real-mix).")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+    status: Annotated[
+        bool, typer.Option(help="Only say how far each step is; the run may be going on elsewhere.")
+    ] = False,
+    retry_failed: o.RetryFailed = False,
+) -> None:
+    """Run a recipe from data to report; run again after a kill, it goes on where it was."""
+    from trice.recipe import load_recipe
+    from trice.report import summary
+    from trice.run import run as run_recipe
+    from trice.run import status as run_status
+
+    chosen = load_recipe(recipe, overrides or ())
+    if status:
+        print("\n".join(run_status(chosen)))
+        return
+    folder = run_recipe(chosen, retry=retry_failed)
+    print(summary(folder))
+    print(f"report: {folder / 'report.html'}")
+
+
+@app.command(rich_help_panel=WHOLE)
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write report.html, report.md and results.json of a run."""
+    from trice.report import summary, write_report
+
+    path = write_report(folder)
+    print(summary(folder))
+    print(f"report: {path}")
