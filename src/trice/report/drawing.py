@@ -1,5 +1,5 @@
-"""How the report draws: inline SVG that takes its ink from the page, so that it reads on light and dark, and PNG for
-papers, dark on white.
+"""How the report draws: inline SVG that takes its ink from the page, so that it reads on light and dark, and
+PNG for papers, dark on white.
 
 The same figures give the same bytes: ids are salted with a constant, nothing is dated, and the user's
 matplotlib settings are set aside. Text stays text; its size suits a column of about 440 px. The colour-blind
@@ -153,7 +153,9 @@ def _whiskers(shares: Sequence[Share]) -> list[list[float]]:
 
 
 def line(axes: Any, points: Sequence[tuple[float, float]], style: str, colour: str, label: str = "") -> None:
-    axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1, alpha=0.6, zorder=1, label=label or None)
+    axes.plot(
+        *zip(*points, strict=True), style, color=colour, linewidth=1, alpha=0.6, zorder=1, label=label or None
+    )
 
 
 def strip(axes: Any, points: Mapping[int, float], look: Look, label: str) -> None:
@@ -190,14 +192,16 @@ def box(axes: Any, place: float, values: Sequence[float]) -> None:
 def matrix(
     axes: Any, title: str, rows: Mapping[str, Mapping[str, Share]], right: Collection[tuple[str, str]]
 ) -> None:
-    """Counts and percents of the row in cells: those of `right` in one colour, others in another, by their share."""
+    """Counts and percents of the row in cells, deeper for a larger share; those of `right` in another colour."""
     columns = list(next(iter(rows.values())))
     for down, (name, shares) in enumerate(rows.items()):
         for across, column in enumerate(columns):
             share = shares[column]
             value = share.value or 0.0
             colour = BLUE if (name, column) in right else ORANGE
-            axes.barh(down, 0.96, left=across - 0.48, height=0.92, color=(colour, 0.06 + 0.6 * value), linewidth=0)
+            axes.barh(
+                down, 0.96, left=across - 0.48, height=0.92, color=(colour, 0.06 + 0.6 * value), linewidth=0
+            )
             text = "–" if share.value is None else f"{number(share.count)}   {100 * value:.0f}%"
             axes.text(across, down, text, ha="center", va="center", fontsize=8.5)
     axes.set_yticks(range(len(rows)), list(rows))

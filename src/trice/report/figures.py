@@ -11,7 +11,7 @@ from typing import Any
 from trice.measures import Share
 from trice.report import drawing
 from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run
-from trice.report.results import Confusion, Measures, Results, columns_of, frontier, share_of
+from trice.report.results import Measures, Results, columns_of, frontier, share_of
 from trice.report.text import Figure
 
 ENDS = ((NEVER, ALWAYS), ("tool-0", "tool-100"))  # the first pair there is
@@ -62,7 +62,9 @@ def tool_use(run: Run, results: Results) -> Figure | None:
         look = drawing.look("", results.datasets.index(dataset))
         drawing.strip(axes, points, look, "" if dataset in drawn else dataset)
         drawn.add(dataset)
-    columns = [[points[place] for points in lines.values() if place in points] for place in range(len(stages) + 1)]
+    columns = [
+        [points[place] for points in lines.values() if place in points] for place in range(len(stages) + 1)
+    ]
     for place, values in enumerate(columns):
         if len(values) >= BOXED:
             drawing.box(axes, place, values)
@@ -83,9 +85,9 @@ def tool_use(run: Run, results: Results) -> Figure | None:
 def _use_lines(results: Results, stages: list[str]) -> dict[tuple[str, str], dict[int, float]]:
     """(data set, seed) → place → percent: place 0 is the need, then the stages; those without seeds of their own
     stand at every seed."""
-    seeds = {
-        name.removeprefix(group): None for group in stages for name in results.seeds.get(group, ())
-    } or {"": None}
+    seeds = {name.removeprefix(group): None for group in stages for name in results.seeds.get(group, ())} or {
+        "": None
+    }
     lines: dict[tuple[str, str], dict[int, float]] = {}
     for dataset in results.datasets:
         need = share_of(results, BASE, dataset, "need")
@@ -139,14 +141,19 @@ def _point(axes: Any, found: Mapping[str, Share], look: tuple[str, str], label: 
     drawing.cross(axes, found["tool_use"], found["accuracy"], look, label)
 
 
-def _lines(axes: Any, totals: Mapping[str, Mapping[str, Share]], colour: str = drawing.INK, named: bool = True) -> None:
+def _lines(
+    axes: Any, totals: Mapping[str, Mapping[str, Share]], colour: str = drawing.INK, named: bool = True
+) -> None:
     """The line from no calls to calls only, and the frontier."""
     ends = next((pair for pair in ENDS if set(pair) <= totals.keys()), None)
     for names, line, label in (
         (ends or (), ":", f"{' to '.join(ends or ())}: calls at random"),
         (frontier(totals), "-", "frontier"),
     ):
-        points = [(100 * (totals[name]["tool_use"].value or 0), 100 * (totals[name]["accuracy"].value or 0)) for name in names]
+        points = [
+            (100 * (totals[name]["tool_use"].value or 0), 100 * (totals[name]["accuracy"].value or 0))
+            for name in names
+        ]
         if len(points) > 1:
             drawing.line(axes, points, line, colour, label if named else "")
 
@@ -157,22 +164,24 @@ def _finish_tradeoff(canvas: Any, axes: Any) -> Figure:
     axes.set_ylabel("accuracy, %")
     drawing.legend(canvas, axes)
     caption = (
-        "Accuracy against tool use, with 95% intervals. Dotted: what calling at random would give, between never and "
-        "always. Solid: the frontier, settings that no other beats in accuracy with as few calls."
+        "Accuracy against tool use, with 95% intervals. Dotted: what calling at random would give, between never "
+        "and always. Solid: the frontier, settings that no other beats in accuracy with as few calls."
     )
     return drawing.figure(canvas, "accuracy-against-tool-use", caption)
 
 
 def confusion(run: Run, results: Results) -> Figure | None:
     """Need against outcome on all questions, a small matrix a stage."""
-    found = {name: results.confusion[name]["total"] for name in stages_of(results) if name in results.confusion}
+    found = {
+        name: results.confusion[name]["total"] for name in stages_of(results) if name in results.confusion
+    }
     if not found:
         return None
     canvas, panels = drawing.canvas_of(0.55 + 0.8 * len(found), len(found))
     for axes, (name, matrix) in zip([panels] if len(found) == 1 else panels, found.items(), strict=True):
         drawing.matrix(axes, name, matrix, RIGHT)
     caption = (
-        "Questions by need and outcome, with the percent of each row. Blue: called where the tool is needed, answered "
-        "where it is not; orange: the rest."
+        "Questions by need and outcome, with the percent of each row. Blue: called where the tool is needed, "
+        "answered where it is not; orange: the rest."
     )
     return drawing.figure(canvas, "need-and-use", caption)

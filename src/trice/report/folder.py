@@ -18,8 +18,9 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from trice import journal
@@ -101,6 +102,15 @@ class Run:
     def unseen(self) -> list[str]:
         """The data sets that were tested on and not trained on, as far as the split tells."""
         return [name for name in self.tasks if self.split and name not in self.split]
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The recipe's keys; none where it is no recipe."""
+        try:
+            value = yaml.safe_load(self.recipe)
+        except yaml.YAMLError:
+            return {}
+        return value if isinstance(value, dict) else {}
 
 
 def group_of(setting: str) -> str:

@@ -60,14 +60,17 @@ STANDS_FOR = {"XQuAD": "MLQA"}
 
 
 def paper_rows(columns: Sequence[str], models: Sequence[str], *, unseen: bool = False) -> Rows:
-    """The paper's rows of these models, a cell for each data set of ours, and last their mean where the paper has all
-    of them; no rows where it has none of them."""
+    """The paper's rows of these models: a cell for each data set of ours and, for several, their mean where the
+    paper has them all; no rows where it has none of them."""
     known, names = (TABLE_4, UNSEEN) if unseen else (TABLE_3, DATASETS)
     theirs = [_paper_name(column) for column in columns]
     if not set(theirs) & set(names):
         return []
     return [
-        [f"{model}, {setting}", *_cells([dict(zip(names, values, strict=False)).get(name) for name in theirs])]
+        [
+            f"{model}, {setting}",
+            *_cells([dict(zip(names, values, strict=False)).get(name) for name in theirs]),
+        ]
         for model, settings in known.items()
         if model in models
         for setting, values in settings.items()

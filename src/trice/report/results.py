@@ -124,7 +124,9 @@ def _confusion(rows: Sequence[Response], base: Sequence[Response]) -> dict[str, 
     return {
         part: {
             label: {
-                outcome: Share(counts[part, needed, outcome], sum(counts[part, needed, one] for one in Outcome))
+                outcome: Share(
+                    counts[part, needed, outcome], sum(counts[part, needed, one] for one in Outcome)
+                )
                 for outcome in (Outcome.CALLED, Outcome.ANSWERED, Outcome.MALFORMED)
             }
             for label, needed in ((NEEDED, True), (NOT_NEEDED, False))
@@ -146,10 +148,7 @@ def _pooled(members: Sequence[Measures]) -> Measures:
 
 
 def _pooled_confusion(members: Sequence[dict[str, Confusion]]) -> dict[str, Confusion]:
-    return {
-        part: _pooled([one[part] for one in members if part in one])
-        for part in members[0]
-    }
+    return {part: _pooled([one[part] for one in members if part in one]) for part in members[0]}
 
 
 def _comparisons(groups: dict[str, Members]) -> dict[tuple[str, str], dict[str, Comparison]]:
@@ -162,9 +161,7 @@ def _comparisons(groups: dict[str, Members]) -> dict[tuple[str, str], dict[str, 
                 found[a, b] = compare(groups[a], groups[b])
     last = BOTH if BOTH in groups else STAGE_1
     return found | {
-        (last, b): compare(groups[last], groups[b])
-        for b in (NEVER, ALWAYS)
-        if last in groups and b in groups
+        (last, b): compare(groups[last], groups[b]) for b in (NEVER, ALWAYS) if last in groups and b in groups
     }
 
 
