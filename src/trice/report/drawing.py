@@ -23,7 +23,18 @@ from trice.report.text import Figure, cut, number
 Look = tuple[str, str]  # colour and marker
 
 INK = "#010203"  # stands for the page's own text colour
-COLOURS = ("#2f7fc1", "#dd7a1c", "#15936b", "#b56a9f", "#8a8d93", "#c9a227", "#c8503c")
+COLOURS = (
+    "#2f7fc1",
+    "#dd7a1c",
+    "#15936b",
+    "#b56a9f",
+    "#8a8d93",
+    "#c9a227",
+    "#c8503c",
+    "#7b6cb5",
+    "#7d9a3c",
+    "#46aeb0",
+)
 MARKERS = "osD^vPXh"
 LOOKS = {  # a setting looks the same in every figure
     "zero-shot": ("#8a8d93", "o"),
@@ -40,7 +51,7 @@ RAMP = ("#2f7fc1", "#7fb2da", "#b4b8be", "#e8b57f", "#dd7a1c", "#a4520e")  # fro
 LABELS = ("#2f7fc1", "#dd7a1c", "#c9a227", "#b56a9f", "#c8503c", "#8a8d93")
 BLUE, ORANGE = COLOURS[:2]
 DPI = 300
-WIDTH = 4.7  # inches, of 72 points
+WIDTH = 4.3  # inches, of 72 points
 LEGEND_ROW = 0.18
 STYLE = {
     "svg.fonttype": "none",
@@ -152,10 +163,20 @@ def _whiskers(shares: Sequence[Share]) -> list[list[float]]:
     ]
 
 
-def line(axes: Any, points: Sequence[tuple[float, float]], style: str, colour: str, label: str = "") -> None:
-    axes.plot(
-        *zip(*points, strict=True), style, color=colour, linewidth=1, alpha=0.6, zorder=1, label=label or None
-    )
+def line(
+    axes: Any, points: Sequence[tuple[float, float]], style: str, colour: str, steps: bool = False
+) -> None:
+    """A thin line behind the points."""
+    if len(points) > 1:
+        form = "steps-post" if steps else "default"
+        axes.plot(
+            *zip(*points, strict=True), style, color=colour, linewidth=1, alpha=0.6, zorder=1, drawstyle=form
+        )
+
+
+def entry(axes: Any, colour: str, marker: str, label: str) -> None:
+    """An entry of the legend alone: a line, or a marker where there is one."""
+    axes.plot([], [], color=colour, marker=marker, linestyle="" if marker else "-", label=label_of(label))
 
 
 def strip(axes: Any, points: Mapping[int, float], look: Look, label: str) -> None:
@@ -268,7 +289,7 @@ def legend(canvas: Any, axes: Any) -> None:
     """The labels above the drawing, which grows by as much."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
-        columns = max(1, 54 // (5 + max(map(len, labels))))
+        columns = max(1, 50 // (5 + max(map(len, labels))))
         canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW * math.ceil(len(labels) / columns))
         canvas.legend(
             handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.2, handletextpad=0.5

@@ -52,7 +52,7 @@ def accuracy(run: Run, results: Results) -> Figure | None:
 def tool_use(run: Run, results: Results) -> Figure | None:
     """The tool-use rate by stage, beside the need: a line for each data set and training seed, and the quartiles of
     all, as in the paper's Figure 4."""
-    stages = stages_of(results)
+    stages = [name for name in stages_of(results) if name != BASE or _calls(results, name)]
     if not stages:
         return None
     lines = _use_lines(results, stages)
@@ -112,11 +112,11 @@ def _of_seed(results: Results, setting: str, seed: str) -> Measures:
 def tradeoff(run: Run, results: Results) -> Figure | None:
     """Accuracy against tool-use rate, of every setting asked all questions."""
     totals = {name: results.settings[name]["total"] for name in results.whole}
-    if not any(found["tool_use"].count for found in totals.values()):
-        return None  # nothing calls: there is nothing to weigh
-    canvas, axes = drawing.canvas_of(3.8)
+    if not any(_calls(results, name) for name in totals):
+        return None  # there is nothing to weigh
+    canvas, axes = drawing.canvas_of(3.3)
     for index, (name, found) in enumerate(totals.items()):
-        _point(axes, found, drawing.look(name, index), name)
+        drawing.cross(axes, found["tool_use"], found["accuracy"], drawing.look(name, index), name)
     _lines(axes, totals)
     return _finish_tradeoff(canvas, axes)
 
@@ -126,36 +126,29 @@ def tradeoffs(runs: Mapping[str, Results]) -> Figure | None:
     settings = list(dict.fromkeys(name for results in runs.values() for name in results.whole))
     if not settings:
         return None
-    canvas, axes = drawing.canvas_of(4.2)
+    canvas, axes = drawing.canvas_of(3.6)
     for index, (run, results) in enumerate(runs.items()):
+        colour, _ = drawing.look("", index)
         totals = {name: results.settings[name]["total"] for name in results.whole}
-        colour = drawing.COLOURS[index % len(drawing.COLOURS)]
         for name, found in totals.items():
-            marker = drawing.MARKERS[settings.index(name) % len(drawing.MARKERS)]
-            _point(axes, found, (colour, marker), f"{run}, {name}")
-        _lines(axes, totals, colour, named=False)
+            marker = drawing.look(name, settings.index(name))[1]
+            drawing.cross(axes, found["tool_use"], found["accuracy"], (colour, marker))
+        _lines(axes, totals, colour)
+        drawing.entry(axes, colour, "", run)
+    for index, name in enumerate(settings):
+        drawing.entry(axes, drawing.INK, drawing.look(name, index)[1], name)
     return _finish_tradeoff(canvas, axes)
 
 
-def _point(axes: Any, found: Mapping[str, Share], look: tuple[str, str], label: str) -> None:
-    drawing.cross(axes, found["tool_use"], found["accuracy"], look, label)
-
-
-def _lines(
-    axes: Any, totals: Mapping[str, Mapping[str, Share]], colour: str = drawing.INK, named: bool = True
-) -> None:
-    """The line from no calls to calls only, and the frontier."""
-    ends = next((pair for pair in ENDS if set(pair) <= totals.keys()), None)
-    for names, line, label in (
-        (ends or (), ":", f"{' to '.join(ends or ())}: calls at random"),
-        (frontier(totals), "-", "frontier"),
-    ):
-        points = [
-            (100 * (totals[name]["tool_use"].value or 0), 100 * (totals[name]["accuracy"].value or 0))
-            for name in names
-        ]
-        if len(points) > 1:
-            drawing.line(axes, points, line, colour, label if named else "")
+def _lines(axes: Any, totals: Mapping[str, Mapping[str, Share]], colour: str = drawing.INK) -> None:
+    """The line from no calls to calls only, and the frontier: a step up where one more call pays."""
+    points = {
+        name: (100 * (found["tool_use"].value or 0), 100 * (found["accuracy"].value or 0))
+        for name, found in totals.items()
+    }
+    ends = next((pair for pair in ENDS if set(pair) <= totals.keys()), ())
+    drawing.line(axes, [points[name] for name in ends], ":", colour)
+    drawing.line(axes, [points[name] for name in frontier(totals)], "-", colour, steps=True)
 
 
 def _finish_tradeoff(canvas: Any, axes: Any) -> Figure:
@@ -164,10 +157,15 @@ def _finish_tradeoff(canvas: Any, axes: Any) -> Figure:
     axes.set_ylabel("accuracy, %")
     drawing.legend(canvas, axes)
     caption = (
-        "Accuracy against tool use, with 95% intervals. Dotted: what calling at random would give, between never "
-        "and always. Solid: the frontier, settings that no other beats in accuracy with as few calls."
+        "Accuracy against tool use on all questions, with 95% intervals. Dotted: from never to always calling, "
+        "what calls at random would give. Solid: the frontier, settings that no other beats in accuracy with as few "
+        "calls."
     )
     return drawing.figure(canvas, "accuracy-against-tool-use", caption)
+
+
+def _calls(results: Results, setting: str) -> bool:
+    return results.settings[setting]["total"]["tool_use"].count > 0
 
 
 def confusion(run: Run, results: Results) -> Figure | None:

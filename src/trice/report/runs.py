@@ -65,13 +65,10 @@ def together(runs: Mapping[str, Found]) -> RunInfo:
 
 
 def differences(runs: Mapping[str, Found]) -> dict[str, dict[str, str]]:
-    """Recipe key → run → its value, for the keys on which the recipes differ."""
+    """Recipe key → run → its value, for the keys on which the recipes differ; none and nothing are the same."""
     values = {name: flat(_named(found.run.keys)) for name, found in runs.items()}
     keys = dict.fromkeys(key for found in values.values() for key in found if key not in LEFT_OUT)
-    shown = {
-        key: {name: _shown(found[key]) if key in found else NOTHING for name, found in values.items()}
-        for key in keys
-    }
+    shown = {key: {name: _shown(found.get(key)) for name, found in values.items()} for key in keys}
     return {key: found for key, found in shown.items() if len(set(found.values())) > 1}
 
 
@@ -212,13 +209,18 @@ def _named(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _named(one) for key, one in value.items()}
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        names = [
-            next((str(one[key]) for key in NAMED_BY if key in one), str(n)) for n, one in enumerate(value)
-        ]
-        return dict(zip(names, map(_named, value), strict=True))
+        return {
+            _name(one, str(place)): _named({key: part for key, part in one.items() if key not in NAMED_BY})
+            for place, one in enumerate(value)
+        }
     return value
 
 
+def _name(entry: Mapping[str, Any], place: str) -> str:
+    return next((str(entry[key]) for key in NAMED_BY if key in entry), place)
+
+
 def _shown(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return cut(text, 120)
+    if value is None:
+        return NOTHING
+    return cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), 120)
