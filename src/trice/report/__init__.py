@@ -51,18 +51,22 @@ def _find(folder: Path) -> Found:
 def _write_one(found: Found, folder: Path) -> Path:
     run, results = found.run, found.results
     content = as_json(run_results(run, results, found.headline))
-    parts, last = sections(run, results), how(run)
-    return _write(folder, run.info, content, [found.headline], parts, last, found.cases)
+    parts = [*sections(run, results), *case_section(found.cases), *how(run)]
+    return _write(folder, run.info, content, [found.headline], parts, found.cases)
 
 
 def _write_all(runs: Mapping[str, Found], folder: Path) -> Path:
     each = {name: run_results(found.run, found.results, found.headline) for name, found in runs.items()}
     headlines = [replace(found.headline, run=name) for name, found in runs.items()]
-    first = side_by_side(runs)
-    parts = [_of_run(name, one) for name, found in runs.items() for one in sections(found.run, found.results)]
-    last = [_of_run(name, one) for name, found in runs.items() for one in how(found.run)]
+    all_cases = merged(runs)
+    parts = [
+        side_by_side(runs),
+        *(_of_run(name, one) for name, found in runs.items() for one in sections(found.run, found.results)),
+        *case_section(all_cases),
+        *(_of_run(name, one) for name, found in runs.items() for one in how(found.run)),
+    ]
     content = as_json(several_results(runs, each))
-    return _write(folder, together(runs), content, headlines, [first, *parts], last, merged(runs))
+    return _write(folder, together(runs), content, headlines, parts, all_cases)
 
 
 def _of_run(name: str, section: Section) -> Section:
@@ -77,14 +81,13 @@ def _write(
     content: str,
     headlines: Sequence[Headline],
     parts: Sequence[Section],
-    last: Sequence[Section],
     cases: Cases,
 ) -> Path:
     title = cut(info.title or info.name or "trice", 200)
-    text = markdown(title, [*map(as_section, headlines), *parts, *case_section(cases), *last])
+    text = markdown(title, [*map(as_section, headlines), *parts])
     journal.write_text(folder / "results.json", content)
     journal.write_text(folder / "report.md", text)
-    journal.write_text(folder / "report.html", page(info, title, headlines, [*parts, *last]))
+    journal.write_text(folder / "report.html", page(info, title, headlines, parts, cases))
     for figure in (one for part in parts for one in part.figures):
         journal.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
     return folder / "report.html"

@@ -43,6 +43,15 @@ class Kind(StrEnum):
     ERROR = "new error"
 
 
+ABOUT = {
+    Kind.TO_CALL: "answered without a call and wrong before, called and right after",
+    Kind.ARGUMENTS: "called and wrong before, right after with another tool or other arguments",
+    Kind.NOT_TO_CALL: "called before, answered without a call and right after",
+    Kind.READING: "called and wrong before, right after with the same call and output: read better",
+    Kind.ERROR: "right before, wrong after",
+}
+
+
 class Change(NamedTuple):
     """A kind, and the settings between which it was seen."""
 
@@ -53,7 +62,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A test question with its response by setting. `needed`: the base model is wrong, None where it was not asked."""
+    """A test question, its response by setting, and what changed. `needed`: the base model is wrong; or None."""
 
     question: Response
     responses: dict[str, Response]
@@ -99,8 +108,8 @@ def kind_of(before: Response, after: Response) -> Kind | None:
         return Kind.NOT_TO_CALL if before.outcome in (Outcome.CALLED, Outcome.MALFORMED) else None
     if before.correct or after.outcome != Outcome.CALLED:
         return None
-    if before.outcome == Outcome.ANSWERED:
-        return Kind.TO_CALL
+    if before.outcome != Outcome.CALLED:
+        return {Outcome.ANSWERED: Kind.TO_CALL, Outcome.MALFORMED: Kind.ARGUMENTS}.get(before.outcome)
     if _call(before) != _call(after):
         return Kind.ARGUMENTS
     return Kind.READING if _output(before) == _output(after) else None
@@ -144,9 +153,7 @@ def _case(responses: dict[str, Response], pairs: Sequence[tuple[str, str]]) -> C
 
 
 def _call(row: Response) -> object:
-    """What tells a call from others; a malformed one is like no other."""
-    if row.outcome == Outcome.MALFORMED:
-        return None
+    """What tells a call from others; without a record of it, the text it was written in."""
     return (row.call.name, row.call.arguments) if row.call else row.response.strip()
 
 

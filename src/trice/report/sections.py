@@ -38,8 +38,8 @@ def sections(run: Run, results: Results) -> list[Section]:
 
 
 def case_section(cases: Cases) -> list[Section]:
-    """A few cases of each kind, for a page that cannot hold and search them all."""
-    text = "A few questions of each kind of change between stages; long text is cut."
+    """A few cases of each kind; where the page can search them all, it shows those in their place."""
+    text = "What training changed, question by question."
     return [Section(TITLE, [text], case_tables(cases))] if cases.found else []
 
 

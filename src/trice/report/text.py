@@ -18,6 +18,7 @@ NOTHING = "–"
 LONGEST = 600  # characters of a cell
 # Control and text-direction characters, which could disturb the page around them.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNSAFE_IN_LINES = re.compile(rf"(?![\t\n]){_UNSAFE.pattern}")
 _MARKS = re.compile(r"([\\`*_\[\]|~$#])")
 
 
@@ -89,6 +90,12 @@ def cut(text: str, length: int = 280) -> str:
     """Text on one line, at most `length` characters, without characters that disturb a page."""
     short = " ".join(_UNSAFE.sub(" ", text[: 4 * length]).split())
     return short if len(short) <= length and len(text) <= 4 * length else short[: length - 1] + "…"
+
+
+def block(text: str, length: int) -> str:
+    """Text on its own lines, at most `length` characters and a note of how many are left out, cleaned likewise."""
+    short = _UNSAFE_IN_LINES.sub(" ", text[:length])
+    return short if len(text) <= length else f"{short} … ({len(text) - length:,} more characters)"
 
 
 def percent(value: float | None, sign: bool = False) -> str:
