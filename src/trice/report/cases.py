@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from trice import calls
-from trice.records import Outcome, Response
+from trice.records import Outcome, Question, Response
 from trice.report.folder import BASE, BOTH, STAGE_1, Run, group_of
 from trice.report.text import LONGEST, NOTHING, Cell, Table, cut, table
 
@@ -115,6 +115,12 @@ def kind_of(before: Response, after: Response) -> Kind | None:
     return Kind.READING if _output(before) == _output(after) else None
 
 
+def asked(question: Question) -> str:
+    """The question alone, where its input is of several lines: what stands before the last is what it is about."""
+    *about, last = question.input.strip().split("\n")
+    return f"… {last.removeprefix('Question:').strip()}" if about else question.input
+
+
 def written(row: Response) -> str:
     """The call as it was understood: `name(argument)`, or `name(first=…, second=…)`; empty where there is none."""
     if row.call is None:
@@ -178,13 +184,12 @@ def _named(kind: Kind, case: Case) -> str:
 
 
 def _table(title: str, case: Case, settings: Sequence[str]) -> Table:
-    asked = case.question
-    gold = cut(" or ".join(asked.answers), 80)
+    gold = cut(" or ".join(case.question.answers), 80)
     rows = [(name, case.responses[name]) for name in settings if name in case.responses]
     return table(
         ["setting", "response", "the call gave", "verdict"],
         [[name, cut(row.response) or "(nothing)", _gave(row), _verdict(row)] for name, row in rows],
-        caption=f"{title}{cut(asked.input, LONGEST)} — gold: {gold} ({cut(asked.dataset, 40)})",
+        caption=f"{title}{cut(asked(case.question), LONGEST)} — gold: {gold} ({cut(case.question.dataset, 40)})",
         prose=True,
     )
 

@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from trice.records import Response
-from trice.report.cases import ABOUT, TITLE, Case, Cases, Kind, written
+from trice.report.cases import ABOUT, TITLE, Case, Cases, Kind, asked, written
 from trice.report.folder import RunInfo
 from trice.report.headline import Headline
 from trice.report.text import Section, block, cut
@@ -25,6 +25,7 @@ MOST = 5_000  # cases
 BUDGET = 8_000_000  # characters of all their texts
 TEXT = 2_000  # characters of one text
 MANY = 20  # gold answers of a question, second turns of a response
+RECIPE = 100_000  # characters of a recipe
 ROW = 100  # characters that a response takes beside its texts, about
 
 
@@ -44,6 +45,7 @@ def page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    environment.filters["block"] = block
     script = _file("report.js")
     return environment.from_string(_file("report.html.j2")).render(
         title=title,
@@ -54,6 +56,7 @@ def page(
         cases=TITLE,
         island=island(cases) if cases and cases.found else None,
         style=_file("report.css"),
+        longest=RECIPE,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -102,6 +105,7 @@ def _case(case: Case, settings: Sequence[str], texts: _Texts) -> dict[str, Any]:
     return {
         "dataset": texts.place(cut(case.question.dataset, 80)),
         "id": texts.place(cut(case.question.id, 200)),
+        "asked": texts.place(asked(case.question)),
         "input": texts.place(case.question.input),
         "gold": [texts.place(answer) for answer in case.question.answers[:MANY]],
         "needed": case.needed,

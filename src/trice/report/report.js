@@ -80,7 +80,8 @@
       .map((part, place) => (place % 2 ? make("mark", { class: "hit" }, part) : part));
   }
 
-  /** Text with the words marked that another text does not hold in this order (longest common subsequence). */
+  /** Text with the words marked that another text does not hold in this order (longest common subsequence); as it
+      is where it shares less than a third with it: another response, not the same one changed. */
   function compared(before, text, words) {
     const [a, b] = [before, text].map((one) => one.match(/\w+|\s+|[^\w\s]/gu) ?? []);
     if (before === text || a.length > WORDS || b.length > WORDS) return marked(text, words);
@@ -90,6 +91,7 @@
         length[i][j] = a[i] === b[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
       }
     }
+    if (3 * length[0][0] < b.length) return marked(text, words);
     const parts = [];
     for (let i = 0, j = 0; j < b.length;) {
       const kept = i < a.length && a[i] === b[j];
@@ -183,7 +185,7 @@
         __proto__: null,
         "": (a, b) => (a.turn === b.turn ? 0 : a.turn - b.turn),
         wrong: (a, b) => b.wrong - a.wrong,
-        question: (a, b) => texts[a.input].localeCompare(texts[b.input]),
+        question: (a, b) => texts[a.asked].localeCompare(texts[b.asked]),
       };
       return orders[state.sort] ? fit.sort((a, b) => orders[state.sort](a, b) || a.place - b.place) : fit;
     }
@@ -231,14 +233,14 @@
         said.length ? make("p", { class: "facts" }, "Here: ", make("b", {}, said.join(", ")), ".") : "",
         make("div", { class: "answers" }, ...order.filter((n) => one.responses[n]).map((n) => answer(one, n))),
         make("p", { class: "note" }, make("a", { href: `#case=${one.key}` }, "Link to this case"), ` · ${texts[one.id]}`,
-          data.stages.length > 1 ? make("span", {}, " · ", make("mark", { class: "new" }, "marked"), ": not in the stage before") : ""));
+          data.stages.length > 1 ? make("span", {}, " · ", make("mark", { class: "new" }, "marked"), ": other than in the stage before") : ""));
     }
 
     const drawn = new Map(); // key → its row and the row that holds the whole of it
     function rows(one, place) {
       const id = `case-${one.place}`;
       const button = make("button", { type: "button", class: "open", "aria-expanded": "false", "aria-controls": id, click: () => toggle(one) },
-        make("span", { class: "asked" }, ...marked(texts[one.input], words)));
+        make("span", { class: "asked" }, ...marked(texts[one.asked], words)));
       const row = make("tr", { class: "case" }, make("th", { scope: "row" }, button),
         make("td", {}, make("span", { class: "source" }, texts[one.dataset])),
         ...columns.map((n) => make("td", {}, verdict(one.responses[n], settings[n]))), make("td", {}, tags(one)));
@@ -315,7 +317,7 @@
       return make("button", { type: "button", class: "chip", "data-kind": name, title: kind.about, disabled: !total, click: () => {
         const on = state.kinds.includes(name);
         change({ ...state, open: "", kinds: on ? state.kinds.filter((n) => n !== name) : [...state.kinds, name] });
-      } }, kind.name, make("b", {}, total.toLocaleString("en")));
+      } }, `${kind.name} `, make("b", {}, total.toLocaleString("en")));
     });
     const selects = [];
     function choice(label, options, get, set) {
@@ -326,7 +328,8 @@
         if (select.selectedIndex < 0) select.value = "";
         select.classList.toggle("active", select.value !== "");
       });
-      return make("label", {}, label, select);
+      select.id = `case-filter-${selects.length}`;
+      return make("div", { class: "choice" }, make("label", { for: select.id }, label), select);
     }
     const simple = (label, name, options) =>
       choice(label, options, () => state[name], (value) => ({ ...state, open: "", [name]: value }));
@@ -339,7 +342,7 @@
     function form() {
       const rest = settings.filter((_, place) => !columns.includes(place));
       return make("div", { class: "filters", role: "search", "aria-label": "Cases" },
-        make("label", { for: "case-search" }, "Search", input),
+        make("div", { class: "choice" }, make("label", { for: "case-search" }, "Search"), input),
         make("fieldset", { "aria-label": "Kinds" }, ...chips),
         make("fieldset", { class: "choices", "aria-label": "Filters and order" },
           datasets.length > 1 ? simple("data set", "dataset", { "": "all", ...Object.fromEntries(datasets.map((name) => [name, name])) }) : "",

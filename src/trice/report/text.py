@@ -93,9 +93,11 @@ def cut(text: str, length: int = 280) -> str:
 
 
 def block(text: str, length: int) -> str:
-    """Text on its own lines, at most `length` characters and a note of how many are left out, cleaned likewise."""
-    short = _UNSAFE_IN_LINES.sub(" ", text[:length])
-    return short if len(text) <= length else f"{short} … ({len(text) - length:,} more characters)"
+    """Text on its own lines, cleaned likewise; of more than `length` characters, the beginning and the end."""
+    if len(text) > length:
+        head, tail = text[: 2 * length // 3], text[-length // 3 :]
+        text = f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
+    return _UNSAFE_IN_LINES.sub(" ", text)
 
 
 def percent(value: float | None, sign: bool = False) -> str:
