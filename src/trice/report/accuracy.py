@@ -112,7 +112,7 @@ def _mean(results: Results, setting: str, columns: Sequence[str]) -> float | Non
     """The mean of the accuracies on all these data sets; None where one is missing."""
     shares = [share_of(results, setting, column, "accuracy") for column in columns]
     values = [share.value for share in shares if share is not None and share.value is not None]
-    return fmean(values) if len(values) == len(columns) else None
+    return round(fmean(values), 9) if len(values) == len(columns) else None  # equal means are equal
 
 
 def _mean_heading(columns: Sequence[str]) -> list[str]:

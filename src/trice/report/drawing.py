@@ -93,8 +93,10 @@ def canvas_of(height: float, rows: int = 1) -> tuple[Any, Any]:
 
 
 def figure(canvas: Any, name: str, caption: str) -> Figure:
-    """The drawing in both its forms."""
-    return Figure(name, caption, _svg(canvas), _png(canvas))
+    """The drawing in both its forms, laid out once."""
+    inline = _svg(canvas)
+    canvas.set_layout_engine("none")
+    return Figure(name, caption, inline, _png(canvas))
 
 
 def _png(canvas: Any) -> bytes:

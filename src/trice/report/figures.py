@@ -158,8 +158,8 @@ def _finish_tradeoff(canvas: Any, axes: Any) -> Figure:
     drawing.legend(canvas, axes)
     caption = (
         "Accuracy against tool use on all questions, with 95% intervals. Dotted: from never to always calling, "
-        "what calls at random would give. Solid: the frontier, settings that no other beats in accuracy with as few "
-        "calls."
+        "what calls at random would give. Solid: the frontier, the settings that no other beats in accuracy with "
+        "as few calls."
     )
     return drawing.figure(canvas, "accuracy-against-tool-use", caption)
 

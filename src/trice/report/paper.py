@@ -81,7 +81,7 @@ def paper_note(run: Run) -> str:
     """What the paper's rows are, beside this run's."""
     mixed = len(set(run.tasks.values())) > 1 and not run.apart
     note = (
-        f"{VICUNA} and the other named models: the paper's figures (Qiao et al., NAACL 2024), not measured here. "
+        f"Rows that name a model are the paper's (Qiao et al., NAACL 2024), not measured here. "
         f"{VICUNA} is {_times_larger(run.info.model)}; its TRICE-{'MIX' if mixed else 'SPLIT'} is what is “{BOTH}” "
         "here."
     )
