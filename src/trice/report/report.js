@@ -219,7 +219,7 @@
       const turns = row.turns && make("div", {}, make("dt", {}, "asked again with the output, the model says"),
         make("dd", {}, make("ol", {}, ...row.turns.map((n) => make("li", {}, ...marked(texts[n], words))))));
       return make("section", { class: `answer ${row.right ? "right" : "wrong"}` },
-        make("h4", {}, settings[place], verdict(row)),
+        make("h3", {}, settings[place], verdict(row)),
         make("dl", {}, ...part(row.outcome === "called" ? "response, with the call" : "response", "response", true),
           ...part("read as the call", "call", true), ...part("malformed, because", "reason"),
           ...part("the tool gave", "output"), ...part("the tool failed", "error"), turns, ...part("read as the answer", "read")));
@@ -229,13 +229,14 @@
       const order = [...data.stages, ...settings.map((_, n) => n).filter((n) => !data.stages.includes(n))];
       const said = one.changes.map(([kind, before, after]) => `${kinds[kind].name} (${settings[before]} → ${settings[after]})`);
       const needed = { true: "The base model is wrong without a tool: needed.", false: "The base model is right without a tool: not needed." };
+      const answers = make("div", { class: "answers" }, ...order.filter((n) => one.responses[n]).map((n) => answer(one, n)));
       return make("div", { class: "whole" },
         make("p", { class: "question" }, ...marked(texts[one.input], words)),
         make("p", { class: "facts" }, "Gold: ", make("b", {}, one.gold.map((n) => texts[n]).join(" · ")), `. ${needed[one.needed] ?? ""}`),
         said.length ? make("p", { class: "facts" }, "Here: ", make("b", {}, said.join(", ")), ".") : "",
-        make("div", { class: "answers" }, ...order.filter((n) => one.responses[n]).map((n) => answer(one, n))),
+        answers,
         make("p", { class: "note" }, make("a", { href: `#case=${one.key}` }, "Link to this case"), ` · ${texts[one.id]}`,
-          data.stages.length > 1 ? make("span", {}, " · ", make("mark", { class: "new" }, "marked"), ": other than in the stage before") : ""));
+          answers.querySelector(".new") ? make("span", {}, " · ", make("mark", { class: "new" }, "marked"), ": other than in the stage before") : ""));
     }
 
     const drawn = new Map(); // key → its row and the row that holds the whole of it
