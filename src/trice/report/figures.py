@@ -10,7 +10,7 @@ from typing import Any
 
 from trice.measures import Share
 from trice.report import drawing
-from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run
+from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run, order
 from trice.report.results import Measures, Results, column_name, columns_of, frontier, share_of
 from trice.report.text import Figure
 
@@ -123,7 +123,8 @@ def tradeoff(run: Run, results: Results) -> Figure | None:
 
 def tradeoffs(runs: Mapping[str, Results]) -> Figure | None:
     """The same of several runs: a colour a run, a shape a setting. Frontiers are each run's own."""
-    settings = list(dict.fromkeys(name for results in runs.values() for name in results.whole))
+    runs = {run: results for run, results in runs.items() if results.whole}
+    settings = sorted({name for results in runs.values() for name in results.whole}, key=order)
     if not settings:
         return None
     canvas, axes = drawing.canvas_of(3.6)

@@ -49,7 +49,12 @@ def headline(results: Results, run: str = "") -> Headline:
         return Headline("No setting of the loop has been evaluated yet.", run=run)
     stages = [Stage(STAGES[name], found["accuracy"], found["tool_use"]) for name, found in there.items()]
     found = results.comparison.get((BOTH, STAGE_1), {}).get("total")
-    notes = ([verdict(found)] if found else []) + ["Percent of the test questions, with 95% intervals."]
+    sizes = {stage.accuracy.total for stage in stages}
+    notes = [verdict(found)] if found else []
+    notes += (
+        ["The stages were asked different questions: not all is evaluated yet."] if len(sizes) > 1 else []
+    )
+    notes.append("Percent of the test questions, with 95% intervals.")
     return Headline(_sentence(results, list(there)[-1]), stages, notes, run)
 
 
