@@ -45,7 +45,7 @@ def import_(data: Path, output: Path, task: str, *, tools: Sources | None = None
     left.tell()
     if not made:
         raise InputError(f"{data}: no row can be expressed")
-    write_rows(output, made)
+    write_rows(output, (row.model_dump(mode="json", exclude_unset=True) for row in made))
     return len(made)
 
 

@@ -14,6 +14,8 @@ from trice.calls import read, render
 from trice.records import Call
 from trice.tools import Tool
 
+SIGNS = set(",=()[]{}\"'")  # that mean something between the parentheses of a call
+
 
 def description(tool: Tool) -> dict[str, Any]:
     """A tool as chat templates are told of it: a function with its arguments' JSON schema, without the titles that
@@ -45,15 +47,19 @@ def same(tools: Sequence[Tool], text: str, call: Call) -> bool:
 
 
 def _forms(tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
-    """Ways to write them, the plainest first: by position, by name, by name in quotes."""
-    texts = _plain(arguments)
+    """Ways to write them, the plainest first: bare, with quotes where a sign could be mistaken, by name, in quotes
+    whatever they are."""
+    bare = _plain(arguments)
+    texts = {
+        name: _quote(text) if isinstance(arguments[name], str) and set(text) & SIGNS else text
+        for name, text in bare.items()
+    }
     if list(arguments) == list(tool.schema.get("properties", {}))[: len(arguments)]:
+        if len(arguments) == 1:
+            yield next(iter(bare.values()))
         yield ", ".join(texts.values())
     yield ", ".join(f"{name}={text}" for name, text in texts.items())
-    quoted = {
-        name: text if isinstance(arguments[name], (list, dict)) else _quote(text)
-        for name, text in texts.items()
-    }
+    quoted = {name: _quote(text) if isinstance(arguments[name], str) else text for name, text in bare.items()}
     yield ", ".join(f"{name}={text}" for name, text in quoted.items())
 
 
