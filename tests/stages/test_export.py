@@ -47,6 +47,10 @@ def call(arguments: object, name: str = "calculator") -> dict[str, object]:
     }
 
 
+def said(content: object) -> dict[str, object]:
+    return {"role": "assistant", "content": content}
+
+
 def out(
     tmp_path: Path, rows: Sequence[object], task: str = "math", form: str | None = None
 ) -> list[dict[str, Any]]:
