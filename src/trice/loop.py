@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from trice import datasets
 from trice.given import load_data, open_endpoint
 from trice.journal import write_rows
-from trice.recipe import COMPELLED, Origin, Recipe
+from trice.recipe import Recipe
+from trice.recipe_parts import COMPELLED, Origin
 from trice.records import Question
 from trice.stages.collect import collect, collect_gold, origin_path
 from trice.stages.data import raw_row

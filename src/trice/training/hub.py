@@ -53,7 +53,7 @@ def _commit(
     files: Mapping[str, bytes | str], repo: str, name: str, private: bool, revision: str | None
 ) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()  # an error would stand behind a bar, in its line
     api = HfApi()
@@ -90,7 +90,7 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
     template = str(made.get("template", "plain"))  # a name, or a file's path
     text = read_text(adapter / CARD).replace(template, Path(template).name)
     card = ModelCard(text if hub_name(trained_on) else text.replace(trained_on, named))
-    card.data.base_model = named
+    card.data["base_model"] = named
     contents = {CONFIG: config | {"base_model_name_or_path": named}}
     if made:
         contents[MADE] = made | {"model": named, "template": Path(template).name}
