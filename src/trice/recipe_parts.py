@@ -1,4 +1,4 @@
-"""The groups of keys a recipe has, beside those of training: data sets, split, label, candidates, score, evaluation.
+"""The groups of keys a recipe has beside those of training: data sets, split, label, candidates, evaluation.
 
 What each key means stands under it; docs/reference/recipes.md is made of that.
 """
