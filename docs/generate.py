@@ -20,6 +20,7 @@ from trice import recipe_parts, records
 from trice.cli import app
 from trice.cli.app import DATA, STAGES, USE, WHOLE
 from trice.recipe import Recipe
+from trice.report import schema
 from trice.training.settings import Clone, Lora, Rlef
 
 DOCS = Path(__file__).parent
@@ -59,6 +60,12 @@ def tables(name: str) -> str:
     if hasattr(recipe_parts, name):
         kind = getattr(recipe_parts, name)
         return keys(kind, {"default": kind})
+    if hasattr(schema, name):
+        kind = getattr(schema, name)
+        rows = [
+            [f"`{field.alias or key}`", field.description or ""] for key, field in kind.model_fields.items()
+        ]
+        return table(["field", "meaning"], rows)
     return fields(getattr(records, name))
 
 
@@ -67,11 +74,11 @@ def tables(name: str) -> str:
 
 def keys(kind: type[BaseModel], columns: dict[str, type[BaseModel]], without: set[str] = frozenset()) -> str:  # type: ignore[assignment]
     """Keys with meaning, form and default; groups of keys have tables of their own."""
-    schema = kind.model_json_schema()
+    whole = kind.model_json_schema()
     rows = []
     for name, field in kind.model_fields.items():
         key = field.alias or name
-        told = schema["properties"][key]
+        told = whole["properties"][key]
         if name in without or "$ref" in str(told):
             continue
         cells = [f"`{key}`", field.description or "", form(told)]
@@ -86,20 +93,20 @@ def keys(kind: type[BaseModel], columns: dict[str, type[BaseModel]], without: se
     return table(["key", "meaning", "takes", *columns], rows)
 
 
-def form(schema: dict[str, Any]) -> str:
+def form(told: dict[str, Any]) -> str:
     """What a JSON schema lets through, in words."""
-    if "anyOf" in schema:
-        return " or ".join(form(each) for each in schema["anyOf"] if each != {"type": "null"})
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if schema.get("type") == "array":
-        return f"list of {form(schema['items'])}"
-    if schema.get("type") == "object":
+    if "anyOf" in told:
+        return " or ".join(form(each) for each in told["anyOf"] if each != {"type": "null"})
+    if "enum" in told:
+        return ", ".join(f"`{value}`" for value in told["enum"])
+    if told.get("type") == "array":
+        return f"list of {form(told['items'])}"
+    if told.get("type") == "object":
         return "mapping"
-    if schema.get("format") == "path":
+    if told.get("format") == "path":
         return "path"
-    bounds = [f"{sign} {schema[name]:g}" for name, sign in BOUNDS.items() if name in schema]
-    return " ".join([TYPES[schema["type"]], ", ".join(bounds)]).strip()
+    bounds = [f"{sign} {told[name]:g}" for name, sign in BOUNDS.items() if name in told]
+    return " ".join([TYPES[told["type"]], ", ".join(bounds)]).strip()
 
 
 def written(value: object) -> str:
