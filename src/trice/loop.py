@@ -347,7 +347,7 @@ class Loop:
         from trice.report import measured, write_report
         from trice.training.card import write_card
 
-        write_report(self.folder)
+        write_report([self.folder])
         measures = measured(self.folder, {entry.dataset for entry in self.recipe.data})
         for setting, seed in self._trained():
             name = self._name(setting, seed)

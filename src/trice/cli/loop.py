@@ -46,10 +46,17 @@ def run(
 
 
 @app.command(rich_help_panel=WHOLE)
-def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """Write report.html, report.md and results.json of a run."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the report; for one run its own folder, if not given.")
+    ] = None,
+) -> None:
+    """Write report.html, report.md, results.json and the figures of a run, or of several side by side."""
     from trice.report import summary, write_report
 
-    path = write_report(folder)
-    print(summary(folder))
+    path = write_report(runs, output)
+    for folder in runs:
+        print(f"{folder}:") if len(runs) > 1 else None
+        print(summary(folder))
     print(f"report: {path}")
