@@ -109,6 +109,12 @@ def form(told: dict[str, Any]) -> str:
     return " ".join([TYPES[told["type"]], ", ".join(bounds)]).strip()
 
 
+def meaning(field: Any) -> str:
+    """What a field means: what it says itself, or the class of what it holds."""
+    own = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    return field.description or (field.annotation.__doc__ if own else "") or ""
+
+
 def written(value: object) -> str:
     """A default as YAML writes it."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -50,7 +50,7 @@ class Clone(Settings):
     learning_rate: float = Field(1e-4, gt=0)
     """at its highest"""
     scheduler: Scheduler = "linear"
-    """how it falls: `linear`, `cosine`, `polynomial`, `inverse_sqrt`, `constant`, `constant_with_warmup`"""
+    """how it falls"""
     warmup_steps: int = Field(0, ge=0)
     """steps in which it rises from 0"""
     weight_decay: float = Field(0.0, ge=0)
