@@ -150,6 +150,7 @@ def made(folder: Path, model: str = "gemma-3-270m", **settings: object) -> Path:
         Path("mix.json"),
         {"asdiv, accuracy": "71.8% (66.4 to 76.6)"},
         licences={"asdiv": "CC BY-NC 4.0"},
+        task=f"mix,{folder.parent / 'stock.yaml'}",
     )
     return folder
 
@@ -204,7 +205,7 @@ def test_the_card_says_what_a_user_needs(hub: Any, adapter: Path) -> None:
         "Data: `mix.json`",
         "the template `plain`",
         'AutoModelForCausalLM.from_pretrained("google/gemma-3-270m")',
-        "trice chat --model gemma-3-270m --adapter both --task math",
+        "trice chat --model gemma-3-270m --adapter both --task mix,stock.yaml",
     ):
         assert said in text
 

@@ -46,13 +46,14 @@ def write_card(
     measures: Mapping[str, str] | None = None,
     *,
     licences: Mapping[str, str] | None = None,
-    task: str = "math",
+    task: str = "TASK",
 ) -> None:
     """Write `README.md` in the adapter's folder. `measures` are figures by name (`asdiv, accuracy`), once it is
-    evaluated; `licences` those of model and data."""
+    evaluated; `licences` those of model and data; `task` what it was trained for, if known."""
     made = json.loads((adapter / "trice.json").read_text(encoding="utf-8"))
     model = made["model"]
-    use = USE.format(base=hub_name(model) or model, name=adapter.name, model=model, task=task)
+    shown = ",".join(Path(part).name for part in task.split(","))  # a task of one's own may be a file
+    use = USE.format(base=hub_name(model) or model, name=adapter.name, model=model, task=shown)
     measured = [_measured(measures or {}), _chosen(adapter / "log.jsonl")]
     sections = {
         "How to use it": use,
