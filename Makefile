@@ -17,7 +17,7 @@ check: $(VENV)/ready  ## format, lint and types
 	$(BIN)/mypy
 
 docs: $(VENV)/ready  ## the site in site/, with every link checked
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/ready  ## each performance figure beside its baseline
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
