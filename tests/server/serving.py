@@ -58,7 +58,7 @@ def tool_task(folder: Path, *tools: str) -> str:
 
 
 def writes(source: Path, folder: Path, text: str, *, for_ever: bool = False) -> Path:
-    """A tiny Llama that answers every question with `text`, a token of its own; `for_ever` again and again, with room
+    """A tiny Llama that answers every question with `text`, one token; `for_ever` again and again, with room
     for that."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

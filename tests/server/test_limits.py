@@ -96,7 +96,7 @@ def test_one_too_many_is_told_to_come_back(waiter: Callable[..., Any]) -> None:
 def test_a_request_ends_at_its_time_limit(waiter: Callable[..., Any], stream: bool) -> None:
     with waiter(timeout=0.5) as server:
         if stream:
-            with pytest.raises(openai.APIError, match="within 0[.]5 seconds"):
+            with pytest.raises(openai.APIError, match=r"within 0\.5 seconds"):
                 streamed(ask(server, stream=True))
         else:
             with pytest.raises(openai.InternalServerError) as caught:

@@ -161,6 +161,7 @@ class Live:
         """A prompt that the next step begins to answer."""
         self._entering.append((number, ask, way))
 
+    @torch.inference_mode()
     def leave(self, gone: Callable[[Any], bool]) -> None:
         """Drop the rows of all prompts whose number is `gone`."""
         self._entering = [each for each in self._entering if not gone(each[0])]
