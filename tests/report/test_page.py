@@ -87,7 +87,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def address(run: Path, fragment: str = "") -> str:
-    return write_report(run).as_uri() + (f"#{fragment}" if fragment else "")
+    return write_report([run]).as_uri() + (f"#{fragment}" if fragment else "")
 
 
 def count(tab: Tab) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from trice.measures import Share
 from trice.report import drawing
 from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run
-from trice.report.results import Measures, Results, columns_of, frontier, share_of
+from trice.report.results import Measures, Results, column_name, columns_of, frontier, share_of
 from trice.report.text import Figure
 
 ENDS = ((NEVER, ALWAYS), ("tool-0", "tool-100"))  # the first pair there is
@@ -42,7 +42,7 @@ def accuracy(run: Run, results: Results) -> Figure | None:
         there = [(place, share) for place, share in enumerate(found) if share]
         places = [place + drawing.dodge(index, len(stages)) for place, _ in there]
         drawing.dots(axes, [share for _, share in there], places, drawing.look(name, index), name)
-    drawing.rows_down(axes, ["all questions" if column == "total" else column for column in columns])
+    drawing.rows_down(axes, list(map(column_name, columns)))
     axes.set_xlim(0, None)
     axes.set_xlabel("accuracy, %")
     drawing.legend(canvas, axes)

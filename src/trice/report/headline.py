@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from trice.measures import Share
 from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1
 from trice.report.results import Comparison, Results
-from trice.report.text import Rows, Section, percent, share_cell, span, table
+from trice.report.text import NOTHING, Rows, Section, percent, share_cell, span, table
 
 ALWAYS_NEEDED = 0.95
 STAGES = {BASE: "Base model", STAGE_1: "After stage 1", BOTH: "After both stages"}
@@ -96,7 +96,9 @@ def _sentence(results: Results, last: str) -> str:
     right, called = _whole(found["accuracy"]), _whole(found["tool_use"])
     total = f"{found['accuracy'].total:,}"
     if last == BASE:
-        return f"The base model answers {right} of {total} test questions right; no trained one is evaluated yet."
+        return (
+            f"The base model answers {right} of {total} test questions right; neither stage is evaluated yet."
+        )
     start = (
         f"After training, the model answers {right} of {total} test questions right{_since(results, last)}"
     )
@@ -136,5 +138,5 @@ def _total(results: Results, a: str, b: str) -> Comparison | None:
 
 
 def _whole(share: Share) -> str:
-    """A share in whole percent."""
-    return "–" if share.value is None else f"{100 * share.value:.0f}%"
+    """A share in whole percent, halves up."""
+    return NOTHING if share.value is None else f"{int(100 * share.value + 0.5)}%"

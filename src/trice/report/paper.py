@@ -16,8 +16,9 @@ from trice.report.text import NOTHING, Cell, Rows, Table, percent, share_cell, t
 DATASETS = ("ASDiv", "SVAMP", "GSM8K", "WebQuestions", "NaturalQuestions", "TriviaQA", "T-REx", "MLQA")
 UNSEEN = ("MultiArith", "AddSub", "SQuAD", "HotpotQA")
 VICUNA = "Vicuna-7B"
+Accuracies = dict[str, dict[str, tuple[float, ...]]]  # model → setting → by data set
 # Accuracy in percent, Table 3; in the order of DATASETS.
-TABLE_3 = {
+TABLE_3: Accuracies = {
     VICUNA: {
         "zero-shot": (50.4, 33.0, 6.4, 34.9, 7.7, 16.7, 42.5, 35.9),
         "few-shot": (56.1, 35.5, 6.9, 36.2, 8.8, 17.6, 44.2, 38.5),
@@ -45,7 +46,7 @@ TABLE_3 = {
     "GPT-3.5": {"prompted": (64.6, 62.0, 19.8, 46.4, 15.0, 41.3, 58.7, 34.4)},
 }
 # The same, Table 4: data sets that were not trained on, and with HotpotQA an unseen tool; in the order of UNSEEN.
-TABLE_4 = {
+TABLE_4: Accuracies = {
     VICUNA: {
         "zero-shot": (42.3, 44.1, 28.6, 19.7),
         "few-shot": (45.5, 49.1, 31.2, 20.6),

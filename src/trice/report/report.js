@@ -205,11 +205,13 @@
 
     function answer(one, place) {
       const row = one.responses[place];
-      const earlier = columns.slice(0, Math.max(columns.indexOf(place), 0)).filter((n) => one.responses[n]).at(-1);
-      const before = earlier === undefined ? undefined : one.responses[earlier];
+      // A stage is compared with the one before it in the same run; of several, the run's name stands before a "/".
+      const runOf = (n) => settings[n].slice(0, settings[n].lastIndexOf("/") + 1);
+      const before = data.stages.slice(0, Math.max(data.stages.indexOf(place), 0))
+        .filter((n) => runOf(n) === runOf(place)).map((n) => one.responses[n]).filter(Boolean).at(-1);
       const text = (name) => {
         const now = texts[row[name]];
-        const then = before && data.stages.length ? texts[before[name]] : undefined;
+        const then = before && texts[before[name]];
         return then === undefined ? marked(now, words) : compared(then, now, words);
       };
       const part = (label, name, code) => row[name] === undefined ? []
@@ -349,7 +351,7 @@
           simple("tool needed", "needed", { "": "any", yes: "needed", no: "not needed" }),
           ...columns.map((place) => each(settings[place]))),
         rest.length ? make("details", {}, make("summary", {}, "Other settings"),
-          make("fieldset", { class: "choices", "aria-label": "Other settings" }, ...rest.map((place) => each(settings[place])))) : "",
+          make("fieldset", { class: "choices", "aria-label": "Other settings" }, ...rest.map((name) => each(name)))) : "",
         make("details", {}, make("summary", {}, "What the kinds mean"), make("dl", {}, ...kinds.map((kind) =>
           make("div", {}, make("dt", {}, kind.name), ": ", make("dd", {}, `${kind.about}.`))))));
     }
@@ -392,8 +394,8 @@
     const head = [["Question"], ["Data set", "about-data"], ...columns.map((n) => [settings[n], "about-verdict"]), ["Kinds", "about-kinds"]];
     box.append(form(), make("div", { class: "state" }, count, reset, simple("order", "sort", SORTS)),
       data.left_out ? make("p", { class: "note" }, `${data.left_out.toLocaleString("en")} more cases are left out of this page, to keep it small.`) : "",
-      make("table", { class: "cases" }, make("caption", { class: "hidden-text" }, "Questions, with the verdict of each stage"),
-        make("thead", {}, make("tr", {}, ...head.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))), body), more);
+      make("div", { class: columns.length > 4 ? "scroll" : "" }, make("table", { class: `cases${columns.length > 4 ? " wide" : ""}` }, make("caption", { class: "hidden-text" }, "Questions, with the verdict of each stage"),
+        make("thead", {}, make("tr", {}, ...head.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))), body)), more);
     box.hidden = false;
     addEventListener("hashchange", follow);
     show();
