@@ -306,6 +306,8 @@ TOOL = {"role": "tool", "content": "57"}
         ({"messages": [USER, said(None) | {"tool_calls": [FLAT]}]}, "calculator(3*19)"),
         ({"prompt": [{"role": "user", "content": [PART]}], "completion": [said("57")]}, "57"),
         ({"messages": [USER, CALL, TOOL]}, "calculator(3*19)"),
+        ({"messages": [USER, call({"expression": "3*19", "query": None})]}, "calculator(3*19)"),
+        ({"messages": [USER, said("57") | {"tool_calls": None}], "prompt": None, "chosen": None, "id": None}, "57"),
     ],
 )  # fmt: skip
 def test_prompts_and_completions_of_others_become_labelled_questions(
@@ -353,6 +355,7 @@ IMAGE = {"role": "user", "content": [{"type": "image"}]}
         ({"messages": [IMAGE, said("57")]}, "not of text alone"),
         ({"prompt": "a", "completion": " "}, "an empty answer"),
         ({"messages": [USER]}, "no answer"),
+        ({"prompt": "a", "completion": "b", "label": False}, "not wanted"),
     ],
 )  # fmt: skip
 def test_what_a_row_cannot_say_is_left_out_with_its_reason_and_place(

@@ -3,9 +3,8 @@
 Read are `prompt` with `completion` and `messages`, which become labelled questions, and `prompt` with `chosen`
 and `rejected` (or these with the prompt in them), all pairs of one prompt together, which become ranked
 candidates. Each may be of messages or of plain text. Calls may be of the task's own tools only, since
-everything that is trained on can be executed. Unpaired preferences, images, and conversations of several
-questions are not covered: rows that cannot be expressed are left out, with the reason and where the first of
-them stands.
+everything that is trained on can be executed. Images and conversations of several questions are not covered, nor
+answers that are not wanted (`label` false): such rows are left out, with the reason and where the first stands.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from trice.stages.messages import LeftOut, Message, Unfit, check_messages, excha
 from trice.tasks import Sources, Task, Tasks
 
 SIDES = ("chosen", "rejected")
+BESIDE = {f"{column}_{side}" for column in (*LISTS.values(), PLACE) for side in SIDES}
 
 
 class Pair(NamedTuple):
@@ -50,7 +50,10 @@ def import_(data: Path, output: Path, task: str, *, tools: Sources | None = None
 
 
 def _fields(row: Row) -> dict[str, Any]:
-    return row.model_extra or {}
+    """A row's fields without those that are null, as in a table where other rows have them."""
+    return {
+        name: value for name, value in (row.model_extra or {}).items() if value is not None or name in BESIDE
+    }
 
 
 def _labelled(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[Labelled]:
@@ -107,6 +110,8 @@ def _taught(
     tasks: Tasks, row: Row, prompt: list[Message], completion: list[Message], left: LeftOut
 ) -> list[Labelled]:
     """The labelled question, and its second turn where it has one."""
+    if _fields(row).get("label") is False:
+        raise Unfit("an answer that is not wanted (label false)")
     task, instruction, input = _asked(tasks, row, prompt)
     text, tool, output, answer = exchange(task.tools, completion)
     if not text.strip():
@@ -176,8 +181,7 @@ def _joined(pairs: Sequence[Pair]) -> Ranked:
     order = sorted(found, key=lambda key: (key[0] if key[0] is not None else 0, -scores[key]))
     columns = {name for name, column in LISTS.items() if f"{column}_chosen" in pairs[0].fields}
     lists = {name: [found[key][name] for key in order] for name in columns}
-    beside = {f"{column}_{side}" for column in (*LISTS.values(), PLACE) for side in SIDES}
-    kept = {name: value for name, value in pairs[0].fields.items() if name not in TAKEN | beside}
+    kept = {name: value for name, value in pairs[0].fields.items() if name not in TAKEN | BESIDE}
     value = kept | {"query": pairs[0].query, "responses": [key[1] for key in order]} | lists
     return validate(Ranked, value | {"scores": [scores[key] for key in order]}, pairs[0].where)
 

@@ -170,6 +170,10 @@ def _call(entry: Any) -> Call:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
             raise Unfit("a tool call whose arguments are not JSON") from None
+    if isinstance(
+        arguments, dict
+    ):  # tables give every call the arguments of all tools, null where they are not its
+        arguments = {name: value for name, value in arguments.items() if value is not None}
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not isinstance(arguments, dict) or not arguments:
         raise Unfit("a tool call without a name or arguments")
