@@ -63,7 +63,7 @@ def test_commands_parse(words: list[str]) -> None:
     name, options = parsed(words)
     if name in ("clone", "rlef"):
         read_settings(Clone if name == "clone" else Rlef, options["set_"] or [])
-    if name in ("run", "demo"):
+    if name in ("run", "demo") and not options.get("recipe", "demo").endswith(".yaml"):  # of the reader's own
         load_recipe(options.get("recipe", "demo"), options["overrides"] or [])
 
 

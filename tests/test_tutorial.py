@@ -1,8 +1,8 @@
-"""The tutorial, done as its reader does it: files written, blocks run in order, outputs as shown, the claims held.
+"""The tutorial, done as its reader does it: files written, blocks run, outputs as shown, claims held.
 
-A block with a `title` is a file; `bash` and `python` blocks are run, the latter as one session; a `text` block is what
-the block before printed. There a line `…` stands for lines left out, and a decimal may differ in its last digits; after
-`<!-- figures vary -->` only the words count, after `<!-- not run -->` nothing is run.
+A block with a `title` is a file; `bash` and `python` blocks are run, the latter as one session; a `text` block is
+what the block before printed. There a line `…` stands for lines left out, and a decimal may differ in its last
+digits; after `<!-- figures vary -->` only the words count, after `<!-- not run -->` nothing is run.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from trice.models import gemma
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial"
-FENCE = re.compile(r"^(?:<!-- ([\w ]+) -->\n)?```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(
+    r"^(?:<!-- ([\w ]+) -->\n)?```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 MARK = "=== block {} ==="
-ABSENT = importlib.util.find_spec(gemma.WHEELS) is None and not (
-    cache_folder() / gemma.NAME / "config.json"
-).is_file()
+ABSENT = (
+    importlib.util.find_spec(gemma.WHEELS) is None
+    and not (cache_folder() / gemma.NAME / "config.json").is_file()
+)
 real = pytest.mark.skipif(ABSENT, reason="neither the extra 'demo' is installed nor its model converted")
 
 
@@ -50,11 +53,13 @@ def blocks(page: str) -> list[Block]:
 def run_page(page: str, folder: Path) -> list[tuple[Block, str]]:
     """Do what the page says; each `text` block with what was printed before it."""
     (folder / "bin").mkdir(parents=True)
-    command = folder / "bin" / "trice"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m trice "$@"\n')
-    command.chmod(0o755)
+    for name, module in (("trice", "-m trice "), ("python", "")):
+        command = folder / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module}"$@"\n')
+        command.chmod(0o755)
     session: list[str] = []
-    printed, shown = [""], []
+    printed: list[str] = []
+    shown: list[tuple[Block, int]] = []
     for block in blocks(page):
         if block.note == "not run":
             continue
@@ -66,7 +71,7 @@ def run_page(page: str, folder: Path) -> list[tuple[Block, str]]:
             session.append(f"print({MARK.format(len(session))!r})\n{block.text}")
         elif block.language == "text":
             shown.append((block, len(session) or -len(printed)))
-    parts = []
+    parts: list[str] = []
     if session:
         (folder / "session.py").write_text("".join(session), encoding="utf-8")
         output = run([sys.executable, "session.py"], folder)
@@ -112,7 +117,7 @@ def matches(block: Block, printed: str) -> bool:
         starts = (
             at
             for at in range(len(left) - len(piece) + 1)
-            if all(map(lambda a, b: alike(a, b, vary), piece, left[at:]))
+            if all(alike(a, b, vary) for a, b in zip(piece, left[at:], strict=False))
         )
         at = next(starts, None)
         if at is None:
