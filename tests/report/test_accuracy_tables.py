@@ -13,7 +13,7 @@ from trice.report.results import frontier
 
 
 def asked(run: Path, setting: str, **right: int) -> None:
-    """Ten questions of each data set, the first ones right, a calculator called on each; on HotpotQA a retriever."""
+    """Ten questions of each data set, the first ones right; each calls a calculator, on HotpotQA a retriever."""
     rows = []
     for name, count in right.items():
         tool = "retriever" if name == "HotpotQA" else "calculator"
