@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from tiny import says
 from trice.server.limits import Limits
 from trice.server.shelf import open_shelf
 from trice.server.start import Entrance, Server, open_server
@@ -45,3 +46,67 @@ def client(server: Server, key: str = "none") -> Any:
     from openai import OpenAI
 
     return OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+
+
+def tool_task(folder: Path, *tools: str) -> str:
+    """A task of one's own with these tools, `module:name`."""
+    path = folder / "own.yaml"
+    path.write_text(f"name: own\ninstruction: Answer, or call.\ntools: [{', '.join(tools)}]\n", encoding="utf-8")
+    return str(path)
+
+
+def writes(source: Path, folder: Path, text: str, *, for_ever: bool = False) -> Path:
+    """A tiny Llama that answers every question with `text`, which is a token of its own; `for_ever` again and again,
+    with room for that."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_tokens([text])
+    model = AutoModelForCausalLM.from_pretrained(source)
+    model.config.max_position_embeddings = 100_000
+    model.save_pretrained(folder / "plain")
+    tokenizer.save_pretrained(folder / "plain")
+    made = says(folder / "plain", folder / "writer", text)
+    if for_ever:
+        model = AutoModelForCausalLM.from_pretrained(made)
+        with torch.no_grad():
+            model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(text)] = (
+                model.get_input_embeddings().weight[0]
+            )
+        model.save_pretrained(made)
+    return made
+
+
+def ask(server: Server, text: str = "What is 12 plus 30?", *, key: str = "none", **fields: Any) -> Any:
+    """One chat completion; `trice` is our part of the request."""
+    own = {"extra_body": {"trice": fields.pop("trice")}} if "trice" in fields else {}
+    model = fields.pop("model", next(iter(server.serving.shelf.models)))
+    messages = fields.pop("messages", [{"role": "user", "content": text}])
+    return client(server, key).chat.completions.create(model=model, messages=messages, **own, **fields)
+
+
+def streamed(chunks: Any) -> tuple[dict[int, str], list[tuple[int, str]], Any]:
+    """The content of a stream by choice, the kinds of its pieces in order, and the last chunk."""
+    contents: dict[int, str] = {}
+    kinds: list[tuple[int, str]] = []
+    chunk = None
+    for chunk in chunks:
+        for choice in chunk.choices:
+            delta = choice.delta
+            own = getattr(delta, "trice", None) or {}
+            kinds += [(choice.index, kind) for kind in own]
+            if delta.content:
+                kinds.append((choice.index, "content"))
+            contents[choice.index] = contents.get(choice.index, "") + (delta.content or "")
+            if choice.finish_reason:
+                kinds.append((choice.index, choice.finish_reason))
+    return contents, kinds, chunk
+
+
+def eventually(what: Any, seconds: float = 20.0) -> None:
+    """Wait until `what()`, at most so long."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.01)

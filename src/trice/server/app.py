@@ -100,8 +100,8 @@ def build(serving: Serving) -> Door:
 
 
 class Door:
-    """Around the whole application: lets in, counts, and gives every answer its headers. Plain ASGI, so that streams
-    pass through as they are, and so does that a client goes away."""
+    """Around the whole application: lets in, counts, and gives every answer its headers. Plain ASGI, so that
+    streams pass through as they are, and so does that a client goes away."""
 
     def __init__(self, app: Any, serving: Serving) -> None:
         self.app, self.serving = app, serving

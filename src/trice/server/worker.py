@@ -56,9 +56,7 @@ class Job:
     left: int
     calls: int = 0
     over: bool = False
-    manner: Manner | None = None
     task: Task | None = None
-    rows: dict[int, Response] = field(default_factory=dict)
     turns: dict[int, list[str | None]] = field(default_factory=dict)
     prompt: int = 0
     completion: int = 0
@@ -135,31 +133,32 @@ class Worker:
                     self._hear()
                     self._admit()
                     self._step()
-                except (
-                    Exception
-                ) as failure:  # of ours: whom it meets is told, and the others to come are answered
+                except Exception as failure:  # ours: whom it meets is told, and those to come are answered
                     for job in {*self.under_way, *self.waiting}:
                         self._fail(job, failure)
 
     def _hear(self) -> None:
         """Do what others want done; without rows to write, wait for it."""
-        wait = not self.groups.busy
+        wait = not self.groups.busy and not self._may_begin()
         with suppress(Empty):
             while True:
                 self._news.get(block=wait)()
                 wait = False
 
     def _admit(self) -> None:
-        taken = sum(job.places for job in self.under_way)
-        while self.waiting and (not taken or taken + self.waiting[0].places <= self.batch_size):
+        while self._may_begin():
             job = self.waiting[0]
             self.under_way.add(job)
             self.waiting.popleft()
-            taken += job.places
-            if not job.over:
-                self._guarded(job, self._begin, job)
-            else:
+            if job.over:
                 self._tidy(job)
+            else:
+                self._guarded(job, self._begin, job)
+
+    def _may_begin(self) -> bool:
+        """Whether the first of those that wait finds a place; alone, any request does."""
+        taken = sum(job.places for job in self.under_way)
+        return bool(self.waiting) and (not taken or taken + self.waiting[0].places <= self.batch_size)
 
     def _guarded(self, job: Job, work: Callable[..., None], *values: Any) -> None:
         """What goes wrong with one request is that request's."""
@@ -177,25 +176,25 @@ class Worker:
         asked = job.asked
         job.task = self.shelf.tasks.of(asked.question)
         question = ask(asked.question, job.task)
-        job.manner = self._manner(job, job.task, asked.compel)
-        ids = self._ids(job, job.manner, question)
+        how = self._manner(job, job.task, asked.compel)
+        ids = self._ids(job, how, question)
         most = min(self.max_prompt, asked.model.context - asked.sampling.max_new_tokens)
         if len(ids) > most:
             raise InputError(
                 f"the prompt has {len(ids)} tokens; with {asked.sampling.max_new_tokens} for the answer there is "
                 f"room for {most}"
             )
-        names = tuple(job.manner.parsers)
+        names = tuple(how.parsers)
         job.emit(Began(names))
         job.prompt += len(ids)
-        live = self.groups.of(asked.model, question.instruction, job.manner, ids)
+        live = self.groups.of(asked.model, question.instruction, how, ids)
         if asked.probability and names and asked.compel is None:
-            tokenizer, template = asked.model.loaded.tokenizer, job.manner.template
+            tokenizer, template = asked.model.loaded.tokenizer, how.template
             written = [template.encode_response(tokenizer, name, end=False) for name in names]
             job.emit(Chance(dict(zip(names, live.chances(ids, written), strict=True))))
-        way = Way(asked.sampling, job.manner.finish, self._bar(asked.model, job.manner))
+        way = Way(asked.sampling, how.finish, self._bar(asked.model, how))
         samples = tuple(range(asked.sampling.samples))
-        live.enter(Place(job, job.manner), Ask(ids, content_key(question), samples), way)
+        live.enter(Place(job, how), Ask(ids, content_key(question), samples), way)
 
     def _manner(self, job: Job, task: Task, compel: Compel | None) -> Manner:
         asked = job.asked
