@@ -51,13 +51,15 @@ def client(server: Server, key: str = "none") -> Any:
 def tool_task(folder: Path, *tools: str) -> str:
     """A task of one's own with these tools, `module:name`."""
     path = folder / "own.yaml"
-    path.write_text(f"name: own\ninstruction: Answer, or call.\ntools: [{', '.join(tools)}]\n", encoding="utf-8")
+    path.write_text(
+        f"name: own\ninstruction: Answer, or call.\ntools: [{', '.join(tools)}]\n", encoding="utf-8"
+    )
     return str(path)
 
 
 def writes(source: Path, folder: Path, text: str, *, for_ever: bool = False) -> Path:
-    """A tiny Llama that answers every question with `text`, which is a token of its own; `for_ever` again and again,
-    with room for that."""
+    """A tiny Llama that answers every question with `text`, a token of its own; `for_ever` again and again, with room
+    for that."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

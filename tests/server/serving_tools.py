@@ -21,6 +21,12 @@ def _wait(text: str) -> str:
     return text.upper()
 
 
+def _hang(text: str) -> str:
+    """Takes longer than it may."""
+    Event().wait(2)
+    return text
+
+
 def fail(text: str) -> str:
     """Fails."""
     raise ValueError("no good")
@@ -47,8 +53,7 @@ class _Look(Tool):
         return [reading(question, line, question.input, n) for n, line in enumerate(output.split("\n"))]
 
 
-_wait.__name__ = "wait"
+_wait.__name__, _hang.__name__ = "wait", "soon"
 wait = FunctionTool(_wait, time_limit=60.0, workers=8)
-soon = FunctionTool(_wait, time_limit=0.2)
-soon.name = "soon"
+soon = FunctionTool(_hang, time_limit=0.2)
 look = _Look()

@@ -10,8 +10,8 @@ from typing import Any
 import openai
 import pytest
 import torch
-
 from serving import ask, client, running, streamed, tool_task, writes
+
 from trice.models.decoding import TransformersEngine
 from trice.models.engine import Prompt
 from trice.prompts import load_template
@@ -52,7 +52,9 @@ def alone(server: Server, text: str, sampling: Sampling, template: str = "plain"
     found: dict[int, str] = {}
     prompt = Prompt(content_key(question), question.instruction, text, tuple(range(sampling.samples)))
     TransformersEngine(model.loaded).write(
-        [prompt], manner, lambda _, rows: found.update((k, manner.response(row.text)) for k, row in rows.items())
+        [prompt],
+        manner,
+        lambda _, rows: found.update((k, manner.response(row.text)) for k, row in rows.items()),
     )
     return [found[sample] for sample in range(sampling.samples)]
 
@@ -113,7 +115,7 @@ def test_a_stream_tells_what_the_whole_answer_says(random_model: Server, options
         )
         assert contents == {choice.index: choice.message.content for choice in whole.choices}
         assert last.usage == whole.usage
-        ends = {index: kind for index, kind in kinds}
+        ends = dict(kinds)
         assert ends == {choice.index: choice.finish_reason for choice in whole.choices}
 
 
@@ -137,8 +139,7 @@ def test_a_call_is_executed(writer: Callable[..., Any]) -> None:
 def test_text_before_a_call_comes_first(writer: Callable[..., Any]) -> None:
     with writer("Let me see: calculator(12+30)") as server:
         assert ask(server).choices[0].message.content == "Let me see:\n42"
-        contents, kinds, _ = streamed(ask(server, stream=True))
-        assert contents == {0: "Let me see:\n42"}
+        assert streamed(ask(server, stream=True))[0] == {0: "Let me see:\n42"}
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,11 @@ class Rows:
         other.buffers, other.space = _Buffers(), torch.empty(0)
         return other
 
+    @property
+    def held(self) -> int:
+        """How many rows there is room for without more memory."""
+        return len(self.buffers.taken[0][0]) if self.buffers.taken else 0
+
     def clear(self) -> None:
         """Let go of all rows, and of the memory they took."""
         self.buffers, self.space = _Buffers(), torch.empty(0)

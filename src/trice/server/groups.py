@@ -35,6 +35,10 @@ class Groups:
         """Whether there are rows to write."""
         return any(len(live) for live in self._live.values())
 
+    def held(self) -> int:
+        """Rows for which there is memory, beside the beginnings."""
+        return sum(live.rows.held for live in self._live.values())
+
     def of(self, model: Served, instruction: str, how: Manner, ids: list[int]) -> Live:
         """The batch for a prompt."""
         loaded = model.loaded
