@@ -102,7 +102,9 @@ def test_models_side_by_side_call_and_answer(serve: Serve, browse: Browse) -> No
         for name, stage in zip(names, stages, strict=True):
             text = card(page, name).inner_text()
             wanted = rf"{stage}\s.*calculator\s+\S+%\s+Calls calculator\s+Call\s+calculator\(2\+3\)"
-            assert re.search(wanted + r"\s+Result\s+5\s+Answer\s+5\s+\d+\.\d s · \d+ tokens read", text, re.DOTALL)
+            assert re.search(
+                wanted + r"\s+Result\s+5\s+Answer\s+5\s+\d+\.\d s · \d+ tokens read", text, re.DOTALL
+            )
             assert "Writes" not in text  # the call is all that was written
         boxes = [card(page, name).bounding_box() for name in names]
         assert len({box["y"] for box in boxes}) == 1  # columns
@@ -126,7 +128,9 @@ def test_answers_and_malformed_calls_are_told_apart(serve: Serve, browse: Browse
         put(page, "What is two?")
         finished(page)
         text = card(page, "writer").inner_text()
-        assert re.search(r"Malformed call: .+\s+Writes\s+calculator\(two\)\s+Answer\s+The tool could not", text)
+        assert re.search(
+            r"Malformed call: .+\s+Writes\s+calculator\(two\)\s+Answer\s+The tool could not", text
+        )
 
 
 def test_what_is_known_is_shown_while_the_tool_runs(serve: Serve, browse: Browse) -> None:
@@ -232,7 +236,10 @@ def test_settings_are_sent(serve: Serve, browse: Browse) -> None:
         with page.expect_request("**/v1/chat/completions") as sent:
             put(page, "Well?")
         finished(page)
-        system, user = {"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Well?"}
+        system, user = (
+            {"role": "system", "content": "Answer in one word."},
+            {"role": "user", "content": "Well?"},
+        )
         assert sent.value.post_data_json == {
             "model": "writer", "messages": [system, user], "trice": {"task": "math", "probability": True},
             "temperature": 0.5, "max_completion_tokens": 3, "tool_choice": "none", "stream": True,
@@ -368,7 +375,12 @@ def test_strangers_text_stays_text(serve: Serve, browse: Browse, written: str) -
 def test_the_real_model_answers_questions_of_every_task(browse: Browse) -> None:
     with running(Path(gemma.NAME), task="mix", limits=Limits(max_new_tokens=24)) as server:
         page = browse(server.url).page
-        for task, tool in {"math": "calculator", "qa": "WikiSearch", "lama": "QA", "mlqa": "translator"}.items():
+        for task, tool in {
+            "math": "calculator",
+            "qa": "WikiSearch",
+            "lama": "QA",
+            "mlqa": "translator",
+        }.items():
             page.get_by_role("radio", name=task, exact=True).check(force=True)
             page.get_by_role("group", name="Examples").get_by_role("button").first.click()
             finished(page, 60)
