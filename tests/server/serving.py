@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def tool_task(folder: Path, *tools: str) -> str:
 
 
 def writes(source: Path, folder: Path, text: str, *, for_ever: bool = False) -> Path:
-    """A tiny Llama that answers every question with `text`, a token of its own; `for_ever` again and again, with room
+    """A tiny Llama that answers every question with `text`, one token; `for_ever` again and again, with room
     for that."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -112,3 +113,23 @@ def eventually(what: Any, seconds: float = 20.0) -> None:
     while not what():
         assert time.monotonic() < end, "it never came to be"
         time.sleep(0.01)
+
+
+def lora(model: Path, folder: Path, seed: int, stage: str | None = None, template: str = "plain") -> Path:
+    """An adapter of the model that changes what it says; with a `stage`, as ours are saved."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    made = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    made.save_pretrained(folder)
+    if stage:
+        (folder / "trice.json").write_text(
+            json.dumps({"stage": stage, "template": template}), encoding="utf-8"
+        )
+    return folder

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -146,21 +146,22 @@ class Live:
     def __init__(self, loaded: LocalModel, rows: Rows) -> None:
         self.loaded, self.rows, self.ends = loaded, rows, loaded.eos_ids
         self._live: list[Row] = []
-        self._entering: list[tuple[Hashable, Ask, Way]] = []
+        self._entering: list[tuple[Any, Ask, Way]] = []
 
     def __len__(self) -> int:
         """The rows that are under way, or about to be."""
         return len(self._live) + sum(len(ask.samples) for _, ask, _ in self._entering)
 
     @property
-    def numbers(self) -> set[Any]:
-        """What the prompts that are being answered were entered under."""
-        return {row.number for row in self._live} | {number for number, _, _ in self._entering}
+    def numbers(self) -> list[Any]:
+        """What the prompts of its rows, and of those that are about to enter, were entered under."""
+        return [row.number for row in self._live] + [number for number, _, _ in self._entering]
 
-    def enter(self, number: Hashable, ask: Ask, way: Way) -> None:
+    def enter(self, number: Any, ask: Ask, way: Way) -> None:
         """A prompt that the next step begins to answer."""
         self._entering.append((number, ask, way))
 
+    @torch.inference_mode()
     def leave(self, gone: Callable[[Any], bool]) -> None:
         """Drop the rows of all prompts whose number is `gone`."""
         self._entering = [each for each in self._entering if not gone(each[0])]
@@ -246,7 +247,7 @@ class Live:
             row.text, row.full = row.so_far, True
 
 
-def _row(number: Hashable, ask: Ask, way: Way, sample: int) -> Row:
+def _row(number: Any, ask: Ask, way: Way, sample: int) -> Row:
     # Seeded by text, which every version of Python hashes alike.
     draw = random.Random(f"{way.sampling.seed} {ask.key} {sample}")
     return Row(number, sample, ask.ids, way, draw)

@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from queue import Empty, Queue
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from trice.errors import InputError
 from trice.models.batches import Ask
 from trice.models.decoding import Row, Way
-from trice.models.engine import Compel, Manner, Prompt
+from trice.models.engine import Manner
 from trice.models.rows import attending
-from trice.records import Execution, Outcome, Question, Response
+from trice.records import Execution, Outcome, Response
 from trice.server.events import (
     Asked,
     Began,
@@ -38,41 +38,12 @@ from trice.server.events import (
     Turned,
 )  # fmt: skip
 from trice.server.groups import Groups
+from trice.server.jobs import Job, Place
 from trice.server.shelf import Served, Shelf
-from trice.stages.generate import Asking, ask, content_key, manner
+from trice.stages.generate import ask, content_key
 from trice.stages.grade import second_turn
-from trice.tasks import Task
 from trice.tasks.reading import read
 from trice.tools.live import LiveCalls
-
-
-@dataclass(eq=False)
-class Job:
-    """A request under way. `left` counts its unfinished responses, `calls` those that run; `turns` are second turns
-    by response, None where they are not there yet."""
-
-    asked: Asked
-    emit: Callable[[Event], None]
-    left: int
-    calls: int = 0
-    over: bool = False
-    task: Task | None = None
-    turns: dict[int, list[str | None]] = field(default_factory=dict)
-    prompt: int = 0
-    completion: int = 0
-
-    @property
-    def places(self) -> int:
-        return self.asked.sampling.samples
-
-
-class Place(NamedTuple):
-    """Whose row it is: a first response, or the second turn number `turn` over the output of response `of`."""
-
-    job: Job
-    manner: Manner
-    of: int | None = None
-    turn: int = 0
 
 
 class Worker:
@@ -176,9 +147,8 @@ class Worker:
         asked = job.asked
         job.task = self.shelf.tasks.of(asked.question)
         question = ask(asked.question, job.task)
-        how = self._manner(job, job.task, asked.compel)
-        ids = self._ids(job, how, question)
-        most = min(self.max_prompt, asked.model.context - asked.sampling.max_new_tokens)
+        how, ids = job.read(self.shelf.tasks, question, asked.compel)
+        most = min(self.max_prompt, job.room)
         if len(ids) > most:
             raise InputError(
                 f"the prompt has {len(ids)} tokens; with {asked.sampling.max_new_tokens} for the answer there is "
@@ -195,19 +165,6 @@ class Worker:
         way = Way(asked.sampling, how.finish, self._bar(asked.model, how))
         samples = tuple(range(asked.sampling.samples))
         live.enter(Place(job, how), Ask(ids, content_key(question), samples), way)
-
-    def _manner(self, job: Job, task: Task, compel: Compel | None) -> Manner:
-        asked = job.asked
-        form = asked.model.template
-        form = form.model_copy(update={"stop": (*form.stop, *asked.stops)})
-        return manner(
-            self.shelf.tasks,
-            task,
-            Asking(asked.model.name, template=form, compel=compel, sampling=asked.sampling),
-        )
-
-    def _ids(self, job: Job, how: Manner, question: Question) -> list[int]:
-        return how.ids(job.asked.model.loaded.tokenizer, Prompt("", question.instruction, question.input))
 
     def _bar(self, model: Served, how: Manner) -> Sequence[int]:
         """The tokens that may not be chosen, found once: that takes a look at the whole vocabulary."""
@@ -272,9 +229,10 @@ class Worker:
             return
         sample = response.sample
         asked = [
-            (question, self._turn(job, question)) for question in second_turn(response, found, execution)
+            (question, job.read(self.shelf.tasks, question))
+            for question in second_turn(response, found, execution)
         ]
-        if any(len(ids) > self._room(job) for _, (_, ids) in asked):
+        if any(len(ids) > job.room for _, (_, ids) in asked):
             asked = []
             execution = Execution(error="its output is too long for the model to read")
         job.emit(Executed(sample, execution))
@@ -289,13 +247,6 @@ class Worker:
             live.enter(
                 Place(job, how, sample, turn), Ask(ids, content_key(question)), Way(sampling, how.finish)
             )
-
-    def _turn(self, job: Job, question: Question) -> tuple[Manner, list[int]]:
-        how = self._manner(job, self.shelf.tasks.of(question), None)
-        return how, self._ids(job, how, question)
-
-    def _room(self, job: Job) -> int:
-        return job.asked.model.context - job.asked.sampling.max_new_tokens
 
     def _done(self, job: Job, sample: int) -> None:
         """One response of a request is finished."""
