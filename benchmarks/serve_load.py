@@ -1,14 +1,14 @@
-"""`trice serve` under load: questions of the starter test sets, 20 at a time, half of them streamed, hostile requests
-between them. Each must be answered exactly as when it was asked alone, or refused with the right status.
+"""`trice serve` under load: questions of the starter test sets, 20 at a time, half of them streamed, with hostile
+requests between them. Each must be answered exactly as when it was asked alone, or refused with the right status.
 
     python benchmarks/serve_load.py [--model gemma-3-270m] [--adapter FOLDER] [--questions 200] [--at-a-time 20]
 
-Starts the server as a process of its own (float32, so that a batch changes no answer) and asks it through the
-openai client: two rounds at a time, a round of everything at once (where some may be refused with 429), and one round
-question by question, which is the baseline and says what is right. Prints requests and tokens a second, seconds of a
-request (median, 95th percentile), and the server's resident memory after the first 50 questions and after each round.
-Exits with 1 where an answer differs, a refusal is not the one that is due, or memory grows by more than 5% between
-the first and the second round. Linux only (memory is read from /proc). Does not cover several servers or a network.
+Starts the server as a process of its own (float32, so that a batch changes no answer) and asks it through the openai
+client: two rounds at a time, a round of everything at once (where some may be refused with 429), and one question by
+question, which is the baseline and says what is right. Prints requests and tokens a second, seconds of a request
+(median, 95th percentile), and the server's resident memory after the first 50 questions and after each round. Exits
+with 1 where an answer differs, a refusal is not the one that is due, or memory grows by more than 5% between the
+first and the second round. Linux only (memory is read from /proc). Does not cover several servers or a network.
 """
 
 from __future__ import annotations
@@ -216,13 +216,13 @@ def check(made: Round, right: Round, found: Sequence[Question], busy: bool) -> N
 def tell(made: Round) -> float:
     """Print a round's figures; gives its requests a second."""
     took = sorted(reply.seconds for reply in made.answered)
-    rate = len(took) / made.seconds
+    rate, refused = len(took) / made.seconds, len(made.replies) - len(took)
     tokens = sum(reply.tokens for reply in made.answered) / made.seconds
     print(
-        f"{made.name}: {len(took)} answered, {len(made.replies) - len(took)} refused (429), {made.hostile} hostile, "
-        f"{made.seconds:.0f} s: {rate:.2f} requests/s, {tokens:.1f} tokens/s; a request "
+        f"{made.name}: {len(took)} answered, {refused} refused with 429, {made.hostile} hostile, wrong "
+        f"{len(made.wrong)}; {made.seconds:.0f} s: {rate:.2f} requests/s, {tokens:.1f} tokens/s; a request "
         f"{statistics.median(took):.2f} s, 95% within {took[int(0.95 * (len(took) - 1))]:.2f} s; memory "
-        f"{made.early / 2**20:.0f} MiB after {EARLY}, {made.memory / 2**20:.0f} in the end; wrong {len(made.wrong)}",
+        f"{made.early / 2**20:.0f} MiB after {EARLY} and {made.memory / 2**20:.0f} in the end",
         flush=True,
     )
     for line in made.wrong[:5]:

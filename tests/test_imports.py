@@ -39,6 +39,7 @@ def run(*words: str) -> str:
         run("serve", "--help"),
         run("tool", "calculator", "1+1"),
         run("data", "list"),
+        "import trice.stages.export, trice.stages.import_, trice.training.hub",
         run("run", "demo", "clone.epcohs=1"),
     ],
 )

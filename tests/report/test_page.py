@@ -87,7 +87,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def address(run: Path, fragment: str = "") -> str:
-    return write_report(run).as_uri() + (f"#{fragment}" if fragment else "")
+    return write_report([run]).as_uri() + (f"#{fragment}" if fragment else "")
 
 
 def count(tab: Tab) -> str:
@@ -190,7 +190,7 @@ def test_an_open_case_shows_every_setting(url: str, browse: Browse) -> None:
     tab.page.get_by_role("button", name="What is case 2?").click()
     whole = tab.page.locator(".whole")
     text = whole.inner_text()
-    assert whole.locator("h4").all_inner_texts()[0].startswith("zero-shot")
+    assert whole.locator("h3").all_inner_texts()[0].startswith("zero-shot")
     assert whole.locator(".answer").count() == 4
     assert "Gold: 2. The base model is wrong without a tool: needed." in text
     assert "better arguments (stage-1 → both)" in text
@@ -362,15 +362,30 @@ def test_a_reader_of_the_screen_finds_its_way(url: str, browse: Browse) -> None:
     page = tab.page
     for role, name in (("main", None), ("navigation", "Contents"), ("search", "Cases"), ("heading", "Cases")):
         assert page.get_by_role(role, name=name, exact=True).first.is_visible()
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(e => +e.tagName[1])")
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(e => +e.tagName[1])")
     assert levels[0] == 1
-    assert all(after - before <= 2 for before, after in pairwise(levels))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     unnamed = "[...document.querySelectorAll('input, select')].filter(e => !e.labels.length).length"
     assert page.evaluate(unnamed) == 0
     ids = page.evaluate("[...document.querySelectorAll('[id]:not(svg *)')].map(e => e.id)")
     assert len(ids) == len(set(ids))
     targets = page.evaluate("[...document.querySelectorAll('a[href^=\"#\"]')].map(e => e.hash.slice(1))")
     assert set(targets) <= set(ids)
+
+
+def test_the_cases_of_several_runs(run: Path, tmp_path: Path, browse: Browse) -> None:
+    other = small(tmp_path / "other")
+    tab = browse(write_report([run, other], tmp_path / "both").as_uri() + "#case=A/A-2")
+    assert tab.page.locator(".headline").count() == 2
+    assert tab.page.locator(".cases thead th").all_inner_texts()[2:8] == [
+        f"{name}/{stage}" for name in ("run", "other") for stage in ("zero-shot", "stage-1", "both")
+    ]
+    assert tab.page.locator(".answer").count() == 8
+    # Marked: the "*" of `9+8*3`, in each run against its own stage 1.
+    assert tab.page.locator(".answer mark.new").all_inner_texts().count("*") == 2
+    choice(tab, "other/stage-1").select_option("called and wrong")
+    assert sorted(numbers(tab)) == [1, 2, 3]
+    assert width(tab) == tab.page.viewport_size["width"]
 
 
 def test_five_thousand_cases(run: Path, browse: Browse) -> None:

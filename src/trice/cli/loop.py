@@ -13,7 +13,9 @@ from trice.cli.app import WHOLE, app
 
 @app.command(rich_help_panel=WHOLE)
 def demo(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE …]", help="Keys of the recipe to change.")
+    ] = None,
 ) -> None:
     """The whole loop on the starter set with Gemma 3 270M: `trice run` of the recipe that ships as demo."""
     run("demo", overrides)
@@ -24,7 +26,9 @@ def run(
     recipe: Annotated[
         str, typer.Argument(help="A recipe file, or the name of one that ships (demo, real-math, real-mix).")
     ],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE …]", help="Keys of the recipe to change.")
+    ] = None,
     status: Annotated[
         bool, typer.Option(help="Only say how far each step is; the run may be going on elsewhere.")
     ] = False,

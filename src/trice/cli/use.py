@@ -118,3 +118,21 @@ def serve(
         limits=Limits(max_new_tokens, max_prompt_tokens, batch_size, max_waiting, timeout),
         tools=o.sources(tool), questions=questions, device=device, dtype=dtype,
     )  # fmt: skip
+
+
+@app.command(rich_help_panel=USE)
+def push(
+    adapter: Annotated[Path, typer.Argument(help="A trained adapter's folder.")],
+    repo: Annotated[str, typer.Argument(help="The repository on the hub: owner/name.")],
+    base: Annotated[
+        str | None, typer.Option(help="What the base model is called on the hub, where it was a folder.")
+    ] = None,
+    private: Annotated[bool, typer.Option(help="Make a private repository.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; default main.")] = None,
+) -> None:
+    """Upload an adapter and its model card to the Hugging Face hub, in one commit.
+
+    The token is that of `hf auth login`, or HF_TOKEN."""
+    from trice.training.hub import push as upload
+
+    print(upload(adapter, repo, base=base, private=private, revision=revision))

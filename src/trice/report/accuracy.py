@@ -13,7 +13,7 @@ from statistics import fmean
 from trice.report import figures
 from trice.report.folder import Run
 from trice.report.paper import TABLE_3, VICUNA, paper_note, paper_rows
-from trice.report.results import Results, columns_of, share_of
+from trice.report.results import Results, column_name, columns_of, share_of
 from trice.report.text import NOTHING, Cell, Rows, Section, Table, cut, percent, share_cell, span, table
 
 
@@ -112,7 +112,7 @@ def _mean(results: Results, setting: str, columns: Sequence[str]) -> float | Non
     """The mean of the accuracies on all these data sets; None where one is missing."""
     shares = [share_of(results, setting, column, "accuracy") for column in columns]
     values = [share.value for share in shares if share is not None and share.value is not None]
-    return fmean(values) if len(values) == len(columns) else None
+    return round(fmean(values), 9) if len(values) == len(columns) else None  # equal means are equal
 
 
 def _mean_heading(columns: Sequence[str]) -> list[str]:
@@ -123,7 +123,7 @@ def _headings(results: Results, columns: Sequence[str], sizes: bool = True) -> l
     found = []
     for column in columns:
         totals = [one[column]["accuracy"].total for one in results.settings.values() if column in one]
-        name = "all questions" if column == "total" else cut(column, 40)
+        name = column_name(column)
         found.append(f"{name} ({max(totals):,})" if totals and sizes else name)
     return found
 
@@ -135,7 +135,7 @@ def _seed_note(results: Results) -> str:
     parts = []
     for name, members in results.seeds.items():
         ends = [
-            f"{cut(column, 40)} {percent(min(values))} to {percent(max(values))}"
+            f"{column_name(column)} {percent(min(values))} to {percent(max(values))}"
             for column in columns_of(results)
             if (values := [one[column]["accuracy"].value or 0 for one in members.values() if column in one])
         ]
@@ -158,7 +158,7 @@ def _comparison(results: Results, columns: Sequence[str]) -> Table:
                 )
         rows.append([f"{a} − {b}", *cells])
     return table(
-        ["difference", *(cut(name, 40) for name in columns)],
+        ["difference", *map(column_name, columns)],
         rows,
         note="Points of accuracy on the same questions, with paired 95% intervals; bold where the interval "
         "leaves out 0 and no training seed says otherwise. The intervals are for the questions drawn.",

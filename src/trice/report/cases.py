@@ -108,11 +108,16 @@ def kind_of(before: Response, after: Response) -> Kind | None:
         return Kind.NOT_TO_CALL if before.outcome in (Outcome.CALLED, Outcome.MALFORMED) else None
     if before.correct or after.outcome != Outcome.CALLED:
         return None
-    if before.outcome != Outcome.CALLED:
-        return {Outcome.ANSWERED: Kind.TO_CALL, Outcome.MALFORMED: Kind.ARGUMENTS}.get(before.outcome)
-    if _call(before) != _call(after):
-        return Kind.ARGUMENTS
-    return Kind.READING if _output(before) == _output(after) else None
+    match before.outcome:
+        case Outcome.ANSWERED:
+            return Kind.TO_CALL
+        case Outcome.MALFORMED:
+            return Kind.ARGUMENTS
+        case Outcome.CALLED if _call(before) != _call(after):
+            return Kind.ARGUMENTS
+        case Outcome.CALLED if _output(before) == _output(after):
+            return Kind.READING
+    return None
 
 
 def asked(question: Question) -> str:

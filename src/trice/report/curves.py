@@ -9,9 +9,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from trice.report import drawing
-from trice.report.folder import Log, Run
+from trice.report.folder import Log, Run, group_of
 from trice.report.results import Results
 from trice.report.text import Figure
 
@@ -23,9 +24,9 @@ def cloning(run: Run, results: Results) -> Figure | None:
     """The loss of every model that was only cloned."""
     logs = {name: log for name, log in run.logs.items() if not _ranks(log)}
     canvas, axes = drawing.canvas_of(2.9)
-    if not drawing.curves(axes, logs, "loss"):
+    if not _lines(axes, logs, "loss"):
         return None
-    drawing.finish(canvas, axes, "loss per response token")
+    _finish(canvas, axes, "loss per response token")
     return drawing.figure(canvas, "cloning-loss", "Stage 1 and the cloned baselines: training loss.")
 
 
@@ -33,10 +34,10 @@ def ranking(run: Run, results: Results) -> Figure | None:
     """The two terms of the stage-2 loss."""
     logs = {name: log for name, log in run.logs.items() if _ranks(log)}
     canvas, (above, below) = drawing.canvas_of(3.9, 2)
-    if not drawing.curves(above, logs, "rank_loss") | drawing.curves(below, logs, "sft_loss"):
+    if not _lines(above, logs, "rank_loss") | _lines(below, logs, "sft_loss"):
         return None
     above.set_ylabel("ranking loss")
-    drawing.finish(canvas, below, "SFT loss")
+    _finish(canvas, below, "SFT loss")
     return drawing.figure(
         canvas, "ranking-loss", "Stage 2: the ranking loss and the loss on the best response."
     )
@@ -45,9 +46,9 @@ def ranking(run: Run, results: Results) -> Figure | None:
 def ordered(run: Run, results: Results) -> Figure | None:
     """The share of candidate pairs the policy ranks as their rewards do."""
     canvas, axes = drawing.canvas_of(2.9)
-    if not drawing.curves(axes, {name: log for name, log in run.logs.items() if _ranks(log)}, "ordered", 100):
+    if not _lines(axes, {name: log for name, log in run.logs.items() if _ranks(log)}, "ordered", 100):
         return None
-    drawing.finish(canvas, axes, "correctly ordered pairs, %")
+    _finish(canvas, axes, "correctly ordered pairs, %")
     return drawing.figure(
         canvas, "ordered-pairs", "Stage 2: candidate pairs ranked in the order of their rewards."
     )
@@ -97,6 +98,36 @@ def scores_by_origin(run: Run) -> dict[str, list[float]]:
             if math.isfinite(score):  # a user's reward may be anything
                 scores.setdefault(origin, []).append(score)
     return scores
+
+
+def _lines(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:
+    """One line a model over training steps, a colour a group of seeds. False where nothing is drawn."""
+    groups = list(dict.fromkeys(map(group_of, logs)))
+    drawn: set[str] = set()
+    for name, log in logs.items():
+        points = [(entry["step"], scale * entry[key]) for entry in log if key in entry]
+        if not points:
+            continue
+        group = group_of(name)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=drawing.look(group, groups.index(group))[0],
+            marker="." if len(points) < 3 else "",
+            alpha=0.5 if group in drawn else 1,
+            label=None if group in drawn else drawing.label_of(group),
+        )
+        drawn.add(group)
+    return bool(drawn)
+
+
+def _finish(canvas: Any, axes: Any, unit: str) -> None:
+    """Labels and legend of curves over steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("step")
+    axes.set_ylabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    drawing.legend(canvas, axes)
 
 
 def _bins(levels: Sequence[float]) -> list[tuple[str, float, float]]:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from trice.measures import Share
-from trice.report.folder import Log, group_of
 from trice.report.text import Figure, cut, number
 
 Look = tuple[str, str]  # colour and marker
@@ -93,8 +92,10 @@ def canvas_of(height: float, rows: int = 1) -> tuple[Any, Any]:
 
 
 def figure(canvas: Any, name: str, caption: str) -> Figure:
-    """The drawing in both its forms."""
-    return Figure(name, caption, _svg(canvas), _png(canvas))
+    """The drawing in both its forms, laid out once."""
+    inline = _svg(canvas)
+    canvas.set_layout_engine("none")
+    return Figure(name, caption, inline, _png(canvas))
 
 
 def _png(canvas: Any) -> bytes:
@@ -253,36 +254,6 @@ def stacked(
     axes.set_xlabel(unit)
     legend(canvas, axes)
     return figure(canvas, name, caption)
-
-
-def curves(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:
-    """One line a model over training steps, a colour a group of seeds. False where nothing is drawn."""
-    groups = list(dict.fromkeys(map(group_of, logs)))
-    drawn: set[str] = set()
-    for name, log in logs.items():
-        points = [(entry["step"], scale * entry[key]) for entry in log if key in entry]
-        if not points:
-            continue
-        group = group_of(name)
-        axes.plot(
-            *zip(*points, strict=True),
-            color=look(group, groups.index(group))[0],
-            marker="." if len(points) < 3 else "",
-            alpha=0.5 if group in drawn else 1,
-            label=None if group in drawn else label_of(group),
-        )
-        drawn.add(group)
-    return bool(drawn)
-
-
-def finish(canvas: Any, axes: Any, unit: str) -> None:
-    """Labels and legend of curves over steps."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("step")
-    axes.set_ylabel(unit)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend(canvas, axes)
 
 
 def legend(canvas: Any, axes: Any) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from trice.measures import Share
 from trice.report import drawing
-from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run
-from trice.report.results import Measures, Results, columns_of, frontier, share_of
+from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run, order
+from trice.report.results import Measures, Results, column_name, columns_of, frontier, share_of
 from trice.report.text import Figure
 
 ENDS = ((NEVER, ALWAYS), ("tool-0", "tool-100"))  # the first pair there is
@@ -42,7 +42,7 @@ def accuracy(run: Run, results: Results) -> Figure | None:
         there = [(place, share) for place, share in enumerate(found) if share]
         places = [place + drawing.dodge(index, len(stages)) for place, _ in there]
         drawing.dots(axes, [share for _, share in there], places, drawing.look(name, index), name)
-    drawing.rows_down(axes, ["all questions" if column == "total" else column for column in columns])
+    drawing.rows_down(axes, list(map(column_name, columns)))
     axes.set_xlim(0, None)
     axes.set_xlabel("accuracy, %")
     drawing.legend(canvas, axes)
@@ -123,7 +123,8 @@ def tradeoff(run: Run, results: Results) -> Figure | None:
 
 def tradeoffs(runs: Mapping[str, Results]) -> Figure | None:
     """The same of several runs: a colour a run, a shape a setting. Frontiers are each run's own."""
-    settings = list(dict.fromkeys(name for results in runs.values() for name in results.whole))
+    runs = {run: results for run, results in runs.items() if results.whole}
+    settings = sorted({name for results in runs.values() for name in results.whole}, key=order)
     if not settings:
         return None
     canvas, axes = drawing.canvas_of(3.6)
@@ -158,8 +159,8 @@ def _finish_tradeoff(canvas: Any, axes: Any) -> Figure:
     drawing.legend(canvas, axes)
     caption = (
         "Accuracy against tool use on all questions, with 95% intervals. Dotted: from never to always calling, "
-        "what calls at random would give. Solid: the frontier, settings that no other beats in accuracy with as few "
-        "calls."
+        "what calls at random would give. Solid: the frontier, the settings that no other beats in accuracy with "
+        "as few calls."
     )
     return drawing.figure(canvas, "accuracy-against-tool-use", caption)
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from trice import journal
 from trice.errors import InputError
-from trice.recipe import Setting
+from trice.recipe_parts import Setting
 from trice.records import Ranked, Response
 
 SETTINGS: tuple[str, ...] = get_args(Setting)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from trice.measures import Share
 from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1
 from trice.report.results import Comparison, Results
-from trice.report.text import Rows, Section, percent, share_cell, span, table
+from trice.report.text import NOTHING, Rows, Section, percent, share_cell, span, table
 
 ALWAYS_NEEDED = 0.95
 STAGES = {BASE: "Base model", STAGE_1: "After stage 1", BOTH: "After both stages"}
@@ -49,7 +49,12 @@ def headline(results: Results, run: str = "") -> Headline:
         return Headline("No setting of the loop has been evaluated yet.", run=run)
     stages = [Stage(STAGES[name], found["accuracy"], found["tool_use"]) for name, found in there.items()]
     found = results.comparison.get((BOTH, STAGE_1), {}).get("total")
-    notes = ([verdict(found)] if found else []) + ["Percent of the test questions, with 95% intervals."]
+    sizes = {stage.accuracy.total for stage in stages}
+    notes = [verdict(found)] if found else []
+    notes += (
+        ["The stages were asked different questions: not all is evaluated yet."] if len(sizes) > 1 else []
+    )
+    notes.append("Percent of the test questions, with 95% intervals.")
     return Headline(_sentence(results, list(there)[-1]), stages, notes, run)
 
 
@@ -96,7 +101,9 @@ def _sentence(results: Results, last: str) -> str:
     right, called = _whole(found["accuracy"]), _whole(found["tool_use"])
     total = f"{found['accuracy'].total:,}"
     if last == BASE:
-        return f"The base model answers {right} of {total} test questions right; no trained one is evaluated yet."
+        return (
+            f"The base model answers {right} of {total} test questions right; neither stage is evaluated yet."
+        )
     start = (
         f"After training, the model answers {right} of {total} test questions right{_since(results, last)}"
     )
@@ -136,5 +143,5 @@ def _total(results: Results, a: str, b: str) -> Comparison | None:
 
 
 def _whole(share: Share) -> str:
-    """A share in whole percent."""
-    return "–" if share.value is None else f"{100 * share.value:.0f}%"
+    """A share in whole percent, halves up."""
+    return NOTHING if share.value is None else f"{int(100 * share.value + 0.5)}%"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from trice.records import Response
+from trice.records import Execution, Response
 from trice.report.cases import ABOUT, TITLE, Case, Cases, Kind, asked, written
 from trice.report.folder import RunInfo
 from trice.report.headline import Headline
@@ -120,13 +120,13 @@ def _case(case: Case, settings: Sequence[str], texts: _Texts) -> dict[str, Any]:
 
 
 def _response(row: Response, texts: _Texts) -> dict[str, Any]:
-    call = written(row)
+    call, execution = written(row), row.execution or Execution()
     shown = {
         "response": row.response,
         "reason": row.reason,
         "call": None if call == row.response.strip() else call or None,
-        "output": row.execution and row.execution.output,
-        "error": row.execution and row.execution.error,
+        "output": execution.output,
+        "error": execution.error,
         "read": row.pred,
     }
     entry: dict[str, Any] = {name: texts.place(text) for name, text in shown.items() if text is not None}

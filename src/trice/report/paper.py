@@ -16,8 +16,9 @@ from trice.report.text import NOTHING, Cell, Rows, Table, percent, share_cell, t
 DATASETS = ("ASDiv", "SVAMP", "GSM8K", "WebQuestions", "NaturalQuestions", "TriviaQA", "T-REx", "MLQA")
 UNSEEN = ("MultiArith", "AddSub", "SQuAD", "HotpotQA")
 VICUNA = "Vicuna-7B"
+Accuracies = dict[str, dict[str, tuple[float, ...]]]  # model → setting → by data set
 # Accuracy in percent, Table 3; in the order of DATASETS.
-TABLE_3 = {
+TABLE_3: Accuracies = {
     VICUNA: {
         "zero-shot": (50.4, 33.0, 6.4, 34.9, 7.7, 16.7, 42.5, 35.9),
         "few-shot": (56.1, 35.5, 6.9, 36.2, 8.8, 17.6, 44.2, 38.5),
@@ -45,7 +46,7 @@ TABLE_3 = {
     "GPT-3.5": {"prompted": (64.6, 62.0, 19.8, 46.4, 15.0, 41.3, 58.7, 34.4)},
 }
 # The same, Table 4: data sets that were not trained on, and with HotpotQA an unseen tool; in the order of UNSEEN.
-TABLE_4 = {
+TABLE_4: Accuracies = {
     VICUNA: {
         "zero-shot": (42.3, 44.1, 28.6, 19.7),
         "few-shot": (45.5, 49.1, 31.2, 20.6),
@@ -81,7 +82,7 @@ def paper_note(run: Run) -> str:
     """What the paper's rows are, beside this run's."""
     mixed = len(set(run.tasks.values())) > 1 and not run.apart
     note = (
-        f"{VICUNA} and the other named models: the paper's figures (Qiao et al., NAACL 2024), not measured here. "
+        f"Rows that name a model are the paper's (Qiao et al., NAACL 2024), not measured here. "
         f"{VICUNA} is {_times_larger(run.info.model)}; its TRICE-{'MIX' if mixed else 'SPLIT'} is what is “{BOTH}” "
         "here."
     )

@@ -205,11 +205,13 @@
 
     function answer(one, place) {
       const row = one.responses[place];
-      const earlier = columns.slice(0, Math.max(columns.indexOf(place), 0)).filter((n) => one.responses[n]).at(-1);
-      const before = earlier === undefined ? undefined : one.responses[earlier];
+      // A stage is compared with the one before it in the same run; of several, the run's name stands before a "/".
+      const runOf = (n) => settings[n].slice(0, settings[n].lastIndexOf("/") + 1);
+      const before = data.stages.slice(0, Math.max(data.stages.indexOf(place), 0))
+        .filter((n) => runOf(n) === runOf(place)).map((n) => one.responses[n]).filter(Boolean).at(-1);
       const text = (name) => {
         const now = texts[row[name]];
-        const then = before && data.stages.length ? texts[before[name]] : undefined;
+        const then = before && texts[before[name]];
         return then === undefined ? marked(now, words) : compared(then, now, words);
       };
       const part = (label, name, code) => row[name] === undefined ? []
@@ -217,7 +219,7 @@
       const turns = row.turns && make("div", {}, make("dt", {}, "asked again with the output, the model says"),
         make("dd", {}, make("ol", {}, ...row.turns.map((n) => make("li", {}, ...marked(texts[n], words))))));
       return make("section", { class: `answer ${row.right ? "right" : "wrong"}` },
-        make("h4", {}, settings[place], verdict(row)),
+        make("h3", {}, settings[place], verdict(row)),
         make("dl", {}, ...part(row.outcome === "called" ? "response, with the call" : "response", "response", true),
           ...part("read as the call", "call", true), ...part("malformed, because", "reason"),
           ...part("the tool gave", "output"), ...part("the tool failed", "error"), turns, ...part("read as the answer", "read")));
@@ -227,13 +229,14 @@
       const order = [...data.stages, ...settings.map((_, n) => n).filter((n) => !data.stages.includes(n))];
       const said = one.changes.map(([kind, before, after]) => `${kinds[kind].name} (${settings[before]} → ${settings[after]})`);
       const needed = { true: "The base model is wrong without a tool: needed.", false: "The base model is right without a tool: not needed." };
+      const answers = make("div", { class: "answers" }, ...order.filter((n) => one.responses[n]).map((n) => answer(one, n)));
       return make("div", { class: "whole" },
         make("p", { class: "question" }, ...marked(texts[one.input], words)),
         make("p", { class: "facts" }, "Gold: ", make("b", {}, one.gold.map((n) => texts[n]).join(" · ")), `. ${needed[one.needed] ?? ""}`),
         said.length ? make("p", { class: "facts" }, "Here: ", make("b", {}, said.join(", ")), ".") : "",
-        make("div", { class: "answers" }, ...order.filter((n) => one.responses[n]).map((n) => answer(one, n))),
+        answers,
         make("p", { class: "note" }, make("a", { href: `#case=${one.key}` }, "Link to this case"), ` · ${texts[one.id]}`,
-          data.stages.length > 1 ? make("span", {}, " · ", make("mark", { class: "new" }, "marked"), ": other than in the stage before") : ""));
+          answers.querySelector(".new") ? make("span", {}, " · ", make("mark", { class: "new" }, "marked"), ": other than in the stage before") : ""));
     }
 
     const drawn = new Map(); // key → its row and the row that holds the whole of it
@@ -349,7 +352,7 @@
           simple("tool needed", "needed", { "": "any", yes: "needed", no: "not needed" }),
           ...columns.map((place) => each(settings[place]))),
         rest.length ? make("details", {}, make("summary", {}, "Other settings"),
-          make("fieldset", { class: "choices", "aria-label": "Other settings" }, ...rest.map((place) => each(settings[place])))) : "",
+          make("fieldset", { class: "choices", "aria-label": "Other settings" }, ...rest.map((name) => each(name)))) : "",
         make("details", {}, make("summary", {}, "What the kinds mean"), make("dl", {}, ...kinds.map((kind) =>
           make("div", {}, make("dt", {}, kind.name), ": ", make("dd", {}, `${kind.about}.`))))));
     }
@@ -392,8 +395,8 @@
     const head = [["Question"], ["Data set", "about-data"], ...columns.map((n) => [settings[n], "about-verdict"]), ["Kinds", "about-kinds"]];
     box.append(form(), make("div", { class: "state" }, count, reset, simple("order", "sort", SORTS)),
       data.left_out ? make("p", { class: "note" }, `${data.left_out.toLocaleString("en")} more cases are left out of this page, to keep it small.`) : "",
-      make("table", { class: "cases" }, make("caption", { class: "hidden-text" }, "Questions, with the verdict of each stage"),
-        make("thead", {}, make("tr", {}, ...head.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))), body), more);
+      make("div", { class: columns.length > 4 ? "scroll" : "" }, make("table", { class: `cases${columns.length > 4 ? " wide" : ""}` }, make("caption", { class: "hidden-text" }, "Questions, with the verdict of each stage"),
+        make("thead", {}, make("tr", {}, ...head.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))), body)), more);
     box.hidden = false;
     addEventListener("hashchange", follow);
     show();

@@ -15,6 +15,7 @@ from trice import measures
 from trice.measures import Difference, Share
 from trice.records import Outcome, Response
 from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, SETTINGS, STAGE_1, Run, group_of
+from trice.report.text import cut
 
 Measures = dict[str, dict[str, Share]]  # data set → measure → share
 Members = dict[str, list[Response]]  # setting as run → rows: the seeds of one group
@@ -86,6 +87,10 @@ def work_out(run: Run) -> Results:
 def columns_of(results: Results) -> list[str]:
     """The data sets, and all of them together where there are several."""
     return results.datasets + ["total"] * (len(results.datasets) != 1)
+
+
+def column_name(column: str) -> str:
+    return "all questions" if column == "total" else cut(column, 40)
 
 
 def share_of(results: Results, setting: str, column: str, measure: str) -> Share | None:

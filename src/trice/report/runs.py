@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trice.journal import flat
 from trice.records import Response
 from trice.report import drawing, figures
 from trice.report.cases import Case, Cases
-from trice.report.folder import Run, RunInfo, group_of
+from trice.report.folder import Run, RunInfo, group_of, order
 from trice.report.headline import Headline
 from trice.report.results import Comparison, Members, Results, compare, share_of
 from trice.report.schema import RunResults, SeveralResults, difference_result
@@ -72,19 +73,17 @@ def differences(runs: Mapping[str, Found]) -> dict[str, dict[str, str]]:
     return {key: found for key, found in shown.items() if len(set(found.values())) > 1}
 
 
-def comparisons(runs: Mapping[str, Found]) -> dict[str, dict[str, Comparison]]:
-    """Setting → run → its accuracy minus the first run's that has the setting, on the questions they share."""
-    found: dict[str, dict[str, Comparison]] = {}
-    for setting in _settings(runs):
-        there = {
-            name: _members(one.run, setting) for name, one in runs.items() if setting in one.results.settings
-        }
-        (_, first), *others = there.items()
-        for name, members in others:
-            shared = _keys(first) & _keys(members)
+def comparisons(runs: Mapping[str, Found]) -> dict[tuple[str, str], dict[str, Comparison]]:
+    """(a, b) → setting → the accuracy of run a minus that of b, which was named before it, on the questions that
+    both were asked; only where there are such."""
+    found: dict[tuple[str, str], dict[str, Comparison]] = {}
+    for (b, before), (a, after) in combinations(runs.items(), 2):
+        for setting in _settings({a: after, b: before}):
+            ours, theirs = _members(after.run, setting), _members(before.run, setting)
+            shared = _keys(ours) & _keys(theirs)
             if shared:
-                parts = compare(_only(members, shared), _only(first, shared))
-                found.setdefault(setting, {})[name] = parts["total"]
+                parts = compare(_only(ours, shared), _only(theirs, shared))
+                found.setdefault((a, b), {})[setting] = parts["total"]
     return found
 
 
@@ -133,8 +132,8 @@ def several_results(runs: Mapping[str, Found], results: Mapping[str, RunResults]
         runs=dict(results),
         differences=differences(runs),
         comparison={
-            setting: {name: difference_result(one) for name, one in found.items()}
-            for setting, found in comparisons(runs).items()
+            f"{a} - {b}": {setting: difference_result(one) for setting, one in found.items()}
+            for (a, b), found in comparisons(runs).items()
         },
     )
 
@@ -157,16 +156,16 @@ def _table(runs: Mapping[str, Found], measure: str, note: str) -> Table:
 
 def _compared(runs: Mapping[str, Found]) -> list[Table]:
     found = comparisons(runs)
-    names = [name for name in runs if any(name in parts for parts in found.values())]
+    settings = [name for name in _settings(runs) if any(name in parts for parts in found.values())]
     rows: Rows = [
-        [setting, *(_delta(parts[name]) if name in parts else Cell(NOTHING) for name in names)]
-        for setting, parts in found.items()
+        [f"{a} − {b}", *(_delta(parts[name]) if name in parts else Cell(NOTHING) for name in settings)]
+        for (a, b), parts in found.items()
     ]
     note = (
-        "Points of accuracy against the first run that has the setting, on the questions both were asked, with "
-        "paired 95% intervals; bold where the interval leaves out 0 and no training seed says otherwise."
+        "Points of accuracy on the questions that both runs were asked, with paired 95% intervals; bold where the "
+        "interval leaves out 0 and no training seed says otherwise."
     )
-    return [table(["difference", *names], rows, note=note)] if rows else []
+    return [table(["difference", *settings], rows, note=note)] if rows else []
 
 
 def _delta(found: Comparison) -> Cell:
@@ -175,7 +174,8 @@ def _delta(found: Comparison) -> Cell:
 
 
 def _settings(runs: Mapping[str, Found]) -> list[str]:
-    return list(dict.fromkeys(name for found in runs.values() for name in found.results.settings))
+    """The settings of all runs, in the order of display."""
+    return sorted({name for found in runs.values() for name in found.results.settings}, key=order)
 
 
 def _members(run: Run, setting: str) -> Members:
@@ -188,7 +188,8 @@ def _key(row: Response) -> Key:
 
 def _keys(members: Members) -> set[Key]:
     """The questions that every seed was asked."""
-    return set.intersection(*({_key(row) for row in rows} for rows in members.values()))
+    each = [{_key(row) for row in rows} for rows in members.values()]
+    return set.intersection(*each) if each else set()
 
 
 def _only(members: Members, keys: set[Key]) -> Members:

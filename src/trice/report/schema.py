@@ -109,7 +109,7 @@ class SeveralResults(Part):
         description="recipe key → run → its value, of keys whose values differ"
     )
     comparison: dict[str, dict[str, DifferenceResult]] = Field(
-        description="setting → run → its accuracy minus the first run's, on the questions both were asked"
+        description="`a - b` → setting → the accuracy of run a minus that of b, on the questions both were asked"
     )
 
 

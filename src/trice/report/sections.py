@@ -8,7 +8,7 @@ from trice.report import curves, figures
 from trice.report.accuracy import accuracy
 from trice.report.cases import TITLE, Cases, case_tables
 from trice.report.folder import Run
-from trice.report.results import Results, columns_of, share_of
+from trice.report.results import Results, column_name, columns_of, share_of
 from trice.report.text import (
     NOTHING,
     Cell,
@@ -63,7 +63,7 @@ def _strict(results: Results) -> Section:
             ]
             for name in results.settings
         ]
-        header = [f"{cut(column, 40)}, {text}" for column in columns for text in ("EM", "F1")]
+        header = [f"{column_name(column)}, {text}" for column in columns for text in ("EM", "F1")]
         note = (
             "Percent. EM: the prediction is a gold answer, word for word. F1: overlap of words with the best gold "
             "answer. Where a tool returned several passages, of the answer that counted."

@@ -10,7 +10,7 @@ from trice.report import figures
 from trice.report.folder import BASE, BOTH, STAGE_1, Run
 from trice.report.headline import need_notes
 from trice.report.paper import use_table
-from trice.report.results import Results, columns_of, share_of
+from trice.report.results import Results, column_name, columns_of, share_of
 from trice.report.text import Cell, Rows, Section, Table, cut, number, percent, share_cell, table
 
 MEASURED = {"over-use": "over_use", "under-use": "under_use", "harmful use": "harmful_use"}
@@ -23,7 +23,7 @@ def tool_use(run: Run, results: Results) -> Section:
     if stages:
         rows: Rows = [
             [
-                cut(column, 40),
+                column_name(column),
                 share_cell(share_of(results, BASE, column, "need")),
                 *(share_cell(share_of(results, name, column, "tool_use")) for name in stages),
             ]
