@@ -3,12 +3,13 @@ requests between them. Each must be answered exactly as when it was asked alone,
 
     python benchmarks/serve_load.py [--model gemma-3-270m] [--adapter FOLDER] [--questions 200] [--at-a-time 20]
 
-Starts the server as a process of its own (float32, so that a batch changes no answer) and asks it through the openai
-client: two rounds at a time, a round of everything at once (where some may be refused with 429), and one question by
-question, which is the baseline and says what is right. Prints requests and tokens a second, seconds of a request
-(median, 95th percentile), and the server's resident memory after the first 50 questions and after each round. Exits
-with 1 where an answer differs, a refusal is not the one that is due, or memory grows by more than 5% between the
-first and the second round. Linux only (memory is read from /proc). Does not cover several servers or a network.
+Starts the server as a process of its own (float32, so that a batch changes no answer) and asks it through the
+openai client: two rounds at a time, a round of everything at once (where some may be refused with 429), and one
+question by question, which is the baseline and says what is right. Prints requests and tokens a second, seconds
+of a request (median, 95th percentile), and the server's resident memory after the first 50 questions and after
+each round. Exits with 1 where an answer differs, a refusal is not the one that is due, or memory grows by more
+than 5% between the first and the second round. Linux only (memory is read from /proc). Does not cover several
+servers or a network.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The playground page in a real browser, against the real server: what it shows of an answer as it comes, keyboard,
-phone, what goes wrong, strangers' text. With tiny models that write one thing, and once with the real small model."""
+"""The playground page in a real browser, against the real server: what it shows of an answer as it comes,
+keyboard, phone, what goes wrong, strangers' text. With tiny models that write one thing, and once with the real
+small model."""
 
 from __future__ import annotations
 
