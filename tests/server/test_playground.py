@@ -246,6 +246,11 @@ def test_settings_are_sent(serve: Serve, browse: Browse) -> None:
             "temperature": 0.5, "max_completion_tokens": 3, "tool_choice": "none", "stream": True,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
+        page.get_by_label("Temperature").fill("5")
+        page.locator("summary").click()
+        put(page, "And now?")
+        assert page.get_by_label("Temperature").is_visible()  # and why it cannot be sent is told there
+        assert page.locator("#asked").inner_text() == "Well?"
         page.get_by_role("button", name="Back to the task's own").click()
         assert "own instruction" not in page.locator("summary").inner_text()
 
