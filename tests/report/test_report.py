@@ -6,26 +6,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from made_runs import graded, result, write
 
 from trice.errors import InputError
 from trice.report import summary, write_report
 
 SCRIPT = "<script>alert(1)</script>"
-
-
-def graded(number: int, outcome: str, correct: bool, **extra: object) -> dict[str, object]:
-    row = {"id": f"ASDiv_{number}", "dataset": "ASDiv", "input": f"What is {number} + 1?", "answer": "7"}
-    execution = {"execution": {"output": "7" if correct else "8"}} if outcome == "called" else {}
-    return row | {"response": f"r{number}", "outcome": outcome, "correct": correct} | execution | extra
-
-
-def write(path: Path, *rows: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def result(run: Path, setting: str, *rows: dict[str, object]) -> None:
-    write(run / "data" / "dev" / "math" / f"math_{setting}_result.json", *rows)
 
 
 def settings(run: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from trice.measures import Share
 from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1
 from trice.report.results import Comparison, Results
-from trice.report.text import NOTHING, Rows, Section, percent, share_cell, span, table
+from trice.report.text import NOTHING, Rows, Section, cut, percent, share_cell, span, table
 
 ALWAYS_NEEDED = 0.95
 STAGES = {BASE: "Base model", STAGE_1: "After stage 1", BOTH: "After both stages"}
@@ -87,9 +87,9 @@ def verdict(found: Comparison) -> str:
 def need_notes(results: Results) -> list[str]:
     """For each task on which the base model is right on nearly nothing: what its figures can show."""
     return [
-        f"On {task} the base model, without the tool, is wrong on {percent(need.value)}% of the questions: "
-        "the tool is needed nearly always. What training gains here is in how to call the tool, not in when: "
-        "over-use and harmful use rest on the few questions it gets right, and say little."
+        f"On {cut(task, 40)} the base model, without the tool, is wrong on {percent(need.value)}% of the "
+        "questions: the tool is needed nearly always. What training gains here is in how to call the tool, not in "
+        "when: over-use and harmful use rest on the few questions it gets right, and say little."
         for task, need in results.need.items()
         if need.value is not None and need.value >= ALWAYS_NEEDED
     ]

@@ -69,7 +69,7 @@ class RunResults(Part):
 
     version: Literal[1] = Field(1, alias="schema", description="the version of this form")
     run: About = Field(description="the run's name, model, seed, versions, hardware and licences")
-    headline: HeadlineResult
+    headline: HeadlineResult = Field(description="one sentence, a figure for each stage, notes")
     settings: dict[str, Measured] = Field(
         description="setting → data set or `total` → measure → share; settings that differ in training seed alone "
         "are one, the mean over them. The measures are those of `trice.measures.measure`"

@@ -77,9 +77,11 @@ def table(
     links: bool = False,
     breaks: Sequence[int] = (),
 ) -> Table:
-    """A table whose plain cells may be given as text; every name and cell is cut, wherever it came from."""
+    """A table whose plain cells may be given as text; every text is cut, wherever it came from."""
     cells = [[_short(cell if isinstance(cell, Cell) else Cell(cell)) for cell in row] for row in rows]
-    return Table([cut(name, 60) for name in header], cells, caption, note, prose, links, breaks)
+    return Table(
+        [cut(name, 60) for name in header], cells, cut(caption, 1_000), cut(note, 2_000), prose, links, breaks
+    )
 
 
 def _short(cell: Cell) -> Cell:
