@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 demo: $(VENV)/ready  ## set up, then run the whole loop on the starter set
 	$(BIN)/trice demo
@@ -16,6 +16,9 @@ check: $(VENV)/ready  ## format, lint and types
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
+docs: $(VENV)/ready  ## the site in site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/ready  ## each performance figure beside its baseline
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -26,4 +29,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site $(VENV) .pytest_cache .mypy_cache .ruff_cache

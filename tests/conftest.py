@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import families
+from browser import browse as browse
+from browser import chromium as chromium
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

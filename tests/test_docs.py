@@ -1,8 +1,12 @@
-"""What the documents say is so: commands parse, recipe keys and defaults are the model's, example rows are read."""
+"""What the documents say is so: commands parse, the reference is the code's, example rows are read, links lead
+somewhere."""
 
+import importlib.util
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -19,8 +23,13 @@ from trice.tasks.own import TaskFile
 from trice.training.settings import Clone, Rlef, parse, read_settings
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -35,7 +44,7 @@ def commands() -> Iterator[Any]:
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["trice"]:
-                    yield pytest.param(words[1:], id=f"{page.name}: {' '.join(words[:3])}")
+                    yield pytest.param(words[1:], id=f"{name_of(page)}: {' '.join(words[:3])}")
 
 
 def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
@@ -64,14 +73,47 @@ def test_there_are_commands_of_every_stage() -> None:
     assert stages | {"run", "demo", "report", "chat"} <= seen
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
 
 
-# Recipes
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_python_in_documents_is_python(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(block, str(page), "exec")
+
+
+def test_the_site_is_built_and_every_link_in_it_leads_somewhere(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="needs mkdocs-material")
+    words = ["mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    pages = {path.relative_to(tmp_path / "site") for path in (tmp_path / "site").rglob("*.html")}
+    assert {page.relative_to(ROOT / "docs").with_suffix(".html") for page in DOCS} <= pages
+    for page in (tmp_path / "site").rglob("*.html"):
+        fetched = re.findall(
+            r'<(?:link|script|img)[^>]+(?:href|src)="(https?://[^"]+)"', page.read_text(encoding="utf-8")
+        )
+        assert not fetched, f"{page.name} would fetch {fetched}"
+
+
+# The reference
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    """`python docs/generate.py` brings it up to date."""
+    found = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert found
+    assert found.loader
+    generate = importlib.util.module_from_spec(found)
+    found.loader.exec_module(generate)
+    pages = generate.pages()
+    assert {path.name for path in pages} == {"commands.md", "recipes.md", "files.md", "results.md"}
+    stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
+    assert not stale
 
 
 def inner(annotation: Any) -> type[BaseModel] | None:
@@ -80,40 +122,34 @@ def inner(annotation: Any) -> type[BaseModel] | None:
     return next((each for each in choices if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
-def declared(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of the model with its default, "required" for one that must be given."""
+def undescribed(kind: type[BaseModel]) -> Iterator[str]:
+    """The fields that do not say what they mean; one that is given anew in a subclass means what it did."""
     for name, field in kind.model_fields.items():
-        key = before + (field.alias or name)
         group = inner(field.annotation)
+        told = (
+            each.model_fields[name].description
+            for each in kind.__mro__
+            if name in getattr(each, "model_fields", ())
+        )
         if group:
-            yield from declared(group, f"{key}.")
-        else:
-            yield key, "required" if field.is_required() else field.get_default(call_default_factory=True)
+            yield from undescribed(group)
+        elif not any(told):
+            yield f"{kind.__name__}.{name}"
 
 
-def documented() -> Iterator[tuple[str, Any]]:
-    """The same of docs/recipes.md: headings give the groups, tables with a column `key` their keys. A column
-    called as a group (`clone`) holds the defaults of that group."""
-    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    for section in re.split(r"^##+ ", text, flags=re.MULTILINE)[1:]:
-        groups = re.findall(r"`([\w.]+)`", section.partition("\n")[0]) or [""]
-        table = re.search(r"^\| key .*?(?=\n\n|\Z)", section, re.DOTALL | re.MULTILINE)
-        if not table:
-            continue
-        lines = table[0].strip().split("\n")
-        header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-        for cells in rows:
-            row = dict(zip(header, cells, strict=True))
-            for group in groups:
-                cell = row["default"] if "default" in row else row[group.partition(".")[0]]
-                value = yaml.safe_load(cell.strip("`")) if cell else "required"
-                yield f"{group}.{row['key'].strip('`')}".lstrip("."), value
+def test_every_key_and_field_says_what_it_means() -> None:
+    kinds = (Recipe, records.Question, records.Labelled, records.Ranked)
+    assert not [name for kind in kinds for name in undescribed(kind)]
+    assert not [name for name, field in records.Response.model_fields.items() if not field.description]
 
 
-def test_recipe_keys_and_defaults() -> None:
-    keys = [key for key, _ in documented()]
-    assert len(keys) == len(set(keys))
-    assert dict(documented()) == dict(declared(Recipe))
+def test_tables_hold_keys_defaults_and_bounds() -> None:
+    text = (ROOT / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
+    assert "| `scale` | multiplies `data.train` | number > 0 | `1.0` |" in text
+    assert re.search(
+        r"^\| `batch_size` \| questions .* \| whole number ≥ 1 \| `1024` \| `256` \|$", text, re.MULTILINE
+    )
+    assert re.search(r"^\| `dataset` \| a name .* \| text \|  \|$", text, re.MULTILINE)
 
 
 def test_recipes_in_documents_are_valid() -> None:
@@ -131,7 +167,7 @@ def test_recipes_in_documents_are_valid() -> None:
 
 
 def test_example_rows_are_read() -> None:
-    text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
     sections = re.findall(r"^Record: `(\w+)`(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     assert {name for name, _ in sections} == {"Question", "Response", "Labelled", "Ranked"}
     for name, section in sections:
@@ -141,9 +177,3 @@ def test_example_rows_are_read() -> None:
             row = kind.model_validate(json.loads(line))
             unknown = set(json.loads(line)) - set(re.findall(r"`(\w+)`", text))
             assert not unknown, f"{name}: {row} holds fields that are not described"
-
-
-def test_every_field_is_described() -> None:
-    described = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "files.md").read_text(encoding="utf-8")))
-    for kind in (records.Question, records.Response, records.Labelled, records.Ranked):
-        assert set(kind.model_fields) <= described

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "transformers", "peft", "openai", "matplotlib", "jinja2", "datasets", "accelerate", "numpy"}
+HEAVY = {
+    "torch", "transformers", "peft", "openai", "matplotlib", "jinja2", "datasets", "accelerate", "numpy", "fastapi",
+    "uvicorn", "prometheus_client",
+}  # fmt: skip
 
 
 def loaded(code: str) -> set[str]:
@@ -33,8 +36,10 @@ def run(*words: str) -> str:
         "import trice.run",
         run("--help"),
         run("run", "--help"),
+        run("serve", "--help"),
         run("tool", "calculator", "1+1"),
         run("data", "list"),
+        "import trice.stages.export, trice.stages.import_, trice.training.hub",
         run("run", "demo", "clone.epcohs=1"),
     ],
 )

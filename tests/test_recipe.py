@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trice.errors import InputError
-from trice.recipe import SETTINGS, dump_recipe, load_recipe
+from trice.recipe import dump_recipe, load_recipe
+from trice.recipe_parts import SETTINGS
 
 SHIPPED = sorted(
     item.name.removesuffix(".yaml")

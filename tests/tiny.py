@@ -29,7 +29,7 @@ def write(path: Path, rows: Sequence[object]) -> Path:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def sums(path: Path, count: int = 5, answer: Callable[[int], str] = lambda i: str(i + 7)) -> Path:

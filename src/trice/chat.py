@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trice.prompts import load_template
 from trice.records import Outcome, Question, Response
@@ -14,12 +15,15 @@ from trice.stages.grade import grade
 from trice.tasks import MIXED, Sources, Tasks
 
 
+def read_made(adapter: Path) -> dict[str, Any]:
+    """What an adapter's `trice.json` says of its making; empty where there is none."""
+    made = adapter / "trice.json"
+    return dict(json.loads(made.read_text(encoding="utf-8"))) if made.is_file() else {}
+
+
 def adapter_template(adapter: Path | None) -> str:
     """The template an adapter was trained with, `plain` where it does not say."""
-    made = adapter and adapter / "trice.json"
-    if made and made.is_file():
-        return str(json.loads(made.read_text(encoding="utf-8")).get("template", "plain"))
-    return "plain"
+    return str(read_made(adapter).get("template", "plain")) if adapter else "plain"
 
 
 def chat(

@@ -2,8 +2,8 @@
 
 Work goes out in portions, and what a portion gave comes back as one. A portion whose worker dies, with its machine
 or alone, is done again by another. Nothing here knows what is done: `trice.models.cluster` writes responses in this
-way, `trice.tools.cluster` runs calls. Does not cover starting a cluster (docs/scale.md), nor a model that is cut up
-among machines. Importing this loads no Ray.
+way, `trice.tools.cluster` runs calls. Does not cover starting a cluster (docs/how-to/cluster.md), nor a model that
+is cut up among machines. Importing this loads no Ray.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trice import datasets
-from trice.recipe import DataSet, EndpointAt, Recipe
+from trice.recipe import Recipe
+from trice.recipe_parts import DataSet, EndpointAt
 
 if TYPE_CHECKING:
     from trice.models.endpoint import Endpoint

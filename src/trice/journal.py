@@ -108,6 +108,11 @@ def dump_row(row: BaseModel | Mapping[str, Any]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: temporary file beside it, fsync, rename.
 
     Raises TriceError where it cannot be written (a full disk, no permission); an older file then stays."""
@@ -115,8 +120,8 @@ def write_text(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name.removeprefix('.')}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with scratch.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
@@ -144,17 +149,17 @@ def digest(path: Path) -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What changed between two settings, in words: `seed was 1, is now 2; lora.r was 8, is now 16`."""
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return "; ".join(f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in keys)
 
 
-def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested settings by their dotted keys."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
-    return flat
+        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
 
 
 def _dumps(value: object, sort: bool = True) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from trice import datasets
 from trice.given import load_data, open_endpoint
 from trice.journal import write_rows
-from trice.recipe import COMPELLED, Origin, Recipe
+from trice.recipe import Recipe
+from trice.recipe_parts import COMPELLED, Origin
 from trice.records import Question
 from trice.stages.collect import collect, collect_gold, origin_path
 from trice.stages.data import raw_row
@@ -54,15 +55,15 @@ class Loop:
             folder / "data" / part / self.tasks.name for part in ("raw", "stage1", "stage2", "dev")
         )
         known = {entry.dataset for entry in recipe.data}
-        licences = {entry.name: entry.licence for entry in datasets.catalogue() if entry.name in known}
+        self.licences = {entry.name: entry.licence for entry in datasets.catalogue() if entry.name in known}
         if recipe.model == gemma.NAME:
-            licences["Gemma 3 270M"] = gemma.LICENCE
+            self.licences["Gemma 3 270M"] = gemma.LICENCE
         about = {
             "name": recipe.name,
             "title": recipe.title,
             "model": recipe.model,
             "seed": recipe.seed,
-            "licences": licences,
+            "licences": self.licences,
         }
         self.steps = Steps(folder, about)
 
@@ -346,8 +347,11 @@ class Loop:
         from trice.report import measured, write_report
         from trice.training.card import write_card
 
-        write_report(self.folder)
+        write_report([self.folder])
         measures = measured(self.folder, {entry.dataset for entry in self.recipe.data})
         for setting, seed in self._trained():
             name = self._name(setting, seed)
-            write_card(self._model(name), self._trained_on(setting), measures.get(name))
+            write_card(
+                self._model(name), self._trained_on(setting), measures.get(name),
+                licences=self.licences, task=self.recipe.tasks,
+            )  # fmt: skip

@@ -6,190 +6,68 @@ Every key is checked before anything runs; an unknown one is an error that names
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import Field, model_validator
 
-from trice.datasets import NAMES, TASKS
 from trice.errors import InputError
 from trice.journal import read_text
 from trice.models.engine import Name as Engine
+from trice.recipe_parts import DataSet, Evaluation, Label, Origin, Score, Split
 from trice.sampling import Sampling
 from trice.tasks import SHIPPED
 from trice.training.settings import Clone, Rlef, Settings, override, parse
 
-Setting = Literal[
-    "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both", "never", "always"
-]
-SETTINGS: tuple[Setting, ...] = (
-    "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both",
-)  # fmt: skip
-COMPELLED: dict[str, Literal["call", "answer"]] = {"never": "answer", "always": "call"}
-
-
-class DataSet(Settings):
-    """A data set by name, or the user's own `train_file` and `test_file` under a new name. Sizes default to the
-    paper's, or all rows; `scale` multiplies `train`, and `train: 0` keeps a data set unseen: it is only tested on.
-    `task` is needed for own questions in a mix. `hub` fetches a benchmark from the Hugging Face hub instead
-    of reading the official files under TRICE_DATA."""
-
-    dataset: str
-    task: str | None = None
-    hub: bool = False
-    train_file: Path | None = None
-    test_file: Path | None = None
-    train: int | None = Field(None, ge=0)
-    test: int | None = Field(None, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _own_task(cls, value: Any) -> Any:
-        """A benchmark's task is known."""
-        if isinstance(value, dict) and value.get("dataset") in TASKS:
-            return {"task": TASKS[value["dataset"]], **value}
-        return value
-
-    @model_validator(mode="after")
-    def _both_files(self) -> DataSet:
-        if (self.train_file is None) != (self.test_file is None):
-            raise ValueError("own questions need both 'train_file' and 'test_file'")
-        if self.train_file and (self.dataset in NAMES or self.hub):
-            raise ValueError(f"own questions need a name of their own, not '{self.dataset}', and no 'hub'")
-        if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
-            raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
-        return self
-
-
-class Split(Settings):
-    """How the base model is asked what it knows: worked examples with direct answers, or none."""
-
-    examples: str | None = None
-    max_new_tokens: int = Field(16, ge=1)
-
-
-class EndpointAt(Settings):
-    """An OpenAI-compatible endpoint; several URLs are servers of the same model, which take turns. Keys come from
-    TRICE_API_KEYS, OPENAI_API_KEY or `keys_file`. `form: completions` is for one's own model, prompted in the
-    recipe's template, by token ids where its `tokenizer` is named. What may be spent on one file is limited by
-    `max_requests`, `max_tokens` and, with prices per million tokens, `max_cost`."""
-
-    url: str | list[str]
-    model: str
-    keys_file: Path | None = None
-    timeout: float = Field(60, gt=0)
-    form: Literal["chat", "completions"] = "chat"
-    tokenizer: str | None = None
-    max_requests: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_cost: float | None = Field(None, gt=0)
-    prompt_price: float = Field(0.0, ge=0)
-    completion_price: float = Field(0.0, ge=0)
-
-    def same(self) -> dict[str, Any]:
-        """What may not change while work on it is under way: not what may be spent, the keys or the patience."""
-        return self.model_dump(mode="json", include={"url", "model", "form", "tokenizer"})
-
-
-class Label(Settings):
-    """The teacher; an endpoint is asked again up to `retries` times for a rejected label, and told
-    what to do by `prompt`, a file, instead of the prompt that ships. `reading` also teaches to
-    answer from a tool's output, where that is no answer yet (not in the paper)."""
-
-    teacher: Literal["annotations", "rule", "endpoint"] = "annotations"
-    endpoint: EndpointAt | None = None
-    retries: int = Field(2, ge=0)
-    prompt: Path | None = None
-    reading: bool = False
-
-    @model_validator(mode="after")
-    def _has_endpoint(self) -> Label:
-        if self.teacher == "endpoint" and self.endpoint is None:
-            raise ValueError("teacher 'endpoint' needs the key 'endpoint' with url and model")
-        return self
-
-
-class Origin(Settings):
-    """Where candidates come from: `from` the base model, an early or the last checkpoint of stage 1, an
-    endpoint, or any other `model`, with an `adapter` (any checkpoint's folder) and a `template` of its own."""
-
-    origin: str
-    source: Literal["base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
-    endpoint: EndpointAt | None = None
-    model: str | None = None
-    adapter: Path | None = None
-    template: str | None = None
-    examples: str | None = None
-    compel: Literal["call", "answer"] | None = None
-    samples: int = Field(1, ge=1)
-    beams: int = Field(1, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    top_k: int = Field(0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _has_endpoint(self) -> Origin:
-        if (self.source == "endpoint") != (self.endpoint is not None):
-            raise ValueError("from 'endpoint', and only that, needs the key 'endpoint' with url and model")
-        if self.endpoint and self.beams > 1:
-            raise ValueError("'beams' is for local models, not for an endpoint")
-        if (self.source == "model") != (self.model is not None):
-            raise ValueError("from 'model', and only that, needs the key 'model'")
-        if self.source != "model" and (self.adapter or self.template):
-            raise ValueError("'adapter' and 'template' go with from 'model'")
-        return self
-
-
-class Score(Settings):
-    """`reward`: paper, released, or module:function. `distinct` keeps one of several equal candidates.
-    `second_turn`: the stage-1 model reads what a tool returned, where that is no answer yet; else a call is
-    right where the output supports a gold answer."""
-
-    reward: str = "paper"
-    distinct: bool = True
-    second_turn: bool = False
-
-
-class Evaluation(Settings):
-    """Which settings to train and evaluate. Seeds beyond the first repeat the trained stages 1 and both.
-    `never` and `always` are the last stage's model again, made to answer without a tool or to call its
-    task's tool each time."""
-
-    settings: list[Setting] = Field(list(SETTINGS), min_length=1)
-    seeds: list[int] = Field([0], min_length=1)
-    few_shot: str = "mixed"
-
 
 class Recipe(Settings):
-    """The whole loop. `scale` is the one dial: it multiplies the training questions. `validation` holds so
-    many training questions of each data set out. Where a stage has `validate_every`, its checkpoints are chosen by
-    them; else, for tuning, they are evaluated on instead of the test questions.
-    `task: mix` trains one model on several tasks; `per_task` then trains one for each (the paper's SPLIT).
-    `tools` says what is behind a tool, by its name. `engine` runs the models that answer, on `workers` of a cluster
-    where it is `ray` or `ray:vllm`."""
+    """The whole loop."""
 
     name: str
+    """what the run is called; also its folder's name under `runs/`"""
     title: str = ""
+    """the report's heading; the name where it is empty"""
     task: str = "math"
+    """how questions are asked and judged, and which tool belongs to them: `math` (calculator), `qa`
+    (WikiSearch), `lama` (QA), `mlqa` (translator), your own as `module:name` or a `.yaml` file, or `mix`"""
     per_task: bool = False
+    """with `mix`: train a model for each task instead of one for all (the paper's SPLIT), in
+    `models/<task>/<setting>`; unseen data sets of a task that is not trained on are left out"""
     tools: dict[str, str] = {}
+    """what is behind a tool, by its name, such as `{WikiSearch: passages.index, translator:
+    facebook/nllb-200-distilled-600M}`"""
     model: str
+    """base model: hub name, folder, or `gemma-3-270m`"""
     template: str = "plain"
+    """the prompt's form: `plain` (which shows no instruction: tools are learned from training or worked
+    examples alone), `alpaca`, `vicuna`, `chat`, or a `.json` file of `prompt_input` and `prompt_no_input`
+    with `{instruction}` and `{input}`, and perhaps `response_prefix`, `example_end`, `stop`"""
     output: Path | None = None
+    """the run's folder; `runs/<name>` where there is none"""
     scale: float = Field(1.0, gt=0)
+    """multiplies `data.train`"""
     validation: int = Field(0, ge=0)
+    """hold so many training questions of each data set out: to choose checkpoints by, where `clone` or `rlef`
+    has `validate_every`; else to evaluate on them instead of the test questions, for tuning"""
     seed: int = 0
+    """of mixing and of generation"""
     device: str = "auto"
+    """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`"""
     dtype: str = "auto"
+    """of the weights: `auto` (bfloat16 where the device has matrix units for it), `float32`, `bfloat16`,
+    `float16`"""
     engine: Engine = "transformers"
+    """what runs the models that answer: `transformers`, `vllm`, or the workers of a Ray cluster, `ray` (with
+    transformers) and `ray:vllm`"""
     workers: int | None = Field(None, ge=1)
+    """of a Ray cluster; none: one for each GPU, or for each machine where there is no GPU"""
     batch_size: int = Field(128, ge=1)
+    """responses generated at a time"""
     max_new_tokens: int = Field(64, ge=1)
+    """length limit of a response, in tokens"""
     data: list[DataSet] = Field(min_length=1)
     split: Split = Split()
     label: Label = Label()

@@ -43,7 +43,7 @@ class Execution(BaseModel):
 class Row(BaseModel):
     """A JSON object on one line of a file; unknown fields are kept."""
 
-    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True, use_attribute_docstrings=True)
     _where: str = ""
 
     @property
@@ -65,16 +65,22 @@ def dataset_of(id: str) -> str:
 
 
 class Question(Row):
-    """One problem with its gold answer(s): `data/raw` (text under `question`) and `data/dev` (under `input`).
-
-    `task` is there where a file mixes questions of several tasks."""
+    """One problem with its gold answer(s): `data/raw` (text under `question`) and `data/dev` (under `input`)."""
 
     id: str = Field(min_length=1)
+    """names the question; rows of different files are joined by it and the data set"""
     dataset: str = ""
+    """under what the report counts it; without it, the beginning of the id up to `_`, `-`, `:` or `/`, else
+    `unnamed`"""
     task: str | None = None
+    """in a mix, where each row needs it (recipes put it there): the task that reads and judges the row;
+    `second-turn` where it is asked again with a tool's output"""
     instruction: str = ""
+    """the task's sentence; filled in where it is missing"""
     input: str = Field(validation_alias=AliasChoices("input", "question"))
+    """the question's text"""
     answer: str | list[str]
+    """the gold answer, or a list of accepted ones; for math each must hold a number"""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,28 +108,42 @@ class Question(Row):
 
 
 class Response(Question):
-    """A question and what a model wrote: `data/stage2/*_response.json` and `data/dev`.
-
-    `sample` numbers the responses one origin gave to one question. `tokens` are the ids it was written in, where
-    they are known and the model's tokenizer would cut the text into others; `logprob` is the sum of the natural
-    log-probabilities of the ids the model chose for it. The fields after them are filled by `score` and
-    `evaluate`: `turns` is what the model answered when it was asked again with a tool's output, `pred` the
-    prediction, None where none could be read. `exact` and `f1` compare it more strictly, where it is words."""
+    """A question and what a model wrote: `data/stage2/*_response.json` and `data/dev`. The fields from `outcome` on
+    are filled by `score` and `evaluate`."""
 
     response: str
+    """what the model wrote"""
     origin: str = ""
+    """which model, by the name it was given"""
     sample: int = 0
+    """counts the responses of one origin to one question, from 0"""
     tokens: list[int] | None = None
+    """the token ids it was written in, without the end token, where the engine tells them and the model's
+    tokenizer would cut the text into others; a row without them is cut again in training, with the same
+    result"""
     logprob: float | None = None
+    """the sum of the natural log-probabilities of the ids the model chose for it, at temperature 1 and
+    without the end token; where `Sampling(logprobs=True)` asks for it and the engine offers it"""
     outcome: Outcome | None = None
+    """`answered`, `called` or `malformed`"""
     reason: str | None = None
+    """why a call is malformed"""
     call: Call | None = None
+    """the first call that parses: its `name` and `arguments`"""
     execution: Execution | None = None
+    """what running it gave: `output` or `error`"""
     turns: list[str] | None = None
+    """what the model answered when it was asked again with the output, such as each passage"""
     pred: str | None = None
+    """the prediction: the right one of the turns, or the first; else a call's output; else for math the last
+    number of the text, for the other tasks the text; missing where there is none"""
     correct: bool | None = None
+    """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer
+    stands, ignoring case, within its first 20 words"""
     exact: bool | None = None
+    """where answers are words: whether it is a gold answer word for word"""
     f1: float | None = None
+    """where answers are words: the best overlap of words with a gold answer, 0 to 1"""
 
     @field_validator("pred", mode="before")
     @classmethod
@@ -136,27 +156,38 @@ class Labelled(Row):
     """A question and its gold response: `data/stage1`. Published files hold only the first three fields."""
 
     instruction: str
+    """as in questions"""
     input: str
+    """as in questions"""
     output: str = Field(min_length=1)
+    """the gold response: a call, or a direct answer"""
     id: str = ""
+    """as in questions"""
     dataset: str = ""
+    """as in questions"""
     task: str | None = None
+    """as in questions"""
     answer: str | list[str] = ""
+    """as in questions"""
 
 
 class Ranked(Row):
-    """A question, its candidate responses and their rewards: `data/stage2/<task>/<task>.json`.
-
-    `query` is the instruction and the input, joined by a line break; `answer` holds the prediction read
-    from each response, `tokens` a response's own, where it has them."""
+    """A question, its candidate responses and their rewards: `data/stage2/<task>/<task>.json`."""
 
     query: str
+    """instruction and input, joined by a line break"""
     responses: list[str] = Field(min_length=1)
+    """the candidates"""
     origin: list[str] = []
+    """where each comes from"""
     scores: list[float]
+    """the reward of each"""
     answer: list[str | None] = []
+    """the prediction read from each, `null` where there is none"""
     tokens: list[list[int] | None] | None = None
+    """a response's own, as above, `null` where it has none; left out where none has any"""
     id: str = ""
+    """the question's"""
 
     @model_validator(mode="after")
     def _same_lengths(self) -> Self:

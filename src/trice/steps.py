@@ -41,7 +41,10 @@ class Steps:
         self.path = folder / "run.json"
         before = json.loads(read_text(self.path)) if self.path.is_file() else {}
         self.finished: list[dict[str, Any]] = before.get("steps", [])
-        self.about = about | {"trice": __version__, "versions": versions(), "hardware": hardware()}
+        # A folder can hold models of several tasks, each with data sets of its own.
+        licences = before.get("licences", {}) | about.get("licences", {})
+        own = {"trice": __version__, "versions": versions(), "hardware": hardware()}
+        self.about = about | {"licences": licences} | own
 
     def find(self, name: str) -> dict[str, Any] | None:
         """What is known of a finished step."""

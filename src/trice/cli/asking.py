@@ -41,7 +41,7 @@ def endpoint_of(
 ) -> Endpoint | None:
     """A client of the servers, None where there are none."""
     from trice.given import open_endpoint
-    from trice.recipe import EndpointAt
+    from trice.recipe_parts import EndpointAt
     from trice.training.settings import override, parse
 
     value: dict[str, Any] = {"url": urls, "model": model, "keys_file": keys_file}

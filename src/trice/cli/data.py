@@ -1,4 +1,4 @@
-"""Data sets, and passages to search."""
+"""Data sets, passages to search, and the forms of other trainers."""
 
 from __future__ import annotations
 
@@ -47,3 +47,30 @@ def data(
         print(index(source, output))
     else:
         print(prepare(str(dataset), output, source, hub=hub, train=train, test=test, seed=seed))
+
+
+@app.command(rich_help_panel=DATA)
+def export(
+    data: o.Data,
+    output: o.Output,
+    task: o.Task = "math",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="completion, messages or preference; default completion of labelled data, preference of ranked."
+        ),
+    ] = None,
+    tool: o.Tools = None,
+) -> None:
+    """Write labelled or ranked data in a form of TRL, with tools and tool calls, for other trainers."""
+    from trice.stages.export import export as stage
+
+    print(f"{stage(data, output, task, form=form, tools=o.sources(tool))} rows in {output}")
+
+
+@app.command("import", rich_help_panel=DATA)
+def import_(data: o.Data, output: o.Output, task: o.Task = "math", tool: o.Tools = None) -> None:
+    """Read data in a form of TRL: as labelled data, or preference pairs as ranked data."""
+    from trice.stages.import_ import import_ as stage
+
+    print(f"{stage(data, output, task, tools=o.sources(tool))} rows in {output}")

@@ -13,7 +13,9 @@ from trice.cli.app import WHOLE, app
 
 @app.command(rich_help_panel=WHOLE)
 def demo(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE …]", help="Keys of the recipe to change.")
+    ] = None,
 ) -> None:
     """The whole loop on the starter set with Gemma 3 270M: `trice run` of the recipe that ships as demo."""
     run("demo", overrides)
@@ -24,7 +26,9 @@ def run(
     recipe: Annotated[
         str, typer.Argument(help="A recipe file, or the name of one that ships (demo, real-math, real-mix).")
     ],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE …]")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE …]", help="Keys of the recipe to change.")
+    ] = None,
     status: Annotated[
         bool, typer.Option(help="Only say how far each step is; the run may be going on elsewhere.")
     ] = False,
@@ -46,10 +50,17 @@ def run(
 
 
 @app.command(rich_help_panel=WHOLE)
-def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """Write report.html, report.md and results.json of a run."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the report; for one run its own folder, if not given.")
+    ] = None,
+) -> None:
+    """Write report.html, report.md, results.json and the figures of a run, or of several side by side."""
     from trice.report import summary, write_report
 
-    path = write_report(folder)
-    print(summary(folder))
+    path = write_report(runs, output)
+    for folder in runs:
+        print(f"{folder}:") if len(runs) > 1 else None
+        print(summary(folder))
     print(f"report: {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,3 +58,81 @@ def chat(
         model, adapter, task, template,
         max_new_tokens=max_new_tokens, tools=o.sources(tool), device=device, dtype=dtype,
     )  # fmt: skip
+
+
+@app.command(rich_help_panel=USE)
+def serve(
+    model: o.Model = "gemma-3-270m",
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="LoRA adapter folder, served under the folder's name; several times for several. Each takes the "
+            "memory of a whole model."
+        ),
+    ] = None,
+    task: o.Task = "math",
+    template: Annotated[
+        str | None,
+        typer.Option(help="Prompt template; default each adapter's own, the first one's for the base."),
+    ] = None,
+    tool: o.Tools = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="Questions to try on the page, JSON lines with 'input' and perhaps 'task'."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's need a key.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8377,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the clients' keys, one a line, readable by you alone; else TRICE_SERVE_KEYS."
+        ),
+    ] = None,
+    allow_anyone: Annotated[
+        bool, typer.Option("--allow-anyone", help="Let other machines in without a key.")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Another name the server is called by, as behind a proxy.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most a request may ask for.")] = 256,
+    max_prompt_tokens: Annotated[int, typer.Option(min=1, help="The longest prompt, in tokens.")] = 1024,
+    batch_size: Annotated[int, typer.Option(min=1, help="Responses written at a time.")] = 32,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused.")] = 64,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = 120.0,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+) -> None:
+    """Serve models as an OpenAI-compatible endpoint that executes their calls, with a page to try them."""
+    from trice.server import check_installed
+
+    check_installed()
+    from trice.server.limits import Limits
+    from trice.server.start import Entrance
+    from trice.server.start import serve as start
+
+    start(
+        model, adapter or [], task, template,
+        entrance=Entrance(host, port, keys_file, tuple(allow_host or ()), allow_anyone),
+        limits=Limits(max_new_tokens, max_prompt_tokens, batch_size, max_waiting, timeout),
+        tools=o.sources(tool), questions=questions, device=device, dtype=dtype,
+    )  # fmt: skip
+
+
+@app.command(rich_help_panel=USE)
+def push(
+    adapter: Annotated[Path, typer.Argument(help="A trained adapter's folder.")],
+    repo: Annotated[str, typer.Argument(help="The repository on the hub: owner/name.")],
+    base: Annotated[
+        str | None, typer.Option(help="What the base model is called on the hub, where it was a folder.")
+    ] = None,
+    private: Annotated[bool, typer.Option(help="Make a private repository.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; default main.")] = None,
+) -> None:
+    """Upload an adapter and its model card to the Hugging Face hub, in one commit.
+
+    The token is that of `hf auth login`, or HF_TOKEN."""
+    from trice.training.hub import push as upload
+
+    print(upload(adapter, repo, base=base, private=private, revision=revision))

@@ -2,14 +2,17 @@
 
 The tokens every prompt starts with (instruction, few-shot examples) are computed once; the samples of a
 question come from one prefill; rows that have ended leave, waiting ones enter. What a row writes does not depend
-on the rows beside it, but for the last bits of its logits. Beam search is `trice.models.beams`.
+on the rows beside it, but for the last bits of its logits. `generate` answers prompts that are all known; those of
+a server come while others are being answered (`Live`). Beam search is `trice.models.beams`.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
@@ -68,7 +71,24 @@ def generate(
         if sampling.beams > 1:
             yield from beam_search(loaded, rows, asked, order, sampling, finish, batch_size, suppress)
         else:
-            yield from _Decoder(loaded, rows, sampling, finish, suppress).run(asked, order, batch_size)
+            yield from _write_all(
+                Live(loaded, rows), asked, order, Way(sampling, finish, suppress), batch_size
+            )
+
+
+def _write_all(
+    live: Live, asked: Sequence[Ask], order: Sequence[int], way: Way, size: int
+) -> Iterator[tuple[int, dict[int, Written]]]:
+    """Answer prompts in order, at most `size` rows at a time, those of one prompt that finish together together."""
+    waiting, counts = list(reversed(order)), [len(ask.samples) for ask in asked]
+    while waiting or len(live):
+        for number in entrants(waiting, counts, size, len(live)):
+            live.enter(number, asked[number], way)
+        found: dict[int, dict[int, Written]] = {}
+        for row in live.step():
+            if row.text is not None:
+                found.setdefault(row.number, {})[row.sample] = row.written
+        yield from found.items()
 
 
 def complete(
@@ -81,92 +101,170 @@ def complete(
     return texts
 
 
-@dataclass
-class _Row:
-    """A response under way."""
+class Way(NamedTuple):
+    """How a response is written: `finish` says when it is over, `suppress` are tokens that are never chosen."""
 
-    number: int
+    sampling: Sampling
+    finish: Finish = lambda text: None
+    suppress: Sequence[int] = ()
+
+    def alike(self, other: Way) -> bool:
+        """Whether both choose a token from the same logits in the same way."""
+        mine, its = self.sampling, other.sampling
+        same = ("temperature", "top_k", "top_p", "repetition_penalty", "logprobs")
+        return all(getattr(mine, each) == getattr(its, each) for each in same) and (
+            self.suppress is other.suppress or list(self.suppress) == list(other.suppress)
+        )
+
+
+@dataclass
+class Row:
+    """A response: `so_far` while it is under way, `text` when it is finished, which it may be only because it is
+    `full`, that is as long as it may get. `number` is what its prompt was entered under."""
+
+    number: Any
     sample: int
     prompt: Sequence[int]
+    way: Way
     draw: random.Random
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)  # of the ids, where asked for
+    so_far: str = ""
     text: str | None = None
+    full: bool = False
+
+    @property
+    def written(self) -> Written:
+        """What it is, finished."""
+        return Written(self.text or "", self.ids, sum(self.logprobs) if self.way.sampling.logprobs else None)
 
 
-class _Decoder:
-    """Samples, or the greedy response, of many prompts."""
+class Live:
+    """Samples, or greedy responses, of prompts that begin with what `rows` share, each written in its own way; new
+    ones enter while others are under way. Runs within `attending`, in one thread."""
 
-    def __init__(
-        self, loaded: LocalModel, rows: Rows, sampling: Sampling, finish: Finish, suppress: Sequence[int]
-    ) -> None:
-        self.loaded, self.rows, self.sampling, self.finish = loaded, rows, sampling, finish
-        self.suppress, self.ends = suppress, loaded.eos_ids
+    def __init__(self, loaded: LocalModel, rows: Rows) -> None:
+        self.loaded, self.rows, self.ends = loaded, rows, loaded.eos_ids
+        self._live: list[Row] = []
+        self._entering: list[tuple[Any, Ask, Way]] = []
 
-    def run(
-        self, asked: Sequence[Ask], order: Sequence[int], size: int
-    ) -> Iterator[tuple[int, dict[int, Written]]]:
-        waiting, counts = list(reversed(order)), [len(ask.samples) for ask in asked]
-        live: list[_Row] = []
-        while waiting or live:
-            states = [self.rows.step([row.ids[-1] for row in live])] if live else []
-            entering = entrants(waiting, counts, size, len(live))
-            if entering:
-                own = [list(asked[number].ids[self.rows.shared.length :]) for number in entering]
-                states.append(self.rows.join(own, [counts[number] for number in entering]))
-                live += [
-                    self._row(number, asked[number], sample)
-                    for number in entering
-                    for sample in asked[number].samples
-                ]
-            self._write(live, self.rows.logits(torch.cat(states)))
-            yield from self._finished(live)
-            order_now = packed([row.text is None for row in live])
-            self.rows.keep(order_now)
-            live = [live[row] for row in order_now]
+    def __len__(self) -> int:
+        """The rows that are under way, or about to be."""
+        return len(self._live) + sum(len(ask.samples) for _, ask, _ in self._entering)
 
-    def _row(self, number: int, ask: Ask, sample: int) -> _Row:
-        # Seeded by text, which every version of Python hashes alike.
-        return _Row(number, sample, ask.ids, random.Random(f"{self.sampling.seed} {ask.key} {sample}"))
+    @property
+    def numbers(self) -> list[Any]:
+        """What the prompts of its rows, and of those that are about to enter, were entered under."""
+        return [row.number for row in self._live] + [number for number, _, _ in self._entering]
 
-    def _write(self, live: Sequence[_Row], logits_VB: torch.Tensor) -> None:
+    def enter(self, number: Any, ask: Ask, way: Way) -> None:
+        """A prompt that the next step begins to answer."""
+        self._entering.append((number, ask, way))
+
+    @torch.inference_mode()
+    def leave(self, gone: Callable[[Any], bool]) -> None:
+        """Drop the rows of all prompts whose number is `gone`."""
+        self._entering = [each for each in self._entering if not gone(each[0])]
+        stays = [not gone(row.number) for row in self._live]
+        if not all(stays):
+            self._keep(stays)
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Write one token of every row; returns all of them, the finished ones for the last time."""
+        states = [self.rows.step([row.ids[-1] for row in self._live])] if self._live else []
+        if self._entering:
+            own = [self._own(ask.ids) for _, ask, _ in self._entering]
+            states.append(self.rows.join(own, [len(ask.samples) for _, ask, _ in self._entering]))
+            for number, ask, way in self._entering:
+                self._live += [_row(number, ask, way, sample) for sample in ask.samples]
+            self._entering = []
+        if not states:
+            return []
+        self._write(self.rows.logits(torch.cat(states)))
+        stepped = self._live
+        self._keep([row.text is None for row in stepped])
+        return stepped
+
+    @torch.inference_mode()
+    def chances(self, prompt: Sequence[int], beginnings: Sequence[Sequence[int]]) -> list[float]:
+        """For each of some beginnings, as token ids, the probability that the model begins a response to the prompt
+        with exactly these tokens: Π p(token | prompt, the tokens before it), at temperature 1."""
+        rows = self.rows.beside()
+        logits_VB = rows.logits(rows.join([self._own(prompt)], [len(beginnings)]))
+        logprobs = [0.0] * len(beginnings)
+        for place in range(max(map(len, beginnings))):
+            if place:
+                earlier = [tokens[min(place, len(tokens)) - 1] for tokens in beginnings]
+                logits_VB = rows.logits(rows.step(earlier))
+            totals_B = log_total(logits_VB)
+            for row, tokens in enumerate(beginnings):
+                if place < len(tokens):
+                    logprobs[row] += float(logits_VB[tokens[place], row].float() - totals_B[row])
+        return [math.exp(logprob) for logprob in logprobs]
+
+    def _own(self, ids: Sequence[int]) -> list[int]:
+        return list(ids[self.rows.shared.length :])
+
+    def _keep(self, stays: Sequence[bool]) -> None:
+        order = packed(stays)
+        self.rows.keep(order)
+        self._live = [self._live[row] for row in order]
+
+    def _write(self, logits_VB: torch.Tensor) -> None:
         """Choose the next token of each row, and settle the rows that it ends."""
-        for row, (token, logprob) in zip(live, self._choose(live, logits_VB), strict=True):
-            if token in self.ends:
-                row.text = decode(self.loaded.tokenizer, row.ids)
-                continue
-            row.ids.append(token)
-            row.logprobs.append(logprob)
-            row.text = self.finish(text := decode(self.loaded.tokenizer, row.ids))
-            if row.text is not None:
-                count = reach(self.loaded.tokenizer, row.ids, row.text)
-                del row.ids[count:], row.logprobs[count:]
-            elif len(row.ids) == self.sampling.max_new_tokens:
-                row.text = text
+        for places in self._alike():
+            rows = [self._live[place] for place in places]
+            part_VB = logits_VB if len(rows) == len(self._live) else logits_VB[:, places]
+            for row, (token, logprob) in zip(rows, _choose(rows, part_VB), strict=True):
+                self._add(row, token, logprob)
 
-    def _choose(self, live: Sequence[_Row], logits_VB: torch.Tensor) -> Iterator[tuple[int, float]]:
-        """The next token of each row and its log-probability (0 where nobody asks for it)."""
-        sampling = self.sampling
-        totals_B = log_total(logits_VB) if sampling.logprobs else None
-        plain_VB = (
-            logits_VB.clone() if totals_B is not None and sampling.repetition_penalty != 1 else logits_VB
-        )
-        penalise(logits_VB, ([*row.prompt, *row.ids] for row in live), sampling.repetition_penalty)
-        bar(logits_VB, self.suppress)
-        if sampling.temperature:
-            tokens_B = drawn(logits_VB, sampling, [row.draw.random() for row in live])
-        else:
-            tokens_B = greedy(logits_VB)
-        if totals_B is None:
-            return zip(tokens_B.tolist(), [0.0] * len(live), strict=True)
-        logprobs_B = plain_VB.gather(0, tokens_B.unsqueeze(0)).squeeze(0).float() - totals_B
-        return zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)
+    def _alike(self) -> list[list[int]]:
+        """The rows, by their places, that choose in the same way."""
+        kinds: list[list[int]] = []
+        for place, row in enumerate(self._live):
+            for kind in kinds:
+                if row.way is self._live[kind[0]].way or row.way.alike(self._live[kind[0]].way):
+                    kind.append(place)
+                    break
+            else:
+                kinds.append([place])
+        return kinds
 
-    def _finished(self, live: Sequence[_Row]) -> Iterator[tuple[int, dict[int, Written]]]:
-        """The finished responses, those of one prompt together."""
-        found: dict[int, dict[int, Written]] = {}
-        for row in live:
-            if row.text is not None:
-                logprob = sum(row.logprobs) if self.sampling.logprobs else None
-                found.setdefault(row.number, {})[row.sample] = Written(row.text, row.ids, logprob)
-        yield from found.items()
+    def _add(self, row: Row, token: int, logprob: float) -> None:
+        tokenizer = self.loaded.tokenizer
+        if token in self.ends:
+            row.text = decode(tokenizer, row.ids)
+            return
+        row.ids.append(token)
+        row.logprobs.append(logprob)
+        row.so_far = decode(tokenizer, row.ids)
+        row.text = row.way.finish(row.so_far)
+        if row.text is not None:
+            count = reach(tokenizer, row.ids, row.text)
+            del row.ids[count:], row.logprobs[count:]
+        elif len(row.ids) == row.way.sampling.max_new_tokens:
+            row.text, row.full = row.so_far, True
+
+
+def _row(number: Any, ask: Ask, way: Way, sample: int) -> Row:
+    # Seeded by text, which every version of Python hashes alike.
+    draw = random.Random(f"{way.sampling.seed} {ask.key} {sample}")
+    return Row(number, sample, ask.ids, way, draw)
+
+
+def _choose(rows: Sequence[Row], logits_VB: torch.Tensor) -> Iterator[tuple[int, float]]:
+    """The next token of each row and its log-probability (0 where nobody asks for it)."""
+    sampling, suppress = rows[0].way.sampling, rows[0].way.suppress
+    totals_B = log_total(logits_VB) if sampling.logprobs else None
+    plain_VB = logits_VB.clone() if totals_B is not None and sampling.repetition_penalty != 1 else logits_VB
+    penalise(logits_VB, ([*row.prompt, *row.ids] for row in rows), sampling.repetition_penalty)
+    bar(logits_VB, suppress)
+    if sampling.temperature:
+        tokens_B = drawn(logits_VB, sampling, [row.draw.random() for row in rows])
+    else:
+        tokens_B = greedy(logits_VB)
+    if totals_B is None:
+        return zip(tokens_B.tolist(), [0.0] * len(rows), strict=True)
+    logprobs_B = plain_VB.gather(0, tokens_B.unsqueeze(0)).squeeze(0).float() - totals_B
+    return zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)

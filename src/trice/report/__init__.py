@@ -1,41 +1,96 @@
-"""The report of a run: one self-contained page, the same as Markdown, and the figures as JSON.
+"""The report of a run, or of several: one self-contained page, the same as Markdown, and the figures as JSON.
 
-`write_report` reads a run folder (its layout: `trice.report.folder`) and writes `report.html`, `report.md`
-and `results.json` (its content: `trice.report.results`) into it; a partial run gives a shorter report. The
-same folder gives the same bytes. Markdown holds no plots. Nothing is measured here: rows come graded.
+`write_report` reads run folders (their layout: `trice.report.folder`) and writes `report.html`, `report.md`,
+`results.json` (its form: `trice.report.schema`) and `figures/*.png`; a partial run gives a shorter report. The
+same folders give the same bytes. Nothing is measured here: rows come graded.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 from trice import journal
-from trice.report.folder import read_run
-from trice.report.headline import headline
+from trice.errors import InputError
+from trice.report.cases import Cases, find_cases
+from trice.report.folder import RunInfo, read_run
+from trice.report.headline import Headline, as_section, headline
 from trice.report.page import page
-from trice.report.results import as_json, work_out
-from trice.report.sections import sections
-from trice.report.text import cut, markdown, percent, span
+from trice.report.results import work_out
+from trice.report.runs import Found, merged, names_of, several_results, side_by_side, together
+from trice.report.schema import as_json, run_results
+from trice.report.sections import case_section, how, sections
+from trice.report.text import Section, cut, markdown, percent, span
 
 __all__ = ["measured", "summary", "write_report"]
 
 
-def write_report(run: Path) -> Path:
-    """Write the three files into the run folder; gives the path of `report.html`.
+def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
+    """Write the report of one run into its folder or `output`, of several into `output`; gives the path of
+    `report.html`.
 
-    Raises InputError where there is no such folder, or a file in it does not fit."""
-    found = read_run(run)
-    results = work_out(found)
-    title = cut(found.info.title or found.info.name or "trice", 200)
-    lead = headline(found, results)
-    parts = sections(found, results)
-    content = json.dumps(as_json(found, results), ensure_ascii=False, indent=1)
-    journal.write_text(run / "results.json", content + "\n")
-    journal.write_text(run / "report.md", markdown(title, lead, parts))
-    journal.write_text(run / "report.html", page(found.info, title, lead, parts))
-    return run / "report.html"
+    Raises InputError where there is no such folder, a file in it does not fit, or several runs have no `output`."""
+    if not runs:
+        raise InputError("there is no run to report on")
+    if output is None and len(runs) > 1:
+        raise InputError("a report of several runs needs a folder of its own: give --output")
+    found = {name: _find(folder) for name, folder in zip(names_of(runs), runs, strict=True)}
+    folder = output or runs[0]
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; the output has to be a folder")
+    return _write_one(next(iter(found.values())), folder) if len(found) == 1 else _write_all(found, folder)
+
+
+def _find(folder: Path) -> Found:
+    run = read_run(folder)
+    results = work_out(run)
+    return Found(run, results, headline(results), find_cases(run))
+
+
+def _write_one(found: Found, folder: Path) -> Path:
+    run, results = found.run, found.results
+    content = as_json(run_results(run, results, found.headline))
+    parts = [*sections(run, results), *case_section(found.cases), *how(run)]
+    return _write(folder, run.info, content, [found.headline], parts, found.cases)
+
+
+def _write_all(runs: Mapping[str, Found], folder: Path) -> Path:
+    each = {name: run_results(found.run, found.results, found.headline) for name, found in runs.items()}
+    headlines = [replace(found.headline, run=name) for name, found in runs.items()]
+    all_cases = merged(runs)
+    parts = [
+        side_by_side(runs),
+        *(_of_run(name, one) for name, found in runs.items() for one in sections(found.run, found.results)),
+        *case_section(all_cases),
+        *(_of_run(name, one) for name, found in runs.items() for one in how(found.run)),
+    ]
+    content = as_json(several_results(runs, each))
+    return _write(folder, together(runs), content, headlines, parts, all_cases)
+
+
+def _of_run(name: str, section: Section) -> Section:
+    """A section of one run, among those of others."""
+    figures = [replace(one, name=f"{name}-{one.name}") for one in section.figures]
+    return replace(section, title=f"{name}: {section.title}", figures=figures)
+
+
+def _write(
+    folder: Path,
+    info: RunInfo,
+    content: str,
+    headlines: Sequence[Headline],
+    parts: Sequence[Section],
+    cases: Cases,
+) -> Path:
+    title = cut(info.title or info.name or "trice", 200)
+    text = markdown(title, [*map(as_section, headlines), *parts])
+    journal.write_text(folder / "results.json", content)
+    journal.write_text(folder / "report.md", text)
+    journal.write_text(folder / "report.html", page(info, title, headlines, parts, cases))
+    for figure in (one for part in parts for one in part.figures):
+        journal.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
+    return folder / "report.html"
 
 
 def summary(run: Path) -> str:

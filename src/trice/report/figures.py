@@ -1,20 +1,22 @@
-"""The plots of a report: what is drawn from which figures. How it is drawn is `trice.report.drawing`'s.
+"""The plots of a report about what the models do: accuracy, tool use, and the two against one another.
 
-Each function gives a `Figure`, or None where there is nothing to draw.
+Each function gives a `Figure`, or None where there is nothing to draw. How it is drawn is `trice.report.drawing`'s.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from trice.measures import Share
 from trice.report import drawing
-from trice.report.folder import BASE, BOTH, STAGE_1, Log, Run
-from trice.report.results import Results
+from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run, order
+from trice.report.results import Measures, Results, column_name, columns_of, frontier, share_of
 from trice.report.text import Figure
 
-MAX_LEVELS = 6
+ENDS = ((NEVER, ALWAYS), ("tool-0", "tool-100"))  # the first pair there is
+RIGHT = {("needed", "called"), ("not needed", "answered")}
+BOXED = 4  # points, from which on their quartiles are drawn
 
 
 def draw(plot: Callable[[Run, Results], Figure | None], run: Run, results: Results) -> list[Figure]:
@@ -24,128 +26,161 @@ def draw(plot: Callable[[Run, Results], Figure | None], run: Run, results: Resul
     return [figure] if figure else []
 
 
+def stages_of(results: Results) -> list[str]:
+    return [name for name in (BASE, STAGE_1, BOTH) if name in results.settings]
+
+
 def accuracy(run: Run, results: Results) -> Figure | None:
-    """Accuracy per setting and data set, with intervals."""
-    if not results.settings:
+    """Accuracy by stage (without any: by setting) on each data set, with intervals: the paper's Figure 3."""
+    stages = stages_of(results) or list(results.settings)
+    if not stages:
         return None
-    names = list(results.settings)
-    canvas, axes = drawing.canvas_of(0.9 + 0.13 * len(names) * (1 + len(results.datasets)))
-    for index, dataset in enumerate(results.datasets):
-        places, shares = [], []
-        for row, name in enumerate(names):
-            if dataset in results.settings[name]:
-                places.append(row + drawing.dodge(index, len(results.datasets)))
-                shares.append(results.settings[name][dataset]["accuracy"])
-        drawing.dots(axes, shares, places, index, dataset, across=True)
-    drawing.rows_down(axes, names)
+    columns = columns_of(results)
+    canvas, axes = drawing.canvas_of(0.9 + len(columns) * max(0.3, 0.12 * len(stages)))
+    for index, name in enumerate(stages):
+        found = [share_of(results, name, column, "accuracy") for column in columns]
+        there = [(place, share) for place, share in enumerate(found) if share]
+        places = [place + drawing.dodge(index, len(stages)) for place, _ in there]
+        drawing.dots(axes, [share for _, share in there], places, drawing.look(name, index), name)
+    drawing.rows_down(axes, list(map(column_name, columns)))
     axes.set_xlim(0, None)
     axes.set_xlabel("accuracy, %")
-    drawing.legend(canvas, axes, results.datasets)
-    return Figure(drawing.svg(canvas), "Accuracy by setting, with 95% intervals.")
+    drawing.legend(canvas, axes)
+    return drawing.figure(canvas, "accuracy", "Accuracy by stage on each data set, with 95% intervals.")
 
 
 def tool_use(run: Run, results: Results) -> Figure | None:
-    """The tool-use rate of the base model, after stage 1 and after both, beside the need."""
-    stages = [name for name in (BASE, STAGE_1, BOTH) if name in results.settings]
+    """The tool-use rate by stage, beside the need: a line for each data set and training seed, and the quartiles of
+    all, as in the paper's Figure 4."""
+    stages = [name for name in stages_of(results) if name != BASE or _calls(results, name)]
     if not stages:
         return None
-    canvas, axes = drawing.canvas_of(2.9)
-    for index, dataset in enumerate(results.datasets):
-        shift = drawing.dodge(index, len(results.datasets)) / 2
-        need = results.settings.get(BASE, {}).get(dataset, {}).get("need")
-        if need:
-            drawing.dots(axes, [need], [shift], index, "", hollow=True)
-        shares = [results.settings[name].get(dataset, {}).get("tool_use") for name in stages]
-        there = [(1 + i + shift, share) for i, share in enumerate(shares) if share]
-        drawing.dots(axes, [share for _, share in there], [x for x, _ in there], index, dataset, line="-")
+    lines = _use_lines(results, stages)
+    canvas, axes = drawing.canvas_of(3.1)
+    drawn: set[str] = set()
+    for (dataset, _), points in lines.items():
+        look = drawing.look("", results.datasets.index(dataset))
+        drawing.strip(axes, points, look, "" if dataset in drawn else dataset)
+        drawn.add(dataset)
+    columns = [
+        [points[place] for points in lines.values() if place in points] for place in range(len(stages) + 1)
+    ]
+    for place, values in enumerate(columns):
+        if len(values) >= BOXED:
+            drawing.box(axes, place, values)
     axes.set_xticks(range(1 + len(stages)), ["needed", *map(drawing.label_of, stages)])
     axes.set_xlim(-0.5, len(stages) + 0.5)
     axes.set_ylim(-4, 104)
     axes.set_ylabel("% of questions")
     axes.grid(axis="x", visible=False)
-    drawing.legend(canvas, axes, results.datasets)
-    return Figure(
-        drawing.svg(canvas), "Questions on which the tool is called, by stage; hollow: the tool is needed."
+    drawing.legend(canvas, axes)
+    seeds = " and training seed" if results.seeds else ""
+    caption = (
+        "Questions of each data set on which the tool is needed (the base model is wrong without it), and on which "
+        f"it is called, by stage; a line a data set{seeds}, the box their quartiles."
     )
+    return drawing.figure(canvas, "tool-use", caption)
 
 
-def outcomes(run: Run, results: Results) -> Figure | None:
-    """What the responses of each setting turned out to be, on all questions."""
-    if not results.settings:
-        return None
-    names = list(results.settings)
-    parts = {"called": "tool_use", "answered": "answered", "malformed": "malformed"}
-    found = [results.settings[name]["total"] for name in names]
-    bars = {label: [100 * (one[key].value or 0) for one in found] for label, key in parts.items()}
-    colours = (drawing.COLOURS[0], drawing.COLOURS[1], drawing.COLOURS[4])
-    return drawing.stacked(names, bars, colours, "% of responses", "Outcomes by setting, all questions.")
-
-
-def cloning(run: Run, results: Results) -> Figure | None:
-    """The loss of every model that was only cloned."""
-    logs = {name: log for name, log in run.logs.items() if not _ranks(log)}
-    canvas, axes = drawing.canvas_of(2.9)
-    if not drawing.curves(axes, logs, "loss"):
-        return None
-    drawing.finish(canvas, axes, "loss per response token")
-    return Figure(drawing.svg(canvas), "Stage 1 and the cloned baselines: training loss.")
-
-
-def ranking(run: Run, results: Results) -> Figure | None:
-    """The two terms of the stage-2 loss."""
-    logs = {name: log for name, log in run.logs.items() if _ranks(log)}
-    canvas, (above, below) = drawing.canvas_of(3.9, 2)
-    if not drawing.curves(above, logs, "rank_loss") | drawing.curves(below, logs, "sft_loss"):
-        return None
-    above.set_ylabel("ranking loss")
-    drawing.finish(canvas, below, "SFT loss")
-    return Figure(drawing.svg(canvas), "Stage 2: the ranking loss and the loss on the best response.")
-
-
-def ordered(run: Run, results: Results) -> Figure | None:
-    """The share of candidate pairs the policy ranks as their rewards do."""
-    canvas, axes = drawing.canvas_of(2.9)
-    if not drawing.curves(axes, {name: log for name, log in run.logs.items() if _ranks(log)}, "ordered", 100):
-        return None
-    drawing.finish(canvas, axes, "correctly ordered pairs, %")
-    return Figure(drawing.svg(canvas), "Stage 2: candidate pairs ranked in the order of their rewards.")
-
-
-def rewards(run: Run, results: Results) -> Figure | None:
-    """How the rewards of each origin's candidates are spread."""
-    scores = scores_by_origin(run)
-    if not scores:
-        return None
-    levels = sorted({score for found in scores.values() for score in found}, reverse=True)
-    ends = _bins(levels)
-    bars = {
-        label: [100 * sum(low <= score < high for score in found) / len(found) for found in scores.values()]
-        for label, low, high in ends
+def _use_lines(results: Results, stages: list[str]) -> dict[tuple[str, str], dict[int, float]]:
+    """(data set, seed) → place → percent: place 0 is the need, then the stages; those without seeds of their own
+    stand at every seed."""
+    seeds = {name.removeprefix(group): None for group in stages for name in results.seeds.get(group, ())} or {
+        "": None
     }
-    caption = "The rewards of the candidates, by origin."
-    return drawing.stacked(list(scores), bars, drawing.RAMP, "% of candidates", caption)
+    lines: dict[tuple[str, str], dict[int, float]] = {}
+    for dataset in results.datasets:
+        need = share_of(results, BASE, dataset, "need")
+        for seed in seeds:
+            shares = {0: need} | {
+                1 + place: _of_seed(results, name, seed).get(dataset, {}).get("tool_use")
+                for place, name in enumerate(stages)
+            }
+            lines[dataset, seed] = {
+                place: 100 * share.value
+                for place, share in shares.items()
+                if share is not None and share.value is not None
+            }
+    return lines
 
 
-def scores_by_origin(run: Run) -> dict[str, list[float]]:
-    """Every candidate's reward, by origin in order of appearance; rows without origins are left out."""
-    scores: dict[str, list[float]] = {}
-    for row in run.ranked:
-        for origin, score in zip(row.origin, row.scores, strict=False):
-            if math.isfinite(score):  # a user's reward may be anything
-                scores.setdefault(origin, []).append(score)
-    return scores
+def _of_seed(results: Results, setting: str, seed: str) -> Measures:
+    members = results.seeds.get(setting)
+    return results.settings[setting] if members is None else members.get(f"{setting}{seed}", {})
 
 
-def _bins(levels: Sequence[float]) -> list[tuple[str, float, float]]:
-    """(label, low, high) of reward levels, high excluded: each level where they are few, else five ranges."""
-    if len(levels) <= MAX_LEVELS:
-        return [(f"{level:g}", level, level + 1e-9) for level in levels]
-    top, bottom = levels[0], levels[-1]
-    edges = [top - (top - bottom) * i / 5 for i in range(6)]
-    ends = [(low, high) for high, low in pairwise(edges)]
-    ends[0], ends[-1] = (ends[0][0], top + 1), (bottom, ends[-1][1])
-    return [(f"{low:.3g} to {min(high, top):.3g}", low, high) for low, high in ends]
+def tradeoff(run: Run, results: Results) -> Figure | None:
+    """Accuracy against tool-use rate, of every setting asked all questions."""
+    totals = {name: results.settings[name]["total"] for name in results.whole}
+    if not any(_calls(results, name) for name in totals):
+        return None  # there is nothing to weigh
+    canvas, axes = drawing.canvas_of(3.3)
+    for index, (name, found) in enumerate(totals.items()):
+        drawing.cross(axes, found["tool_use"], found["accuracy"], drawing.look(name, index), name)
+    _lines(axes, totals)
+    return _finish_tradeoff(canvas, axes)
 
 
-def _ranks(log: Log) -> bool:
-    return any("rank_loss" in entry for entry in log)
+def tradeoffs(runs: Mapping[str, Results]) -> Figure | None:
+    """The same of several runs: a colour a run, a shape a setting. Frontiers are each run's own."""
+    runs = {run: results for run, results in runs.items() if results.whole}
+    settings = sorted({name for results in runs.values() for name in results.whole}, key=order)
+    if not settings:
+        return None
+    canvas, axes = drawing.canvas_of(3.6)
+    for index, (run, results) in enumerate(runs.items()):
+        colour, _ = drawing.look("", index)
+        totals = {name: results.settings[name]["total"] for name in results.whole}
+        for name, found in totals.items():
+            marker = drawing.look(name, settings.index(name))[1]
+            drawing.cross(axes, found["tool_use"], found["accuracy"], (colour, marker))
+        _lines(axes, totals, colour)
+        drawing.entry(axes, colour, "", run)
+    for index, name in enumerate(settings):
+        drawing.entry(axes, drawing.INK, drawing.look(name, index)[1], name)
+    return _finish_tradeoff(canvas, axes)
+
+
+def _lines(axes: Any, totals: Mapping[str, Mapping[str, Share]], colour: str = drawing.INK) -> None:
+    """The line from no calls to calls only, and the frontier: a step up where one more call pays."""
+    points = {
+        name: (100 * (found["tool_use"].value or 0), 100 * (found["accuracy"].value or 0))
+        for name, found in totals.items()
+    }
+    ends = next((pair for pair in ENDS if set(pair) <= totals.keys()), ())
+    drawing.line(axes, [points[name] for name in ends], ":", colour)
+    drawing.line(axes, [points[name] for name in frontier(totals)], "-", colour, steps=True)
+
+
+def _finish_tradeoff(canvas: Any, axes: Any) -> Figure:
+    axes.set_xlim(-3, 103)
+    axes.set_xlabel("tool called, % of questions")
+    axes.set_ylabel("accuracy, %")
+    drawing.legend(canvas, axes)
+    caption = (
+        "Accuracy against tool use on all questions, with 95% intervals. Dotted: from never to always calling, "
+        "what calls at random would give. Solid: the frontier, the settings that no other beats in accuracy with "
+        "as few calls."
+    )
+    return drawing.figure(canvas, "accuracy-against-tool-use", caption)
+
+
+def _calls(results: Results, setting: str) -> bool:
+    return results.settings[setting]["total"]["tool_use"].count > 0
+
+
+def confusion(run: Run, results: Results) -> Figure | None:
+    """Need against outcome on all questions, a small matrix a stage."""
+    found = {
+        name: results.confusion[name]["total"] for name in stages_of(results) if name in results.confusion
+    }
+    if not found:
+        return None
+    canvas, panels = drawing.canvas_of(0.55 + 0.8 * len(found), len(found))
+    for axes, (name, matrix) in zip([panels] if len(found) == 1 else panels, found.items(), strict=True):
+        drawing.matrix(axes, name, matrix, RIGHT)
+    caption = (
+        "Questions by need and outcome, with the percent of each row. Blue: called where the tool is needed, "
+        "answered where it is not; orange: the rest."
+    )
+    return drawing.figure(canvas, "need-and-use", caption)

@@ -18,13 +18,14 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from trice import journal
 from trice.errors import InputError
-from trice.recipe import Setting
+from trice.recipe_parts import Setting
 from trice.records import Ranked, Response
 
 SETTINGS: tuple[str, ...] = get_args(Setting)
@@ -40,6 +41,8 @@ class Loose(BaseModel):
 
 
 class Hardware(Loose):
+    """The machine of a run."""
+
     cpu: str = ""
     cores: int | None = None
     memory_gb: float | None = None
@@ -53,8 +56,8 @@ class Step(Loose):
     peak_memory_mb: float | None = None
 
 
-class RunInfo(Loose):
-    """`run.json`: what was run, on what, and how long each step took."""
+class About(Loose):
+    """What was run, and on what; `licences` by data set or model, `versions` by package."""
 
     trice: str = ""
     name: str = ""
@@ -64,6 +67,11 @@ class RunInfo(Loose):
     versions: dict[str, str] = {}
     seed: int | None = None
     hardware: Hardware = Hardware()
+
+
+class RunInfo(About):
+    """`run.json`: the same, and how long each step took."""
+
     steps: list[Step] = []
 
 
@@ -89,6 +97,20 @@ class Run:
     ranked: list[Ranked] = field(default_factory=list)
     logs: dict[str, Log] = field(default_factory=dict)
     apart: bool = False
+
+    @property
+    def unseen(self) -> list[str]:
+        """The data sets that were tested on and not trained on, as far as the split tells."""
+        return [name for name in self.tasks if self.split and name not in self.split]
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The recipe's keys; none where it is no recipe."""
+        try:
+            value = yaml.safe_load(self.recipe)
+        except yaml.YAMLError:
+            return {}
+        return value if isinstance(value, dict) else {}
 
 
 def group_of(setting: str) -> str:

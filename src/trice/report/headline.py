@@ -1,28 +1,73 @@
-"""What a run showed, in sentences: every number from the results, no claim an interval does not carry."""
+"""What a run showed, in one sentence, a figure for each stage, and notes.
+
+Every number comes from the results, and no claim is made that an interval does not carry. How it is laid out is
+`trice.report.page`'s and `trice.report.text`'s.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from trice.measures import Share
-from trice.report.folder import BASE, BOTH, STAGE_1, Run
+from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1
 from trice.report.results import Comparison, Results
-from trice.report.text import percent, span
+from trice.report.text import NOTHING, Rows, Section, percent, share_cell, span, table
 
 ALWAYS_NEEDED = 0.95
 STAGES = {BASE: "Base model", STAGE_1: "After stage 1", BOTH: "After both stages"}
+# What the trained model is held against: itself made to, else a model that was trained to.
+ALWAYS_CALLING = {ALWAYS: "when made to call every time", "tool-100": "a model trained to call every time"}
+NEVER_CALLING = {
+    NEVER: "when made to answer without a tool",
+    "tool-0": "a model trained to answer without a tool",
+}
 
 
-def headline(run: Run, results: Results) -> list[str]:
+@dataclass(frozen=True)
+class Stage:
+    """Accuracy and tool-use rate on all test questions."""
+
+    name: str
+    accuracy: Share
+    tool_use: Share
+
+
+@dataclass(frozen=True)
+class Headline:
+    """`run` names it where a report holds several runs. `stages`: base, stage 1, both, as far as they are there."""
+
+    sentence: str
+    stages: list[Stage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    run: str = ""
+
+
+def headline(results: Results, run: str = "") -> Headline:
     """Base, stage 1, both, and whether the second stage made a difference that can be told from noise."""
     there = {name: results.settings[name]["total"] for name in STAGES if name in results.settings}
     if not there:
-        return ["No setting of the loop has been evaluated yet."]
-    lead = [
-        f"{STAGES[name]}: {_share(found['accuracy'])} of {found['accuracy'].total:,} test questions right, "
-        f"the tool called on {_share(found['tool_use'])}."
-        for name, found in there.items()
-    ]
+        return Headline("No setting of the loop has been evaluated yet.", run=run)
+    stages = [Stage(STAGES[name], found["accuracy"], found["tool_use"]) for name, found in there.items()]
     found = results.comparison.get((BOTH, STAGE_1), {}).get("total")
-    return lead + ([verdict(found)] if found else []) + ["In parentheses: 95% intervals."]
+    sizes = {stage.accuracy.total for stage in stages}
+    notes = [verdict(found)] if found else []
+    notes += (
+        ["The stages were asked different questions: not all is evaluated yet."] if len(sizes) > 1 else []
+    )
+    notes.append("Percent of the test questions, with 95% intervals.")
+    return Headline(_sentence(results, list(there)[-1]), stages, notes, run)
+
+
+def as_section(found: Headline) -> Section:
+    """The headline for a page without cards."""
+    section = Section(found.run or "In short", [found.sentence])
+    if found.stages:
+        rows: Rows = [
+            [stage.name, share_cell(stage.accuracy), share_cell(stage.tool_use)] for stage in found.stages
+        ]
+        header = ["", "answered right, %", "tool called, %"]
+        section.tables.append(table(header, rows, note=" ".join(found.notes)))
+    return section
 
 
 def verdict(found: Comparison) -> str:
@@ -50,5 +95,53 @@ def need_notes(results: Results) -> list[str]:
     ]
 
 
-def _share(share: Share) -> str:
-    return f"{percent(share.value)}% ({span(share.low, share.high)})"
+def _sentence(results: Results, last: str) -> str:
+    """The last stage in plain words: how many right, against before, and what its calls are worth."""
+    found = results.settings[last]["total"]
+    right, called = _whole(found["accuracy"]), _whole(found["tool_use"])
+    total = f"{found['accuracy'].total:,}"
+    if last == BASE:
+        return (
+            f"The base model answers {right} of {total} test questions right; neither stage is evaluated yet."
+        )
+    start = (
+        f"After training, the model answers {right} of {total} test questions right{_since(results, last)}"
+    )
+    parts = [
+        part for names in (ALWAYS_CALLING, NEVER_CALLING) if (part := _against(results, last, names, total))
+    ]
+    return f"{start}, calling a tool on {called}" + (f": {', and '.join(parts)}." if parts else ".")
+
+
+def _since(results: Results, last: str) -> str:
+    """Against the base model: up, down, or too close to tell."""
+    found = _total(results, last, BASE)
+    if found is None:
+        return ""
+    before = _whole(results.settings[BASE]["total"]["accuracy"])
+    if found.is_noise:
+        return f" ({before} before: too close to tell apart)"
+    return f", {'up' if found.overall.delta > 0 else 'down'} from {before}"
+
+
+def _against(results: Results, last: str, names: dict[str, str], total: str) -> str:
+    """More, fewer or, as far as can be told, as many right as the first of the settings there is."""
+    for name, words in names.items():
+        found = _total(results, last, name)
+        if found is not None:
+            value = _whole(results.settings[name]["total"]["accuracy"])
+            if found.is_noise:
+                return f"as many right as {words} ({value}), as far as {total} questions can tell"
+            return f"{'more' if found.overall.delta > 0 else 'fewer'} right than {words} ({value})"
+    return ""
+
+
+def _total(results: Results, a: str, b: str) -> Comparison | None:
+    """The comparison on all questions, where both settings were asked the same ones."""
+    sizes = {results.settings[name]["total"]["accuracy"].total for name in (a, b) if name in results.settings}
+    return results.comparison.get((a, b), {}).get("total") if len(sizes) == 1 else None
+
+
+def _whole(share: Share) -> str:
+    """A share in whole percent, halves up."""
+    return NOTHING if share.value is None else f"{int(100 * share.value + 0.5)}%"

@@ -1,35 +1,26 @@
 """The figures of a run, worked out once for the page, the Markdown file, the terminal and `results.json`.
 
-`results.json` holds
-
-    settings    {setting: {data set or "total": {measure: share}}}; the measures are those of
-                `trice.measures.measure`; settings that differ in training seed are one, the mean over seeds
-    seeds       {setting: {setting as run: the same}} for settings with more than one training seed
-    comparison  {"a - b": {data set or "total": {"delta", "low", "high", "by_seed": [delta, …]}}}, paired
-    need        {task: share}: questions the base model gets wrong without the tool
-    split       {data set: {"right", "wrong"}}: the training questions by the base model's verdict
-    yields      {data set: {"kept", "total", "reasons": {reason: count}}}: the labels
-    steps       [{"name", "seconds", "peak_memory_mb"}]
-
-where a share is {"count", "total", "value", "low", "high"}: value = count / total, its 95% interval; null
-where total is 0. Shares lie between 0 and 1, differences between -1 and 1. "total" takes all questions
-together, so a large data set weighs more. A part whose files are missing is empty.
+Settings that differ in training seed are one here, the mean over seeds; comparisons are paired. "total" takes all
+questions together, so a large data set weighs more. What is written of it is `trice.report.schema`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 from trice import measures
 from trice.measures import Difference, Share
-from trice.records import Response
+from trice.records import Outcome, Response
 from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, SETTINGS, STAGE_1, Run, group_of
+from trice.report.text import cut
 
 Measures = dict[str, dict[str, Share]]  # data set → measure → share
 Members = dict[str, list[Response]]  # setting as run → rows: the seeds of one group
+Confusion = dict[str, dict[str, Share]]  # "needed" or "not needed" → outcome → share of those questions
+NEEDED, NOT_NEEDED = "needed", "not needed"
 
 
 @dataclass(frozen=True)
@@ -48,13 +39,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Results:
-    """See the module's docstring; `datasets` are all data sets measured, in order, without "total"."""
+    """See `trice.report.schema.RunResults`; `datasets` are all data sets measured, in order, without "total"."""
 
     datasets: list[str]
     settings: dict[str, Measures]
     seeds: dict[str, dict[str, Measures]]
     comparison: dict[tuple[str, str], dict[str, Comparison]]
     need: dict[str, Share]
+    confusion: dict[str, dict[str, Confusion]]
+
+    @property
+    def frontier(self) -> list[str]:
+        """The settings that no other one beats in accuracy with as few calls, from few calls to many."""
+        return frontier({name: self.settings[name]["total"] for name in self.whole})
+
+    @property
+    def whole(self) -> list[str]:
+        """The settings evaluated on every question that any was: they can be set against one another."""
+        sizes = {name: found["total"]["accuracy"].total for name, found in self.settings.items()}
+        return [name for name, size in sizes.items() if size == max(sizes.values())]
 
 
 def work_out(run: Run) -> Results:
@@ -67,12 +70,17 @@ def work_out(run: Run) -> Results:
         group: {setting: _measures(rows, base) for setting, rows in members.items()}
         for group, members in groups.items()
     }
+    confused = {
+        group: [_confusion(rows, base) for rows in members.values() if _known(rows, base)]
+        for group, members in groups.items()
+    }
     return Results(
         datasets=list(run.tasks),
         settings={group: _pooled(list(members.values())) for group, members in each.items()},
         seeds={group: members for group, members in each.items() if len(members) > 1},
         comparison=_comparisons(groups),
         need=_need(run, base),
+        confusion={group: _pooled_confusion(found) for group, found in confused.items() if found},
     )
 
 
@@ -81,51 +89,55 @@ def columns_of(results: Results) -> list[str]:
     return results.datasets + ["total"] * (len(results.datasets) != 1)
 
 
+def column_name(column: str) -> str:
+    return "all questions" if column == "total" else cut(column, 40)
+
+
 def share_of(results: Results, setting: str, column: str, measure: str) -> Share | None:
     return results.settings.get(setting, {}).get(column, {}).get(measure)
 
 
-def as_json(run: Run, results: Results) -> dict[str, Any]:
-    """The content of `results.json`."""
-    return {
-        "settings": {name: _json(found) for name, found in results.settings.items()},
-        "seeds": {
-            group: {name: _json(found) for name, found in members.items()}
-            for group, members in results.seeds.items()
-        },
-        "comparison": {
-            f"{a} - {b}": {
-                dataset: {key: round(value, 6) for key, value in found.overall._asdict().items()}
-                | {"by_seed": [round(value, 6) for value in found.by_seed]}
-                for dataset, found in parts.items()
-            }
-            for (a, b), parts in results.comparison.items()
-        },
-        "need": {task: share_json(share) for task, share in results.need.items()},
-        "split": run.split,
-        "yields": {name: labels.model_dump() for name, labels in run.yields.items()},
-        "steps": [step.model_dump() for step in run.info.steps],
-    }
+def frontier(totals: Mapping[str, Mapping[str, Share]]) -> list[str]:
+    """Of models asked the same questions (name → measure → share), those for which no other one has as high an
+    accuracy and as low a tool-use rate, one of the two better; by rising tool use. Intervals are left aside."""
+    points = {name: (-found["tool_use"].count, found["accuracy"].count) for name, found in totals.items()}
+    best = [
+        name
+        for name, (few, right) in points.items()
+        if not any(a >= few and b >= right and (a, b) != (few, right) for a, b in points.values())
+    ]
+    return sorted(best, key=lambda name: (-points[name][0], name))
 
 
-def share_json(share: Share) -> dict[str, float | None]:
-    count = int(share.count) if share.count == int(share.count) else round(share.count, 6)
-    ends = {"value": share.value, "low": share.low, "high": share.high}
-    rounded = {key: None if value is None else round(value, 6) for key, value in ends.items()}
-    return {"count": count, "total": share.total} | rounded
-
-
-def _json(found: Measures) -> dict[str, dict[str, dict[str, float | None]]]:
-    return {
-        dataset: {name: share_json(share) for name, share in shares.items()}
-        for dataset, shares in found.items()
-    }
+def _known(rows: Sequence[Response], base: Sequence[Response]) -> bool:
+    """Whether the base model was asked on all these data sets."""
+    return {row.dataset for row in rows} <= {row.dataset for row in base}
 
 
 def _measures(rows: Sequence[Response], base: Sequence[Response]) -> Measures:
-    """Measures by data set; those against need only where the base model was asked on all these data sets."""
-    known = {row.dataset for row in rows} <= {row.dataset for row in base}
-    return measures.by_dataset(rows, base if known else None)
+    """Measures by data set; those against need only where the base model's verdicts are there."""
+    return measures.by_dataset(rows, base if _known(rows, base) else None)
+
+
+def _confusion(rows: Sequence[Response], base: Sequence[Response]) -> dict[str, Confusion]:
+    """Need against outcome, by data set and in total."""
+    wrong = {(row.dataset, row.id): not row.correct for row in base}
+    counts: Counter[tuple[str, bool, Outcome | None]] = Counter()
+    for row in rows:
+        for part in (row.dataset, "total"):
+            counts[part, wrong[row.dataset, row.id], row.outcome] += 1
+    return {
+        part: {
+            label: {
+                outcome: Share(
+                    counts[part, needed, outcome], sum(counts[part, needed, one] for one in Outcome)
+                )
+                for outcome in (Outcome.CALLED, Outcome.ANSWERED, Outcome.MALFORMED)
+            }
+            for label, needed in ((NEEDED, True), (NOT_NEEDED, False))
+        }
+        for part in dict.fromkeys([*(row.dataset for row in rows), "total"])
+    }
 
 
 def _pooled(members: Sequence[Measures]) -> Measures:
@@ -140,6 +152,10 @@ def _pooled(members: Sequence[Measures]) -> Measures:
     }
 
 
+def _pooled_confusion(members: Sequence[dict[str, Confusion]]) -> dict[str, Confusion]:
+    return {part: _pooled([one[part] for one in members if part in one]) for part in members[0]}
+
+
 def _comparisons(groups: dict[str, Members]) -> dict[tuple[str, str], dict[str, Comparison]]:
     """Stage 1 and both stages, each against every known setting before it; the last also against itself when
     it never and always calls."""
@@ -147,17 +163,16 @@ def _comparisons(groups: dict[str, Members]) -> dict[tuple[str, str], dict[str, 
     for a in (STAGE_1, BOTH):
         for b in SETTINGS[: SETTINGS.index(a)]:
             if a in groups and b in groups:
-                found[a, b] = _compare(groups[a], groups[b])
+                found[a, b] = compare(groups[a], groups[b])
     last = BOTH if BOTH in groups else STAGE_1
     return found | {
-        (last, b): _compare(groups[last], groups[b])
-        for b in (NEVER, ALWAYS)
-        if last in groups and b in groups
+        (last, b): compare(groups[last], groups[b]) for b in (NEVER, ALWAYS) if last in groups and b in groups
     }
 
 
-def _compare(a: Members, b: Members) -> dict[str, Comparison]:
-    """Two settings on each data set both have, and on all of those together."""
+def compare(a: Members, b: Members) -> dict[str, Comparison]:
+    """Two settings on each data set both have, and on all of those together. Raises InputError where their
+    questions on a data set are not the same."""
     sides = [list(chain.from_iterable(members.values())) for members in (a, b)]
     names = dict.fromkeys(row.dataset for row in sides[0])
     shared = [name for name in names if name in {row.dataset for row in sides[1]}]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-from trice.measures import Share
-from trice.report import figures
+from trice.report import curves, figures
+from trice.report.accuracy import accuracy
+from trice.report.cases import TITLE, Cases, case_tables
 from trice.report.folder import Run
-from trice.report.paper import paper_section
-from trice.report.results import Results, columns_of, share_of
-from trice.report.samples import sample_tables
+from trice.report.results import Results, column_name, columns_of, share_of
 from trice.report.text import (
     NOTHING,
     Cell,
@@ -20,94 +19,28 @@ from trice.report.text import (
     duration,
     percent,
     share_cell,
-    span,
     table,
 )
 from trice.report.tools import selective, tool_use
 
 
 def sections(run: Run, results: Results) -> list[Section]:
-    """Every section that has something to show."""
+    """What the models do and how they were trained: every section that has something to show."""
     made = [
-        _accuracy(run, results),
+        accuracy(run, results),
         _strict(results),
         tool_use(run, results),
-        selective(results),
-        paper_section(run, results),
+        selective(run, results),
         _training(run, results),
         _data(run, results),
-        _samples(run),
-        _how(run),
     ]
-    return [one for one in made if one.tables or one.figures or one.code]
+    return [one for one in made if one.tables or one.figures]
 
 
-def _accuracy(run: Run, results: Results) -> Section:
-    section = Section("Accuracy", figures=figures.draw(figures.accuracy, run, results))
-    if not results.settings:
-        return section
-    columns = columns_of(results)
-    rows: Rows = [
-        [name, *(_accuracy_cell(results, name, column) for column in columns)] for name in results.settings
-    ]
-    note = "Percent of questions answered right, with 95% intervals; best in bold." + _seed_note(results)
-    section.tables.append(table(["setting", *(_heading(results, name) for name in columns)], rows, note=note))
-    if results.comparison:
-        section.tables.append(_comparison(results, columns))
-    return section
-
-
-def _accuracy_cell(results: Results, setting: str, column: str) -> Cell:
-    share = share_of(results, setting, column, "accuracy")
-    values = [_value(share_of(results, name, column, "accuracy")) for name in results.settings]
-    best = len(values) > 1 and share is not None and _value(share) == max(values)
-    return share_cell(share, strong=best)
-
-
-def _value(share: Share | None) -> float:
-    return -1.0 if share is None or share.value is None else share.value
-
-
-def _heading(results: Results, column: str) -> str:
-    sizes = [found[column]["accuracy"].total for found in results.settings.values() if column in found]
-    return f"{cut(column, 40)} ({max(sizes):,})" if sizes else cut(column, 40)
-
-
-def _seed_note(results: Results) -> str:
-    """How far the training seeds of each setting lie apart."""
-    if not results.seeds:
-        return ""
-    parts = []
-    for name, members in results.seeds.items():
-        ends = [
-            f"{cut(column, 40)} {percent(min(values))} to {percent(max(values))}"
-            for column in columns_of(results)
-            if (values := [_value(one[column]["accuracy"]) for one in members.values() if column in one])
-        ]
-        parts.append(f"{name} ({len(members)} seeds): {', '.join(ends)}")
-    return (
-        " A setting trained with several seeds shows the mean over them, its interval counting each question "
-        f"once; lowest to highest seed: {'; '.join(parts)}."
-    )
-
-
-def _comparison(results: Results, columns: Sequence[str]) -> Table:
-    rows: Rows = []
-    for (a, b), parts in results.comparison.items():
-        cells = [Cell(NOTHING) for _ in columns]
-        for place, column in enumerate(columns):
-            if column in parts:
-                delta, low, high = parts[column].overall
-                cells[place] = Cell(
-                    percent(delta, True), span(low, high, True), strong=not parts[column].is_noise
-                )
-        rows.append([f"{a} − {b}", *cells])
-    return table(
-        ["difference", *(cut(name, 40) for name in columns)],
-        rows,
-        note="Points of accuracy on the same questions, with paired 95% intervals; bold where the interval "
-        "leaves out 0 and no training seed says otherwise. The intervals are for the questions drawn.",
-    )
+def case_section(cases: Cases) -> list[Section]:
+    """A few cases of each kind; where the page can search them all, it shows those in their place."""
+    text = "What training changed, question by question."
+    return [Section(TITLE, [text], case_tables(cases))] if cases.found else []
 
 
 def _strict(results: Results) -> Section:
@@ -130,7 +63,7 @@ def _strict(results: Results) -> Section:
             ]
             for name in results.settings
         ]
-        header = [f"{cut(column, 40)}, {text}" for column in columns for text in ("EM", "F1")]
+        header = [f"{column_name(column)}, {text}" for column in columns for text in ("EM", "F1")]
         note = (
             "Percent. EM: the prediction is a gold answer, word for word. F1: overlap of words with the best gold "
             "answer. Where a tool returned several passages, of the answer that counted."
@@ -140,7 +73,7 @@ def _strict(results: Results) -> Section:
 
 
 def _training(run: Run, results: Results) -> Section:
-    plots = (figures.cloning, figures.ranking, figures.ordered)
+    plots = (curves.cloning, curves.ranking, curves.ordered)
     drawn = [figure for plot in plots for figure in figures.draw(plot, run, results)]
     section = Section("Training", figures=drawn)
     keys = {"loss": ".4g", "rank_loss": ".4g", "sft_loss": ".4g", "ordered": ".3f"}
@@ -160,7 +93,10 @@ def _training(run: Run, results: Results) -> Section:
 
 
 def _data(run: Run, results: Results) -> Section:
-    section = Section("Data", figures=figures.draw(figures.rewards, run, results))
+    drawn = [
+        figure for plot in (curves.yields, curves.rewards) for figure in figures.draw(plot, run, results)
+    ]
+    section = Section("Data", figures=drawn)
     if run.split:
         split: Rows = [
             [name, f"{n['right']:,}", f"{n['wrong']:,}", percent(n["wrong"] / (n["right"] + n["wrong"] or 1))]
@@ -170,7 +106,7 @@ def _data(run: Run, results: Results) -> Section:
         section.tables.append(table(["split", "right", "wrong", "need, %"], split, note=note))
     if run.yields:
         section.tables.append(_yields(run))
-    scores = figures.scores_by_origin(run)
+    scores = curves.scores_by_origin(run)
     if scores:
         means: Rows = [
             [cut(name, 60), f"{len(found):,}", f"{sum(found) / len(found):.2f}"]
@@ -195,13 +131,8 @@ def _yields(run: Run) -> Table:
     return table(["labels", "kept", "of", *(cut(reason, 60) for reason in reasons)], rows, note=note)
 
 
-def _samples(run: Run) -> Section:
-    section = Section("Sample responses", tables=sample_tables(run))
-    section.text = ["Questions whose verdict changes between stages come first; long text is cut."]
-    return section
-
-
-def _how(run: Run) -> Section:
+def how(run: Run) -> list[Section]:
+    """The recipe, and on what it was run: seeds, machine, versions, licences, time and memory of each step."""
     info = run.info
     hardware = [
         cut(info.hardware.cpu, 80),
@@ -211,6 +142,7 @@ def _how(run: Run) -> Section:
     facts = {
         "model": info.model,
         "seed": "" if info.seed is None else str(info.seed),
+        "training seeds": ", ".join(map(str, _seeds(run))),
         "hardware": ", ".join(filter(None, hardware)),
         "trice": info.trice,
         **info.versions,
@@ -222,7 +154,14 @@ def _how(run: Run) -> Section:
         section.tables.append(table(["", ""], rows, prose=True, links=True))
     if info.steps:
         section.tables.append(_steps(run))
-    return section
+    return [section] if section.tables or section.code else []
+
+
+def _seeds(run: Run) -> list[Any]:
+    """The training seeds of the recipe."""
+    evaluate = run.keys.get("evaluate")
+    seeds = evaluate.get("seeds") if isinstance(evaluate, dict) else None
+    return seeds if isinstance(seeds, list) else []
 
 
 def _steps(run: Run) -> Table:

@@ -18,15 +18,18 @@ NOTHING = "–"
 LONGEST = 600  # characters of a cell
 # Control and text-direction characters, which could disturb the page around them.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNSAFE_IN_LINES = re.compile(rf"(?![\t\n]){_UNSAFE.pattern}")
 _MARKS = re.compile(r"([\\`*_\[\]|~$#])")
 
 
 class Cell(NamedTuple):
-    """A table's cell: its text, a smaller detail after it, and whether it stands out."""
+    """A table's cell: its text, a smaller detail after it, and whether it is the best (`strong`) or the second best
+    of its column, or stands out for another reason (`strong`)."""
 
     text: str
     detail: str = ""
     strong: bool = False
+    second: bool = False
 
 
 Rows = list[list[Cell | str]]
@@ -34,7 +37,8 @@ Rows = list[list[Cell | str]]
 
 @dataclass(frozen=True)
 class Table:
-    """`prose` tables hold sentences, others figures; web addresses become links in `links` tables only."""
+    """`prose` tables hold sentences, others figures; web addresses become links in `links` tables only. A rule is
+    drawn above the rows whose places are `breaks`."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -42,14 +46,17 @@ class Table:
     note: str = ""
     prose: bool = False
     links: bool = False
+    breaks: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot as an inline SVG element, and what it shows."""
+    """A plot as an inline SVG element and as a PNG for papers, and what it shows; `name` is its file's."""
 
-    svg: str
+    name: str
     caption: str
+    svg: str
+    png: bytes = field(repr=False)
 
 
 @dataclass
@@ -68,20 +75,29 @@ def table(
     note: str = "",
     prose: bool = False,
     links: bool = False,
+    breaks: Sequence[int] = (),
 ) -> Table:
     """A table whose plain cells may be given as text; every name and cell is cut, wherever it came from."""
     cells = [[_short(cell if isinstance(cell, Cell) else Cell(cell)) for cell in row] for row in rows]
-    return Table([cut(name, 60) for name in header], cells, caption, note, prose, links)
+    return Table([cut(name, 60) for name in header], cells, caption, note, prose, links, breaks)
 
 
 def _short(cell: Cell) -> Cell:
-    return Cell(cut(cell.text, LONGEST), cut(cell.detail, LONGEST), cell.strong)
+    return cell._replace(text=cut(cell.text, LONGEST), detail=cut(cell.detail, LONGEST))
 
 
 def cut(text: str, length: int = 280) -> str:
     """Text on one line, at most `length` characters, without characters that disturb a page."""
     short = " ".join(_UNSAFE.sub(" ", text[: 4 * length]).split())
     return short if len(short) <= length and len(text) <= 4 * length else short[: length - 1] + "…"
+
+
+def block(text: str, length: int) -> str:
+    """Text on its own lines, cleaned likewise; of more than `length` characters, the beginning and the end."""
+    if len(text) > length:
+        head, tail = text[: 2 * length // 3], text[-length // 3 :]
+        text = f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
+    return _UNSAFE_IN_LINES.sub(" ", text)
 
 
 def percent(value: float | None, sign: bool = False) -> str:
@@ -120,12 +136,13 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def markdown(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
-    """The page as Markdown, without its plots."""
-    parts = [f"# {_escape(title)}", *map(_escape, lead)]
+def markdown(title: str, sections: Sequence[Section]) -> str:
+    """The page as Markdown; its plots are the files `figures/<name>.png` beside it."""
+    parts = [f"# {_escape(title)}"]
     for section in sections:
         parts.append(f"## {_escape(section.title)}")
         parts += map(_escape, section.text)
+        parts += [f"![{_escape(one.caption)}](figures/{one.name}.png)" for one in section.figures]
         parts += [_markdown_table(one) for one in section.tables]
         parts += [_fenced(section.code)] if section.code else []
     return "\n\n".join(parts) + "\n"
@@ -145,7 +162,7 @@ def _markdown_table(one: Table) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     text = _escape(cell.text)
-    text = f"**{text}**" if cell.strong else text
+    text = f"**{text}**" if cell.strong else f"<ins>{text}</ins>" if cell.second else text
     return f"{text} ({_escape(cell.detail)})" if cell.detail else text
 
 

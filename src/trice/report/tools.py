@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections import Counter
 
 from trice.measures import Share
+from trice.records import Outcome
 from trice.report import figures
 from trice.report.folder import BASE, BOTH, STAGE_1, Run
 from trice.report.headline import need_notes
-from trice.report.results import Results, columns_of, share_of
+from trice.report.paper import use_table
+from trice.report.results import Results, column_name, columns_of, share_of
 from trice.report.text import Cell, Rows, Section, Table, cut, number, percent, share_cell, table
 
 MEASURED = {"over-use": "over_use", "under-use": "under_use", "harmful use": "harmful_use"}
 
 
 def tool_use(run: Run, results: Results) -> Section:
-    drawn = figures.draw(figures.tool_use, run, results) + figures.draw(figures.outcomes, run, results)
+    drawn = figures.draw(figures.tool_use, run, results)
     section = Section("Tool use and outcomes", figures=drawn)
     stages = [name for name in (BASE, STAGE_1, BOTH) if name in results.settings]
     if stages:
         rows: Rows = [
             [
-                cut(column, 40),
+                column_name(column),
                 share_cell(share_of(results, BASE, column, "need")),
                 *(share_cell(share_of(results, name, column, "tool_use")) for name in stages),
             ]
@@ -31,7 +33,7 @@ def tool_use(run: Run, results: Results) -> Section:
         section.tables.append(table(["tool-use rate", "needed", *stages], rows, note=note))
     if results.settings:
         section.tables.append(_outcomes(results))
-    section.tables += _chosen(run)
+    section.tables += _chosen(run) + use_table(run, results)
     return section
 
 
@@ -61,8 +63,11 @@ def _outcomes(results: Results) -> Table:
     return table(["setting", "called", "answered", "malformed"], rows, note=note)
 
 
-def selective(results: Results) -> Section:
-    section = Section("Selective use", text=need_notes(results))
+def selective(run: Run, results: Results) -> Section:
+    drawn = figures.draw(figures.confusion, run, results)
+    section = Section("Selective use", text=need_notes(results), figures=drawn)
+    if results.confusion:
+        section.tables.append(_confusion(results))
     rows: Rows = [
         [name, *(_of(found["total"][key]) for key in MEASURED.values())]
         for name, found in results.settings.items()
@@ -76,6 +81,30 @@ def selective(results: Results) -> Section:
         )
         section.tables.append(table(["setting", *MEASURED], rows, note=note))
     return section
+
+
+def _confusion(results: Results) -> Table:
+    """Need against outcome: two rows a setting."""
+    rows: Rows = []
+    breaks = []
+    for name, parts in results.confusion.items():
+        breaks.append(len(rows))
+        for label, shares in parts["total"].items():
+            cells = [Cell(number(share.count), f"{percent(share.value)}%") for share in shares.values()]
+            total = next(iter(shares.values())).total
+            rows.append([f"{name}, {label}", f"{total:,}", *cells])
+    note = (
+        "Questions on all data sets, and percent of the row"
+        + (", means over seeds" if results.seeds else "")
+        + ". "
+        "Needed: the base model is wrong without the tool."
+    )
+    return table(
+        ["need and use", "questions", Outcome.CALLED, Outcome.ANSWERED, Outcome.MALFORMED],
+        rows,
+        note=note,
+        breaks=breaks[1:],
+    )
 
 
 def _of(share: Share) -> Cell:

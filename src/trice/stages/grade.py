@@ -64,13 +64,18 @@ def _second_turns(
     ask_again: AskAgain | None,
 ) -> list[list[str] | None]:
     """The model's answers to each row's output; None where it was not asked."""
-    asked: list[list[Question]] = []
-    for row, each, execution in zip(rows, found, executions, strict=True):
-        output = execution.output if execution and ask_again else None
-        asked.append(each.tool.ask_again(row, output) if each.tool and output is not None else [])
+    pairs = zip(rows, found, executions, strict=True)
+    asked = [second_turn(*each) if ask_again else [] for each in pairs]
     flat = [question for questions in asked for question in questions]
     answers = iter(ask_again(flat) if ask_again and flat else ())
     return [[next(answers) for _ in questions] or None for questions in asked]
+
+
+def second_turn(row: Response, found: Read, execution: Execution | None) -> list[Question]:
+    """What the model is to be asked with the output of a response's call; nothing where that is the answer."""
+    if found.tool is None or execution is None or execution.output is None:
+        return []
+    return found.tool.ask_again(row, execution.output)
 
 
 def _verdict(row: Response, found: Read, execution: Execution | None, turns: list[str] | None) -> Response:

@@ -92,6 +92,13 @@ class Tasks:
             )
         return self._load(question.task)
 
+    def asking(self, instruction: str) -> Task:
+        """The task that asks with an instruction, of a row that names none: the first of several; where there is no
+        such task the file's, or one that offers what the mix does."""
+        names = (SECOND_TURN, *SHIPPED, *self._named) if self.mixed else (SECOND_TURN,)
+        found = (task for task in map(self._load, names) if task.instruction == instruction)
+        return next(found, None) or self._load(MIXED[0] if self.mixed else self._default)
+
     @property
     def own(self) -> list[str]:
         """The names of the user's own tasks in a mix."""

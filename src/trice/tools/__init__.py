@@ -49,6 +49,14 @@ class Tool(ABC):
     def version(self) -> str | None:
         return None
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments: those of `execute`. Raises InputError where they cannot be told."""
+        from trice.tools.function import arguments_of
+
+        schema: dict[str, Any] = arguments_of(self.execute).model_json_schema()
+        return schema
+
     @abstractmethod
     def parse(self, text: str) -> dict[str, Any]:
         """The arguments written between a call's parentheses. Raises ValueError with the reason where the
@@ -106,6 +114,11 @@ def annotation(question: Question) -> str | None:
 def single(text: str, argument: str) -> str:
     """The value of a tool's one argument, written alone or by its name: `query=capital of France`."""
     return re.sub(rf"^\s*{argument}\s*=(?!=)", "", text)
+
+
+def text_schema(argument: str) -> dict[str, Any]:
+    """The JSON schema of a tool that takes one text."""
+    return {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
 
 
 def one_text(text: str, argument: str, most: int) -> dict[str, Any]:

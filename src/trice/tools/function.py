@@ -42,7 +42,7 @@ class FunctionTool(Tool):
         self.behind = f"{function.__module__}:{function.__qualname__}"
         self.time_limit, self.workers, self.rate, self.patience = time_limit, workers, rate, patience
         self._function = function
-        self._arguments = _model(function)
+        self._arguments = arguments_of(function)
         if not self.description:
             raise InputError(f"tool '{self.name}': needs a docstring, which says what it does")
 
@@ -73,7 +73,7 @@ class FunctionTool(Tool):
             raise ValueError(f"argument '{name}': {first['msg']}") from None
 
 
-def _model(function: Callable[..., Any]) -> type[BaseModel]:
+def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
     """The function's parameters as a pydantic model. Raises InputError for what cannot be one."""
     where = f"tool '{function.__name__}'"
     try:

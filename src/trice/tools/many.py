@@ -90,10 +90,10 @@ def run_all(
     process."""
     tools = {id(tool): tool for tool, _ in calls}
     versions = {place: tool.version for place, tool in tools.items()}  # a version may be long in the making
-    keys = [_key(tool, versions[id(tool)], call) for tool, call in calls]
+    keys = [call_key(tool, versions[id(tool)], call) for tool, call in calls]
     pending = dict(zip(keys, calls, strict=True))
     lasting = {key: versions[id(tool)] is not None for key, (tool, _) in pending.items() if not tool.quick}
-    with _Stores(output, earlier) as stores:
+    with Stores(output, earlier) as stores:
         done = {key: kept for key in lasting if (kept := stores.get(key, lasting[key]))}
         left = {key: pair for key, pair in pending.items() if key not in done}
         with Progress("calls", len(lasting), len(done)) as progress:
@@ -105,7 +105,7 @@ def run_all(
     return [done[key] for key in keys]
 
 
-def _key(tool: Tool, version: str | None, call: Call) -> str:
+def call_key(tool: Tool, version: str | None, call: Call) -> str:
     kind = type(tool)
     named: list[object] = [f"{kind.__module__}.{kind.__qualname__}", tool.name, version, call.arguments]
     if version is None:  # which would say what is behind it
@@ -113,7 +113,7 @@ def _key(tool: Tool, version: str | None, call: Call) -> str:
     return json.dumps(named, sort_keys=True, ensure_ascii=False, default=str)
 
 
-class _Stores:
+class Stores:
     """Where executions are kept: outputs of calls that are `lasting` in the cache, all others beside the output.
     Those beside `earlier` files are only read. A file is opened, in the thread that asks, when it is needed."""
 
@@ -172,7 +172,7 @@ class Ahead:
 
     def _run(self) -> None:
         try:
-            with _Stores(self._output) as self._stores:
+            with Stores(self._output) as self._stores:
                 for key, execution in self._pool.results():
                     self._stores.put(key, execution, self._lasting[key])
         except Exception as failure:
@@ -195,7 +195,7 @@ class Ahead:
             notice(f"{tool.name}: its calls are left for later: {failure}")
             return
         version = self._known[id(tool)][1]
-        key = _key(tool, version, call)
+        key = call_key(tool, version, call)
         if key not in self._lasting:
             self._lasting[key] = version is not None
             if self._stores.get(key, version is not None) is None:

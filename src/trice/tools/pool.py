@@ -100,9 +100,10 @@ class Pool:
     """Calls in, executions out as they come.
 
     `add` and `close` belong to the thread that goes through `results`; `post` hands it something to do, from any
-    thread."""
+    thread. An `eager` pool fills no batch: a call begins as soon as there is a place for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, eager: bool = False) -> None:
+        self._eager = eager
         self._news: Queue[Callable[[], None]] = Queue()
         self._lanes: dict[tuple[type[Tool], str, str], _Lane] = {}
         self._done: list[Done] = []
@@ -124,6 +125,11 @@ class Pool:
         for lane in self._lanes.values() if drop else ():
             lane.waiting.clear()
 
+    def abandon(self) -> None:
+        """Know nothing more of the calls so far; those that run are left to themselves."""
+        self._lanes.clear()
+        self._done.clear()
+
     def results(self) -> Iterator[Done]:
         """Each execution as soon as it is there, until the pool is closed and all are. Raises TriceError where a
         tool hangs again and again, or nothing behind it answers any more."""
@@ -139,7 +145,7 @@ class Pool:
 
     def _begin(self) -> None:
         for lane in self._lanes.values():
-            while asked := lane.next(now := time.monotonic(), self._closed):
+            while asked := lane.next(now := time.monotonic(), self._closed or self._eager):
                 job = _Job(next(self._numbers), asked, now)
                 lane.running[job.number] = job
                 # no one waits at the end for what may hang; all else is let come to its own end

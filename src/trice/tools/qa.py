@@ -12,7 +12,7 @@ from typing import Any
 from trice.errors import ToolError
 from trice.models.endpoint import is_url
 from trice.records import Question
-from trice.tools import BatchTool, clozes, extractive, one_text, writers
+from trice.tools import BatchTool, clozes, extractive, one_text, text_schema, writers
 from trice.tools.turns import over, parts
 from trice.tools.wikisearch import WikiSearch, key_terms
 
@@ -66,6 +66,10 @@ class QA(BatchTool):
         """Raise InputError where the model or what is searched is missing."""
         writers.kind(self.source)
         self._search.check()
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return text_schema("question")
 
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `question`. Raises ValueError for one that is too long."""

@@ -12,7 +12,7 @@ from typing import Any
 from trice.errors import InputError, ToolError
 from trice.models.endpoint import is_url
 from trice.records import Question
-from trice.tools import BatchTool, apertium, one_text, writers
+from trice.tools import BatchTool, apertium, one_text, text_schema, writers
 from trice.tools.languages import ENGLISH, LANGUAGES, detect
 from trice.tools.turns import contains, parts, reading
 
@@ -66,6 +66,10 @@ class Translator(BatchTool):
         elif self.source or not apertium.pairs():
             writers.kind(self.source or writers.MODEL)
         detect("")
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return text_schema("text")
 
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `text`. Raises ValueError for one that is too long."""

@@ -22,43 +22,61 @@ RankingObjective = Literal["rank", "weighted", "dpo", "listwise"]
 class Settings(BaseModel):
     """A group of settings: immutable, and an unknown name is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Lora(Settings):
-    """LoRA on `targets`: module names, or `all-linear`. Not named, they are the model's own queries and values
-    (`q_proj` and `v_proj`, as in the paper), or its fused attention layer."""
+    """The LoRA layers. The paper's are the queries and values (`q_proj`, `v_proj`)."""
 
     r: int = Field(8, ge=1)
+    """rank"""
     alpha: float = Field(16, gt=0)
+    """scaling: the update counts alpha / r"""
     dropout: float = Field(0.05, ge=0, lt=1)
+    """of the adapter's input"""
     targets: list[str] | str | None = None
+    """module names, or `all-linear`; none: chosen by the model's family"""
 
 
 class Clone(Settings):
-    """Stage 1. `batch_size` counts questions of one optimiser step; a step is cut into micro-batches of at
-    most `token_budget` tokens. `save_every` counts steps; 0 saves at the end of each epoch. `compile` fuses
-    each layer's small operations with torch.compile: a minute of waiting and a C++ compiler for faster steps.
-    Every `validate_every` steps (0: never) held-out questions are answered; the best checkpoint becomes the
-    adapter, and after `patience` validations without a better one (0: never) training stops."""
+    """Training of stage 1. A step is cut into micro-batches of at most `token_budget` tokens."""
 
     epochs: float = Field(5, gt=0)
-    max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1 goes by epochs")
+    """times over the data"""
+    max_steps: int = Field(-1, ge=-1)
+    """stop after so many steps; -1 goes by epochs"""
     batch_size: int = Field(1024, ge=1)
+    """questions of one optimiser step"""
     learning_rate: float = Field(1e-4, gt=0)
+    """at its highest"""
     scheduler: Scheduler = "linear"
+    """how it falls"""
     warmup_steps: int = Field(0, ge=0)
+    """steps in which it rises from 0"""
     weight_decay: float = Field(0.0, ge=0)
+    """of AdamW"""
     max_grad_norm: float = Field(1.0, gt=0)
+    """gradients are clipped to this norm"""
     max_length: int = Field(512, ge=8)
+    """tokens of prompt and response; longer questions are left out and counted, never cut"""
     token_budget: int = Field(4096, ge=64)
+    """tokens of a micro-batch: bounds the memory, does not change the loss"""
     save_every: int = Field(0, ge=0)
+    """steps between checkpoints; 0: at the end of each epoch"""
     validate_every: int = Field(0, ge=0)
+    """steps between validations: held-out questions (`validation`) are answered greedily, calls executed, and
+    the checkpoint with the best accuracy becomes the adapter; 0: none, the last step does"""
     patience: int = Field(0, ge=0)
+    """validations without a better one after which training stops; 0: it never does"""
     compile: bool = False
+    """fuse small operations with torch.compile: faster steps, but it needs a C++ compiler, and its first use
+    takes a minute"""
     gradient_checkpointing: bool = False
+    """compute each layer again in the backward pass: the same gradients, less memory, slower"""
     quantize: Literal["8bit", "4bit"] | None = None
+    """keep the base's linear layers in `8bit` or `4bit` while training"""
     report_to: list[str] = []
+    """trackers transformers knows, such as `tensorboard`"""
     lora: Lora = Lora()
 
     @field_validator("max_steps")
@@ -76,9 +94,7 @@ class Clone(Settings):
 
 
 class Rlef(Clone):
-    """Stage 2: `L = alpha · L_rank + L_sft`, on top of the stage-1 adapter. `objective` says what L_rank is;
-    `margin` is of `rank` and `weighted` alone, `beta` of `dpo` alone. `length_penalty` is 0 for `dpo`, which is
-    defined on sums of log-probabilities, unless it is given."""
+    """Training of stage 2: `L = alpha · L_rank + L_sft`, on top of the stage-1 adapter."""
 
     epochs: float = Field(2, gt=0)
     batch_size: int = Field(256, ge=1)
@@ -86,10 +102,18 @@ class Rlef(Clone):
     scheduler: Scheduler = "cosine"
     save_every: int = Field(10, ge=0)
     objective: RankingObjective = "rank"
+    """what L_rank is: `rank` (the paper's), `weighted` (each pair by its difference of rewards), `dpo` (on
+    all pairs of unequal rewards, against the policy as it was before stage 2), `listwise` (Plackett-Luce)"""
     alpha: float = Field(1.0, ge=0)
+    """weight of the ranking loss: alpha · L_rank + L_sft"""
     margin: float = Field(0.0, ge=0)
+    """of `rank` and `weighted`: by how much a better response must be likelier before its pair costs
+    nothing"""
     beta: float = Field(0.1, gt=0)
+    """of `dpo`: how much a shift away from the old policy counts; a lower one lets it shift further"""
     length_penalty: float = 1.0
+    """a response's log-likelihood is divided by its tokens to this power; with `dpo` 0 unless given, as DPO
+    is defined on sums"""
 
     @model_validator(mode="before")
     @classmethod

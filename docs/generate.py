@@ -1,0 +1,220 @@
+"""The reference, written from the code: `python docs/generate.py` brings every page that it knows up to date.
+
+Tables stand between `<!-- table of NAME -->` and `<!-- end of table -->` in pages written by hand, and are made of
+the pydantic models; docs/reference/commands.md is made of the command line as a whole. A test compares the pages
+with what this would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import BaseModel
+from typer.models import ArgumentInfo
+
+from trice import recipe_parts, records
+from trice.cli import app
+from trice.cli.app import DATA, STAGES, USE, WHOLE
+from trice.recipe import Recipe
+from trice.report import schema
+from trice.training.settings import Clone, Lora, Rlef
+
+DOCS = Path(__file__).parent
+MARK = re.compile(r"(<!-- table of ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+COMMANDS = """# Commands
+
+Made from the command line itself; `trice COMMAND --help` says the same. A stage is a Python function of the same
+name too. Results go to files and, in short, to stdout, notices to stderr. Exit codes: 0 done, 1 something failed, 2
+the input or the call is wrong.
+"""
+TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
+TAKES = {str: "text", Path: "path", float: "number", int: "whole number", bool: ""}
+OPTIONS = ["option", "meaning", "takes", "default"]
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def pages() -> dict[Path, str]:
+    """Every page that is made from the code, in whole or in part, as it has to be."""
+    made = {DOCS / "reference" / "commands.md": commands()}
+    for path in sorted(DOCS.rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if path not in made and MARK.search(text):
+            made[path] = MARK.sub(lambda found: f"{found[1]}\n{tables(found[2])}\n\n{found[3]}", text)
+    return made
+
+
+def tables(name: str) -> str:
+    """The table that a mark asks for."""
+    if name == "Clone Rlef":
+        return keys(Clone, {"clone": Clone, "rlef": Rlef})
+    if name == "Lora":
+        return keys(Lora, {"clone": Lora, "rlef": Lora})
+    if name == "Rlef":
+        return keys(Rlef, {"default": Rlef}, without=set(Clone.model_fields))
+    if name == "Recipe":
+        return keys(Recipe, {"default": Recipe})
+    if hasattr(recipe_parts, name):
+        kind = getattr(recipe_parts, name)
+        return keys(kind, {"default": kind})
+    if hasattr(schema, name):
+        kind = getattr(schema, name)
+        rows = [
+            [f"`{field.alias or key}`", field.description or ""] for key, field in kind.model_fields.items()
+        ]
+        return table(["field", "meaning"], rows)
+    return fields(getattr(records, name))
+
+
+# Recipes
+
+
+def keys(kind: type[BaseModel], columns: dict[str, type[BaseModel]], without: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+    """Keys with meaning, form and default; groups of keys have tables of their own."""
+    whole = kind.model_json_schema()
+    rows = []
+    for name, field in kind.model_fields.items():
+        key = field.alias or name
+        told = whole["properties"][key]
+        if name in without or "$ref" in str(told):
+            continue
+        cells = [f"`{key}`", field.description or "", form(told)]
+        for column in columns.values():
+            default = column.model_fields[name]
+            cells.append(
+                ""
+                if default.is_required()
+                else f"`{written(default.get_default(call_default_factory=True))}`"
+            )
+        rows.append(cells)
+    return table(["key", "meaning", "takes", *columns], rows)
+
+
+def form(told: dict[str, Any]) -> str:
+    """What a JSON schema lets through, in words."""
+    if "anyOf" in told:
+        return " or ".join(form(each) for each in told["anyOf"] if each != {"type": "null"})
+    if "enum" in told:
+        return ", ".join(f"`{value}`" for value in told["enum"])
+    if told.get("type") == "array":
+        return f"list of {form(told['items'])}"
+    if told.get("type") == "object":
+        return "mapping"
+    if told.get("format") == "path":
+        return "path"
+    bounds = [f"{sign} {told[name]:g}" for name, sign in BOUNDS.items() if name in told]
+    return " ".join([TYPES[told["type"]], ", ".join(bounds)]).strip()
+
+
+def meaning(field: Any) -> str:
+    """What a field means: what it says itself, or the class of what it holds."""
+    own = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    return field.description or (field.annotation.__doc__ if own else "") or ""
+
+
+def written(value: object) -> str:
+    """A default as YAML writes it."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return (
+        yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    )
+
+
+# Files
+
+
+def fields(kind: type[BaseModel]) -> str:
+    """A row's fields with their meaning, those of its parent left out."""
+    parent = kind.__mro__[1]
+    inherited = set(getattr(parent, "model_fields", {}))
+    rows = []
+    for name, field in kind.model_fields.items():
+        if name not in inherited:
+            names = [name, *("question" for _ in [0] if field.validation_alias)]
+            needed = "yes" if field.is_required() else ""
+            rows.append([", ".join(f"`{each}`" for each in names), field.description or "", needed])
+    return table(["field", "meaning", "needed"], rows)
+
+
+# Commands
+
+
+def commands() -> str:
+    """The page of all commands."""
+    found = [(f"trice {name(each)}", each, each.rich_help_panel) for each in app.registered_commands]
+    for group in app.registered_groups:
+        below = group.typer_instance.registered_commands if group.typer_instance else []
+        found += [(f"trice {group.name} {name(each)}", each, group.rich_help_panel) for each in below]
+    parts = [COMMANDS]
+    for panel in (WHOLE, STAGES, DATA, USE):
+        parts.append(f"## {panel}\n")
+        parts += [section(called, command.callback) for called, command, where in found if where == panel]
+    return "\n".join(parts)
+
+
+def name(command: Any) -> str:
+    """What a command is called."""
+    return str(command.name or command.callback.__name__.strip("_").replace("_", "-"))
+
+
+def section(called: str, function: Any) -> str:
+    """A command's section: what it does, how it is called, its options."""
+    hints = get_type_hints(function, include_extras=True)
+    rows, usage = [], [called]
+    for each in inspect.signature(function).parameters.values():
+        kind, info = get_args(hints[each.name])
+        required = each.default is inspect.Parameter.empty
+        if isinstance(info, ArgumentInfo):
+            names = [str(info.metavar or each.name.upper()).strip("[]")]
+            usage.append(names[0] if required else f"[{names[0]}]")
+        else:
+            names = list(info.param_decls or ["--" + each.name.strip("_").replace("_", "-")])
+            usage += [f"{names[0]} …"] * required
+            names += ["--no-" + names[0][2:]] * (kind is bool and not info.param_decls)
+        rows.append(
+            [
+                ", ".join(f"`{one}`" for one in names),
+                info.help or "",
+                takes(kind, info),
+                default(each.default),
+            ]
+        )
+    told = inspect.getdoc(function) or ""
+    shown = " ".join([*usage, "[OPTIONS]"])
+    return f"### `{called}`\n\n{cell(told)}\n\n```\n{shown}\n```\n\n{table(OPTIONS, rows)}\n"
+
+
+def takes(kind: Any, info: Any) -> str:
+    """What an option takes, in words; nothing for a switch."""
+    one = next(each for each in (*get_args(kind), kind) if each in TAKES or get_args(each))
+    many = get_args(one) or (get_args(kind) and get_origin(kind) is list)
+    one = get_args(one)[0] if get_args(one) else one
+    bounds = [f"{sign} {value:g}" for sign, value in (("≥", info.min), ("≤", info.max)) if value is not None]
+    return " ".join(filter(None, (TAKES[one], ", ".join(bounds), "(more than once)" if many else "")))
+
+
+def default(value: Any) -> str:
+    """A default as it is typed."""
+    if value is inspect.Parameter.empty:
+        return "required"
+    return "" if value is None or value is False else "on" if value is True else f"`{value}`"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    cells = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in cells)
+
+
+def cell(text: str) -> str:
+    """A text in one line in which only code keeps its signs."""
+    parts = re.split(r"(`[^`]*`)", " ".join(text.split()).replace("|", "\\|"))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,145 @@
+"""The plots of a report about training and its data: losses, ordered pairs, rewards, labels.
+
+Each function gives a `Figure`, or None where there is nothing to draw. How it is drawn is `trice.report.drawing`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from trice.report import drawing
+from trice.report.folder import Log, Run, group_of
+from trice.report.results import Results
+from trice.report.text import Figure
+
+MAX_LEVELS = 6
+MAX_REASONS = 4
+
+
+def cloning(run: Run, results: Results) -> Figure | None:
+    """The loss of every model that was only cloned."""
+    logs = {name: log for name, log in run.logs.items() if not _ranks(log)}
+    canvas, axes = drawing.canvas_of(2.9)
+    if not _lines(axes, logs, "loss"):
+        return None
+    _finish(canvas, axes, "loss per response token")
+    return drawing.figure(canvas, "cloning-loss", "Stage 1 and the cloned baselines: training loss.")
+
+
+def ranking(run: Run, results: Results) -> Figure | None:
+    """The two terms of the stage-2 loss."""
+    logs = {name: log for name, log in run.logs.items() if _ranks(log)}
+    canvas, (above, below) = drawing.canvas_of(3.9, 2)
+    if not _lines(above, logs, "rank_loss") | _lines(below, logs, "sft_loss"):
+        return None
+    above.set_ylabel("ranking loss")
+    _finish(canvas, below, "SFT loss")
+    return drawing.figure(
+        canvas, "ranking-loss", "Stage 2: the ranking loss and the loss on the best response."
+    )
+
+
+def ordered(run: Run, results: Results) -> Figure | None:
+    """The share of candidate pairs the policy ranks as their rewards do."""
+    canvas, axes = drawing.canvas_of(2.9)
+    if not _lines(axes, {name: log for name, log in run.logs.items() if _ranks(log)}, "ordered", 100):
+        return None
+    _finish(canvas, axes, "correctly ordered pairs, %")
+    return drawing.figure(
+        canvas, "ordered-pairs", "Stage 2: candidate pairs ranked in the order of their rewards."
+    )
+
+
+def rewards(run: Run, results: Results) -> Figure | None:
+    """How the rewards of each origin's candidates are spread."""
+    scores = scores_by_origin(run)
+    if not scores:
+        return None
+    levels = sorted({score for found in scores.values() for score in found}, reverse=True)
+    ends = _bins(levels)
+    bars = {
+        label: [100 * sum(low <= score < high for score in found) / len(found) for found in scores.values()]
+        for label, low, high in ends
+    }
+    caption = "The rewards of the candidates, by origin."
+    return drawing.stacked("rewards", list(scores), bars, drawing.RAMP, "% of candidates", caption)
+
+
+def yields(run: Run, results: Results) -> Figure | None:
+    """How many tool-call labels of each data set were kept, and why the others were not."""
+    found = {name: one for name, one in run.yields.items() if one.total}
+    if not found:
+        return None
+    counts = sum((Counter(one.reasons) for one in found.values()), Counter[str]())
+    reasons = [reason for reason, _ in counts.most_common(MAX_REASONS)]
+    parts = {"kept": [one.kept for one in found.values()]}
+    parts |= {reason: [one.reasons.get(reason, 0) for one in found.values()] for reason in reasons}
+    named = [sum(counts) for counts in zip(*parts.values(), strict=True)]
+    rest = [max(0, one.total - count) for one, count in zip(found.values(), named, strict=True)]
+    parts |= {"other": rest} if any(rest) else {}
+    totals = [one.total for one in found.values()]
+    bars = {
+        label: [100 * count / total for count, total in zip(counts, totals, strict=True)]
+        for label, counts in parts.items()
+    }
+    caption = "Tool-call labels: kept where the call gives the gold answer; else why not."
+    return drawing.stacked("labels", list(found), bars, drawing.LABELS, "% of labels", caption)
+
+
+def scores_by_origin(run: Run) -> dict[str, list[float]]:
+    """Every candidate's reward, by origin in order of appearance; rows without origins are left out."""
+    scores: dict[str, list[float]] = {}
+    for row in run.ranked:
+        for origin, score in zip(row.origin, row.scores, strict=False):
+            if math.isfinite(score):  # a user's reward may be anything
+                scores.setdefault(origin, []).append(score)
+    return scores
+
+
+def _lines(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:
+    """One line a model over training steps, a colour a group of seeds. False where nothing is drawn."""
+    groups = list(dict.fromkeys(map(group_of, logs)))
+    drawn: set[str] = set()
+    for name, log in logs.items():
+        points = [(entry["step"], scale * entry[key]) for entry in log if key in entry]
+        if not points:
+            continue
+        group = group_of(name)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=drawing.look(group, groups.index(group))[0],
+            marker="." if len(points) < 3 else "",
+            alpha=0.5 if group in drawn else 1,
+            label=None if group in drawn else drawing.label_of(group),
+        )
+        drawn.add(group)
+    return bool(drawn)
+
+
+def _finish(canvas: Any, axes: Any, unit: str) -> None:
+    """Labels and legend of curves over steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("step")
+    axes.set_ylabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    drawing.legend(canvas, axes)
+
+
+def _bins(levels: Sequence[float]) -> list[tuple[str, float, float]]:
+    """(label, low, high) of reward levels, high excluded: each level where they are few, else five ranges."""
+    if len(levels) <= MAX_LEVELS:
+        return [(f"{level:g}", level, level + 1e-9) for level in levels]
+    top, bottom = levels[0], levels[-1]
+    edges = [top - (top - bottom) * i / 5 for i in range(6)]
+    ends = [(low, high) for high, low in pairwise(edges)]
+    ends[0], ends[-1] = (ends[0][0], top + 1), (bottom, ends[-1][1])
+    return [(f"{low:.3g} to {min(high, top):.3g}", low, high) for low, high in ends]
+
+
+def _ranks(log: Log) -> bool:
+    return any("rank_loss" in entry for entry in log)

@@ -1,0 +1,95 @@
+"""Who may come in: keys, the site a browser's request comes from, and what browsers are told.
+
+A server on this machine is open to every page its user looks at unless it is told apart: a request must name the
+server by one of its own names (so that no foreign name leads here, "DNS rebinding"), and one that a page has made
+must come from the server's own page. Does not cover encryption: that is a proxy's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from trice.server.wire import Refused
+
+OPEN = ("/", "/health")  # no key needed: a page that asks for one, and whether the server is well
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ALWAYS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine can reach what is bound to `host`."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Gate:
+    """`keys` are those that are let in, everybody without any; `hosts` the names the server may be called by, any
+    name without them."""
+
+    def __init__(self, keys: Sequence[str], hosts: Sequence[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+        self._hosts = tuple(host.lower() for host in hosts)
+
+    def check(self, path: str, host: str, origin: str | None, authorization: str | None) -> None:
+        """Raise Refused for a request that may not come in."""
+        if self._hosts and _name(host) not in self._hosts:
+            raise Refused(403, "the server is not called by this name; --allow-host adds one")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise Refused(403, "requests of other sites' pages are not answered")
+        if self._digests and path not in OPEN and not self._known(authorization):
+            raise Refused(
+                401, "no key that is known here: Authorization: Bearer …", None, "invalid_api_key",
+                WWW_Authenticate="Bearer",
+            )  # fmt: skip
+
+    def _known(self, authorization: str | None) -> bool:
+        kind, _, key = (authorization or "").partition(" ")
+        # all are compared, and digests of one length, so that the time tells nothing
+        same = [hmac.compare_digest(_digest(key.strip()), digest) for digest in self._digests]
+        return kind.lower() == "bearer" and any(same)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def page_policy(page: str) -> str:
+    """The Content-Security-Policy of a page: its own inline scripts and styles, by their digests, its own server,
+    nothing else."""
+    scripts, styles = (
+        " ".join(
+            f"'sha256-{_base64(text)}'" for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        )
+        for tag in ("script", "style")
+    )
+    return (
+        f"default-src 'none'; script-src {scripts or chr(39) + 'none' + chr(39)}; "
+        f"style-src {styles or chr(39) + 'none' + chr(39)}; connect-src 'self'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _base64(text: str) -> str:
+    return b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,60 @@
+"""What the worker knows of a request under way, and how its prompts are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from trice.models.engine import Compel, Manner, Prompt
+from trice.records import Question
+from trice.server.events import Asked, Event
+from trice.stages.generate import Asking, manner
+from trice.tasks import Task, Tasks
+
+
+@dataclass(eq=False)
+class Job:
+    """A request under way. `left` counts its unfinished responses, `calls` those that run; `turns` are second turns
+    by response, None where they are not there yet; `prompt` and `completion` count tokens."""
+
+    asked: Asked
+    emit: Callable[[Event], None]
+    left: int
+    calls: int = 0
+    over: bool = False
+    task: Task | None = None
+    turns: dict[int, list[str | None]] = field(default_factory=dict)
+    prompt: int = 0
+    completion: int = 0
+
+    @property
+    def places(self) -> int:
+        """How many of the places it takes."""
+        return self.asked.sampling.samples
+
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt that leave the model as many as the response may have."""
+        return self.asked.model.context - self.asked.sampling.max_new_tokens
+
+    def read(
+        self, tasks: Tasks, question: Question, compel: Compel | None = None
+    ) -> tuple[Manner, list[int]]:
+        """How a question is answered, and its prompt's ids. Raises InputError where a task without a tool is to
+        call one."""
+        asked, form = self.asked, self.asked.model.template
+        form = form.model_copy(update={"stop": (*form.stop, *asked.stops)})
+        asking = Asking(asked.model.name, template=form, compel=compel, sampling=asked.sampling)
+        how = manner(tasks, tasks.of(question), asking)
+        prompt = Prompt("", question.instruction, question.input)
+        return how, how.ids(asked.model.loaded.tokenizer, prompt)
+
+
+class Place(NamedTuple):
+    """Whose row it is: a first response, or the second turn number `turn` over the output of response `of`."""
+
+    job: Job
+    manner: Manner
+    of: int | None = None
+    turn: int = 0

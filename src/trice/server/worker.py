@@ -1,0 +1,269 @@
+"""The one thread that owns the models: it reads prompts, writes a token of every response under way, hands calls to
+the tools, and asks the model again with what they give.
+
+A request keeps its places until its last response is finished and its last call has come back, so that neither rows
+nor calls pile up. Does not cover time limits of requests: who asks cancels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
+
+import torch
+
+from trice.errors import InputError
+from trice.models.batches import Ask
+from trice.models.decoding import Row, Way
+from trice.models.engine import Manner
+from trice.models.rows import attending
+from trice.records import Execution, Outcome, Response
+from trice.server.events import (
+    Asked,
+    Began,
+    Chance,
+    Decided,
+    Event,
+    Executed,
+    Failed,
+    Finished,
+    Over,
+    Said,
+    Turned,
+)  # fmt: skip
+from trice.server.groups import Groups
+from trice.server.jobs import Job, Place
+from trice.server.shelf import Served, Shelf
+from trice.stages.generate import ask, content_key
+from trice.stages.grade import second_turn
+from trice.tasks.reading import read
+from trice.tools.live import LiveCalls
+
+
+class Worker:
+    """A context manager around the time in which requests come. `batch_size` counts responses under way."""
+
+    def __init__(
+        self, shelf: Shelf, batch_size: int, max_prompt: int, ran: Callable[[str, Execution], None]
+    ) -> None:
+        self.shelf, self.batch_size, self.max_prompt, self.ran = shelf, batch_size, max_prompt, ran
+        self.waiting: deque[Job] = deque()
+        self.under_way: set[Job] = set()
+        self._news: Queue[Callable[[], None]] = Queue()
+        self.groups = Groups()
+        self._barred: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+        self._calls = LiveCalls()
+        self._closed = False
+        self._thread = Thread(target=self._run, name="trice-worker", daemon=True)
+
+    def __enter__(self) -> Worker:
+        self._calls.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._calls.__exit__()
+        self._closed = True
+        self._news.put(lambda: None)
+        self._thread.join(10)
+
+    def submit(self, asked: Asked, emit: Callable[[Event], None]) -> Job:
+        """Have a request answered; its events come to `emit` in the worker's thread, at last Finished or Failed."""
+        job = Job(asked, emit, asked.sampling.samples)
+        self.waiting.append(job)
+        self._news.put(lambda: None)
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for a request any more."""
+        self._news.put(partial(self._end, job))
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are being answered at all."""
+        return self._thread.is_alive()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is waiting for anything."""
+        return not self.waiting and not self.under_way
+
+    def _run(self) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            for model in self.shelf.models.values():
+                stack.enter_context(attending(model.loaded))
+            while not self._closed:
+                try:
+                    self._hear()
+                    self._admit()
+                    self._step()
+                except Exception as failure:  # ours: whom it meets is told, and those to come are answered
+                    for job in {*self.under_way, *self.waiting}:
+                        self._fail(job, failure)
+
+    def _hear(self) -> None:
+        """Do what others want done; without rows to write, wait for it."""
+        wait = not self.groups.busy and not self._may_begin()
+        with suppress(Empty):
+            while True:
+                self._news.get(block=wait)()
+                wait = False
+
+    def _admit(self) -> None:
+        while self._may_begin():
+            job = self.waiting[0]
+            self.under_way.add(job)
+            self.waiting.popleft()
+            if job.over:
+                self._tidy(job)
+            else:
+                self._guarded(job, self._begin, job)
+
+    def _may_begin(self) -> bool:
+        """Whether the first of those that wait finds a place; alone, any request does."""
+        taken = sum(job.places for job in self.under_way)
+        return bool(self.waiting) and (not taken or taken + self.waiting[0].places <= self.batch_size)
+
+    def _guarded(self, job: Job, work: Callable[..., None], *values: Any) -> None:
+        """What goes wrong with one request is that request's."""
+        try:
+            work(*values)
+        except Exception as failure:
+            self._fail(job, failure)
+
+    def _fail(self, job: Job, failure: Exception) -> None:
+        if not job.over:
+            job.emit(Failed(failure))
+        self._end(job)
+
+    def _begin(self, job: Job) -> None:
+        asked = job.asked
+        job.task = self.shelf.tasks.of(asked.question)
+        question = ask(asked.question, job.task)
+        how, ids = job.read(self.shelf.tasks, question, asked.compel)
+        most = min(self.max_prompt, job.room)
+        if len(ids) > most:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; with {asked.sampling.max_new_tokens} for the answer there is "
+                f"room for {most}"
+            )
+        names = tuple(how.parsers)
+        job.emit(Began(names))
+        job.prompt += len(ids)
+        live = self.groups.of(asked.model, question.instruction, how, ids)
+        if asked.probability and names and asked.compel is None:
+            tokenizer, template = asked.model.loaded.tokenizer, how.template
+            written = [template.encode_response(tokenizer, name, end=False) for name in names]
+            job.emit(Chance(dict(zip(names, live.chances(ids, written), strict=True))))
+        way = Way(asked.sampling, how.finish, self._bar(asked.model, how))
+        samples = tuple(range(asked.sampling.samples))
+        live.enter(Place(job, how), Ask(ids, content_key(question), samples), way)
+
+    def _bar(self, model: Served, how: Manner) -> Sequence[int]:
+        """The tokens that may not be chosen, found once: that takes a look at the whole vocabulary."""
+        key = (model.name, how.silent)
+        if key not in self._barred:
+            self._barred[key] = how.barred(model.loaded.tokenizer)
+        return self._barred[key]
+
+    def _step(self) -> None:
+        """A token for every row."""
+        for each in self.groups.step():
+            if isinstance(each, Row):
+                self._guarded(each.number.job, self._written, each)
+            else:
+                place, failure = each
+                self._fail(place.job, failure)
+
+    def _written(self, row: Row) -> None:
+        place: Place = row.number
+        job = place.job
+        if job.over:
+            return
+        if row.text is None:
+            if job.asked.live and place.of is None:
+                job.emit(Said(row.sample, place.manner.opening + row.so_far))
+            return
+        job.completion += len(row.ids)
+        text = place.manner.response(row.text)
+        if place.of is None:
+            self._decide(job, row, text)
+        else:
+            turns = job.turns[place.of]
+            turns[place.turn] = text
+            done = [turn for turn in turns if turn is not None]
+            if len(done) == len(turns):
+                job.emit(Turned(place.of, done))
+                self._done(job, place.of)
+
+    def _decide(self, job: Job, row: Row, text: str) -> None:
+        assert job.task is not None
+        question = ask(job.asked.question, job.task)
+        response = Response.model_validate(question.model_dump() | {"response": text, "sample": row.sample})
+        found = read(self.shelf.tasks, response)
+        job.emit(Decided(row.sample, text, found.reading, row.full))
+        if found.reading.outcome is not Outcome.CALLED or not (found.tool and found.reading.call):
+            self._done(job, row.sample)
+            return
+        job.calls += 1
+
+        def take(execution: Execution) -> None:
+            self._news.put(partial(self._guarded, job, self._executed, job, response, execution))
+
+        self._calls.run(found.tool, found.reading.call, take)
+
+    def _executed(self, job: Job, response: Response, execution: Execution) -> None:
+        job.calls -= 1
+        found = read(self.shelf.tasks, response)
+        assert found.tool is not None
+        self.ran(found.tool.name, execution)
+        if job.over:
+            self._tidy(job)
+            return
+        sample = response.sample
+        asked = [
+            (question, job.read(self.shelf.tasks, question))
+            for question in second_turn(response, found, execution)
+        ]
+        if any(len(ids) > job.room for _, (_, ids) in asked):
+            asked = []
+            execution = Execution(error="its output is too long for the model to read")
+        job.emit(Executed(sample, execution))
+        if not asked:
+            self._done(job, sample)
+            return
+        job.turns[sample] = [None] * len(asked)
+        sampling = replace(job.asked.sampling, samples=1)
+        for turn, (question, (how, ids)) in enumerate(asked):
+            live = self.groups.of(job.asked.model, question.instruction, how, ids)
+            job.prompt += len(ids)
+            live.enter(
+                Place(job, how, sample, turn), Ask(ids, content_key(question)), Way(sampling, how.finish)
+            )
+
+    def _done(self, job: Job, sample: int) -> None:
+        """One response of a request is finished."""
+        job.left -= 1
+        job.emit(Over(sample))
+        if not job.left:
+            job.emit(Finished(job.prompt, job.completion))
+            self._end(job)
+
+    def _end(self, job: Job) -> None:
+        """A request is over: its rows leave, and when its calls have come back, its places are free."""
+        job.over = True
+        with suppress(ValueError, IndexError):  # where another one comes meanwhile, it is passed over later
+            self.waiting.remove(job)
+        self.groups.leave(lambda place: place.job is job)
+        self._tidy(job)
+
+    def _tidy(self, job: Job) -> None:
+        if not job.calls:
+            self.under_way.discard(job)

@@ -1,0 +1,76 @@
+"""A call as a model would write it, from its name and arguments: the way back from `Tool.parse`.
+
+A call counts only if it reads back as the same one. Does not cover arguments that no text between parentheses can
+hold, such as a single closing parenthesis: those raise ValueError.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from trice.calls import read, render
+from trice.records import Call
+from trice.tools import Tool
+
+SIGNS = set(",=()[]{}\"'")  # that mean something between the parentheses of a call
+
+
+def description(tool: Tool) -> dict[str, Any]:
+    """A tool as chat templates are told of it: a function with its arguments' JSON schema, without the titles that
+    pydantic adds."""
+    parameters = {key: value for key, value in tool.schema.items() if key not in ("title", "description")}
+    properties = parameters.get("properties", {}).items()
+    parameters["properties"] = {
+        name: {key: value for key, value in each.items() if key != "title"} for name, each in properties
+    }
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
+    """The call as text. Raises ValueError where none reads back as these arguments."""
+    wanted = _plain(arguments)
+    for text in _forms(tool, arguments):
+        written = render(tool.name, text)
+        reading = read(written, {tool.name: tool.parse})
+        if reading.call and reading.written == written and _plain(reading.call.arguments) == wanted:
+            return written
+    raise ValueError(f"no text between parentheses is read as these arguments of {tool.name}")
+
+
+def same(tools: Sequence[Tool], text: str, call: Call) -> bool:
+    """Whether a text's first call is this one."""
+    found = read(text, {tool.name: tool.parse for tool in tools}).call
+    return found is not None and found.name == call.name and _plain(found.arguments) == _plain(call.arguments)
+
+
+def _forms(tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
+    """Ways to write them, the plainest first: bare, with quotes where a sign could be mistaken, by name, in quotes
+    whatever they are."""
+    bare = _plain(arguments)
+    texts = {
+        name: _quote(text) if isinstance(arguments[name], str) and set(text) & SIGNS else text
+        for name, text in bare.items()
+    }
+    if list(arguments) == list(tool.schema.get("properties", {}))[: len(arguments)]:
+        if len(arguments) == 1:
+            yield next(iter(bare.values()))
+        yield ", ".join(texts.values())
+    yield ", ".join(f"{name}={text}" for name, text in texts.items())
+    quoted = {name: _quote(text) if isinstance(arguments[name], str) else text for name, text in bare.items()}
+    yield ", ".join(f"{name}={text}" for name, text in quoted.items())
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, str]:
+    """Each value as text, so that 3 and "3" are the same."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in arguments.items()
+    }

@@ -1,0 +1,59 @@
+"""Tools for the tests of the server: one that waits until it is let go, one that fails, one that asks again."""
+
+from __future__ import annotations
+
+from threading import Event
+from typing import Any
+
+from trice.records import Question
+from trice.tools import Tool, one_text
+from trice.tools.function import FunctionTool
+from trice.tools.turns import reading
+
+go_on = Event()
+runs: list[str] = []
+
+
+def _wait(text: str) -> str:
+    """Waits."""
+    runs.append(text)
+    go_on.wait(60)
+    return text.upper()
+
+
+def _hang(text: str) -> str:
+    """Takes longer than it may."""
+    Event().wait(2)
+    return text
+
+
+def fail(text: str) -> str:
+    """Fails."""
+    raise ValueError("no good")
+
+
+def upper(text: str) -> str:
+    """In large letters."""
+    runs.append(text)
+    return text.upper()
+
+
+class _Look(Tool):
+    """Finds two passages, which a model has to read."""
+
+    name, description, asks_again = "look", "Looks it up.", True
+
+    def parse(self, text: str) -> dict[str, Any]:
+        return one_text(text, "query", 50)
+
+    def execute(self, query: str) -> str:
+        return f"{query} one\n{query} two"
+
+    def ask_again(self, question: Question, output: str) -> list[Question]:
+        return [reading(question, line, question.input, n) for n, line in enumerate(output.split("\n"))]
+
+
+_wait.__name__, _hang.__name__ = "wait", "soon"
+wait = FunctionTool(_wait, time_limit=60.0, workers=8)
+soon = FunctionTool(_hang, time_limit=0.2)
+look = _Look()

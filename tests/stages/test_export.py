@@ -1,0 +1,511 @@
+"""Data for other trainers and from them: what is written, that nothing is lost, and that TRL trains on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tiny import command, read, write
+from trice.errors import InputError
+from trice.journal import read_rows
+from trice.records import Labelled
+from trice.stages.export import export
+from trice.stages.import_ import import_
+from trice.tasks import READING
+from trice.tasks.math import INSTRUCTION
+from trice.tasks.text import QA
+
+LOCAL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+USER = {"role": "user", "content": "What is 3 times 19?"}
+
+
+def labelled(output: str, **fields: object) -> dict[str, object]:
+    return {"instruction": INSTRUCTION, "input": "What is 3 times 19?", "output": output, **fields}
+
+
+def ranked(responses: Sequence[str], scores: Sequence[float], **fields: object) -> dict[str, object]:
+    return {
+        "query": f"{INSTRUCTION}\nWhat is 3 times 19?",
+        "responses": responses,
+        "scores": scores,
+        **fields,
+    }
+
+
+def call(arguments: object, name: str = "calculator") -> dict[str, object]:
+    return {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}],
+    }
+
+
+def said(content: object) -> dict[str, object]:
+    return {"role": "assistant", "content": content}
+
+
+def out(
+    tmp_path: Path, rows: Sequence[object], task: str = "math", form: str | None = None
+) -> list[dict[str, Any]]:
+    """The rows as they are exported."""
+    export(write(tmp_path / "ours.json", rows), tmp_path / "theirs.jsonl", task, form=form)
+    return read(tmp_path / "theirs.jsonl")
+
+
+def back(tmp_path: Path, rows: Sequence[object], task: str = "math") -> list[dict[str, Any]]:
+    """The rows as they are imported."""
+    import_(write(tmp_path / "theirs.jsonl", rows), tmp_path / "ours.json", task)
+    return read(tmp_path / "ours.json")
+
+
+# What is written
+
+
+def test_a_labelled_question_is_prompt_and_completion_with_the_tools_schema(tmp_path: Path) -> None:
+    (row,) = out(tmp_path, [labelled("calculator(3*19)", id="a-1", answer="57", level=3)])
+    assert row == {
+        "prompt": [{"role": "system", "content": INSTRUCTION}, USER],
+        "completion": [
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {
+                        "type": "function",
+                        "function": {"name": "calculator", "arguments": {"expression": "3*19"}},
+                    }
+                ],
+            }
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "calculator",
+                    "description": "Computes an arithmetic expression and returns its value.",
+                    "parameters": {
+                        "type": "object",
+                        "properties": {"expression": {"type": "string"}},
+                        "required": ["expression"],
+                    },
+                },
+            }
+        ],
+        "id": "a-1",
+        "answer": "57",
+        "level": 3,
+    }
+
+
+def test_a_direct_answer_and_a_malformed_call_are_content(tmp_path: Path) -> None:
+    rows = out(tmp_path, [labelled("57"), labelled("calculator(3*19")])
+    assert [row["completion"] for row in rows] == [
+        [said("57")],
+        [said("calculator(3*19")],
+    ]
+
+
+def test_a_second_turn_goes_with_its_call(tmp_path: Path) -> None:
+    passage = "Triton (moon): Triton is the largest moon of Neptune."
+    asked = {
+        "instruction": QA,
+        "input": "Which planet does Triton orbit?",
+        "id": "q-1",
+        "task": "qa",
+        "answer": "Neptune",
+    }
+    turn = {
+        "instruction": READING,
+        "input": f"Context: {passage}\nQuestion: {asked['input']}",
+        "output": "Neptune",
+    }
+    rows = [
+        {**turn, "id": "q-1/2", "task": "second-turn", "answer": "Neptune"},
+        {**asked, "output": "WikiSearch(Triton)"},
+    ]
+    (row,) = out(tmp_path, rows, "qa", "messages")
+    assert [message["role"] for message in row["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert row["messages"][3:] == [
+        {"role": "tool", "name": "WikiSearch", "content": passage},
+        said("Neptune"),
+    ]
+    again = back(tmp_path, [row], "qa")
+    assert again == [rows[1], rows[0]]
+
+
+def test_ranked_candidates_become_every_pair_of_unequal_rewards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        ranked(
+            ["calculator(3*19)", "57", "58", "59"], [20, 10, 0, 0], origin=["gold", "a", "b", "b"], id="a-1"
+        ),
+        ranked(["57"], [20], id="a-2"),
+    ]
+    pairs = out(tmp_path, rows)
+    assert [(row["place_chosen"], row["place_rejected"]) for row in pairs] == [
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (1, 2),
+        (1, 3),
+    ]
+    first = pairs[0]
+    assert first["prompt"] == [{"role": "system", "content": INSTRUCTION}, USER]
+    assert first["chosen"][0]["tool_calls"][0]["function"]["arguments"] == {"expression": "3*19"}
+    assert first["rejected"] == [said("57")]
+    assert (first["score_chosen"], first["score_rejected"], first["origin_rejected"]) == (20, 10, "a")
+    assert "1 rows left out: no two candidates have different rewards" in capsys.readouterr().err
+    assert back(tmp_path, pairs) == rows[:1]
+
+
+def test_the_best_candidate_as_messages(tmp_path: Path) -> None:
+    (row,) = out(tmp_path, [ranked(["58", "57", "57."], [0, 20, 20])], form="messages")
+    assert row["messages"][-1] == said("57")
+    assert row["score"] == 20
+
+
+@pytest.mark.parametrize(
+    ("rows", "form", "message"),
+    [
+        ([labelled("57")], "preference", "holds no candidates"),
+        ([labelled("57")], "parquet", "--form parquet: there is completion, messages, preference"),
+        ([labelled("57", tools=[])], None, "ours.json:1: field 'tools': the name is one of TRL's"),
+        ([ranked(["a", "b"], [1, 0], origin=["gold"])], None, "field 'origin': 1 entries for 2 responses"),
+        ([ranked(["a"], [1])], None, "no two candidates of one question have different rewards"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(
+    rows: list[object], form: str | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        out(tmp_path, rows, form=form)
+
+
+# There and back
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+CALLS = st.sampled_from(["3*19", " 3*19", "expression=3*19", "3*(4+5)", "3*19)", "(3", "x", "1,234+1", ""])
+RESPONSES = st.one_of(
+    TEXT,
+    st.tuples(TEXT | st.just(""), CALLS, TEXT | st.just("")).map(lambda t: f"{t[0]}calculator({t[1]}){t[2]}"),
+)
+
+
+@LOCAL
+@given(
+    st.lists(st.tuples(TEXT.filter(lambda text: text != READING), TEXT, RESPONSES), min_size=1, max_size=4),
+    st.sampled_from(["completion", "messages"]),
+)
+def test_labelled_questions_come_back_as_they_were(
+    tmp_path: Path, rows: list[tuple[str, str, str]], form: str
+) -> None:
+    names = ("instruction", "input", "output")
+    before = [
+        dict(zip(names, row, strict=True)) | {"id": f"a-{i}", "extra": {"i": i}} for i, row in enumerate(rows)
+    ]
+    kept = [row for row in before if row["output"].strip()]  # type: ignore[attr-defined]
+    if kept:
+        assert back(tmp_path, out(tmp_path, kept, form=form)) == kept
+
+
+@LOCAL
+@given(
+    st.lists(st.tuples(RESPONSES | st.just(""), st.integers(0, 3), st.none() | TEXT), min_size=2, max_size=5),
+    TEXT,
+)
+def test_ranked_candidates_come_back_as_they_were(
+    tmp_path: Path, candidates: list[tuple[str, int, str | None]], input: str
+) -> None:
+    responses, scores, answers = (list(each) for each in zip(*candidates, strict=True))
+    if len(set(scores)) < 2:
+        return
+    tokens = [[i, 7] if i else None for i in range(len(scores))]
+    row = {"query": f"{INSTRUCTION}\n{input}", "responses": responses, "scores": scores, "answer": answers}
+    rows = [row | {"origin": ["o"] * len(scores), "id": f"a-{i}", "tokens": tokens} for i in range(2)]
+    assert back(tmp_path, out(tmp_path, rows)) == rows
+
+
+def book(title: str, copies: int = 1, tags: list[str] | None = None) -> str:
+    """Order a book."""
+    return title
+
+
+TASK = "name: books\ninstruction: Order.\ntools: [test_export:book]\nanswers: words\n"
+TITLES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+
+
+@LOCAL
+@given(
+    st.fixed_dictionaries(
+        {"title": TITLES}, optional={"copies": st.integers(), "tags": st.lists(TITLES, max_size=2)}
+    )
+)
+def test_calls_of_several_arguments_come_back_the_same(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    """What cannot be written as text is left out; what is written is read as the same call."""
+    sys.modules.setdefault("test_export", sys.modules[__name__])
+    (tmp_path / "books.yaml").write_text(TASK)
+    task = str(tmp_path / "books.yaml")
+    theirs = [{"prompt": [USER], "completion": [call(json.dumps(arguments), "book")]}]
+    if set("()'\"\\[]{}, ") & set(str(arguments.values())[13:-2]):
+        with contextlib.suppress(InputError):
+            back(tmp_path, theirs, task)
+        return
+    (row,) = back(tmp_path, theirs, task)
+    ((made,),) = [each["completion"] for each in out(tmp_path, [row], task)]
+    assert made["tool_calls"][0]["function"] == {"name": "book", "arguments": arguments}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"title": "Emma"}, "book(Emma)"),
+        ({"title": "Emma", "copies": 2}, "book(Emma, 2)"),
+        ({"copies": 2, "title": "Emma"}, "book(copies=2, title=Emma)"),
+        ({"title": "Emma, or: a = b", "copies": 2}, 'book("Emma, or: a = b", 2)'),
+        ({"title": "Emma", "tags": ["a", "b, c"]}, 'book(title=Emma, tags=["a", "b, c"])'),
+    ],
+)
+def test_calls_are_written_plainly(arguments: dict[str, object], text: str, tmp_path: Path) -> None:
+    sys.modules.setdefault("test_export", sys.modules[__name__])
+    (tmp_path / "books.yaml").write_text(TASK)
+    (row,) = back(tmp_path, [{"messages": [USER, call(arguments, "book")]}], str(tmp_path / "books.yaml"))
+    assert row["output"] == text
+
+
+# Rows made by others
+
+CALL = call({"expression": "3*19"})
+FLAT = {"name": "calculator", "arguments": {"expression": "3*19"}}
+PART = {"type": "text", "text": USER["content"]}
+TOOL = {"role": "tool", "content": "57"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "output"),
+    [
+        ({"prompt": "What is 3 times 19?", "completion": " 57"}, "57"),
+        ({"prompt": "What is 3 times 19?", "completion": " calculator(3*19)"}, "calculator(3*19)"),
+        ({"messages": [USER, said("57")]}, "57"),
+        ({"messages": [USER, CALL]}, "calculator(3*19)"),
+        ({"messages": [USER, call('{"expression": "3*19"}')]}, "calculator(3*19)"),
+        ({"messages": [USER, CALL | {"content": "Let me see."}]}, "Let me see.\ncalculator(3*19)"),
+        ({"messages": [USER, said(None) | {"tool_calls": [FLAT]}]}, "calculator(3*19)"),
+        ({"prompt": [{"role": "user", "content": [PART]}], "completion": [said("57")]}, "57"),
+        ({"messages": [USER, CALL, TOOL]}, "calculator(3*19)"),
+        ({"messages": [USER, call({"expression": "3*19", "query": None})]}, "calculator(3*19)"),
+        ({"messages": [USER, said("57") | {"tool_calls": None}], "prompt": None, "chosen": None, "id": None}, "57"),
+    ],
+)  # fmt: skip
+def test_prompts_and_completions_of_others_become_labelled_questions(
+    theirs: dict[str, object], output: str, tmp_path: Path
+) -> None:
+    assert back(tmp_path, [theirs]) == [labelled(output)]
+
+
+def pair(chosen: str, rejected: str, **fields: object) -> dict[str, object]:
+    return {"prompt": USER["content"], "chosen": chosen, "rejected": rejected, **fields}
+
+
+def test_pairs_of_one_prompt_become_one_row_ranked_by_the_longest_chain(tmp_path: Path) -> None:
+    rows = [pair(" 57", " 58"), pair(" 58", " 59"), pair(" calculator(3*19)", " 58"), pair(" 57", " 59")]
+    assert back(tmp_path, rows) == [ranked(["57", "calculator(3*19)", "58", "59"], [2.0, 2.0, 1.0, 0.0])]
+
+
+def test_scores_of_others_are_kept(tmp_path: Path) -> None:
+    assert back(tmp_path, [pair("57", "58", score_chosen=8.5, score_rejected=-1)]) == [
+        ranked(["57", "58"], [8.5, -1.0])
+    ]
+
+
+def test_a_pair_with_the_prompt_in_both_sides(tmp_path: Path) -> None:
+    answers = [said(text) for text in ("57", "58")]
+    rows = [{"chosen": [USER, answers[0]], "rejected": [USER, answers[1]]}]
+    assert back(tmp_path, rows) == [ranked(["57", "58"], [1.0, 0.0])]
+
+
+TWO = {"role": "assistant", "tool_calls": [{"function": FLAT}, {"function": FLAT}]}
+IMAGE = {"role": "user", "content": [{"type": "image"}]}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [
+        ({"messages": [USER, TWO]}, "2 tool calls in one answer"),
+        ({"messages": [USER, call({"city": "Rome"}, "weather")]}, "a call of 'weather', which"),
+        ({"messages": [USER, call({"expression": "1)"})]}, "no text between parentheses is read"),
+        ({"messages": [USER, call("{")]}, "a tool call whose arguments are not JSON"),
+        ({"messages": [USER, call([])]}, "a tool call without a name or arguments"),
+        ({"messages": [USER, said("1"), USER]}, "a conversation that goes on"),
+        ({"messages": [USER, CALL, TOOL, CALL]}, "calls one after the other"),
+        ({"messages": [USER, USER]}, "not one question"),
+        ({"messages": [IMAGE, said("57")]}, "not of text alone"),
+        ({"prompt": "a", "completion": " "}, "an empty answer"),
+        ({"messages": [USER]}, "no answer"),
+        ({"prompt": "a", "completion": "b", "label": False}, "not wanted"),
+    ],
+)  # fmt: skip
+def test_what_a_row_cannot_say_is_left_out_with_its_reason_and_place(
+    theirs: dict[str, object], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"prompt": USER["content"], "completion": "57"}
+    assert back(tmp_path, [good, theirs]) == [labelled("57")]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("1 rows left out: ")
+    assert reason in line
+    assert line.endswith(f"(the first: {tmp_path / 'theirs.jsonl'}:2)")
+    with pytest.raises(InputError, match="no row can be expressed"):
+        back(tmp_path, [theirs])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "reason"),
+    [
+        ([pair("57", "57")], "twice the same answer"),
+        ([pair("57", "58"), pair("58", "57")], "contradict each other"),
+    ],
+)
+def test_pairs_that_say_nothing_are_left_out(
+    pairs: list[object], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"prompt": "Other?", "chosen": "yes", "rejected": "no"}
+    assert [row["responses"] for row in back(tmp_path, [other, *pairs])] == [["yes", "no"]]
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ({"text": "What?"}, "theirs.jsonl:1: neither 'messages' nor 'prompt'"),
+        ({"prompt": 3, "completion": "a"}, "field 'prompt': not a list of messages"),
+        ({"messages": [{"content": "a"}]}, "field 'messages': not a list of messages"),
+        ({"chosen": "a", "prompt": "b"}, "field 'rejected': is missing"),
+        ({"chosen": "a", "rejected": "b"}, "field 'prompt': is missing"),
+    ],
+)
+def test_rows_of_another_form_are_refused(theirs: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        back(tmp_path, [theirs])
+
+
+def test_an_answer_over_a_calculators_output_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [
+        USER,
+        CALL,
+        {"role": "tool", "content": "57"},
+        said("It is 57."),
+    ]
+    assert back(tmp_path, [{"messages": messages}]) == [labelled("calculator(3*19)")]
+    assert "its answer over the output of calculator" in capsys.readouterr().err
+
+
+def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = write(tmp_path / "ours.json", [labelled("calculator(3*19)", id="a-1")])
+    theirs, again = tmp_path / "theirs.jsonl", tmp_path / "again.json"
+    code, said, _ = command(capsys, "export", "--data", ours, "--output", theirs)
+    assert (code, said) == (0, f"1 rows in {theirs}\n")
+    code, said, _ = command(capsys, "import", "--data", theirs, "--output", again)
+    assert (code, said) == (0, f"1 rows in {again}\n")
+    assert read_rows(again, Labelled) == read_rows(ours, Labelled)
+
+
+# TRL itself
+
+TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+    "</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def parts(tiny_model: Callable[[str], Path]) -> dict[str, Any]:
+    """A tiny model and its tokenizer, with a chat template that shows tools and calls."""
+    pytest.importorskip("trl")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    tokenizer.chat_template = TEMPLATE
+    return {"model": AutoModelForCausalLM.from_pretrained(tiny_model("llama")), "processing_class": tokenizer}
+
+
+def arguments(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "output_dir": str(tmp_path / "out"), "max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True,
+        "bf16": False, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
+    }  # fmt: skip
+
+
+def loaded(tmp_path: Path) -> Any:
+    from datasets import load_dataset
+
+    cache = str(tmp_path / "cache")
+    return load_dataset("json", data_files=str(tmp_path / "theirs.jsonl"), split="train", cache_dir=cache)
+
+
+MIXED = [
+    labelled("calculator(3*19)", id="a-1", answer="57"),
+    labelled("57"),
+    labelled("calculator(expression=3*19)"),
+]
+
+
+@pytest.mark.parametrize("form", ["completion", "messages"])
+def test_trl_fine_tunes_on_the_file(form: str, parts: dict[str, Any], tmp_path: Path) -> None:
+    rows = out(tmp_path, MIXED, form=form)
+    dataset = loaded(tmp_path)
+    key = "completion" if form == "completion" else "messages"
+    assert [row[key] for row in dataset] == [row[key] for row in rows]
+    from trl import SFTConfig, SFTTrainer
+
+    trainer = SFTTrainer(
+        args=SFTConfig(**arguments(tmp_path), max_length=2048), train_dataset=dataset, **parts
+    )
+    assert trainer.train().global_step == 1
+    text = parts["processing_class"].decode(trainer.train_dataset[0]["input_ids"])
+    assert '"name": "calculator"' in text
+    assert text.endswith('<assistant>calculator{"expression": "3*19"}</s>')
+    if form == "completion":
+        learnt = [token for token in trainer.train_dataset[0]["labels"] if token >= 0]
+        assert parts["processing_class"].decode(learnt) == 'calculator{"expression": "3*19"}</s>'
+
+
+def test_trl_prefers_on_the_file(parts: dict[str, Any], tmp_path: Path) -> None:
+    out(
+        tmp_path,
+        [
+            ranked(
+                ["calculator(3*19)", "57", "58"],
+                [20, 10, 0],
+                origin=["gold", "a", "b"],
+                answer=["57", "57", None],
+            )
+        ],
+    )
+    from trl import DPOConfig, DPOTrainer
+
+    trainer = DPOTrainer(
+        args=DPOConfig(**arguments(tmp_path), max_length=2048), train_dataset=loaded(tmp_path), **parts
+    )
+    assert trainer.train().global_step == 1
+    decode = parts["processing_class"].decode
+    first = trainer.train_dataset[0]
+    assert decode(first["chosen_ids"]) == 'calculator{"expression": "3*19"}</s>'
+    assert decode(first["rejected_ids"]) == "57</s>"
+    assert '"name": "calculator"' in decode(first["prompt_ids"])

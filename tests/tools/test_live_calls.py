@@ -1,0 +1,94 @@
+"""Calls that come one by one: run beside, kept where that is lasting, none held up by a batch that is not full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from queue import Queue
+from threading import Event
+from typing import Any
+
+import pytest
+
+from trice.errors import TriceError
+from trice.records import Call, Execution
+from trice.tools import BatchTool, Tool, one_text
+from trice.tools.live import LiveCalls
+
+
+class Slow(Tool):
+    """Has a version, counts its runs, and waits until it is let go."""
+
+    name, description, patience = "slow", "Waits.", None
+
+    def __init__(self, version: str | None) -> None:
+        self._version, self.runs, self.go_on = version, 0, Event()
+
+    @property
+    def version(self) -> str | None:
+        return self._version
+
+    def parse(self, text: str) -> dict[str, Any]:
+        return one_text(text, "text", 50)
+
+    def execute(self, text: str) -> str:
+        self.runs += 1
+        self.go_on.wait(20)
+        return f"{text}!"
+
+
+class Together(BatchTool):
+    """Takes many at once; some bring down what is behind it."""
+
+    name, description = "together", "Many at once."
+
+    def parse(self, text: str) -> dict[str, Any]:
+        return one_text(text, "text", 50)
+
+    def execute_batch(self, calls: Sequence[dict[str, Any]]) -> list[str]:
+        if any(call["text"] == "down" for call in calls):
+            raise TriceError("nothing answers any more")
+        return [call["text"].upper() for call in calls]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def call(text: str) -> Call:
+    return Call(name="any", arguments={"text": text})
+
+
+def test_the_same_call_of_a_tool_with_a_version_is_run_once() -> None:
+    tool, found = Slow("1"), Queue[Execution]()
+    with LiveCalls() as calls:
+        for _ in range(3):
+            calls.run(tool, call("a"), found.put)
+        tool.go_on.set()
+        assert [found.get(timeout=10).output for _ in range(3)] == ["a!"] * 3
+        assert tool.runs == 1
+    with LiveCalls() as calls:  # kept in the cache
+        calls.run(tool, call("a"), found.put)
+        assert found.get(timeout=10).output == "a!"
+        assert tool.runs == 1
+
+
+def test_without_a_version_each_is_run() -> None:
+    tool, found = Slow(None), Queue[Execution]()
+    tool.go_on.set()
+    with LiveCalls() as calls:
+        for _ in range(3):
+            calls.run(tool, call("a"), found.put)
+        assert [found.get(timeout=10).output for _ in range(3)] == ["a!"] * 3
+    assert tool.runs == 3
+
+
+def test_a_batch_is_not_waited_for_and_a_failure_is_not_the_end() -> None:
+    tool, found = Together(), Queue[Execution]()
+    with LiveCalls() as calls:
+        for text in ("a", "down", "b"):
+            calls.run(tool, call(text), found.put)
+            execution = found.get(timeout=10)
+            expected = "nothing answers any more" if text == "down" else None
+            assert (execution.output, execution.error) == (None if expected else text.upper(), expected)
