@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
+from trice.models.engine import Manner
 from trice.prompts import Example, load_template
 
 ALPACA = (
@@ -152,3 +153,15 @@ def test_an_unknown_template_names_those_there_are() -> None:
         match=r"unknown template 'alpacca'; there is: alpaca, plain, vicuna, chat, or a \.json file",
     ):
         load_template("alpacca")
+
+
+@pytest.mark.parametrize("name", ["plain", "alpaca", "vicuna"])
+@pytest.mark.parametrize("input", ["3 + 4?", ""])
+def test_a_response_ends_where_the_model_goes_on_with_the_next_worked_example(name: str, input: str) -> None:
+    template = load_template(name)
+    examples = template.text("Solve.", input, [Example("1 + 2?", "3")])
+    beginning = template.text("Solve.", input)
+    assert examples.endswith(beginning)
+    between = template.example_end + beginning  # what stands behind every answer of the prompt
+    assert Manner(template).finish(f"7{between}") == "7"
+    assert Manner(template).finish("7") is None

@@ -108,13 +108,12 @@ class Manner:
         return [token for token, text in enumerate(texts) if opening.search(text)]
 
     def finish(self, text: str) -> str | None:
-        """The response, where `text` is a whole one: its first call has closed, or the template's stop text has
-        come. None while it must go on."""
+        """The response, where `text` is a whole one: its first call has closed, or the first of the template's stop
+        texts has come. None while it must go on."""
         whole = self.opening + text
-        for stop in self.template.stop:
-            before, found, _ = whole.lstrip().partition(stop)
-            if found:
-                return before.removeprefix(self.opening)
+        begun = whole.lstrip()
+        if stops := [place for stop in self.template.stop if (place := begun.find(stop)) >= 0]:
+            return begun[: min(stops)].removeprefix(self.opening)
         if text.endswith(")") and calls.read(whole, self.parsers).outcome is Outcome.CALLED:
             return text
         return None
