@@ -381,6 +381,11 @@ def test_strangers_text_stays_text(serve: Serve, browse: Browse, written: str) -
 def test_the_real_model_answers_questions_of_every_task(browse: Browse) -> None:
     with running(Path(gemma.NAME), task="mix", limits=Limits(max_new_tokens=24)) as server:
         page = browse(server.url).page
+        page.get_by_role("group", name="Examples").get_by_role("button").first.click()
+        finished(page, 60)
+        text = card(page, gemma.NAME).inner_text()  # it never learned to call
+        known = r"any tool\s+<0.1%\s+calculator\s+<0.1%.*Answers itself.*Answer\s+\S+"
+        assert re.search(known, text, re.DOTALL), text
         page.get_by_text("Settings").click()
         page.get_by_label("Calls").select_option("must call")
         for task, tool in {
@@ -393,5 +398,4 @@ def test_the_real_model_answers_questions_of_every_task(browse: Browse) -> None:
             page.get_by_role("group", name="Examples").get_by_role("button").first.click()
             finished(page, 60)
             text = card(page, gemma.NAME).inner_text()
-            known = rf"any tool\s+\S+%.*{tool}\s+\S+%.*(Calls {tool}|Malformed call: ).*Answer\s+\S+"
-            assert re.search(known, text, re.DOTALL), text
+            assert re.search(rf"(Calls {tool}|Malformed call: ).*Answer\s+\S+", text, re.DOTALL), text
