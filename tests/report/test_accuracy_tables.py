@@ -120,6 +120,13 @@ def test_the_sentence_claims_only_what_an_interval_carries(tmp_path: Path) -> No
     assert "right, down from 90%, calling" in settings(tmp_path, base=90)
 
 
+def test_halves_are_rounded_up_in_the_sentence(tmp_path: Path) -> None:
+    rows = [graded(n, "answered", n < 23) for n in range(40)]  # 57.5%, a hair less in binary
+    result(tmp_path, "zero-shot", *rows)
+    write_report([tmp_path])
+    assert "answers 58% of 40 test questions right" in (tmp_path / "report.md").read_text()
+
+
 def test_stages_on_different_questions_are_not_set_against_one_another(tmp_path: Path) -> None:
     settings(tmp_path, base=30)
     result(tmp_path, "both", *(graded(n, "answered", True, id=f"B_{n}", dataset="B") for n in range(10)))

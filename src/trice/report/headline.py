@@ -144,4 +144,4 @@ def _total(results: Results, a: str, b: str) -> Comparison | None:
 
 def _whole(share: Share) -> str:
     """A share in whole percent, halves up."""
-    return NOTHING if share.value is None else f"{int(100 * share.value + 0.5)}%"
+    return NOTHING if share.value is None else f"{int(100 * share.count / share.total + 0.5)}%"
