@@ -12,8 +12,8 @@ test: $(VENV)/ready  ## set up, then run the tests
 	$(BIN)/python -m pytest
 
 check: $(VENV)/ready  ## format, lint and types
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs/generate.py
+	$(BIN)/ruff check src tests benchmarks docs/generate.py
 	$(BIN)/mypy
 
 docs: $(VENV)/ready  ## the site in site/, with every link checked
