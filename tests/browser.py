@@ -6,8 +6,8 @@
 
 When the test ends, it fails if a page logged an error, raised one, opened a dialog or asked for anything outside
 its own origin (for a page on disk: for any other file). A test that expects such a thing reads it from `tab.errors`
-or `tab.outside` and clears the list. Without Chromium or Playwright the tests are skipped, saying so; with
-`TRICE_BROWSER=1` in the environment they fail instead.
+or `tab.outside` and clears the list. Without Playwright, or a Chromium that starts, the tests are skipped, saying
+so; with `TRICE_BROWSER=1` in the environment they fail instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -39,15 +39,21 @@ def chromium() -> Iterator[Any]:
     """One browser for all tests of a file: Playwright's event loop must not outlive them."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if find_spec("playwright") is None or path is None:
-        reason = "no Playwright" if path else f"none of {', '.join(NAMES)} on the path"
-        (pytest.fail if os.environ.get("TRICE_BROWSER") == "1" else pytest.skip)(reason)
-    from playwright.sync_api import sync_playwright
+        _missing("no Playwright" if path else f"none of {', '.join(NAMES)} on the path")
+    from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
-        args = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=path, args=args)
+        try:  # without its sandbox, which root and many containers cannot have: it sees our own pages alone
+            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except Error as error:
+            _missing(f"{path} does not start: {error.message.splitlines()[0]}")
         yield browser
         browser.close()
+
+
+def _missing(reason: str) -> NoReturn:
+    (pytest.fail if os.environ.get("TRICE_BROWSER") == "1" else pytest.skip)(reason)
+    raise AssertionError  # neither returns
 
 
 @pytest.fixture
