@@ -349,6 +349,8 @@ IMAGE = {"role": "user", "content": [{"type": "image"}]}
         ({"messages": [USER, call({"expression": "1)"})]}, "no text between parentheses is read"),
         ({"messages": [USER, call("{")]}, "a tool call whose arguments are not JSON"),
         ({"messages": [USER, call([])]}, "a tool call without a name or arguments"),
+        ({"messages": [USER, said("57") | {"tool_calls": {"0": FLAT}}]}, "tool_calls that are no list"),
+        ({"messages": [USER, said("57") | {"tool_calls": 1}]}, "tool_calls that are no list"),
         ({"messages": [USER, said("1"), USER]}, "a conversation that goes on"),
         ({"messages": [USER, CALL, TOOL, CALL]}, "calls one after the other"),
         ({"messages": [USER, USER]}, "not one question"),
@@ -394,6 +396,12 @@ def test_pairs_that_say_nothing_are_left_out(
         ({"messages": [{"content": "a"}]}, "field 'messages': not a list of messages"),
         ({"chosen": "a", "prompt": "b"}, "field 'rejected': is missing"),
         ({"chosen": "a", "rejected": "b"}, "field 'prompt': is missing"),
+        (
+            pair("57", "58", score_chosen="good", score_rejected=1),
+            "theirs.jsonl:1: field 'score_chosen': not a number",
+        ),
+        (pair("57", "58", place_chosen=0, place_rejected=[1]), "field 'place_rejected': not a number"),
+        (pair("57", "58", place_chosen=0), "field 'place_rejected': both sides have a place, or neither"),
     ],
 )
 def test_rows_of_another_form_are_refused(theirs: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Together(BatchTool):
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TRICE_CACHE", str(tmp_path))
 
 
 def call(text: str) -> Call:

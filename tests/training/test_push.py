@@ -224,6 +224,18 @@ def test_a_folder_as_base_model_is_named_as_on_the_hub_or_not_at_all(hub: Any, t
     assert yaml.safe_load(files["README.md"].split(b"---\n")[1])["base_model"] == "meta-llama/Llama-3.1-8B"
 
 
+def test_a_base_folder_called_as_other_things_are_renames_none_of_them(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    push(made(tmp_path / "both", "model"), "me/adapter", base="meta-llama/Llama-3.1-8B")
+    card = committed(hub)["README.md"].decode()
+    assert 'model = AutoModelForCausalLM.from_pretrained("meta-llama/Llama-3.1-8B")' in card
+    assert "trice chat --model meta-llama/Llama-3.1-8B --adapter both" in card
+    assert "base model `meta-llama/Llama-3.1-8B`" in card
+
+
 def test_private_and_a_branch(hub: Any, adapter: Path) -> None:
     hub.private = True
     push(adapter, "me/adapter", private=True, revision="v1/a")

@@ -157,11 +157,24 @@ def _pair(tasks: Tasks, row: Row) -> Pair:
         (prompt, sides[0]), (other, sides[1]) = map(_cut, sides)
         if prompt != other or not prompt:
             raise InputError(f"{row.where}: field 'prompt': is missing, and both sides do not begin with one")
+    _check_columns(row)
     task, instruction, input = _asked(tasks, row, prompt)
     chosen, rejected = (exchange(task.tools, messages)[0] for messages in sides)
     if chosen == rejected and f"{PLACE}_chosen" not in _fields(row):
         raise Unfit("a pair of twice the same answer")
     return Pair(f"{' '.join(instruction.split())}\n{input}", (chosen, rejected), _fields(row), row.where)
+
+
+def _check_columns(row: Row) -> None:
+    """Raise InputError where a score is no number or a place no whole one, or only one side has a place."""
+    fields = _fields(row)
+    for column, kind in ((LISTS["scores"], int | float), (PLACE, int)):
+        for side in SIDES:
+            value = fields.get(f"{column}_{side}")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise InputError(f"{row.where}: field '{column}_{side}': not a number")
+    if (fields.get(f"{PLACE}_chosen") is None) != (fields.get(f"{PLACE}_rejected") is None):
+        raise InputError(f"{row.where}: field '{PLACE}_rejected': both sides have a place, or neither")
 
 
 def _joined(pairs: Sequence[Pair]) -> Ranked:

@@ -90,6 +90,8 @@ def response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]
     content, calls = _content(message), message.get("tool_calls") or []
     if not calls:
         return content, None
+    if not isinstance(calls, list):
+        raise Unfit("tool_calls that are no list")
     if len(calls) > 1:
         raise Unfit(f"{len(calls)} tool calls in one answer")
     call = _call(calls[0])

@@ -8,6 +8,7 @@ is the one that `hf auth login` keeps, or HF_TOKEN. Does not cover merged weight
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -88,14 +89,25 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
         )
     made = _read(adapter / MADE) if (adapter / MADE).is_file() else {}
     template = str(made.get("template", "plain"))  # a name, or a file's path
-    text = read_text(adapter / CARD).replace(template, Path(template).name)
-    card = ModelCard(text if hub_name(trained_on) else text.replace(trained_on, named))
+    text = _renamed(read_text(adapter / CARD), template, Path(template).name)
+    card = ModelCard(text if hub_name(trained_on) else _renamed(text, trained_on, named))
     card.data["base_model"] = named
     contents = {CONFIG: config | {"base_model_name_or_path": named}}
     if made:
         contents[MADE] = made | {"model": named, "template": Path(template).name}
     written = {name: (json.dumps(value, indent=2) + "\n").encode() for name, value in contents.items()}
     return {weights.name: str(weights), CARD: str(card).encode(), **written}
+
+
+def _renamed(card: str, local: str, there: str) -> str:
+    """A card with a name replaced where it stands as one, in quotation marks or behind --model: a folder may be
+    called `model`, as other things are."""
+    name = re.escape(local)
+    return (
+        re.sub(rf"(?<=[`\"]){name}(?=[`\"])|(?<=--model ){name}(?= )", lambda _: there, card)
+        if local
+        else card
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
