@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
+from real import real_model
 from tiny import read
-from trice.cache import cache_folder
 from trice.models import gemma
 from trice.recipe import load_recipe
 from trice.run import run
@@ -24,11 +23,7 @@ SMALL = [
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec(gemma.WHEELS) is None
-    and not (cache_folder() / gemma.NAME / "config.json").is_file(),
-    reason="neither the extra 'demo' is installed nor its model converted",
-)
+@real_model
 def test_the_demo_teaches_the_real_model_to_call_some_tools(tmp_path: Path) -> None:
     folder = run(load_recipe("demo", [*SMALL, f"output={tmp_path / 'demo'}"]))
     found = json.loads((folder / "results.json").read_text())

@@ -7,7 +7,6 @@ digits; after `<!-- figures vary -->` only the words count, after `<!-- not run 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -20,8 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from trice.cache import cache_folder
-from trice.models import gemma
+from real import real_model
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial"
@@ -30,11 +28,6 @@ FENCE = re.compile(
 )
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 MARK = "=== block {} ==="
-ABSENT = (
-    importlib.util.find_spec(gemma.WHEELS) is None
-    and not (cache_folder() / gemma.NAME / "config.json").is_file()
-)
-real = pytest.mark.skipif(ABSENT, reason="neither the extra 'demo' is installed nor its model converted")
 
 
 class Block(NamedTuple):
@@ -134,13 +127,13 @@ def check_page(page: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@real
+@real_model
 def test_part_1_prints_what_it_shows(tmp_path: Path) -> None:
     check_page("1-the-idea.md", tmp_path / "part-1")
 
 
 @pytest.mark.slow
-@real
+@real_model
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_part_2_teaches_the_model_to_call_its_readers_tool_selectively(tmp_path: Path) -> None:
     folder = tmp_path / "part-2"

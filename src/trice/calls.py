@@ -8,8 +8,9 @@ otherwise. Nothing is ever evaluated here.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -39,15 +40,32 @@ def closing(text: str, start: int) -> int | None:
     return None
 
 
+def opening(names: Iterable[str]) -> re.Pattern[str]:
+    """Where a call of one of the tools begins; its first group is the tool's name."""
+    return re.compile(rf"(?<![A-Za-z0-9_])({'|'.join(map(re.escape, names))})\(")
+
+
+def place(text: str, written: str) -> int:
+    """Where the call that was read in a response stands there."""
+    found = re.search(rf"(?<![A-Za-z0-9_]){re.escape(written)}", text)
+    return found.start() if found else 0
+
+
+def texts(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """A call's arguments as text, so that 3 and "3" are the same."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in arguments.items()
+    }
+
+
 def read(text: str, parsers: Mapping[str, Parser]) -> Reading:
     """Read a response, given the argument parser of each offered tool by name."""
     text = text[:MAX_RESPONSE]
     if not parsers:
         return Reading(Outcome.ANSWERED)
-    names = "|".join(re.escape(name) for name in parsers)
     reason = None
-    openings = re.finditer(rf"(?<![A-Za-z0-9_])({names})\(", text)
-    for match in islice(openings, MAX_OPENINGS):
+    for match in islice(opening(parsers).finditer(text), MAX_OPENINGS):
         end = closing(text, match.end() - 1)
         if end is None:
             reason = reason or "the parenthesis never closes"

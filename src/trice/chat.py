@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from trice.models.adapters import read_made
 from trice.prompts import load_template
 from trice.records import Outcome, Question, Response
 from trice.sampling import Sampling
 from trice.stages.generate import Asking, ask, respond
 from trice.stages.grade import grade
 from trice.tasks import MIXED, Sources, Tasks
-
-
-def read_made(adapter: Path) -> dict[str, Any]:
-    """What an adapter's `trice.json` says of its making; empty where there is none."""
-    made = adapter / "trice.json"
-    return dict(json.loads(made.read_text(encoding="utf-8"))) if made.is_file() else {}
 
 
 def adapter_template(adapter: Path | None) -> str:

@@ -71,6 +71,17 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that is a file's content. Raises InputError where it is none."""
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a JSON object ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
+
+
 def read_row(row_type: type[RowT], line: str, where: str) -> RowT:
     """One line of JSON, which stands at `where`, as a `row_type`. Raises InputError where it does not fit."""
     try:

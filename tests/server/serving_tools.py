@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from threading import Event
 from typing import Any
+
+import pytest
 
 from trice.records import Question
 from trice.tools import Tool, one_text
@@ -12,6 +15,15 @@ from trice.tools.turns import reading
 
 go_on = Event()
 runs: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def held() -> Iterator[None]:
+    """`wait` waits until a test lets it go, or is over: in every test of a file that imports this."""
+    go_on.clear()
+    runs.clear()
+    yield
+    go_on.set()
 
 
 def _wait(text: str) -> str:

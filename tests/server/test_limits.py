@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,10 @@ import openai
 import pytest
 import serving_tools
 from serving import ask, client, eventually, running, streamed, tool_task, writes
+from serving_tools import held as held
 
 from trice.server.limits import Limits
 from trice.server.start import Server
-
-
-@pytest.fixture(autouse=True)
-def _held() -> Iterator[None]:
-    """The tool `wait` waits until a test lets it go, or is over."""
-    serving_tools.go_on.clear()
-    serving_tools.runs.clear()
-    yield
-    serving_tools.go_on.set()
 
 
 @pytest.fixture

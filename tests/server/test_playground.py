@@ -4,10 +4,9 @@ small model."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from typing import Any
 import pytest
 import serving_tools
 from serving import ask, eventually, running, tool_task, writes
+from serving_tools import held as held
 
 from browser import Tab
-from trice.cache import cache_folder
+from real import real_model
 from trice.models import gemma
 from trice.server.limits import Limits
 
@@ -25,15 +25,6 @@ Browse = Callable[..., Tab]
 Serve = Callable[..., Any]
 PHONE = {"viewport": {"width": 375, "height": 700}, "is_mobile": True, "has_touch": True}
 HOSTILE = "<img src=x onerror=STOLEN=1><script>STOLEN=1</script>"
-
-
-@pytest.fixture(autouse=True)
-def _held() -> Iterator[None]:
-    """The tool `wait` waits until a test lets it go, or is over."""
-    serving_tools.go_on.clear()
-    serving_tools.runs.clear()
-    yield
-    serving_tools.go_on.set()
 
 
 @pytest.fixture
@@ -373,11 +364,7 @@ def test_strangers_text_stays_text(serve: Serve, browse: Browse, written: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec(gemma.WHEELS) is None
-    and not (cache_folder() / gemma.NAME / "config.json").is_file(),
-    reason="neither the extra 'demo' is installed nor its model converted",
-)
+@real_model
 def test_the_real_model_answers_questions_of_every_task(browse: Browse) -> None:
     with running(Path(gemma.NAME), task="mix", limits=Limits(max_new_tokens=24)) as server:
         page = browse(server.url).page

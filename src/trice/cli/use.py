@@ -10,6 +10,7 @@ import typer
 from trice.cli import options as o
 from trice.cli.app import USE, app
 from trice.errors import InputError, TriceError
+from trice.server.limits import Limits
 
 
 @app.command(rich_help_panel=USE, context_settings={"ignore_unknown_options": True})  # "-5+3" is no option
@@ -96,11 +97,17 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Another name the server is called by, as behind a proxy.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most a request may ask for.")] = 256,
-    max_prompt_tokens: Annotated[int, typer.Option(min=1, help="The longest prompt, in tokens.")] = 1024,
-    batch_size: Annotated[int, typer.Option(min=1, help="Responses written at a time.")] = 32,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused.")] = 64,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = 120.0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="The most a request may ask for.")
+    ] = Limits.max_new_tokens,
+    max_prompt_tokens: Annotated[
+        int, typer.Option(min=1, help="The longest prompt, in tokens.")
+    ] = Limits.max_prompt_tokens,
+    batch_size: Annotated[int, typer.Option(min=1, help="Responses written at a time.")] = Limits.batch_size,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait; more are refused.")
+    ] = Limits.max_waiting,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = Limits.timeout,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
 ) -> None:
@@ -108,7 +115,6 @@ def serve(
     from trice.server import check_installed
 
     check_installed()
-    from trice.server.limits import Limits
     from trice.server.start import Entrance
     from trice.server.start import serve as start
 

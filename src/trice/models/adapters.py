@@ -6,7 +6,6 @@ of other kinds than LoRA are not covered. Importing this loads no torch.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import warnings
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from trice.errors import InputError
+from trice.journal import read_object
 
 CONFIG = "adapter_config.json"
+MADE = "trice.json"  # how it was made, and the template it wants
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first there is, as PEFT chooses
 PREFIX = "base_model.model."
 
@@ -37,11 +38,8 @@ def adapter_config(adapter: Path, model: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{adapter}: no adapter here ({CONFIG} is missing)")
     adapter_weights(adapter)
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        base = str(config.get("base_model_name_or_path") or "")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a JSON object ({error})") from None
+    config = read_object(path)
+    base = str(config.get("base_model_name_or_path") or "")
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise InputError(f"{path}: field 'peft_type': '{kind}'; only LORA adapters can be used")
@@ -52,6 +50,13 @@ def adapter_config(adapter: Path, model: str) -> dict[str, Any]:
             f"name? then correct base_model_name_or_path in {CONFIG})"
         )
     return config
+
+
+def read_made(adapter: Path) -> dict[str, Any]:
+    """What an adapter's `trice.json` says of its making; empty where there is none. Raises InputError where it
+    is no JSON object."""
+    path = adapter / MADE
+    return read_object(path) if path.is_file() else {}
 
 
 def lora_config(adapter: Path) -> Any:

@@ -14,7 +14,18 @@ from trice.report import figures
 from trice.report.folder import Run
 from trice.report.paper import TABLE_3, VICUNA, paper_note, paper_rows
 from trice.report.results import Results, column_name, columns_of, share_of
-from trice.report.text import NOTHING, Cell, Rows, Section, Table, cut, percent, share_cell, span, table
+from trice.report.text import (
+    NOTHING,
+    Cell,
+    Rows,
+    Section,
+    Table,
+    cut,
+    difference_cell,
+    percent,
+    share_cell,
+    table,
+)
 
 
 def accuracy(run: Run, results: Results) -> Section:
@@ -152,10 +163,7 @@ def _comparison(results: Results, columns: Sequence[str]) -> Table:
         cells = [Cell(NOTHING) for _ in columns]
         for place, column in enumerate(columns):
             if column in parts:
-                delta, low, high = parts[column].overall
-                cells[place] = Cell(
-                    percent(delta, True), span(low, high, True), strong=not parts[column].is_noise
-                )
+                cells[place] = difference_cell(parts[column].overall, not parts[column].is_noise)
         rows.append([f"{a} − {b}", *cells])
     return table(
         ["difference", *map(column_name, columns)],

@@ -7,7 +7,6 @@ page, and how much of them, is `trice.report.page`'s.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,10 +129,7 @@ def written(row: Response) -> str:
     """The call as it was understood: `name(argument)`, or `name(first=…, second=…)`; empty where there is none."""
     if row.call is None:
         return ""
-    values = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in row.call.arguments.items()
-    }
+    values = calls.texts(row.call.arguments)
     named = [f"{key}={value}" for key, value in values.items()] if len(values) > 1 else values.values()
     return calls.render(row.call.name, ", ".join(named))
 

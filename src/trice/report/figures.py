@@ -10,7 +10,7 @@ from typing import Any
 
 from trice.measures import Share
 from trice.report import drawing
-from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run, order
+from trice.report.folder import ALWAYS, BASE, NEVER, Run, order
 from trice.report.results import Measures, Results, column_name, columns_of, frontier, share_of
 from trice.report.text import Figure
 
@@ -26,13 +26,9 @@ def draw(plot: Callable[[Run, Results], Figure | None], run: Run, results: Resul
     return [figure] if figure else []
 
 
-def stages_of(results: Results) -> list[str]:
-    return [name for name in (BASE, STAGE_1, BOTH) if name in results.settings]
-
-
 def accuracy(run: Run, results: Results) -> Figure | None:
     """Accuracy by stage (without any: by setting) on each data set, with intervals: the paper's Figure 3."""
-    stages = stages_of(results) or list(results.settings)
+    stages = results.stages or list(results.settings)
     if not stages:
         return None
     columns = columns_of(results)
@@ -52,7 +48,7 @@ def accuracy(run: Run, results: Results) -> Figure | None:
 def tool_use(run: Run, results: Results) -> Figure | None:
     """The tool-use rate by stage, beside the need: a line for each data set and training seed, and the quartiles of
     all, as in the paper's Figure 4."""
-    stages = [name for name in stages_of(results) if name != BASE or _calls(results, name)]
+    stages = [name for name in results.stages if name != BASE or _calls(results, name)]
     if not stages:
         return None
     lines = _use_lines(results, stages)
@@ -111,7 +107,7 @@ def _of_seed(results: Results, setting: str, seed: str) -> Measures:
 
 def tradeoff(run: Run, results: Results) -> Figure | None:
     """Accuracy against tool-use rate, of every setting asked all questions."""
-    totals = {name: results.settings[name]["total"] for name in results.whole}
+    totals = results.totals
     if not any(_calls(results, name) for name in totals):
         return None  # there is nothing to weigh
     canvas, axes = drawing.canvas_of(3.3)
@@ -123,14 +119,14 @@ def tradeoff(run: Run, results: Results) -> Figure | None:
 
 def tradeoffs(runs: Mapping[str, Results]) -> Figure | None:
     """The same of several runs: a colour a run, a shape a setting. Frontiers are each run's own."""
-    runs = {run: results for run, results in runs.items() if results.whole}
-    settings = sorted({name for results in runs.values() for name in results.whole}, key=order)
+    runs = {run: results for run, results in runs.items() if results.totals}
+    settings = sorted({name for results in runs.values() for name in results.totals}, key=order)
     if not settings:
         return None
     canvas, axes = drawing.canvas_of(3.6)
     for index, (run, results) in enumerate(runs.items()):
         colour, _ = drawing.look("", index)
-        totals = {name: results.settings[name]["total"] for name in results.whole}
+        totals = results.totals
         for name, found in totals.items():
             marker = drawing.look(name, settings.index(name))[1]
             drawing.cross(axes, found["tool_use"], found["accuracy"], (colour, marker))
@@ -171,9 +167,7 @@ def _calls(results: Results, setting: str) -> bool:
 
 def confusion(run: Run, results: Results) -> Figure | None:
     """Need against outcome on all questions, a small matrix a stage."""
-    found = {
-        name: results.confusion[name]["total"] for name in stages_of(results) if name in results.confusion
-    }
+    found = {name: results.confusion[name]["total"] for name in results.stages if name in results.confusion}
     if not found:
         return None
     canvas, panels = drawing.canvas_of(0.55 + 0.8 * len(found), len(found))

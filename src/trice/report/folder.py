@@ -172,11 +172,7 @@ def _read_results(run: Run, dev: Path) -> None:
 
 def _object(path: Path, kind: type[journal.RowT]) -> journal.RowT:
     """A file that holds one JSON object."""
-    try:
-        value = json.loads(journal.read_text(path))
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON object ({error})") from None
-    return journal.validate(kind, value, str(path))
+    return journal.validate(kind, journal.read_object(path), str(path))
 
 
 def _count(path: Path) -> int:

@@ -42,11 +42,11 @@ class Headline:
     run: str = ""
 
 
-def headline(results: Results, run: str = "") -> Headline:
+def headline(results: Results) -> Headline:
     """Base, stage 1, both, and whether the second stage made a difference that can be told from noise."""
     there = {name: results.settings[name]["total"] for name in STAGES if name in results.settings}
     if not there:
-        return Headline("No setting of the loop has been evaluated yet.", run=run)
+        return Headline("No setting of the loop has been evaluated yet.")
     stages = [Stage(STAGES[name], found["accuracy"], found["tool_use"]) for name, found in there.items()]
     found = results.comparison.get((BOTH, STAGE_1), {}).get("total")
     sizes = {stage.accuracy.total for stage in stages}
@@ -55,7 +55,7 @@ def headline(results: Results, run: str = "") -> Headline:
         ["The stages were asked different questions: not all is evaluated yet."] if len(sizes) > 1 else []
     )
     notes.append("Percent of the test questions, with 95% intervals.")
-    return Headline(_sentence(results, list(there)[-1]), stages, notes, run)
+    return Headline(_sentence(results, list(there)[-1]), stages, notes)
 
 
 def as_section(found: Headline) -> Section:

@@ -377,9 +377,11 @@
       draw(linked);
     }
 
+    /** Whether the address is of another part of the page. */
+    const elsewhere = () => location.hash && !location.hash.includes("=") && location.hash.slice(1) !== box.parentElement.id;
+
     /** Show what the address says. */
     function follow() {
-      if (location.hash && !location.hash.includes("=") && location.hash.slice(1) !== box.parentElement.id) return;
       state = read(location.hash);
       opened = new Set(state.open ? [state.open] : []);
       const linked = byKey.get(state.open);
@@ -398,9 +400,9 @@
       make("div", { class: columns.length > 4 ? "scroll" : "" }, make("table", { class: `cases${columns.length > 4 ? " wide" : ""}` }, make("caption", { class: "hidden-text" }, "Questions, with the verdict of each stage"),
         make("thead", {}, make("tr", {}, ...head.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))), body)), more);
     box.hidden = false;
-    addEventListener("hashchange", follow);
-    show();
-    follow();
+    addEventListener("hashchange", () => elsewhere() || follow());
+    if (elsewhere()) show();
+    else follow();
   }
 
   dress();

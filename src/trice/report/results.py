@@ -17,7 +17,7 @@ from trice.records import Outcome, Response
 from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, SETTINGS, STAGE_1, Run, group_of
 from trice.report.text import cut
 
-Measures = dict[str, dict[str, Share]]  # data set → measure → share
+Measures = dict[str, dict[str, Share]]  # data set (or setting) → measure → share
 Members = dict[str, list[Response]]  # setting as run → rows: the seeds of one group
 Confusion = dict[str, dict[str, Share]]  # "needed" or "not needed" → outcome → share of those questions
 NEEDED, NOT_NEEDED = "needed", "not needed"
@@ -51,13 +51,20 @@ class Results:
     @property
     def frontier(self) -> list[str]:
         """The settings that no other one beats in accuracy with as few calls, from few calls to many."""
-        return frontier({name: self.settings[name]["total"] for name in self.whole})
+        return frontier(self.totals)
 
     @property
-    def whole(self) -> list[str]:
-        """The settings evaluated on every question that any was: they can be set against one another."""
-        sizes = {name: found["total"]["accuracy"].total for name, found in self.settings.items()}
-        return [name for name, size in sizes.items() if size == max(sizes.values())]
+    def totals(self) -> Measures:
+        """Setting → its measures on all questions, of those evaluated on every question that any was: they can be
+        set against one another."""
+        found = {name: parts["total"] for name, parts in self.settings.items()}
+        most = max((shares["accuracy"].total for shares in found.values()), default=0)
+        return {name: shares for name, shares in found.items() if shares["accuracy"].total == most}
+
+    @property
+    def stages(self) -> list[str]:
+        """The base model, stage 1, both: those that were evaluated."""
+        return [name for name in (BASE, STAGE_1, BOTH) if name in self.settings]
 
 
 def work_out(run: Run) -> Results:

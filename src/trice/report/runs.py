@@ -21,7 +21,7 @@ from trice.report.folder import Run, RunInfo, group_of, order
 from trice.report.headline import Headline
 from trice.report.results import Comparison, Members, Results, compare, share_of
 from trice.report.schema import RunResults, SeveralResults, difference_result
-from trice.report.text import NOTHING, Cell, Rows, Section, Table, cut, percent, share_cell, span, table
+from trice.report.text import NOTHING, Cell, Rows, Section, Table, cut, difference_cell, share_cell, table
 
 Key = tuple[str, str, str]  # a question: data set, id, text
 LEFT_OUT = {"output"}  # recipe keys that differ of themselves
@@ -158,7 +158,15 @@ def _compared(runs: Mapping[str, Found]) -> list[Table]:
     found = comparisons(runs)
     settings = [name for name in _settings(runs) if any(name in parts for parts in found.values())]
     rows: Rows = [
-        [f"{a} − {b}", *(_delta(parts[name]) if name in parts else Cell(NOTHING) for name in settings)]
+        [
+            f"{a} − {b}",
+            *(
+                difference_cell(parts[name].overall, not parts[name].is_noise)
+                if name in parts
+                else Cell(NOTHING)
+                for name in settings
+            ),
+        ]
         for (a, b), parts in found.items()
     ]
     note = (
@@ -166,11 +174,6 @@ def _compared(runs: Mapping[str, Found]) -> list[Table]:
         "interval leaves out 0 and no training seed says otherwise."
     )
     return [table(["difference", *settings], rows, note=note)] if rows else []
-
-
-def _delta(found: Comparison) -> Cell:
-    delta, low, high = found.overall
-    return Cell(percent(delta, True), span(low, high, True), strong=not found.is_noise)
 
 
 def _settings(runs: Mapping[str, Found]) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trice.measures import Share
+from trice.measures import Difference, Share
 
 NOTHING = "–"
 LONGEST = 600  # characters of a cell
@@ -116,11 +116,17 @@ def span(low: float | None, high: float | None, sign: bool = False) -> str:
     return "" if low is None else f"{percent(low, sign)} to {percent(high, sign)}"
 
 
-def share_cell(share: Share | None, strong: bool = False) -> Cell:
+def share_cell(share: Share | None) -> Cell:
     """A share in percent with its interval."""
     if share is None or share.value is None:
         return Cell(NOTHING)
-    return Cell(percent(share.value), span(share.low, share.high), strong)
+    return Cell(percent(share.value), span(share.low, share.high))
+
+
+def difference_cell(found: Difference, strong: bool) -> Cell:
+    """A difference in points with its interval."""
+    delta, low, high = found
+    return Cell(percent(delta, True), span(low, high, True), strong)
 
 
 def number(count: float) -> str:

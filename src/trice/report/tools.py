@@ -19,7 +19,7 @@ MEASURED = {"over-use": "over_use", "under-use": "under_use", "harmful use": "ha
 def tool_use(run: Run, results: Results) -> Section:
     drawn = figures.draw(figures.tool_use, run, results)
     section = Section("Tool use and outcomes", figures=drawn)
-    stages = [name for name in (BASE, STAGE_1, BOTH) if name in results.settings]
+    stages = results.stages
     if stages:
         rows: Rows = [
             [

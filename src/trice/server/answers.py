@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trice.calls import Reading
+from trice.calls import Reading, opening, place
 from trice.records import Execution, Outcome
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # how a tokenizer writes the first bytes of a character
@@ -74,12 +74,9 @@ class Answer:
         """Where the call begins, or what was to be one."""
         assert self._opening is not None
         assert self.reading is not None
-        written = self.reading.written
-        found = (
-            self._opening.search(self.said)
-            if written is None
-            else re.search(rf"(?<![A-Za-z0-9_]){re.escape(written)}", self.said)
-        )
+        if self.reading.written is not None:
+            return place(self.said, self.reading.written)
+        found = self._opening.search(self.said)
         return found.start() if found else 0
 
     def _certain(self) -> int:
@@ -96,11 +93,6 @@ class Answer:
         """How many characters of what is said are sure to stay, whatever follows."""
         end = len(self.said.rstrip(UNFINISHED))
         return min(end, _possible(self.said, self.stops, word=False))
-
-
-def opening(names: Sequence[str]) -> re.Pattern[str]:
-    """Where a call of one of the tools begins."""
-    return re.compile(rf"(?<![A-Za-z0-9_])(?:{'|'.join(map(re.escape, names))})\(")
 
 
 def _possible(text: str, wanted: Sequence[str], word: bool) -> int:

@@ -10,23 +10,24 @@ from trice.models.engine import Compel, Manner, Prompt
 from trice.records import Question
 from trice.server.events import Asked, Event
 from trice.stages.generate import Asking, manner
-from trice.tasks import Task, Tasks
+from trice.tasks import Tasks
 
 
 @dataclass(eq=False)
 class Job:
-    """A request under way. `left` counts its unfinished responses, `calls` those that run; `turns` are second turns
-    by response, None where they are not there yet; `prompt` and `completion` count tokens."""
+    """A request under way. `question` is what is asked, with its instruction, once it has begun; `left` counts its
+    unfinished responses, `calls` those that run; `turns` are second turns by response, None where they are not
+    there yet; `prompt` and `completion` count tokens."""
 
     asked: Asked
     emit: Callable[[Event], None]
     left: int
     calls: int = 0
     over: bool = False
-    task: Task | None = None
     turns: dict[int, list[str | None]] = field(default_factory=dict)
     prompt: int = 0
     completion: int = 0
+    question: Question = field(init=False)
 
     @property
     def places(self) -> int:

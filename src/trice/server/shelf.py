@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from trice import datasets
-from trice.chat import adapter_template, read_made
+from trice.chat import adapter_template
 from trice.errors import InputError
 from trice.journal import read_rows
+from trice.models.adapters import read_made
 from trice.models.local import LocalModel, check_model, load
 from trice.prompts import Template, load_template
 from trice.records import Question, Row
@@ -138,9 +139,9 @@ def open_shelf(
     for name, adapter in named:
         made = adapter / "adapter_config.json" if adapter else None
         created = int(made.stat().st_mtime) if made else 0
-        stage = str(read_made(adapter)["stage"]) if adapter and "stage" in read_made(adapter) else None
+        stage = read_made(adapter).get("stage") if adapter else "base"
         loaded = load(model, adapter, device=device, dtype=dtype)
-        shelf.models[name] = Served(name, stage if adapter else "base", adapter, forms[name], loaded, created)
+        shelf.models[name] = Served(name, stage, adapter, forms[name], loaded, created)
     return shelf
 
 

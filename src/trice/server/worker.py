@@ -42,7 +42,7 @@ from trice.server.jobs import Job, Place
 from trice.server.shelf import Served, Shelf
 from trice.stages.generate import ask, content_key
 from trice.stages.grade import second_turn
-from trice.tasks.reading import read
+from trice.tasks.reading import Read, read
 from trice.tools.live import LiveCalls
 
 
@@ -145,8 +145,7 @@ class Worker:
 
     def _begin(self, job: Job) -> None:
         asked = job.asked
-        job.task = self.shelf.tasks.of(asked.question)
-        question = ask(asked.question, job.task)
+        job.question = question = ask(asked.question, self.shelf.tasks.of(asked.question))
         how, ids = job.read(self.shelf.tasks, question, asked.compel)
         most = min(self.max_prompt, job.room)
         if len(ids) > most:
@@ -204,9 +203,8 @@ class Worker:
                 self._done(job, place.of)
 
     def _decide(self, job: Job, row: Row, text: str) -> None:
-        assert job.task is not None
-        question = ask(job.asked.question, job.task)
-        response = Response.model_validate(question.model_dump() | {"response": text, "sample": row.sample})
+        written = {"response": text, "sample": row.sample}
+        response = Response.model_validate(job.question.model_dump() | written)
         found = read(self.shelf.tasks, response)
         job.emit(Decided(row.sample, text, found.reading, row.full))
         if found.reading.outcome is not Outcome.CALLED or not (found.tool and found.reading.call):
@@ -215,13 +213,12 @@ class Worker:
         job.calls += 1
 
         def take(execution: Execution) -> None:
-            self._news.put(partial(self._guarded, job, self._executed, job, response, execution))
+            self._news.put(partial(self._guarded, job, self._executed, job, response, found, execution))
 
         self._calls.run(found.tool, found.reading.call, take)
 
-    def _executed(self, job: Job, response: Response, execution: Execution) -> None:
+    def _executed(self, job: Job, response: Response, found: Read, execution: Execution) -> None:
         job.calls -= 1
-        found = read(self.shelf.tasks, response)
         assert found.tool is not None
         self.ran(found.tool.name, execution)
         if job.over:

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from trice.errors import InputError
 from trice.journal import read_rows, validate, write_rows
-from trice.records import Labelled, Question, Ranked, Row
+from trice.records import Labelled, Ranked, Row
 from trice.stages.messages import LeftOut, asked, reading, said
 from trice.tasks import Sources, Task, Tasks
 from trice.tools.turns import SECOND_TURN, parts
@@ -73,9 +73,7 @@ def _as(kind: type[Any], rows: Sequence[Row]) -> list[Any]:
 
 def _task(tasks: Tasks, row: Labelled | Ranked) -> Task:
     named = row.task if isinstance(row, Labelled) else (row.model_extra or {}).get("task")
-    if named is None:
-        return tasks.asking(row.instruction)
-    return tasks.of(validate(Question, {"id": "-", "input": "-", "answer": "-", "task": named}, row.where))
+    return tasks.of_row(named, row.instruction, row.where)
 
 
 def _prompt(task: Task, instruction: str, input: str) -> dict[str, Any]:
@@ -133,7 +131,7 @@ def _pairs(tasks: Tasks, row: Ranked, left: LeftOut) -> list[dict[str, Any]]:
             )
     task = _task(tasks, row)
     messages = [said(task.tools, text) for text in row.responses]
-    kept = row.model_dump(mode="json", exclude={"query", "responses", *LISTS}, exclude_unset=True)
+    kept = _kept(row)
     pairs = []
     for better, high in enumerate(row.scores):
         for worse, low in enumerate(row.scores):
@@ -156,11 +154,15 @@ def _pairs(tasks: Tasks, row: Ranked, left: LeftOut) -> list[dict[str, Any]]:
 def _best(tasks: Tasks, row: Ranked) -> dict[str, Any]:
     task = _task(tasks, row)
     place = max(range(len(row.scores)), key=lambda place: row.scores[place])  # the first of equals: gold
-    kept = row.model_dump(mode="json", exclude={"query", "responses", *LISTS}, exclude_unset=True)
     completion = [said(task.tools, row.responses[place])]
     return (
         _prompt(task, row.instruction, row.input)
         | {"completion": completion}
-        | kept
+        | _kept(row)
         | {"score": row.scores[place]}
     )
+
+
+def _kept(row: Ranked) -> dict[str, Any]:
+    """What a ranked question says besides its candidates."""
+    return row.model_dump(mode="json", exclude={"query", "responses", *LISTS}, exclude_unset=True)

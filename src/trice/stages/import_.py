@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from trice.errors import InputError
 from trice.journal import read_rows, validate, write_rows
-from trice.records import Labelled, Question, Ranked, Row
+from trice.records import Labelled, Ranked, Row
 from trice.stages.export import LISTS, PLACE, TAKEN
 from trice.stages.messages import LeftOut, Message, Unfit, check_messages, exchange, question, reading
 from trice.tasks import Sources, Task, Tasks
@@ -96,13 +96,7 @@ def _messages(row: Row, field: str, role: str) -> list[Message]:
 def _asked(tasks: Tasks, row: Row, prompt: Sequence[Message]) -> tuple[Task, str, str]:
     """The task of a row, its instruction and input."""
     instruction, input = question(prompt)
-    named = _fields(row).get("task")
-    if named is None:
-        task = tasks.asking(instruction)
-    else:
-        task = tasks.of(
-            validate(Question, {"id": "-", "input": "-", "answer": "-", "task": named}, row.where)
-        )
+    task = tasks.of_row(_fields(row).get("task"), instruction, row.where)
     return task, instruction or task.instruction, input
 
 

@@ -11,12 +11,11 @@ are `Unfit`.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from trice.calls import read
+from trice.calls import place, read
 from trice.errors import InputError
 from trice.journal import notice
 from trice.records import Call, Labelled, Question
@@ -68,11 +67,10 @@ def said(tools: Sequence[Tool], text: str) -> Message:
     reading = read(text, {tool.name: tool.parse for tool in tools})
     if reading.call is None or reading.written is None:
         return {"role": "assistant", "content": text}
-    place = re.search(rf"(?<![A-Za-z0-9_]){re.escape(reading.written)}", text)
     function = {"name": reading.call.name, "arguments": reading.call.arguments}
     message = {
         "role": "assistant",
-        "content": text[: place.start()] if place else "",
+        "content": text[: place(text, reading.written)],
         "tool_calls": [{"type": "function", "function": function}],
     }
     try:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from trice.errors import InputError
+from trice.journal import validate
 from trice.records import Question
 from trice.tools import Tool, load_tool
 from trice.tools.turns import READING, SECOND_TURN
@@ -92,9 +93,12 @@ class Tasks:
             )
         return self._load(question.task)
 
-    def asking(self, instruction: str) -> Task:
-        """The task that asks with an instruction, of a row that names none: the first of several; where there is no
-        such task the file's, or one that offers what the mix does."""
+    def of_row(self, named: object, instruction: str, where: str) -> Task:
+        """The task that a row at `where` names. Of one that names none (None) the first that asks with its
+        instruction; where there is no such task the file's, or one that offers what the mix does. Raises InputError
+        for a name that is none."""
+        if named is not None:
+            return self.of(validate(Question, {"id": "-", "input": "-", "answer": "-", "task": named}, where))
         names = (SECOND_TURN, *SHIPPED, *self._named) if self.mixed else (SECOND_TURN,)
         found = (task for task in map(self._load, names) if task.instruction == instruction)
         return next(found, None) or self._load(MIXED[0] if self.mixed else self._default)

@@ -6,11 +6,10 @@ hold, such as a single closing parenthesis: those raise ValueError.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trice.calls import read, render
+from trice.calls import read, render, texts
 from trice.records import Call
 from trice.tools import Tool
 
@@ -31,11 +30,11 @@ def description(tool: Tool) -> dict[str, Any]:
 
 def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
     """The call as text. Raises ValueError where none reads back as these arguments."""
-    wanted = _plain(arguments)
+    wanted = texts(arguments)
     for text in _forms(tool, arguments):
         written = render(tool.name, text)
         reading = read(written, {tool.name: tool.parse})
-        if reading.call and reading.written == written and _plain(reading.call.arguments) == wanted:
+        if reading.call and reading.written == written and texts(reading.call.arguments) == wanted:
             return written
     raise ValueError(f"no text between parentheses is read as these arguments of {tool.name}")
 
@@ -43,22 +42,22 @@ def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
 def same(tools: Sequence[Tool], text: str, call: Call) -> bool:
     """Whether a text's first call is this one."""
     found = read(text, {tool.name: tool.parse for tool in tools}).call
-    return found is not None and found.name == call.name and _plain(found.arguments) == _plain(call.arguments)
+    return found is not None and found.name == call.name and texts(found.arguments) == texts(call.arguments)
 
 
 def _forms(tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
     """Ways to write them, the plainest first: bare, with quotes where a sign could be mistaken, by name, in quotes
     whatever they are."""
-    bare = _plain(arguments)
-    texts = {
+    bare = texts(arguments)
+    careful = {
         name: _quote(text) if isinstance(arguments[name], str) and set(text) & SIGNS else text
         for name, text in bare.items()
     }
     if list(arguments) == list(tool.schema.get("properties", {}))[: len(arguments)]:
         if len(arguments) == 1:
             yield next(iter(bare.values()))
-        yield ", ".join(texts.values())
-    yield ", ".join(f"{name}={text}" for name, text in texts.items())
+        yield ", ".join(careful.values())
+    yield ", ".join(f"{name}={text}" for name, text in careful.items())
     quoted = {name: _quote(text) if isinstance(arguments[name], str) else text for name, text in bare.items()}
     yield ", ".join(f"{name}={text}" for name, text in quoted.items())
 
@@ -66,11 +65,3 @@ def _forms(tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
 def _quote(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def _plain(arguments: dict[str, Any]) -> dict[str, str]:
-    """Each value as text, so that 3 and "3" are the same."""
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in arguments.items()
-    }

@@ -15,6 +15,7 @@ import yaml
 
 from trice.journal import read_text, write_text
 from trice.models import gemma
+from trice.models.adapters import MADE
 
 CARD = "README.md"
 STAGES = {"clone": "behaviour cloning (stage 1)", "rlef": "RLEF (stage 2)"}
@@ -50,7 +51,7 @@ def write_card(
 ) -> None:
     """Write `README.md` in the adapter's folder. `measures` are figures by name (`asdiv, accuracy`), once it is
     evaluated; `licences` those of model and data; `task` what it was trained for, if known."""
-    made = json.loads((adapter / "trice.json").read_text(encoding="utf-8"))
+    made = json.loads((adapter / MADE).read_text(encoding="utf-8"))
     model = made["model"]
     shown = ",".join(Path(part).name for part in task.split(","))  # a task of one's own may be a file
     use = USE.format(base=hub_name(model) or model, name=adapter.name, model=model, task=shown)

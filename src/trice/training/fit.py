@@ -20,7 +20,7 @@ from typing import Any
 from trice import __version__
 from trice.errors import InputError
 from trice.journal import differences, digest, first_process, notice, write_text
-from trice.models.adapters import CONFIG, WEIGHTS, adapter_weights
+from trice.models.adapters import CONFIG, MADE, WEIGHTS, adapter_weights
 from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
 from trice.progress import Progress
 from trice.prompts import Template, load_template
@@ -30,8 +30,6 @@ from trice.training.machine import check_machine, compile_layers, deepspeed, pro
 from trice.training.packing import Example, Tokens
 from trice.training.settings import Clone, Rlef
 from trice.training.validation import Validation, clear
-
-SETTINGS = "trice.json"  # in an adapter's folder: how it was made, and the template it wants
 
 
 def example(
@@ -75,7 +73,7 @@ def claim(output: Path, settings: dict[str, Any]) -> bool:
 
     Raises InputError, naming the difference, where training was begun with other settings.
     """
-    path, done = output / SETTINGS, (output / CONFIG).is_file()
+    path, done = output / MADE, (output / CONFIG).is_file()
     settings = json.loads(json.dumps(settings))
     # A call that stopped before its first checkpoint, for bad input perhaps, leaves nothing to protect.
     if path.is_file() and (done or any(output.glob("checkpoint-*"))):

@@ -12,14 +12,12 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from trice.errors import InputError, TriceError
-from trice.journal import read_text
-from trice.models.adapters import CONFIG, adapter_weights
+from trice.journal import read_object, read_text
+from trice.models.adapters import CONFIG, MADE, adapter_weights, read_made
 from trice.training.card import CARD, hub_name
 
-MADE = "trice.json"
 BROKEN_OFF = ("Connect", "Timeout", "Network", "Protocol", "ReadError", "WriteError", "Offline")
 
 
@@ -80,14 +78,14 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
     for name, what in {CONFIG: "adapter", CARD: "model card"}.items():
         if not (adapter / name).is_file():
             raise InputError(f"{adapter}: no {what} here ({name} is missing)")
-    config = _read(adapter / CONFIG)
+    config = read_object(adapter / CONFIG)
     trained_on = str(config.get("base_model_name_or_path") or "")
     named = base or hub_name(trained_on)
     if not named:
         raise InputError(
             f"{adapter}: was trained on '{trained_on}'; say with --base what that is called on the hub"
         )
-    made = _read(adapter / MADE) if (adapter / MADE).is_file() else {}
+    made = read_made(adapter)
     template = str(made.get("template", "plain"))  # a name, or a file's path
     text = _renamed(read_text(adapter / CARD), template, Path(template).name)
     card = ModelCard(text if hub_name(trained_on) else _renamed(text, trained_on, named))
@@ -108,16 +106,6 @@ def _renamed(card: str, local: str, there: str) -> str:
         if local
         else card
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_text(path))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return value
 
 
 def _told(repo: str, error: Exception) -> TriceError:
