@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trice.errors import InputError
-from trice.models import gemma
+from trice.models import LOADING, gemma
 from trice.models.adapters import adapter_config, lora_config, read_weights
 from trice.models.masks import KINDS
 
@@ -111,9 +111,10 @@ def load(name: str, adapter: Path | None = None, *, device: str = "auto", dtype:
 
     Raises InputError for an unknown model, device or dtype, and for an adapter of another base model.
     """
-    loaded = load_base(name, adapter, device=device, dtype=dtype)
-    if adapter is not None:
-        loaded.model = attach(loaded, adapter).merge_and_unload()
+    with LOADING:
+        loaded = load_base(name, adapter, device=device, dtype=dtype)
+        if adapter is not None:
+            loaded.model = attach(loaded, adapter).merge_and_unload()
     loaded.model.eval()
     return loaded
 
@@ -125,8 +126,9 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
     config, weights = lora_config(adapter), read_weights(adapter)
     config.inference_mode, config.base_model_name_or_path = not trainable, loaded.name
     try:
-        model = get_peft_model(loaded.model, config)
-        result = set_peft_model_state_dict(model, weights)
+        with LOADING:
+            model = get_peft_model(loaded.model, config)
+            result = set_peft_model_state_dict(model, weights)
     except (*UNLOADABLE, KeyError) as error:
         raise InputError(f"{adapter}: does not fit model '{loaded.name}' ({_reason(error)})") from None
     # PEFT leaves layers without weights as they were made, that is without effect, and says nothing of others.
@@ -155,20 +157,21 @@ def load_base(
     quiet()
     check_model(name, adapter)
     where = pick_device(device)
-    source = find_model(name)
     number = DTYPES[resolve_dtype(dtype, device)]
     options = {"dtype": number, "trust_remote_code": False, **_quantization(quantize, number, where)}
+    source = find_model(name)
     try:
-        tokenizer = _tokenizer(source, _state(source))
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        options["attn_implementation"] = _kernel(config.get_text_config())
-        if empty:
-            model = _empty(source, config, options)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(source, **options)
+        with LOADING:
+            tokenizer = _tokenizer(source, _state(source))
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            options["attn_implementation"] = _kernel(config.get_text_config())
+            if empty:
+                model = _empty(source, config, options)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(source, **options)
+            _complete(tokenizer, model, name)
     except UNLOADABLE as error:
         raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
-    _complete(tokenizer, model, name)
     model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
     for module in model.modules():
         # On some CPUs bitsandbytes would repack 4-bit weights in eval mode, into a form without gradients.
