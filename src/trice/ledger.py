@@ -147,7 +147,7 @@ def lines(entries: Iterable[Mapping[str, Any]]) -> str:
 
 def open_alone(path: Path, wait: bool = False) -> tuple[io.FileIO, bool]:
     """The file, made where it is missing, to append to, and whether it is guarded: that no other process can open
-    it so until this one ends, however it ends. Raises BlockingIOError where another has it, or is to `wait` for it."""
+    it so until this one ends, however it ends. Raises BlockingIOError where another has it; or `wait`s for it."""
     while True:
         file = io.FileIO(path, "a+")
         try:

@@ -50,15 +50,22 @@ class LiveCalls:
 
     def _go(self) -> None:
         with Stores(None) as self._stores:
-            for key, result in self._pool.results():
-                lasting = self._lasting.pop(key)
-                for take in self._waiting.pop(key):
-                    take(result)
-                if lasting and isinstance(result, Execution):
-                    try:
-                        self._stores.put(key, result, lasting)
-                    except TriceError as failure:  # a full disk costs no answer
-                        notice(str(failure))
+            while not self._closed:
+                try:
+                    self._results()
+                except BaseException as failure:  # ours, or a Ctrl-C of a tool's: the calls that run are still told
+                    notice(f"tools: {type(failure).__name__}: {failure}")
+
+    def _results(self) -> None:
+        for key, result in self._pool.results():
+            lasting = self._lasting.pop(key)
+            for take in self._waiting.pop(key):
+                take(result)
+            if lasting and isinstance(result, Execution):
+                try:
+                    self._stores.put(key, result, lasting)
+                except TriceError as failure:  # a full disk costs no answer
+                    notice(str(failure))
 
     def _look(self, tool: Tool, call: Call, take: Take) -> None:
         """In the pool's own thread: take what is kept, else have it run."""

@@ -187,6 +187,8 @@ class Pool:
         except BaseException as failure:
             reason = unavailable(tool, failure) or ToolUnavailable(f"{tool.name}: {describe(failure)}")
             results = [reason] * len(calls)
+            if not isinstance(failure, TriceError):  # Ctrl-C, or a fault of ours
+                self.post(partial(_raise, failure))
         self.post(partial(self._finished, lane, job, results))
 
     def _finished(self, lane: _Lane, job: _Job, results: Sequence[Execution | TriceError]) -> None:
@@ -201,6 +203,10 @@ class Pool:
                 del lane.running[job.number]
                 lane.hung.append(job.thread)
                 self._done += [(asked.key, over_time(job.tool)) for asked in job.asked]
+
+
+def _raise(failure: BaseException) -> None:
+    raise failure
 
 
 def executed(pending: Mapping[str, tuple[Tool, Call]]) -> Iterator[tuple[str, Execution]]:
