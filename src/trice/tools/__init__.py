@@ -20,6 +20,7 @@ from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
 from trice.own import load_own
 from trice.records import Call, Execution, Question
 
+SHIPPED = ("calculator", "WikiSearch", "QA", "translator", "retriever")  # names, in any case
 MAX_OUTPUT = 10_000  # characters of a tool's output that are kept
 TIME_LIMIT = 30.0  # seconds for one execution, unless the tool has its own
 PATIENCE = 2.0  # seconds after which a call no longer keeps the next from beginning
@@ -216,13 +217,12 @@ def load_tool(name: str, source: str | None = None) -> Tool:
     from trice.tools.wikisearch import WikiSearch
 
     kinds: dict[str, Any] = {kind.name: kind for kind in (WikiSearch, QA, Translator, Retriever)}
-    name = same_name(name, (Calculator.name, *kinds))
+    name = same_name(name, SHIPPED)
     if name in kinds:
         tool: Tool = kinds[name](source)
         return tool
     if name != Calculator.name and ":" not in name:
-        known = ", ".join([Calculator.name, *kinds])
-        raise InputError(f"unknown tool '{name}'; there is: {known}, or your own as module:name")
+        raise InputError(f"unknown tool '{name}'; there is: {', '.join(SHIPPED)}, or your own as module:name")
     if source is not None:
         raise InputError(f"tool '{name}': takes no source")
     if name == Calculator.name:

@@ -53,7 +53,9 @@ class LiveCalls:
             while not self._closed:
                 try:
                     self._results()
-                except BaseException as failure:  # ours, or a Ctrl-C of a tool's: the calls that run are still told
+                except (
+                    BaseException
+                ) as failure:  # ours, or a Ctrl-C of a tool's: the calls that run are still told
                     notice(f"tools: {type(failure).__name__}: {failure}")
 
     def _results(self) -> None:
