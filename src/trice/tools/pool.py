@@ -146,9 +146,11 @@ class Pool:
         """Each execution as soon as it is there, until the pool is closed and all are; for a call whose tool cannot
         run, why."""
         while True:
-            self._begin()
             done, self._done = self._done, []
-            yield from done
+            yield from done  # and kept, before the next call begins
+            self._begin()
+            if self._done:
+                continue
             if self._closed and not any(lane.waiting or lane.running for lane in self._lanes.values()):
                 return
             self._wait()
