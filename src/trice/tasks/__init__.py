@@ -26,6 +26,8 @@ MIX = (
 MIXED = ("math", "qa", "lama", "mlqa")
 SHIPPED = (*MIXED, "hotpot")
 RESERVED = (*SHIPPED, "mix", SECOND_TURN)
+PUBLISHED = "@words-published"
+"""Behind a task's name: answers in words are judged by the paper's substring rule."""
 
 
 @runtime_checkable
@@ -56,12 +58,14 @@ class Tasks:
     """The task of a file, or those of a mix: `of` tells which one a question belongs to.
 
     `mix` stands for the four tasks of the paper and knows the other ones that ship; tasks of a user's own are named
-    behind it: `mix,stock.yaml`. `name` is what files are called after, `sources` say what is behind the tools."""
+    behind it: `mix,stock.yaml`. `@words-published` at the end judges answers in words by the paper's rule:
+    `qa@words-published`. `name` is what files are called after, `sources` say what is behind the tools."""
 
     def __init__(self, name: str, sources: Sources | None = None) -> None:
         self.sources = dict(sources or {})
         self._known: dict[str, Task] = {}
         self._apart: dict[str, tuple[Tool, ...]] = {}  # of the tasks that a mix offers together
+        self._published, name = name.endswith(PUBLISHED), name.removesuffix(PUBLISHED)
         first, *own = name.split(",")
         self.mixed = first == "mix"
         if own and not self.mixed:
@@ -119,8 +123,16 @@ class Tasks:
 
     def _load(self, name: str) -> Task:
         if name not in self._known:
-            self._known[name] = load_task(name, self.sources)
+            task = load_task(name, self.sources)
+            self._known[name] = published(task) if self._published else task
         return self._known[name]
+
+
+def published(task: Task) -> Task:
+    """The task with answers in words judged by the paper's rule; another task as it is."""
+    from trice.tasks.text import TextTask
+
+    return replace(task, rule="words-published") if isinstance(task, TextTask) else task
 
 
 def load_task(name: str, sources: Sources | None = None) -> Task:
