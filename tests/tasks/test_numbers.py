@@ -81,7 +81,6 @@ from trice.tasks.numbers import read_number, same_number
         ("１２", "12"),
         ("\u20105", "-5"),
         ("\u20115", "-5"),
-        ("\u22125", "-5"),
         ("\uff0d5", "-5"),
         ("–5", "-5"),
         ("-₿5", "-5"),

@@ -226,6 +226,8 @@ def test_the_published_rule_can_be_chosen(tmp_path: Path) -> None:
         assert not tasks.of(row).judge(f"{'so ' * 20}no", ["no"])
     assert (Tasks("qa@words-published").name, Tasks("mix@words-published").name) == ("qa", "mix")
     assert not Tasks(load_recipe("demo").tasks).of(row).judge("I do not know", ["no"])
+    with pytest.raises(InputError, match="task 'math' does not judge answers in words"):
+        Tasks("math@words-published")
     with pytest.raises(InputError, match="judge"):
         load_recipe("demo", ["judge=letters"])
 

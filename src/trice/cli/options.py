@@ -18,7 +18,8 @@ Adapter = Annotated[Path | None, typer.Option(help="LoRA adapter folder in PEFT'
 Task = Annotated[
     str,
     typer.Option(
-        help="Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file; with @words-published at the end, the paper's way to judge."
+        help="Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file; with "
+        "@words-published at the end, answers in words are judged by the paper's rule."
     ),
 ]
 Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]

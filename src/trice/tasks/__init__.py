@@ -77,6 +77,8 @@ class Tasks:
                 self._known[part] = replace(self._known[part], instruction=MIX, tools=offered)  # type: ignore[type-var]
         self.name = first if self.mixed else self._load(name).name
         self._default = name
+        if self._published and not self.mixed and getattr(self._load(name), "rule", None) is None:
+            raise InputError(f"task '{name}{PUBLISHED}': task '{name}' does not judge answers in words")
         self._named = {part: self._load(part) for part in own}
         for tool in self.sources:
             load_tool(tool, self.sources[tool])  # refuses one that takes no source

@@ -40,5 +40,5 @@ class Math:
                 raise ValueError(f"'{answer[:40]}' is not a number")
             if is_torn(answer):
                 raise ValueError(
-                    f"'{answer[:40]}' is not one number: decimals take a point, and there are no times, dates, ranges"
+                    f"'{answer[:40]}' is not one number: decimals take a point; no times, dates or ranges"
                 )

@@ -4,8 +4,8 @@ Covers decimals, negatives, percent and currency signs, fractions and mixed numb
 scientific notation (`1e3`, `3 × 10^4`), and thousands separated by commas (also Indian: `1,00,000`), apostrophes or
 blanks. Digits after a blank belong to a number where every group after the first has three: "12 345" is 12345. The
 marks of citations after a number (`18 [1]`) are not numbers.
-Does not cover number words, digits other than 0 to 9 and their full-width forms, or commas as decimal points. Nothing
-is evaluated: `2^3` ends in 3.
+Does not cover number words, digits other than 0 to 9 and their full-width forms, or commas as decimal points.
+Nothing is evaluated: `2^3` ends in 3.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ REWRITTEN: list[tuple[regex.Pattern[str], Any]] = [
     (regex.compile(r"\\([$%\p{Sc}])"), r"\1"),
     (
         regex.compile(
-            r"""(?P<whole>[0-9][ ]?)? \\[dtc]?frac [ ]? (?: \{[ ]?(?P<minus>-)?(?P<top>[0-9]+)[ ]?\} | (?P<top>[0-9]) )
+            r"""(?P<whole>[0-9][ ]?)? \\[dtc]?frac [ ]?
+                (?: \{[ ]?(?P<minus>-)?(?P<top>[0-9]+)[ ]?\} | (?P<top>[0-9]) )
                 [ ]? (?: \{[ ]?(?P<bottom>[0-9]+)[ ]?\} | (?P<bottom>[0-9]) )""",
             regex.VERBOSE,
         ),

@@ -5,9 +5,9 @@
     tools: [stock:in_stock]
     answers: words
 
-`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math, `auto` as numbers where
-the gold answer is one and as words elsewhere, `words-published` as the paper does. Does not cover another way to
-judge, which takes a class.
+`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math, `auto` as numbers
+where the gold answer is one and as words elsewhere, `words-published` as the paper does. Does not cover
+another way to judge, which takes a class.
 """
 
 from __future__ import annotations

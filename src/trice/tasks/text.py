@@ -1,8 +1,10 @@
 """The tasks whose answer is a name, a date, a few words: open questions, cloze sentences, other languages.
 
-A prediction is correct if a gold answer occurs as whole words (`trice.tools.turns.words`) within its first 20 words,
-or if it is an exact match. The rule `words-published` is that of the paper: the answer occurs as a substring,
-ignoring case. `auto` compares with a gold answer that is a number as numbers, and with the others as words. The instructions are constants of the format: the published checkpoints
+A prediction is correct if a gold answer occurs as whole words (`trice.tools.turns.words`) within its first 20
+words, or if it is an exact match. The rule `words-published` is that of the paper: the answer occurs as a
+substring, ignoring case. `auto` compares with a gold answer that is a number as numbers, with the others as words.
+
+The instructions are constants of the format: the published checkpoints
 were trained on these sentences (evaluate/generate.py of github.com/zjunlp/TRICE), except those of `mix` and
 `hotpot`, which are ours. Does not cover other spellings of a name, dates and numbers: those have to be among
 the gold answers.

@@ -54,12 +54,12 @@ def contains(text: str, answers: Sequence[str]) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in the form in which they are compared: NFKC, case folded, without punctuation, quotes and
-    apostrophes. Accents are kept. A number is one word with its sign and decimals, without thousands separators, and
-    "C++" and "C#" are not "C".
+    """The words of a text in the form in which they are compared: NFKC, case folded, without punctuation, quotes
+    and apostrophes. Accents are kept. A number is one word with its sign and decimals, without thousands
+    separators. "C++" and "C#" are not "C".
 
-    In scripts that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan), and in Korean,
-    where particles follow a noun without one, each character is a word."""
+    In scripts that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) and in
+    Korean, where particles follow a noun without one, each character is a word."""
     return [_bare(word) for word in _WORD.findall(_unified(text))]
 
 
@@ -79,7 +79,7 @@ _FORMAT = regex.compile(r"\p{Cf}+")  # soft hyphens, zero-width characters
 
 def _unified(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text.translate(_SAME)).casefold()
-    return _FORMAT.sub("", unicodedata.normalize("NFKC", folded))
+    return str(_FORMAT.sub("", unicodedata.normalize("NFKC", folded)))
 
 
 def _bare(word: str) -> str:
