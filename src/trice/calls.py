@@ -9,8 +9,8 @@ Reasoning, between `<think>` and `</think>` or `[THINK]` and `[/THINK]`, is not 
 does not count. If the prompt ends in the first mark, the response has the second mark alone. A response whose
 reasoning never ends is malformed, unless a call precedes it.
 
-A value may be quoted, with `"` or `'`, where a value can begin: after `(`, `,`, `=`, `:`, `[` or `{`. It ends at the
-first unescaped quote of the same kind after which a value can end. If another such quote with white space beside it
+A value may be quoted, with `"` or `'`, where a value can begin: after `(`, `,`, `=`, `:`, `[` or `{`. It ends at
+the first unescaped quote of the same kind after which a value can end. If another such quote with white space beside it
 comes first, the text is not a quoted value and is kept as written: `"Hello" by Adele`. Parentheses and commas in a
 quoted value have no meaning. The escapes `\"`, `\'`, `\\`, `\/`, `\n`, `\r`, `\t` and `\u00e9` are decoded. If a
 value holds any other backslash (`\d`, `\frac`) or begins like a Windows path (`C:\new`, `\\server\new`), its

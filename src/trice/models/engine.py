@@ -114,7 +114,7 @@ class Manner:
         begun = whole.lstrip()
         if stops := [place for stop in self.template.stop if (place := begun.find(stop)) >= 0]:
             return begun[: min(stops)].removeprefix(self.opening)
-        if text.endswith(")") and calls.read(whole, self.parsers).outcome is Outcome.CALLED:
+        if text.endswith(")") and calls.read(whole, self.parsers, over=False).outcome is Outcome.CALLED:
             return text
         return None
 
