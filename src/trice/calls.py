@@ -10,11 +10,11 @@ does not count. If the prompt ends in the first mark, the response has the secon
 reasoning never ends is malformed, unless a call precedes it.
 
 A value may be quoted, with `"` or `'`, where a value can begin: after `(`, `,`, `=`, `:`, `[` or `{`. It ends at
-the first unescaped quote of the same kind after which a value can end. If another such quote with white space beside it
-comes first, the text is not a quoted value and is kept as written: `"Hello" by Adele`. Parentheses and commas in a
-quoted value have no meaning. The escapes `\"`, `\'`, `\\`, `\/`, `\n`, `\r`, `\t` and `\u00e9` are decoded. If a
-value holds any other backslash (`\d`, `\frac`) or begins like a Windows path (`C:\new`, `\\server\new`), its
-backslashes are kept, except one before the quote.
+the first unescaped quote of the same kind after which a value can end. If another such quote with white space
+beside it comes first, the text is not a quoted value and is kept as written: `"Hello" by Adele`. Parentheses and
+commas in a quoted value have no meaning. The escapes `\"`, `\'`, `\\`, `\/`, `\n`, `\r`, `\t` and `\u00e9` are
+decoded. If a value holds any other backslash (`\d`, `\frac`) or begins like a Windows path (`C:\new`,
+`\\server\new`), its backslashes are kept, except one before the quote.
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ def _masked(text: str) -> str:
     return _REASONING.sub(lambda found: " " * len(found[0]), text)
 
 
-def _reasons_on(text: str) -> bool:
-    """Whether a response's reasoning never ends."""
-    return any(text.rfind(begin) > text.rfind(end) for begin, end in _MARKS)
+def reasoning_end(text: str) -> int | None:
+    """Where the reasoning in a response ends, 0 if there is none; None if it has not ended."""
+    if any(text.rfind(begin) > text.rfind(end) for begin, end in _MARKS):
+        return None
+    return max(text.rfind(end) + len(end) if end in text else 0 for _, end in _MARKS)
 
 
 def signs(text: str, start: int = 0, *, over: bool = True) -> Iterator[re.Match[str]]:
@@ -170,7 +172,7 @@ def texts(arguments: Mapping[str, Any]) -> dict[str, str]:
 def read(text: str, parsers: Mapping[str, Parser], *, over: bool = True) -> Reading:
     """Read a response, given the argument parser of each offered tool by name. `over` says that nothing more comes
     of it: until then, a call with an open quote is none yet."""
-    reason = "the reasoning never ends" if _reasons_on(text) else None
+    reason = "the reasoning never ends" if reasoning_end(text) is None else None
     text = visible(text)[:MAX_RESPONSE]
     for match in islice(opening(parsers).finditer(text) if parsers else (), MAX_OPENINGS):
         end = closing(text, match.end() - 1, over=over)

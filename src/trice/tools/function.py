@@ -2,8 +2,8 @@
 
 A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is
 quoted (`trice.calls` has the rules), a JSON list or object, or bare text; a bare value runs to the next comma, and
-to the end of the call where the tool takes but one argument. Types are checked, and made from text, by pydantic. Does
-not cover methods, `*args` and `**kwargs`, or an unmatched closing parenthesis in a bare value.
+to the end of the call where the tool takes but one argument. Types are checked, and made from text, by pydantic.
+Does not cover methods, `*args` and `**kwargs`, or an unmatched closing parenthesis in a bare value.
 """
 
 from __future__ import annotations
