@@ -74,4 +74,8 @@ def _checked(where: str, task: Task) -> Task:
         raise InputError(f"task '{where}': its name '{task.name}' is not of small letters, digits and '-'")
     if task.name in RESERVED:
         raise InputError(f"task '{where}': the name '{task.name}' is taken")
+    names = [tool.name for tool in task.tools]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"task '{where}': two of its tools are named '{name}'; rename or remove one")
     return task
