@@ -26,8 +26,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "pydantic", "matplotl
 
 
 class Step(NamedTuple):
-    """A step of a run: what it does, the file or folder that tells how far it is, if there is one, and the files that
-    it makes, some of which may have nothing to hold."""
+    """A step of a run: what it does, the file or folder that tells how far it is, if there is one, and the files
+    that it makes, some of which may have nothing to hold."""
 
     name: str
     work: Callable[..., object]
