@@ -16,8 +16,8 @@ from typing import Any
 import plainly
 import pytest
 import torch
-from safetensors.torch import load_file
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from trice.errors import InputError, TriceError
