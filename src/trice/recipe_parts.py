@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
+from trice.records import ALL
 from trice.training.settings import Settings
 
 Setting = Literal[
@@ -60,6 +61,8 @@ class DataSet(Settings):
             raise ValueError(f"own questions need a name of their own, not '{self.dataset}', and no 'hub'")
         if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
             raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
+        if self.dataset.casefold() == ALL:
+            raise ValueError(f"the data set's name '{self.dataset}' is taken: it means all data sets together")
         return self
 
 

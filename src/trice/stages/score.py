@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.journal import read_rows, validate, write_rows
+from trice.journal import read_rows, refuse_repeated, validate, write_rows
 from trice.records import Labelled, Question, Ranked, Response
 from trice.rewards import load_reward
 from trice.stages.generate import GRADED, Asking
@@ -77,16 +77,13 @@ def score(
 def _questions(golds: Sequence[Labelled], tasks: Tasks) -> list[Question]:
     """The questions of the gold responses. Raises InputError for one without an id of its own, or with a gold
     answer that could never be matched."""
-    known = set()
     questions = []
     for gold in golds:
         question = validate(Question, gold.model_dump(exclude={"output"}), gold.where)
-        if (question.dataset, question.id) in known:
-            raise InputError(f"{gold.where}: field 'id': '{question.id}' stands in an earlier row too")
         if "\n" in gold.instruction:
             raise InputError(f"{gold.where}: field 'instruction': holds a line break")
-        known.add((question.dataset, question.id))
         questions.append(question)
+    refuse_repeated(questions)
     check_questions(tasks, questions)
     return questions
 

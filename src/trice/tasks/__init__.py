@@ -25,7 +25,8 @@ MIX = (
 )
 MIXED = ("math", "qa", "lama", "mlqa")
 SHIPPED = (*MIXED, "hotpot")
-RESERVED = (*SHIPPED, "mix", SECOND_TURN)
+# The last three are files of `data/stage1/<task>`, where a task's own is called after it.
+RESERVED = (*SHIPPED, "mix", SECOND_TURN, "answers", "calls", "questions")
 
 
 @runtime_checkable
@@ -74,6 +75,12 @@ class Tasks:
         self.name = first if self.mixed else self._load(name).name
         self._default = name
         self._named = {part: self._load(part) for part in own}
+        for part in own:  # files and folders are called after tasks
+            alike = [other for other in own if self._named[other].name == self._named[part].name]
+            if len(alike) > 1:
+                raise InputError(
+                    f"tasks {' and '.join(alike)}: both are called '{self._named[part].name}'; rename one"
+                )
         for tool in self.sources:
             load_tool(tool, self.sources[tool])  # refuses one that takes no source
 
