@@ -80,7 +80,7 @@ def test_line_ends_of_other_systems_and_separators_inside_text_are_read(tmp_path
     path = tmp_path / "rows.json"
     path.write_text(json.dumps({"id": "A", "question": "a\u2028b\x85c😀", "answer": "4"}) + "\r\n")
     (row,) = read_rows(path, Question)
-    write_rows(path, [row, row])
+    write_rows(path, [row, row.model_copy(update={"id": "B"})])
     assert [row.input for row in read_rows(path, Question)] == ["a\u2028b\x85c😀"] * 2
 
 

@@ -46,7 +46,9 @@ def _named(path: Sequence[str | int], value: object, missing: bool) -> tuple[str
     """The parts of pydantic's path to a fault that stand in the file: not those that name a type it tried."""
     names = []
     for place, part in enumerate(path, start=1):
-        if (isinstance(value, Mapping) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+        if (isinstance(value, Mapping) and part in value) or (
+            isinstance(value, list) and isinstance(part, int)
+        ):
             value = value[part]  # type: ignore[index, call-overload]
         elif not (missing and place == len(path)):
             continue

@@ -62,7 +62,9 @@ class DataSet(Settings):
         if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
             raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
         if self.dataset.casefold() == ALL:
-            raise ValueError(f"the data set's name '{self.dataset}' is taken: it means all data sets together")
+            raise ValueError(
+                f"the data set's name '{self.dataset}' is taken: it means all data sets together"
+            )
         return self
 
 

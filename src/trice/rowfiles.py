@@ -16,12 +16,14 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn, TextIO
+from typing import IO, Any, NoReturn, TextIO, cast
 
 from trice.errors import InputError
 from trice.notices import notice
 
-EXPECTED = "expected JSON lines, a JSON array, CSV (.csv) or Parquet (.parquet); text may be compressed by gzip"
+EXPECTED = (
+    "expected JSON lines, a JSON array, CSV (.csv) or Parquet (.parquet); text may be compressed by gzip"
+)
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 FOUND = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
@@ -91,7 +93,9 @@ def _decoded(text: str, at: int, where: str) -> tuple[Any, int]:
     except _NotFinite:
         _check_finite(LENIENT.raw_decode(text, at)[0], where)
         raise AssertionError from None  # unreachable: some number in it is not finite
-    if "\\u" in text and "\\ud" in text[at:end].lower():  # half a surrogate pair is no text for files or tokenizers
+    if (
+        "\\u" in text and "\\ud" in text[at:end].lower()
+    ):  # half a surrogate pair is no text for files or tokenizers
         json.dumps(value, ensure_ascii=False).encode()
     return value, end
 
@@ -124,7 +128,7 @@ def _told(path: Path) -> Iterator[None]:
 def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         packed = file.read(len(GZIP)) == GZIP
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    return cast("IO[bytes]", gzip.open(path, "rb") if packed else path.open("rb"))
 
 
 def open_text(path: Path) -> TextIO:
@@ -216,7 +220,9 @@ def _csv(path: Path, lines: TextIO) -> Iterator[tuple[str, Any]]:
         for cells in rows:
             where, number = f"{path}:{number}", rows.line_num + 2
             if len(cells) > len(names):
-                raise InputError(f"{where}: {len(cells)} values for {len(names)} columns; quote a value with commas")
+                raise InputError(
+                    f"{where}: {len(cells)} values for {len(names)} columns; quote a value with commas"
+                )
             if any(cells):
                 yield where, {name: cell for name, cell in zip(names, cells, strict=False) if cell}
     except csv.Error as error:
@@ -237,7 +243,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
                     _check_finite(row, where)
                     yield where, _plain(row, where)
     except pyarrow.ArrowException as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(
+            f"{path}: cannot be read as Parquet ({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 def _plain(row: dict[str, Any], where: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from trice.records import Labelled, Response
 from trice.stages.generate import Asking, generate
 from trice.tasks import Sources, Tasks
 
-
 GOLD = "gold"
 
 

@@ -58,7 +58,7 @@ class Retriever(WikiSearch):
             ]
         except (AttributeError, KeyError, TypeError):
             raise InputError(f"{question.where}: field 'passages': not a list of title and text") from None
-        return Retriever(self.source, given) if given else self
+        return Retriever(self.source, given or [Passage("", "")])
 
     def find(self, query: str) -> list[str]:
         """The passages, best first; none where no word of the query is in any."""
