@@ -36,7 +36,8 @@ class DataSet(Settings):
     hub: bool = False
     """fetch it from the Hugging Face hub, not from the official files under `TRICE_DATA`"""
     train_file: Path | None = None
-    """your own training questions, JSONL with `id`, `question`, `answer`, for labels `expression`"""
+    """your own training questions, JSON lines, CSV or Parquet, with `id`, `question`, `answer`, for labels
+    `expression`"""
     test_file: Path | None = None
     """your own test questions, in the same form"""
     train: int | None = Field(None, ge=0)
