@@ -81,14 +81,17 @@ class VllmEngine:
         """Answer every prompt; one that is longer than the model reads fails."""
         failures: list[Failure] = []
         requests = self._requests(prompts, manner, failures)
+        seen: dict[str, int] = {}  # characters of each response that were looked at
         while True:
             for request in islice(requests, WAITING - self._vllm.get_num_unfinished_requests()):
                 self._vllm.add_request(**request)
             if not self._vllm.has_unfinished_requests():
                 return failures
             for output in self._vllm.step():
-                written = self._whole(output, manner)
-                if written is not None:
+                written = self._whole(output, manner, seen.pop(output.request_id, 0))
+                if written is None:
+                    seen[output.request_id] = len(output.outputs[0].text)
+                else:
                     number, sample = map(int, output.request_id.split(":"))
                     done(number, {sample: written})
 
@@ -99,7 +102,7 @@ class VllmEngine:
         go to `failures`."""
         from vllm import SamplingParams, TokensPrompt
 
-        barred, longest = manner.barred(self._tokenizer), self._vllm.model_config.max_model_len - 1
+        barred, longest = manner.bar(self._tokenizer).anywhere, self._vllm.model_config.max_model_len - 1
         for number, prompt in enumerate(prompts):
             ids = manner.ids(self._tokenizer, prompt)
             if len(ids) > longest:
@@ -113,10 +116,10 @@ class VllmEngine:
                     "lora_request": self._lora,
                 }
 
-    def _whole(self, output: Any, manner: Manner) -> Written | None:
+    def _whole(self, output: Any, manner: Manner, seen: int) -> Written | None:
         """The response so far, if it is over; what vLLM would go on writing is stopped."""
         (so_far,) = output.outputs
-        if not output.finished and manner.finish(so_far.text) is None:
+        if not output.finished and manner.finish(so_far.text, seen) is None:
             return None
         ids = list(so_far.token_ids)
         if so_far.finish_reason == "stop":  # no stop strings are given, so it was an end token
