@@ -83,9 +83,7 @@ class Over(StoppingCriteria):  # type: ignore[misc]
         return torch.tensor([self.finish(text, 0) is not None for text in texts], device=input_ids.device)
 
 
-def theirs(
-    loaded: LocalModel, prompts: Sequence[list[int]], figure: Figure, finish: Finish
-) -> Texts:
+def theirs(loaded: LocalModel, prompts: Sequence[list[int]], figure: Figure, finish: Finish) -> Texts:
     """What `model.generate` writes, prompts of similar length together."""
     found: Texts = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))

@@ -106,7 +106,22 @@ def told_by_pieces(manner: Manner, pieces: Sequence[str]) -> str | None:
 
 @pytest.mark.parametrize("opened", [False, True])
 def test_a_response_is_over_at_the_same_place_however_it_comes(opened: bool) -> None:
-    parts = ["calculator", "(", "1+", "2", ")", "\n", "Question:", "Quest", " ", "5", "f(", "\n\n", "calc", "ion:"]
+    parts = [
+        "calculator",
+        "(",
+        "1+",
+        "2",
+        ")",
+        "\n",
+        "Question:",
+        "Quest",
+        " ",
+        "5",
+        "f(",
+        "\n\n",
+        "calc",
+        "ion:",
+    ]
     manner = Manner(
         load_template("plain"), parsers={"calculator": Calculator().parse}, own=("calculator",),
         compel="call" if opened else None,

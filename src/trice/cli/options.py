@@ -21,7 +21,13 @@ Task = Annotated[
 ]
 Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]
 Output = Annotated[Path, typer.Option(help="Where the result goes.")]
-Template = Annotated[str, typer.Option(help="Prompt template: alpaca, vicuna, plain, chat, or a .json file.")]
+Template = Annotated[
+    str,
+    typer.Option(
+        help="Prompt template: alpaca, vicuna, plain, chat, or a .json file. Arguments of the model's chat template "
+        "follow its name: chat:enable_thinking=false."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 RetryFailed = Annotated[
     bool, typer.Option(help="Ask again for the rows that failed; without it they stay as they are.")

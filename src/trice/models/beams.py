@@ -129,7 +129,7 @@ class _Beams:
     def _extend(self, search: _Search, best: Sequence[tuple[float, int, int]], first: int) -> list[int]:
         """Settle the beams that end, go on with the best others; returns these' rows."""
         length = len(search.running[0].ids) + 1
-        last = length == self.sampling.max_new_tokens
+        last = length >= self._most(search)
         old = {first + place: beam.ids for place, beam in enumerate(search.running)}
         running: list[tuple[_Beam, int]] = []
         for place, (score, row, token) in enumerate(best):
@@ -145,9 +145,13 @@ class _Beams:
         search.running = [beam for beam, _ in running]
         return [row for _, row in running]
 
+    def _most(self, search: _Search) -> int:
+        """Tokens that a response may have."""
+        return min(self.sampling.max_new_tokens, self.loaded.context - len(search.ask.ids))
+
     def _over(self, search: _Search) -> bool:
         length = len(search.running[0].ids)
-        if length == self.sampling.max_new_tokens:
+        if length >= self._most(search):
             return True
         if len(search.finished) < self.width:
             return False

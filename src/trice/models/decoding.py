@@ -21,7 +21,7 @@ from trice.models.beams import beam_search
 from trice.models.call_bar import Bar
 from trice.models.detokenizer import Detokenizer
 from trice.models.draw import bar, drawn, greedy, log_total, penalise
-from trice.models.engine import Done, Failure, Finish, Manner, Prompt, Written, reach
+from trice.models.engine import Done, Failure, Finish, Manner, Prompt, Written, reach, too_long
 from trice.models.local import LocalModel
 from trice.models.rows import Rows, attending, own_head_needed
 from trice.sampling import Sampling
@@ -34,16 +34,18 @@ class TransformersEngine:
         self.loaded, self.batch_size = loaded, batch_size
 
     def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
-        """Answer every prompt; none fails."""
-        tokenizer = self.loaded.tokenizer
-        asked = [Ask(manner.ids(tokenizer, prompt), prompt.key, prompt.samples) for prompt in prompts]
+        """Answer every prompt; one that fills the model's context fails."""
+        tokenizer, most = self.loaded.tokenizer, self.loaded.context - 1
+        encoded = [manner.ids(tokenizer, prompt) for prompt in prompts]
+        fitting = [number for number, ids in enumerate(encoded) if len(ids) <= most]
+        asked = [Ask(encoded[number], prompts[number].key, prompts[number].samples) for number in fitting]
         written = generate(
             self.loaded, asked, manner.sampling, manner.finish,
             batch_size=self.batch_size, suppress=manner.bar(tokenizer) if manner.silent else None,
         )  # fmt: skip
         for index, found in written:
-            done(index, {sample: manner.kept(tokenizer, each) for sample, each in found.items()})
-        return []
+            done(fitting[index], {sample: manner.kept(tokenizer, each) for sample, each in found.items()})
+        return [too_long(number, len(ids), most) for number, ids in enumerate(encoded) if len(ids) > most]
 
 
 @torch.inference_mode()
@@ -59,7 +61,7 @@ def generate(
     """Yield (number of the prompt, finished samples of it by their numbers) in the order they are finished.
 
     `suppress` gives the tokens that may not be chosen after a text. A response ends at the model's end token, where `finish` says
-    so, or after `max_new_tokens`. Raises TriceError for a model that cannot be run in rows.
+    so, after `max_new_tokens`, or at the end of the model's context. Raises TriceError for a model that cannot be run in rows.
     """
     if not asked:
         return
@@ -153,6 +155,7 @@ class Live:
 
     def __init__(self, loaded: LocalModel, rows: Rows) -> None:
         self.loaded, self.rows, self.ends = loaded, rows, loaded.eos_ids
+        self.context = loaded.context
         self._live: list[Row] = []
         self._entering: list[tuple[Any, Ask, Way]] = []
 
@@ -254,7 +257,7 @@ class Live:
         if row.text is not None:
             count = reach(self.loaded.tokenizer, row.ids, row.text)
             del row.ids[count:], row.logprobs[count:]
-        elif len(row.ids) == row.way.sampling.max_new_tokens:
+        elif len(row.ids) >= min(row.way.sampling.max_new_tokens, self.context - len(row.prompt)):
             row.text, row.full = row.so_far, True
 
 

@@ -29,14 +29,20 @@ class Detokenizer:
         self.tokenizer = tokenizer
         self.ids: list[int] = []
         self.text, self.kept = "", 0
-        self._start, self._head, self._begun = 0, "", ""  # the window; the text before it ends; its own part of that
+        self._start, self._head, self._begun = (
+            0,
+            "",
+            "",
+        )  # the window; the text before it ends; its own part of that
         self._next = WINDOW  # ids at which the window moves
 
     def add(self, token: int) -> str:
         """The text with one id more."""
         self.ids.append(token)
         window = self._decoded(self._start)
-        if not window.startswith(self._begun):  # the tokenizer rewrites what is further back: decode everything
+        if not window.startswith(
+            self._begun
+        ):  # the tokenizer rewrites what is further back: decode everything
             self._start, self._head, self._begun = 0, "", ""
             self._next, window = len(self.ids) * 2, self._decoded(0)
         earlier, settled = self.text, len(self._head)

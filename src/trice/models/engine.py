@@ -54,6 +54,14 @@ class Failure(NamedTuple):
     reason: str
 
 
+TOO_LONG = "the prompt is too long"  # how such a failure's reason begins
+
+
+def too_long(request: int, length: int, most: int) -> Failure:
+    """That a prompt leaves the model no room for one token of a response."""
+    return Failure(request, f"{TOO_LONG}: it has {length} tokens, and the model reads at most {most}")
+
+
 Done = Callable[[int, dict[int, Written]], None]
 """Takes a prompt's number and responses to it, by their numbers, as soon as they are there."""
 

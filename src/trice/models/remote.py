@@ -82,9 +82,12 @@ class EndpointEngine:
             "top_k": sampling.top_k or None,
             "repetition_penalty": sampling.repetition_penalty if sampling.repetition_penalty != 1 else None,
             "logprobs": (chat or 1) if sampling.logprobs else None,
+            "chat_template_kwargs": (chat and manner.template.chat_template_kwargs) or None,
         }
         if self._tokenizer is not None:
             fields["return_token_ids"] = True
+            if manner.template.name == CHAT:
+                fields["stop_token_ids"] = [manner.template.end(self._tokenizer)]
             # A server takes one list for the whole response.
             barred = manner.bar(self._tokenizer).anywhere
             fields["logit_bias"] = dict.fromkeys(map(str, barred), NEVER) or None
