@@ -68,8 +68,7 @@ def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_b
         without = {key for key, text in free.items() if not begins.search(text)}
         assert without
         assert {key: barred[key] for key in without} == {key: free[key] for key in without}
-    if sampling.samples == 6:
-        assert any(begins.search(text) for text in free.values())
+    assert max(map(len, free.values())) > 20
 
 
 def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalModel) -> None:

@@ -1,5 +1,5 @@
-"""Prompts longer than the model's context are named and left out, others are answered; a chat template's end of turn
-and its arguments; several samples of `trice generate`."""
+"""Prompts longer than the model's context are named and left out, others are answered; a chat template's end of
+turn and its arguments; several samples of `trice generate`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_prompt_longer_than_the_context_is_left_out(
     assert [row["id"] for row in read(output)] == ["S_0", "S_2"]
     assert out == f"2 responses in {output}\n"
     assert any("in.json:2" in line and "the prompt is too long: it has" in line for line in lines)
-    assert any("1 of 3" in line for line in lines), lines
+    assert any("1 rows failed" in line for line in lines), lines
 
 
 def test_training_leaves_out_what_is_longer_than_the_context(
@@ -66,7 +66,7 @@ def test_training_leaves_out_what_is_longer_than_the_context(
     ]
     words = training("clone", short, write(tmp_path / "in.json", rows), tmp_path / "adapter")
     target = "c_attn" if "gpt2" in str(short) else "q_proj"
-    code, _, lines = command(capsys, *words, "--set", f'lora.target_modules=["{target}"]')
+    code, _, lines = command(capsys, *words, "--set", f'lora.targets=["{target}"]')
     assert code == 0, lines
     assert any("left out 1 of 3 questions longer than 64 tokens" in line for line in lines)
 

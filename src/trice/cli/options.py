@@ -24,8 +24,8 @@ Output = Annotated[Path, typer.Option(help="Where the result goes.")]
 Template = Annotated[
     str,
     typer.Option(
-        help="Prompt template: alpaca, vicuna, plain, chat, or a .json file. Arguments of the model's chat template "
-        "follow its name: chat:enable_thinking=false."
+        help="Prompt template: alpaca, vicuna, plain, chat, or a .json file. "
+        "Arguments of the model's chat template follow its name: chat:enable_thinking=false."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]

@@ -1,8 +1,9 @@
 """Which tokens may not be chosen where no tool may be called: those that would complete the opening of a call.
 
-`CallBar` decides by the text so far, so that every other text can still be written: "don't" is not barred by a tool
-named `t`, and `calculator` may be named. `CallBar.anywhere` is for engines that take one list for a whole response: it
-also bars tokens that complete the opening only after some texts, such as a parenthesis without a space before it.
+`CallBar` decides by the text so far, so that every other text can still be written: "don't" is not barred by a
+tool named `t`, and `calculator` may be named. `CallBar.anywhere` is for engines that take one list for a whole
+response: it also bars tokens that complete the opening only after some texts, such as a parenthesis without a space
+before it.
 """
 
 from __future__ import annotations

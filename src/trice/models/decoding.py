@@ -60,8 +60,9 @@ def generate(
 ) -> Iterator[tuple[int, dict[int, Written]]]:
     """Yield (number of the prompt, finished samples of it by their numbers) in the order they are finished.
 
-    `suppress` gives the tokens that may not be chosen after a text. A response ends at the model's end token, where `finish` says
-    so, after `max_new_tokens`, or at the end of the model's context. Raises TriceError for a model that cannot be run in rows.
+    `suppress` gives the tokens that may not be chosen after a text. A response ends at the model's end token, where
+    `finish` says so, after `max_new_tokens`, or at the end of the model's context. Raises TriceError for a model
+    that cannot be run in rows.
     """
     if not asked:
         return

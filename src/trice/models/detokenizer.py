@@ -8,7 +8,6 @@ moves to a place only where decoding the ids on both sides apart is verified to 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +49,7 @@ class Detokenizer:
         if self.text.startswith(earlier):
             self.kept = len(earlier)
         else:
-            self.kept = settled + len(os.path.commonprefix([earlier[settled:], self.text[settled:]]))
+            self.kept = settled + _alike(earlier[settled:], self.text[settled:])
         if len(self.ids) >= self._next:
             self._move()
             self._next = len(self.ids) + (WINDOW - CONTEXT) // 2
@@ -85,6 +84,12 @@ class Detokenizer:
         """Whether a token is neither a special one nor a byte: invalid bytes spoil all bytes next to them."""
         piece = self.tokenizer.convert_ids_to_tokens(token)
         return piece is not None and not _BYTE.fullmatch(piece) and decode(self.tokenizer, [token]) != ""
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _size(text: str) -> int:

@@ -126,8 +126,8 @@ class Manner:
         return None if limit == len(whole) else whole[:limit].lstrip().removeprefix(self.opening)
 
     def _called(self, text: str) -> bool:
-        """Whether a call has just closed. Only the end of a long text is read at each parenthesis: a call with longer
-        arguments does not end the response early."""
+        """Whether a call has just closed. Only the end of a long text is read at each parenthesis: a call with
+        longer arguments does not end the response early."""
         parts = (text[-RECENT:], text) if len(text) > RECENT else (text,)
         return all(calls.read(part, self.parsers).outcome is Outcome.CALLED for part in parts)
 

@@ -138,8 +138,8 @@ def messages(prompt: Prompt, manner: Manner) -> list[dict[str, str]]:
 
 
 def _over(manner: Manner, texts: Iterable[tuple[str, int]]) -> tuple[str, int]:
-    """The response, and after how many tokens it is over, of the text after each token and how many characters of it
-    are not new."""
+    """The response, and after how many tokens it is over, of the text after each token and how many characters of
+    it are not new."""
     text, count = "", 0
     for text, seen in texts:
         count += 1
