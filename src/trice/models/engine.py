@@ -129,11 +129,14 @@ class Manner:
         """Whether a call has just closed. Only the end of a long text is read at each parenthesis: a call with
         longer arguments does not end the response early."""
         parts = (text[-RECENT:], text) if len(text) > RECENT else (text,)
-        return all(calls.read(part, self.parsers).outcome is Outcome.CALLED for part in parts)
+        return all(calls.read(part, self.parsers, over=False).outcome is Outcome.CALLED for part in parts)
 
     def cut(self, text: str) -> str:
         """A text written to some other end, up to where it was over."""
-        over = self.finish(text)
+        begin = calls.reasoning_end(
+            text
+        )  # the prompt may have begun the reasoning, so that its mark is missing
+        over = self.finish(text, begin or 0)
         return text if over is None else over
 
     def response(self, text: str) -> str:
