@@ -209,6 +209,7 @@ def generate(
     examples: o.Examples = None,
     compel: o.Compel = None,
     template: o.TemplateOf = None,
+    samples: o.Samples = 1,
     beams: o.Beams = 1,
     temperature: o.Temperature = 0.0,
     top_k: o.TopK = 0,
@@ -234,7 +235,7 @@ def generate(
     asking = asking_of(
         model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
         endpoint_of(endpoint, model, keys_file, endpoint_set),
-        beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
+        samples=samples, beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
         repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     rows = stage(data, output, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed)

@@ -25,6 +25,7 @@ from trice.models import LOADING, gemma
 from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
 from trice.models.masks import KINDS
 from trice.models.merging import merge
+from trice.prompts import end_of_turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNLOADABLE = (
@@ -50,10 +51,29 @@ class LocalModel:
     @property
     def eos_ids(self) -> set[int]:
         """Every token that ends a response for this model."""
-        ids = [self.tokenizer.eos_token_id]
+        ids = [self.tokenizer.eos_token_id, end_of_turn(self.tokenizer)]
         configured = self.model.generation_config.eos_token_id
         ids += configured if isinstance(configured, list) else [configured]
         return {token for token in ids if token is not None}
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its response together, at most."""
+        return context_length(self.model.config)
+
+
+def context_length(config: Any) -> int:
+    """Positions that a model was made for, those that its scaled rotary embeddings add among them. A sliding window
+    is no limit."""
+    config = config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    if not isinstance(most, int):
+        return 1 << 30
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if scaling.get("rope_type", scaling.get("type")) in ("yarn", "dynamic"):
+        before = scaling.get("original_max_position_embeddings") or most
+        most = max(most, int(before * float(scaling.get("factor") or 1)))
+    return most
 
 
 def quiet() -> None:

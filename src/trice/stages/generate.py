@@ -23,7 +23,7 @@ from trice.errors import InputError, TriceError
 from trice.journal import Journal, check_output, digest, notice, read_rows
 from trice.models import vllm
 from trice.models.adapters import adapter_weights
-from trice.models.engine import Compel, Engine, Failure, Manner, Name, Prompt, Written, writer
+from trice.models.engine import TOO_LONG, Compel, Engine, Failure, Manner, Name, Prompt, Written, writer
 from trice.progress import Progress
 from trice.prompts import CHAT, Example, Template, load_template
 from trice.records import Question, Response, Row
@@ -68,7 +68,8 @@ class Asking:
     @property
     def form(self) -> Template:
         """The template prompts are written in; an endpoint's chats are in its own."""
-        return load_template(CHAT if self.chats else self.template)
+        form = load_template(self.template)
+        return load_template(CHAT) if self.chats and form.name != CHAT else form
 
     @property
     def chats(self) -> bool:
@@ -117,10 +118,12 @@ def generate(
     limit: int | None = None,
     retry: bool = False,
     run_calls: bool = True,
+    long_is_empty: bool = False,
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
     the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`.
 
+    A prompt that is longer than the model's context gets no response, or with `long_is_empty` an empty one.
     Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
     InputError where data, task, template, model or adapter do not fit, before the model is loaded.
     """
@@ -144,7 +147,7 @@ def generate(
         contents = map(content_key, questions)
         keys = [[journal.key(content, sample) for sample in samples] for content in contents]
         with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
-            _answer(groups, keys, asking, origin, journal, ahead)
+            _answer(groups, keys, asking, origin, journal, ahead, long_is_empty)
             rows = [
                 Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
             ]
@@ -244,6 +247,7 @@ def _answer(
     origin: str,
     journal: Journal,
     ahead: Ahead | None,
+    long_is_empty: bool,
 ) -> None:
     """Answer what has no response yet, each stored as it comes, under its question's and sample's key, and its call
     run `ahead`."""
@@ -280,6 +284,11 @@ def _answer(
             for failure in answer(engine, group, store, wanted, origin):
                 number = numbers[failure.request]
                 question = group.questions[number]
+                if long_is_empty and failure.reason.startswith(TOO_LONG):
+                    empty = Written("")
+                    store(number, {n: _row(question, group.manner, origin, n, empty) for n in wanted[number]})
+                    notice(f"{question.where or question.id}: {failure.reason}; its response is empty")
+                    continue
                 for sample in wanted[number]:
                     journal.fail(keys[number][sample], failure.reason)
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
@@ -312,14 +321,21 @@ def answer(
 
 
 def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list[Response]:
-    """One response to each question, in order, with nothing kept on disk. Raises TriceError for one without."""
+    """One response to each question, in order, with nothing kept on disk: an empty one where the prompt is too long
+    for the model. Raises TriceError for a question without a response."""
     found: dict[int, Response] = {}
 
     def store(number: int, rows: dict[int, Response]) -> None:
         found[number] = rows[0]
 
     for group in grouped(tasks, questions, asking):
+        numbers = list(group.questions)
         for failure in answer(engine, group, store):
+            if failure.reason.startswith(TOO_LONG):
+                question = group.questions[numbers[failure.request]]
+                notice(f"{question.where or question.id}: no response: {failure.reason}")
+                found[numbers[failure.request]] = _row(question, group.manner, "", 0, Written(""))
+                continue
             raise TriceError(f"{asking.model}: no response: {failure.reason}")
     return [found[number] for number in range(len(questions))]
 

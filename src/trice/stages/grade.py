@@ -136,7 +136,7 @@ class Model:
         if not asked.is_file() or read_text(asked) != text:  # what another try left is of no use
             forget(self.output, "turned")
             write_text(asked, text)
-        answers = generate(asked, answered, self.task, how, tools=self.tools, retry=True)
+        answers = generate(asked, answered, self.task, how, tools=self.tools, retry=True, long_is_empty=True)
         if len(answers) < len(rows):
             lost = f"{len(rows) - len(answers)} of {len(rows)} questions got no second turn"
             raise TriceError(f"{self.output}: {lost}; run the same command again to ask for those alone")
