@@ -178,7 +178,7 @@ def sft_tokens(examples: Sequence[Example]) -> int:
 
 
 def chunked(step: Step, model: Any, chunks: Sequence[Sequence[Example]]) -> torch.Tensor:
-    """Forward and backward of a batch chunk by chunk, which needs the memory of one; the loss of the whole batch."""
+    """Forward and backward of a batch chunk by chunk, which needs the memory of one; the whole batch's loss."""
     everything = [e for chunk in chunks for e in chunk]
     tokens, questions = sft_tokens(everything), len(everything)
     total = torch.zeros((), device=model.device)

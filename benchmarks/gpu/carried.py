@@ -1,7 +1,7 @@
 """What travels to a machine without network beside the repository: Python wheels, and one large file in parts.
 
-Wheels are zip files: they are unpacked into a folder at the end of the module search path, so that packages which the
-machine has win over those that were carried. No installer is needed.
+Wheels are zip files: they are unpacked into a folder at the end of the module search path, so that packages which
+the machine has win over those that were carried. No installer is needed.
 """
 
 from __future__ import annotations

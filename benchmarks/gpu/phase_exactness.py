@@ -1,7 +1,7 @@
 """Phase 1: the packed forward and backward pass on this device against the plain computation in float64 on the CPU.
 
-For every family of models, both stages, with and without gradient checkpointing: errors of the loss and of the whole
-gradient, relative. In float32 they must be below TIGHT. In bfloat16 the plain pass has errors itself (each response
+For every family of models, both stages, with and without gradient checkpointing: errors of the loss and of the
+whole gradient, relative. In float32 they must be below TIGHT. In bfloat16 the plain pass has errors itself (each response
 alone, on this device), and the packed one's must not be larger than LOOSE times them.
 """
 
@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import families
 import torch
 from plainly import objective
 from transformers import AutoModelForCausalLM
 
+import families
 from baselines import cloning
 from shapes import SMALL, Machine, tokenizer
 from trice.models.local import LocalModel, _kernel
@@ -117,12 +117,17 @@ def reference(base: Any, rows: Sequence[Example]) -> Result:
 @contextmanager
 def double() -> Iterator[None]:
     """Within it transformers computes norms and rotary angles in float64, which it takes to float32 otherwise."""
-    single, method = torch.float32, torch.Tensor.float
-    torch.float32, torch.Tensor.float = torch.float64, torch.Tensor.double  # type: ignore[misc, method-assign]
+    names, method = ("float", "float32"), torch.Tensor.float
+    single = torch.float32
     try:
+        torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+        for name in names:
+            setattr(torch, name, torch.float64)
         yield
     finally:
-        torch.float32, torch.Tensor.float = single, method  # type: ignore[misc, method-assign]
+        torch.Tensor.float = method  # type: ignore[method-assign]
+        for name in names:
+            setattr(torch, name, single)
 
 
 def plainly(base: Any, rows: Sequence[Example], device: torch.device) -> Result:

@@ -40,7 +40,9 @@ def parts(machine: Machine) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]
         shared.clear()
 
 
-def loaded(machine: Machine, shape: dict[str, Any], dtype: torch.dtype, rows: int) -> tuple[LocalModel, Tokens]:
+def loaded(
+    machine: Machine, shape: dict[str, Any], dtype: torch.dtype, rows: int
+) -> tuple[LocalModel, Tokens]:
     """A model without an end token, and its prompts."""
     texts = prompt_texts(rows)
     made = load_shape(shape, dtype, machine.device, texts)
@@ -71,10 +73,12 @@ def theirs(model: LocalModel, prompts: Tokens, tokens: int) -> Written:
 
 
 def continuous(model: LocalModel, prompts: Tokens, tokens: int) -> Written:
-    """transformers' continuous batching, with the rate between its first and its last token: before them it takes the
-    card's memory and captures graphs."""
+    """transformers' continuous batching, with the rate between its first and its last token: before them it takes
+    the card's memory and captures graphs."""
     if model.device.type == "cpu":
-        raise Skipped("continuous batching is measured on a GPU alone: on a CPU it spends 40 s on filling the memory")
+        raise Skipped(
+            "continuous batching is measured on a GPU alone: on a CPU it spends 40 s on filling the memory"
+        )
     config = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0, eos_token_id=-1)
     before = model.model.config._attn_implementation
     try:
@@ -113,7 +117,8 @@ def rate(
     written, seconds = sum(map(len, found)), statistics.median(took)
     return {
         "rows": rows, "prompt_tokens": round(sum(map(len, prompts)) / rows, 1), "written": written,
-        "batch_s": round(seconds, 3), "tokens_s": round(written / seconds), "step_ms": round(seconds / tokens * 1e3, 2),
+        "batch_s": round(seconds, 3), "tokens_s": round(written / seconds),
+        "step_ms": round(seconds / tokens * 1e3, 2),
         "peak_gb": round((machine.peak() - before) / 1e9, 2), "ok": written == rows * tokens, **more,
     }  # fmt: skip
 

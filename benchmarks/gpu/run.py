@@ -3,8 +3,8 @@
     python benchmarks/gpu/run.py --output FOLDER [--device cuda] [--tiny] [--phases exactness training …]
         [--carried gpu-carry] [--total 570]
 
-Every phase is a process of its own with a time limit, and consists of parts. Results are in FOLDER/results.json, which
-is written after every phase; a phase that fails or overruns keeps the parts that it had finished, and the next
+Every phase is a process of its own with a time limit, and consists of parts. Results are in FOLDER/results.json,
+which is written after every phase; a phase that fails or overruns keeps the parts that it had finished, and the next
 phase follows. FOLDER/log.txt has what the phases printed. The exit code is 1 where a part failed or overran.
 """
 
