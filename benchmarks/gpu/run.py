@@ -4,8 +4,8 @@
         [--carried gpu-carry] [--total 570]
 
 Every phase is a process of its own with a time limit, and consists of parts. Results are in FOLDER/results.json,
-which is written after every phase; a phase that fails or overruns keeps the parts that it had finished, and the next
-phase follows. FOLDER/log.txt has what the phases printed. The exit code is 1 where a part failed or overran.
+which is written after every phase; a phase that fails or overruns keeps the parts that it had finished, and the
+next phase follows. FOLDER/log.txt has what the phases printed. The exit code is 1 where a part failed or overran.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from carried import FOLDER, WHEELS, search, unpack_wheels
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PHASES = {"exactness": 110, "training": 210, "generation": 150, "loop": 130}  # seconds each may take
+PHASES = {"exactness": 130, "training": 210, "generation": 150, "loop": 130}  # seconds each may take
 TOTAL = 570  # seconds of all phases
 LEAST = 15  # seconds without which a phase is not begun
 
