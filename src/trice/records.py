@@ -80,7 +80,7 @@ class Question(Row):
     input: str = Field(validation_alias=AliasChoices("input", "question"))
     """the question's text"""
     answer: str | list[str]
-    """the gold answer, or a list of accepted ones; for math each must hold a number"""
+    """the gold answer, or a list of accepted ones; for math each must hold a number, of several the last counts"""
 
     @model_validator(mode="before")
     @classmethod
@@ -138,8 +138,8 @@ class Response(Question):
     """the prediction: the right one of the turns, or the first; else a call's output; else for math the last
     number of the text, for the other tasks the text; missing where there is none"""
     correct: bool | None = None
-    """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer
-    stands, ignoring case, within its first 20 words"""
+    """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer occurs
+    as whole words within its first 20 words, ignoring case and punctuation, or it is an exact match"""
     exact: bool | None = None
     """where answers are words: whether it is a gold answer word for word"""
     f1: float | None = None

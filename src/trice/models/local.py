@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +21,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trice.errors import InputError
-from trice.models import gemma
-from trice.models.adapters import adapter_config, lora_config, read_weights
+from trice.models import LOADING, gemma
+from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
 from trice.models.masks import KINDS
+from trice.models.merging import merge
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNLOADABLE = (
@@ -97,6 +99,9 @@ def check_model(name: str, adapter: Path | None = None) -> None:
         adapter_config(adapter, name)
     if name == gemma.NAME:
         return gemma.check()
+    for path in sorted(Path(name).glob("*")) if Path(name).is_dir() else ():
+        if path.is_file() and path.stat().st_size < 1024:  # a pointer has about 130 bytes
+            refuse_pointer(path)
     try:
         AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -111,9 +116,10 @@ def load(name: str, adapter: Path | None = None, *, device: str = "auto", dtype:
 
     Raises InputError for an unknown model, device or dtype, and for an adapter of another base model.
     """
-    loaded = load_base(name, adapter, device=device, dtype=dtype)
-    if adapter is not None:
-        loaded.model = attach(loaded, adapter).merge_and_unload()
+    with LOADING:
+        loaded = load_base(name, adapter, device=device, dtype=dtype)
+        if adapter is not None:
+            loaded.model = merge(attach(loaded, adapter))
     loaded.model.eval()
     return loaded
 
@@ -123,10 +129,13 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
     from peft import get_peft_model, set_peft_model_state_dict
 
     config, weights = lora_config(adapter), read_weights(adapter)
+    _check_vocabulary(loaded, adapter, weights)
     config.inference_mode, config.base_model_name_or_path = not trainable, loaded.name
     try:
-        model = get_peft_model(loaded.model, config)
-        result = set_peft_model_state_dict(model, weights)
+        with LOADING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's advice on tied layers, which `merge` follows
+            model = get_peft_model(loaded.model, config)
+            result = set_peft_model_state_dict(model, weights)
     except (*UNLOADABLE, KeyError) as error:
         raise InputError(f"{adapter}: does not fit model '{loaded.name}' ({_reason(error)})") from None
     # PEFT leaves layers without weights as they were made, that is without effect, and says nothing of others.
@@ -138,6 +147,22 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
                 f"{f' and {len(strangers) - 1} more' if len(strangers) > 1 else ''})"
             )
     return model
+
+
+def _check_vocabulary(loaded: LocalModel, adapter: Path, weights: dict[str, Any]) -> None:
+    """Raise InputError for an adapter whose base had another vocabulary, as after tokens were added to it."""
+    ends = (loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings())
+    named = [PREFIX + name for name, module in loaded.model.named_modules() if module in ends]
+    shapes = {f"{name}{part}": 0 for name in named for part in (".weight", ".base_layer.weight")}
+    shapes |= {f"{name}.lora_embedding_A": 1 for name in named}
+    ours = ends[0].weight.shape[0]
+    for name in shapes.keys() & weights.keys():
+        theirs = weights[name].shape[shapes[name]]
+        if theirs != ours:
+            raise InputError(
+                f"{adapter}: was trained with resized embeddings of {theirs} tokens, model '{loaded.name}' has "
+                f"{ours}; resize the base model in the same way, save it, and name its folder as the model"
+            )
 
 
 def load_base(
@@ -155,20 +180,21 @@ def load_base(
     quiet()
     check_model(name, adapter)
     where = pick_device(device)
-    source = find_model(name)
     number = DTYPES[resolve_dtype(dtype, device)]
     options = {"dtype": number, "trust_remote_code": False, **_quantization(quantize, number, where)}
+    source = find_model(name)
     try:
-        tokenizer = _tokenizer(source, _state(source))
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        options["attn_implementation"] = _kernel(config.get_text_config())
-        if empty:
-            model = _empty(source, config, options)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(source, **options)
+        with LOADING:
+            tokenizer = _tokenizer(source, _state(source))
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            options["attn_implementation"] = _kernel(config.get_text_config())
+            if empty:
+                model = _empty(source, config, options)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(source, **options)
+            _complete(tokenizer, model, name)
     except UNLOADABLE as error:
         raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
-    _complete(tokenizer, model, name)
     model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
     for module in model.modules():
         # On some CPUs bitsandbytes would repack 4-bit weights in eval mode, into a form without gradients.

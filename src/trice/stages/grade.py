@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trice.calls import visible
 from trice.errors import InputError, TriceError
 from trice.journal import dump_row, read_text, write_text
 from trice.records import Execution, Outcome, Question, Response
@@ -81,7 +82,7 @@ def second_turn(row: Response, found: Read, execution: Execution | None) -> list
 def _verdict(row: Response, found: Read, execution: Execution | None, turns: list[str] | None) -> Response:
     task, (outcome, call, reason, _), tool, own = found
     if turns is not None:
-        predictions = [task.predict(turn) for turn in turns]
+        predictions = [task.predict(visible(turn)) for turn in turns]
         right = [prediction for prediction in predictions if task.judge(prediction, row.answers)]
         prediction, correct = (right or predictions)[0], bool(right)
     elif tool is not None:
@@ -91,7 +92,7 @@ def _verdict(row: Response, found: Read, execution: Execution | None, turns: lis
             correct = prediction is not None and own and tool.supports(row, prediction)
     else:
         # A call that did not parse is no answer: numbers inside it are not what the model claims.
-        prediction = None if outcome is Outcome.MALFORMED else task.predict(row.response)
+        prediction = None if outcome is Outcome.MALFORMED else task.predict(visible(row.response))
         correct = task.judge(prediction, row.answers)
     graded = {"outcome": outcome, "reason": reason, "call": call, "execution": execution}
     strict = _strictly(task, prediction, row.answers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from trice.calls import visible
 from trice.journal import read_rows, write_rows
 from trice.records import Outcome, Question, Response
 from trice.stages.generate import Asking, generate
@@ -72,7 +73,7 @@ def answers_path(data: Path) -> Path:
 
 def _judged(tasks: Tasks, row: Response) -> Response:
     task, reading, *_ = read(tasks, row)
-    prediction = task.predict(row.response) if reading.outcome is Outcome.ANSWERED else None
+    prediction = task.predict(visible(row.response)) if reading.outcome is Outcome.ANSWERED else None
     verdict = {"outcome": reading.outcome, "reason": reading.reason, "call": reading.call}
     correct = task.judge(prediction, row.answers)
     return row.model_copy(update=verdict | {"pred": prediction, "correct": correct})
