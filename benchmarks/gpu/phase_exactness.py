@@ -2,7 +2,8 @@
 
 For every family of models, both stages, with and without gradient checkpointing: errors of the loss and of the
 whole gradient, relative. In float32 they must be below TIGHT. In bfloat16 the plain pass has errors itself (each
-response alone, on this device), and the packed one's must not be larger than LOOSE times them. The reference of the
+response alone, on this device), and the packed one's must not be larger than LOOSE times them (or
+FLOOR: the loss is one number, whose error in the plain pass may be small by chance). The reference of the
 last part, a model with heads as wide as Llama 7B's and prompts of several blocks, is computed on the device.
 """
 
@@ -32,7 +33,7 @@ from trice.training.trainer import measure
 FAMILIES = ["llama", "gemma3", "qwen3", "gemma2", "mistral", "granite", "gpt_neox", "phi3", "qwen2", "glm4"]
 SETTINGS = Rlef(alpha=0.5, margin=0.2)
 TIGHT = {"loss": 1e-5, "gradient": 5e-5}
-LOOSE, FLOOR = 2.0, 2e-3
+LOOSE, FLOOR = 2.0, {"loss": 0.03, "gradient": 2e-3}
 VOCABULARY = 320
 LORA = Lora(r=2, dropout=0, targets="all-linear")
 Result = tuple[float, torch.Tensor]
@@ -84,7 +85,7 @@ def compare(name: str, machine: Machine) -> dict[str, Any]:
                 entry = {"packed": error, "plain": plain, "way": way}
                 entry["ok"] = all(
                     error[each]
-                    <= (TIGHT[each] if dtype == torch.float32 else max(FLOOR, LOOSE * plain[each]))
+                    <= (TIGHT[each] if dtype == torch.float32 else max(FLOOR[each], LOOSE * plain[each]))
                     for each in error
                 )
                 found["ok"] &= entry["ok"]
