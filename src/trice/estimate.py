@@ -1,4 +1,4 @@
-"""How long the demo takes on this machine, from how fast it multiplies matrices now and how much the recipe asks for.
+"""How long the demo takes on this machine, from its speed in matrix products now and the recipe's amount of work.
 
 The figures are those of Gemma 3 270M on the starter sets; there is no estimate for another model, or for a GPU.
 """
@@ -51,6 +51,6 @@ def estimate(recipe: Recipe) -> str | None:
     if not (cache_folder() / gemma.NAME / "config.json").is_file():
         seconds += CONVERSION
     return (
-        f"about {max(1, round(seconds / 60))} minutes on this machine for the whole loop, if it stays as busy as now "
-        f"({speed:,.0f} GFLOP/s in {dtype})"
+        f"about {max(1, round(seconds / 60))} minutes on this machine for the whole loop, if it stays as busy as "
+        f"now ({speed:,.0f} GFLOP/s in {dtype})"
     )

@@ -321,9 +321,10 @@ class Loop:
     def _generate(self, name: str) -> None:
         recipe = self.recipe
         output = self._tested(name, "response")
+        free = self._tested(self._last(name), "response") if name in COMPELLED else None
         generate(
             self._tests, output, recipe.tasks, self._tester(name), origin=name, tools=recipe.tools,
-            retry=self.retry,
+            retry=self.retry, free=free if free and free.is_file() else None,
         )  # fmt: skip
 
     def _evaluate(self, name: str) -> str:

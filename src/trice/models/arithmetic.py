@@ -1,6 +1,6 @@
 """Which dtype the CPU multiplies matrices faster in, measured; the answer is kept in the user's cache folder.
 
-Only the time of matrix products is measured, at the shapes of a small model. Memory and accuracy are not considered.
+Only matrix products are timed, at the shapes of a small model. Memory and accuracy are not considered.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def _kept(path: Path, machine: str) -> str:
     try:
         cached.make_once(path, make, lambda file: _read(file) is not None)
     except (OSError, TriceError) as error:
-        notice(f"dtype auto: {path} cannot be written ({error}); float32 and bfloat16 are measured in each process")
+        notice(
+            f"dtype auto: {path} cannot be written ({error}); float32 and bfloat16 are measured in each process"
+        )
         if not measured:
             with tempfile.TemporaryDirectory() as scratch:
                 make(Path(scratch) / path.name)

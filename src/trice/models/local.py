@@ -76,8 +76,8 @@ def pick_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """`auto` as a dtype's name: bfloat16 where the device computes clearly faster in it, else float32; on a CPU this
-    is measured (`trice.models.arithmetic`).
+    """`auto` as a dtype's name: bfloat16 where the device computes clearly faster in it, else float32; on a CPU
+    this is measured (`trice.models.arithmetic`).
 
     Raises InputError for a name that is no dtype."""
     if dtype == "auto":
@@ -186,7 +186,7 @@ def load_base(
     source = find_model(name)
     try:
         with LOADING:
-            tokenizer = _tokenizer(source, _state(source))
+            tokenizer = load_tokenizer(name)
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             options["attn_implementation"] = _kernel(config.get_text_config())
             if empty:
@@ -202,6 +202,12 @@ def load_base(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return LocalModel(name, model if quantize or empty else model.to(where), tokenizer, where)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model."""
+    source = find_model(name)
+    return _tokenizer(source, _state(source))
 
 
 @lru_cache(maxsize=2)
