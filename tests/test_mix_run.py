@@ -110,6 +110,20 @@ def test_a_mix_goes_through_the_whole_loop(folder: Path) -> None:
     assert run(load_recipe("mix.yaml")) == out
 
 
+def test_split_s_answers_are_candidates_without_another_question(folder: Path) -> None:
+    settings = "evaluate.settings=[both]"
+    out = run(load_recipe("mix.yaml", ["collect=[{origin: direct, from: split}]", settings]))
+    asked = {row["id"] for row in read(out / "data/stage1/mix/questions.json")}
+    rows = read(out / "data/stage2/mix/mix_direct_response.json")
+    assert {row["id"]: row["response"] for row in rows} == dict.fromkeys(asked, "5")
+    assert {row["origin"] for row in rows} == {"direct"}
+    ranked = read(out / "data/stage2/mix/mix.json")
+    assert all(row["origin"] == ["gold", "direct"] for row in ranked)
+    assert run(load_recipe("mix.yaml", ["collect=[{origin: direct, from: split}]", settings])) == out
+    with pytest.raises(InputError, match="from 'split' asks nothing again"):
+        load_recipe("mix.yaml", ["collect=[{origin: direct, from: split, samples: 2}]"])
+
+
 def test_one_model_for_each_task(folder: Path) -> None:
     out = run(load_recipe("mix.yaml", ["per_task=true", "evaluate.settings=[zero-shot, stage-1]"]))
     assert sorted(path.name for path in (out / "models").iterdir()) == ["math", "qa"]

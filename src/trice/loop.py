@@ -17,7 +17,7 @@ from trice.models.adapters import CONFIG, WEIGHTS
 from trice.recipe import Recipe
 from trice.recipe_parts import COMPELLED, Origin
 from trice.records import Question
-from trice.stages.collect import collect, collect_gold, origin_path
+from trice.stages.collect import collect, collect_gold, collect_split, origin_path
 from trice.stages.data import raw_row
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import Asking, ask, generate
@@ -265,6 +265,10 @@ class Loop:
 
     def _collect(self, data: Path, origin: Origin) -> None:
         recipe = self.recipe
+        if origin.source == "split":
+            halves = (self.raw / f"{name}_{half}.json" for name in self.names for half in ("wrong", "right"))
+            collect_split(data, _filled(halves), self.stage2, recipe.tasks, origin.origin)
+            return
         sampling = recipe.sampling(
             samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p,
             repetition_penalty=origin.repetition_penalty, beams=origin.beams,
@@ -317,9 +321,10 @@ class Loop:
     def _generate(self, name: str) -> None:
         recipe = self.recipe
         output = self._tested(name, "response")
+        free = self._tested(self._last(name), "response") if name in COMPELLED else None
         generate(
             self._tests, output, recipe.tasks, self._tester(name), origin=name, tools=recipe.tools,
-            retry=self.retry,
+            retry=self.retry, free=free if free and free.is_file() else None,
         )  # fmt: skip
 
     def _evaluate(self, name: str) -> str:

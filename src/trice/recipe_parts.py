@@ -141,9 +141,9 @@ class Origin(Settings):
 
     origin: str
     """its name: letters, digits, `-` and `.`"""
-    source: Literal["base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
-    """`base` (the base model), `early` (stage 1's first checkpoint), `stage-1` (its last), `endpoint`, or
-    `model` (any other)"""
+    source: Literal["split", "base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
+    """`split` (the base model's answers from when its questions were split, with nothing asked again), `base` (the
+    base model), `early` (stage 1's first checkpoint), `stage-1` (its last), `endpoint`, or `model` (any other)"""
     endpoint: EndpointAt | None = None
     model: str | None = None
     """with `from: model`: a hub name or folder, of any family"""
@@ -179,6 +179,8 @@ class Origin(Settings):
             raise ValueError("from 'model', and only that, needs the key 'model'")
         if self.source != "model" and (self.adapter or self.template):
             raise ValueError("'adapter' and 'template' go with from 'model'")
+        if self.source == "split" and self.model_dump(exclude_defaults=True, exclude={"origin", "source"}):
+            raise ValueError("from 'split' asks nothing again: it goes with the key 'origin' alone")
         return self
 
 

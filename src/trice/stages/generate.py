@@ -119,9 +119,12 @@ def generate(
     retry: bool = False,
     run_calls: bool = True,
     long_is_empty: bool = False,
+    free: Path | None = None,
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
-    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`.
+    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`. `free` holds
+    responses of the same model to the same questions under no tool choice: those that the tool choice of `asking`
+    would not change are taken from there.
 
     A prompt that is longer than the model's context gets no response, or with `long_is_empty` an empty one.
     Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
@@ -146,6 +149,8 @@ def generate(
         samples = range(asking.sampling.samples)
         contents = map(content_key, questions)
         keys = [[journal.key(content, sample) for sample in samples] for content in contents]
+        if free and not journal.rows:
+            journal.add(_unchanged(groups, keys, asking, origin, free))
         with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
             _answer(groups, keys, asking, origin, journal, ahead, long_is_empty)
             rows = [
@@ -292,6 +297,26 @@ def _answer(
                 for sample in wanted[number]:
                     journal.fail(keys[number][sample], failure.reason)
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
+
+
+def _unchanged(
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], asking: Asking, origin: str, free: Path
+) -> dict[str, Response]:
+    """The responses in `free` that are the same under the tool choice of `asking`, by their keys."""
+    greedy = Sampling(asking.sampling.max_new_tokens, seed=asking.sampling.seed)
+    if asking.client is not None or asking.engine != "transformers" or asking.sampling != greedy:
+        return {}
+    from trice.models.local import load_tokenizer
+
+    known = {(row.dataset, row.id): row for row in read_rows(free, Response)}
+    tokenizer = load_tokenizer(asking.model)
+    found = {}
+    for group in groups:
+        for number, question in group.questions.items():
+            row = known.get((question.dataset, question.id))
+            if row and group.manner.leaves(tokenizer, row.response, row.tokens):
+                found[keys[number][0]] = row.model_copy(update={"origin": origin})
+    return found
 
 
 def answer(
