@@ -33,11 +33,11 @@ def half(i: int) -> str:
 
 
 def work(folder: Path, asking: Asking) -> None:
-    split(sums(folder / "S.json", answer=half), "math", asking)
+    split(sums(folder / "S.json", answer=half), "math", asking, samples=1)
 
 
 def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path, five: Asking) -> None:
-    halves = split(sums(tmp_path / "S.json", answer=half), "math", five)
+    halves = split(sums(tmp_path / "S.json", answer=half), "math", five, samples=1)
     assert str(halves) == "2 of 5 right without a tool (40.0%)"
     assert sorted(tree(tmp_path)) == ["S.json", "S_right.json", "S_wrong.json"]
     right, wrong = read(halves.right), read(halves.wrong)
@@ -54,14 +54,14 @@ def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path,
 @pytest.mark.parametrize(("answer", "there", "gone"), [("5", "right", "wrong"), ("6", "wrong", "right")])
 def test_an_empty_half_has_no_file(tmp_path: Path, five: Asking, answer: str, there: str, gone: str) -> None:
     (tmp_path / f"S_{gone}.json").write_text("of an earlier split")
-    split(sums(tmp_path / "S.json", answer=lambda i: answer), "math", five)
+    split(sums(tmp_path / "S.json", answer=lambda i: answer), "math", five, samples=1)
     assert sorted(tree(tmp_path)) == ["S.json", f"S_{there}.json"]
 
 
 def test_a_call_is_no_knowledge_even_where_its_result_is_right(tmp_path: Path, five: Asking) -> None:
     calling = replace(five, compel="call")
     (tmp_path / "S.json").parent.mkdir(exist_ok=True)
-    halves = split(sums(tmp_path / "S.json", answer=lambda i: "5"), "math", calling)
+    halves = split(sums(tmp_path / "S.json", answer=lambda i: "5"), "math", calling, samples=1)
     assert (halves.rights, halves.wrongs) == (0, 5)
     assert all(row["response"].startswith("calculator(5") for row in read(halves.wrong))
 
@@ -69,12 +69,12 @@ def test_a_call_is_no_knowledge_even_where_its_result_is_right(tmp_path: Path, f
 def test_questions_with_the_same_id_are_all_kept(tmp_path: Path, five: Asking) -> None:
     data = sums(tmp_path / "S.json", answer=half)
     data.write_text(data.read_text().replace("S_1", "S_0"))
-    assert split(data, "math", five)[2:] == (2, 3)
+    assert split(data, "math", five, samples=1)[2:] == (2, 3)
 
 
 def test_a_file_of_the_users_that_is_called_answers_is_left_alone(tmp_path: Path, five: Asking) -> None:
     (tmp_path / "S_answers.json").write_text("mine")
-    split(sums(tmp_path / "S.json"), "math", five)
+    split(sums(tmp_path / "S.json"), "math", five, samples=1)
     assert (tmp_path / "S_answers.json").read_text() == "mine"
 
 

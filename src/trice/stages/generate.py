@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
@@ -106,6 +106,14 @@ class Group(NamedTuple):
     questions: dict[int, Question]
 
 
+class More(NamedTuple):
+    """A second go at the questions whose first response `passes`: in all as many samples as `sampling` says, that
+    first response among them."""
+
+    sampling: Sampling
+    passes: Callable[[Response], bool]
+
+
 def generate(
     data: Path,
     output: Path,
@@ -117,9 +125,10 @@ def generate(
     limit: int | None = None,
     retry: bool = False,
     run_calls: bool = True,
+    more: More | None = None,
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
-    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`.
+    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`. `more` samples those again whose first response passes.
 
     Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
     InputError where data, task, template, model or adapter do not fit, before the model is loaded.
@@ -134,16 +143,22 @@ def generate(
     settings |= {
         "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
     }
+    settings |= {"more": asdict(more.sampling)} if more else {}
     with Journal(output, settings, len(questions) * asking.sampling.samples, retry=retry) as journal:
         if journal.finished:
             return read_rows(output, Response)
         if not journal.rows:
             forget(output, "calls")  # another time's
-        samples = range(asking.sampling.samples)
+        samples = range((more or asking).sampling.samples)
         contents = map(content_key, questions)
         keys = [[journal.key(content, sample) for sample in samples] for content in contents]
         with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
-            _answer(groups, keys, asking, origin, journal, ahead)
+            opened = cache(partial(open_engine, asking))
+            first = [each[: asking.sampling.samples] for each in keys]
+            _answer(groups, first, asking, origin, journal, ahead, opened)
+            if more:
+                chosen, how = _passing(groups, keys, journal, more), replace(asking, sampling=more.sampling)
+                _answer(chosen, keys, how, origin, journal, ahead, opened)
             rows = [
                 Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
             ]
@@ -233,7 +248,9 @@ def open_engine(asking: Asking) -> Engine:
 
 def content_key(question: Question) -> str:
     """Stands for all that a question says."""
-    return hashlib.sha256(question.model_dump_json(exclude=GRADED).encode()).hexdigest()[:32]
+    # A required tool changes nothing of how a question is asked, and so nothing that is drawn.
+    text = question.model_dump_json(exclude={*GRADED, "tool"})
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _answer(
@@ -243,6 +260,7 @@ def _answer(
     origin: str,
     journal: Journal,
     ahead: Ahead | None,
+    opened: Callable[[], Engine],
 ) -> None:
     """Answer what has no response yet, each stored as it comes, under its question's and sample's key, and its call
     run `ahead`."""
@@ -259,7 +277,7 @@ def _answer(
     waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
     if not waiting:
         return
-    engine, client = open_engine(asking), asking.client
+    engine, client = opened(), asking.client
     if client is not None:
         client.account.resume(journal.spent)
     if ahead:
@@ -282,6 +300,25 @@ def _answer(
                 for sample in wanted[number]:
                     journal.fail(keys[number][sample], failure.reason)
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
+
+
+def _passing(
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], journal: Journal, more: More
+) -> list[Group]:
+    """The questions whose first response passes, in groups that are sampled again."""
+
+    def passes(number: int) -> bool:
+        row = journal.rows.get(keys[number][0])
+        return row is not None and more.passes(Response.model_validate(row))
+
+    return [
+        Group(
+            group.task,
+            replace(group.manner, sampling=more.sampling),
+            {number: question for number, question in group.questions.items() if passes(number)},
+        )
+        for group in groups
+    ]
 
 
 def answer(

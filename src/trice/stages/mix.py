@@ -48,7 +48,9 @@ def mix(
     else:
         rows = [row for path in labelled for row in read_rows(path, Labelled)]
         if kind == "selective":
-            known = [_known(tasks, row) for path in right for row in read_rows(path, Response)]
+            answered = [row for path in right for row in read_rows(path, Response)]
+            # Where only a tool can know the answer, none is taught without a call.
+            known = [_known(tasks, row) for row in answered if not tasks.requires_tool(row)]
             # A question labelled as well as known (a file labelled for `calls`) keeps the model's own answer.
             ids = {_key(row) for row in known}
             rows = known + [row for row in rows if _key(row) not in ids]

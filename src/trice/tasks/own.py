@@ -5,7 +5,8 @@
     tools: [stock:in_stock]
     answers: words
 
-`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math. Does not cover
+`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math. `tool: required` says that
+only a tool can know them, as with live data: no question counts as known to the model. Does not cover
 another way to judge, which takes a class.
 """
 
@@ -38,6 +39,7 @@ class TaskFile(BaseModel):
     instruction: str
     tools: tuple[str, ...]
     answers: Literal["words", "numbers"] = "words"
+    tool: Literal["required"] | None = None
 
 
 def from_file(path: str, sources: Sources) -> Task:
@@ -49,7 +51,7 @@ def from_file(path: str, sources: Sources) -> Task:
     told = validate(TaskFile, value, path)
     tools = tuple(load_tool(tool, sources.get(tool)) for tool in told.tools)
     kind = Math if told.answers == "numbers" else TextTask
-    return _checked(path, kind(told.name, told.instruction.strip(), tools))
+    return _checked(path, kind(told.name, told.instruction.strip(), tools, tool=told.tool))
 
 
 def from_module(name: str) -> Task:

@@ -31,6 +31,7 @@ class TextTask:
     name: str
     instruction: str
     tools: tuple[Tool, ...]
+    tool: str | None = None  # REQUIRED where only a tool can know the answers
 
     def predict(self, text: str) -> str | None:
         """The text itself, None where it is empty."""

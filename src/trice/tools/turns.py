@@ -35,6 +35,12 @@ def parts(input: str) -> tuple[str, str]:
     return (context.removeprefix(CONTEXT), asked) if found else ("", input)
 
 
+def final_answer(turns: Sequence[str]) -> str:
+    """The one answer of the turns over a tool's output: the first that is not empty. Gold answers have no part in
+    the choice: grading, chat and the server all use this function."""
+    return next((turn.strip() for turn in turns if turn.strip()), "")
+
+
 def plain(text: str) -> str:
     """Text without its case, with single blanks, each character written in one way (NFKC)."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
