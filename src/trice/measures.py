@@ -1,8 +1,9 @@
 """How well a model answers, and how selectively it uses its tool: shares with 95% intervals.
 
-*Need* has one definition, `needs_tool`: a question needs a tool where the base model, asked as in evaluation but with
-tools withheld, and with the worked examples of `split`, is wrong, or where the question requires one. Questions are matched by data set and id. Everything here counts graded rows; grading them is
-`trice.stages.grade`, showing the figures is `trice.report`. The intervals speak of the questions drawn, not of the
+*Need* has one definition, `needs_tool`: a question needs a tool where the base model, asked as in evaluation but
+with tools withheld and the worked examples of `split`, is wrong, or where the question requires one. Questions are
+matched by data set and id. Everything here counts graded rows; grading them is `trice.stages.grade`, showing the
+figures is `trice.report`. The intervals speak of the questions drawn, not of the
 training seed: how far seeds lie apart is shown beside them.
 """
 
@@ -87,8 +88,9 @@ def measure(rows: Sequence[Response], base: Sequence[Response] | None = None) ->
     - `harmful_use`: called, wrong, and not needed / not needed
 
     Where answers are words, also `exact_match` and `f1` (its mean; the interval is then on the wide side), over the
-    rows of those tasks. Where the answers over each passage alone were asked for, `any_passage`: the paper's accuracy, in
-    which a response is right if any of these answers is. Raises InputError where a row is not graded, or a question is missing from `base`.
+    rows of those tasks. Where the answers over each passage alone were asked for, `any_passage`: the paper's
+    accuracy, in which a response is right if any of these answers is. Raises InputError where a row is not graded,
+    or a question is missing from `base`.
     """
     _check_graded(rows)
     shares = {

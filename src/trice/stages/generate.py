@@ -128,7 +128,8 @@ def generate(
     more: More | None = None,
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
-    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`. `more` samples those again whose first response passes.
+    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`. `more` samples
+    those again whose first response passes.
 
     Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
     InputError where data, task, template, model or adapter do not fit, before the model is loaded.

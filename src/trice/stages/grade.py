@@ -104,8 +104,8 @@ def _with_need(tasks: Tasks, row: Response) -> Response:
 
 
 def _any_passage(row: Response, found: Read, alone: list[str] | None) -> Response:
-    """With whether the answer over any one passage is right, as the paper counts; where no passage was read, whether
-    the prediction is."""
+    """With whether the answer over any one passage is right, as the paper counts; where no passage was read,
+    whether the prediction is."""
     judged = [found.task.judge(found.task.predict(turn), row.answers) for turn in alone or ()]
     return row.model_copy(update={"any_passage": any(judged) if judged else row.correct})
 

@@ -1,8 +1,8 @@
 """Split: the base model answers every training question with tools withheld; what it does not know needs one.
 
-A lucky guess is not knowledge: a question that was answered right is asked again, with sampled answers, and is known
-only if the share of right answers, the first among them, is high enough. Where only a tool can know the answer
-(`tool: required`) nothing is known. Known and unknown questions go to `<dataset>_right.json` and
+A lucky guess is not knowledge: a question that was answered right is asked again, with sampled answers, and is
+known only if the share of right answers, the first among them, is high enough. Where only a tool can know the
+answer (`tool: required`) nothing is known. Known and unknown questions go to `<dataset>_right.json` and
 `<dataset>_wrong.json` beside the data, with the first answer, the greedy one, as the response.
 """
 
@@ -50,8 +50,8 @@ def split(
 ) -> Halves:
     """Split `data` (rows of id, question, answer) by what the model knows.
 
-    Each question is answered as `asking` says, with its tools withheld; a response with a call is wrong all the same,
-    and is not run. Where that answer is right, `samples - 1` more are drawn at `temperature`, and the question is
+    Each question is answered as `asking` says, with its tools withheld; a response with a call is wrong all the
+    same, and is not run. Where that answer is right, `samples - 1` more are drawn at `temperature`, and the question is
     right if at least the share `known` of all answers is. `retry` asks those questions again that got no response,
     and so are in neither half.
     """

@@ -5,9 +5,9 @@
     tools: [stock:in_stock]
     answers: words
 
-`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math. `tool: required` says that
-only a tool can know them, as with live data: no question counts as known to the model. Does not cover
-another way to judge, which takes a class.
+`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math. `tool: required` says
+that only a tool can know them, as with live data: no question counts as known to the model. Does not cover another
+way to judge, which takes a class.
 """
 
 from __future__ import annotations
