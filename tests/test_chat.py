@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tiny import says
-from trice.chat import adapter_template, chat, show
+from trice.chat import chat, show
 from trice.errors import InputError
 from trice.records import Response
 from trice.stages.grade import grade
@@ -52,12 +51,6 @@ def test_decision_call_result_and_answer_stand_on_a_line_each(text: str, lines: 
 def test_no_character_of_the_models_steers_the_terminal() -> None:
     assert shown("\x1b[2J12\r\n\x9b31m\u202e")[0] == "  response   [2J12   31m "
     assert len(shown("one\ntwo\nthree 3")) == 3
-
-
-def test_a_template_is_the_adapters_own(tmp_path: Path) -> None:
-    assert adapter_template(None) == adapter_template(tmp_path) == "plain"
-    (tmp_path / "trice.json").write_text(json.dumps({"template": "alpaca"}))
-    assert adapter_template(tmp_path) == "alpaca"
 
 
 def test_questions_are_answered_until_an_empty_line(

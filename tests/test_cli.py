@@ -220,7 +220,7 @@ WRONG_INPUT = [
     (f"{GENERATE} --data {{good}} --examples many", "examples 'many': there is direct, calls, mixed"),
     (f"{GENERATE} --data {{good}} --compel tool", "--compel tool: there is call, answer"),
     (f"{GENERATE} --data {{good}} --adapter {{none}}", "none: no adapter here"),
-    (f"{GENERATE} --data {{good}} --adapter {{other}}", "was trained on base model 'google/gemma-2b', not on '"),
+    (f"{GENERATE} --data {{good}} --task math --adapter {{other}}", "was trained on base model 'google/gemma-2b', not on '"),
     (f"{GENERATE} --data {{good}} --device gpu", "--device gpu: "),
     (f"{GENERATE} --data {{good}} --dtype float8", "dtype 'float8': there is auto, float32"),
     ("generate --model no/such --data {good} --output {out}", "model 'no/such': neither a folder with a model"),
@@ -413,3 +413,42 @@ def test_what_nobody_expected_is_one_line_too(trice: Run, monkeypatch: pytest.Mo
     monkeypatch.setenv("TRICE_DEBUG", "1")
     with pytest.raises(RuntimeError):
         trice("tool", "calculator", "1+1")
+
+
+def test_an_adapter_knows_its_base_task_and_template(trice: Run, five: Path, tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Given a question, please answer it and you can use a WikiSearch for help.",
+         "input": f"Who is {name}?", "output": f"WikiSearch({name})"}
+        for name in ("Ada", "Bo", "Cy", "Di")
+    ]  # fmt: skip
+    data, adapter = write(tmp_path / "stage1.json", rows), tmp_path / "adapter"
+    taught = ("--data", data, "--model", five, "--output", adapter, "--template", "alpaca", *LORA, *FAST)
+    assert trice("train", "clone", *taught)[0] == 0
+    assert json.loads((adapter / "trice.json").read_text())["task"] == "qa"
+
+    questions = write(tmp_path / "q.json", [{"id": "q-1", "question": "Who is Ed?", "answer": "Ed"}])
+    out = tmp_path / "responses.json"
+    asked = ("--data", questions, "--output", out, "--adapter", adapter, "--max-new-tokens", "4", *FAST)
+    assert trice("generate", *asked)[0] == 0
+    (row,) = read(out)
+    assert row["instruction"] == rows[0]["instruction"]
+    settings = json.loads((tmp_path / ".responses.json.journal").read_text().splitlines()[0])["settings"]
+    assert (settings["model"], settings["task"], settings["template"]) == (str(five), "qa", "alpaca")
+
+    other = ("--task", "math", "--template", "plain", "--output", tmp_path / "math.json")
+    assert trice("generate", *asked, *other)[0] == 0
+    assert "calculator" in read(tmp_path / "math.json")[0]["instruction"]
+
+
+def test_a_task_that_nobody_names_is_asked_for(trice: Run, five: Path, tmp_path: Path) -> None:
+    rows = [{"instruction": "Do it.", "input": f"{i}", "output": "5"} for i in range(4)]
+    data, adapter = write(tmp_path / "stage1.json", rows), tmp_path / "adapter"
+    taught = ("--data", data, "--model", five, "--output", adapter, *LORA, *FAST)
+    assert trice("train", "clone", *taught)[0] == 0
+    code, _, lines = trice("chat", "--adapter", adapter, *FAST)
+    assert (code, complaint(lines)) == (2, f"--task: {adapter} does not record its task; name it")
+    assert trice("train", "clone", *taught, "--task", "mix")[0] == 0  # no other training
+    code, _, lines = trice("generate", "--data", data, "--output", tmp_path / "x.json")
+    assert (code, complaint(lines)) == (
+        2, "--model: is missing; name a model, or an --adapter, which records its base",
+    )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trice.models.adapters import read_made
 from trice.prompts import load_template
 from trice.records import Outcome, Question, Response
 from trice.sampling import Sampling
@@ -14,16 +13,11 @@ from trice.stages.grade import grade
 from trice.tasks import MIXED, Sources, Tasks
 
 
-def adapter_template(adapter: Path | None) -> str:
-    """The template an adapter was trained with, `plain` where it does not say."""
-    return str(read_made(adapter).get("template", "plain")) if adapter else "plain"
-
-
 def chat(
     model: str,
     adapter: Path | None = None,
     task: str = "math",
-    template: str | None = None,
+    template: str = "plain",
     *,
     max_new_tokens: int = 64,
     tools: Sources | None = None,
@@ -31,9 +25,9 @@ def chat(
     dtype: str = "auto",
 ) -> None:
     """Read questions from the terminal until an empty line or the end of input."""
-    tasks, form = Tasks(task, tools), template or adapter_template(adapter)
-    asking = Asking(model, adapter, form, sampling=Sampling(max_new_tokens))
-    load_template(form)
+    tasks = Tasks(task, tools)
+    asking = Asking(model, adapter, template, sampling=Sampling(max_new_tokens))
+    load_template(template)
     from trice.models.decoding import TransformersEngine
     from trice.models.local import load
 

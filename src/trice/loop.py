@@ -222,10 +222,11 @@ class Loop:
             "seed": seed,
             "device": recipe.device,
             "dtype": recipe.dtype,
+            "task": recipe.tasks,
         }
         ranks = setting in ("stage-2", "both")
         if (recipe.rlef if ranks else recipe.clone).validate_every:
-            how |= {"validation": self._held_out, "task": recipe.tasks, "tools": recipe.tools}
+            how |= {"validation": self._held_out, "tools": recipe.tools}
             how |= {"max_new_tokens": recipe.max_new_tokens}
         if ranks:
             adapter = self._model(self._name("stage-1", seed)) if setting == "both" else None

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tiny import read, write
 from trice.errors import InputError
 from trice.models.adapters import adapter_config, adapter_weights
+from trice.models.batches import Ask
+from trice.models.decoding import generate
 from trice.models.local import load
+from trice.sampling import Sampling
 from trice.training.rlef import rlef
 from trice.training.settings import Rlef
 
@@ -199,3 +203,101 @@ def test_an_adapter_may_leave_its_base_unnamed(saved: Path, tmp_path: Path) -> N
     adapter = other(saved, tmp_path / "adapter")
     write(adapter / "adapter_config.json", [OLD | {"base_model_name_or_path": None}])
     assert adapter_config(adapter, "any/model")["r"] == 8
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def base(
+    request: pytest.FixtureRequest,
+    tiny_model: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A model whose output head is, or is not, its embeddings."""
+    source, folder = tiny_model("llama"), tmp_path_factory.mktemp("models") / "base"
+    shutil.copytree(source, folder)
+    model = AutoModelForCausalLM.from_pretrained(source)
+    model.config.tie_word_embeddings = request.param
+    if request.param:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.save_pretrained(folder)
+    return folder
+
+
+def adapter_of(base: Path, folder: Path, **options: Any) -> Path:
+    """An adapter with random weights, as PEFT saves it."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, task_type="CAUSAL_LM", **{"target_modules": ["q_proj"]} | options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's advice on tied layers
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        model.save_pretrained(folder)
+    return folder
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "head, both tied": {"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True},
+    "embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
+    "repeated layers": {"layer_replication": [[0, 2], [1, 2]]},
+    "repeated layers, several targets": {
+        "target_modules": ["q_proj", "up_proj"],
+        "layer_replication": [[0, 1], [0, 2]],
+    },
+    "bias of LoRA": {"lora_bias": True},
+    "a whole head": {"modules_to_save": ["lm_head"]},
+    "whole embeddings": {"modules_to_save": ["embed_tokens"]},
+    "some tokens": {"trainable_token_indices": [5, 6]},
+    "directions": {"use_dora": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_logits_are_those_of_peft_without_merging(base: Path, tmp_path: Path, form: str) -> None:
+    adapter = adapter_of(base, tmp_path / "adapter", **FORMS[form])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+    loaded = load(str(base), adapter, device="cpu", dtype="float32")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(IDS).logits, theirs(IDS).logits, atol=1e-4, rtol=1e-4)
+        greedy = theirs.generate(input_ids=IDS, max_new_tokens=8, do_sample=False, eos_token_id=None)[0]
+    sampling = Sampling(max_new_tokens=8)
+    loaded.model.generation_config.eos_token_id = loaded.tokenizer.eos_token_id
+    (_, found), *_ = list(generate(loaded, [Ask(IDS[0].tolist())], sampling))
+    ours = found[0].tokens or []
+    assert ours == greedy[IDS.shape[1] :].tolist()[: len(ours)]
+
+
+def test_training_refuses_what_it_would_not_train_as_peft_does(base: Path, tmp_path: Path) -> None:
+    rows = [{"query": "1 and 2?", "responses": ["calculator(1+2)", "no"], "scores": [20, 0]}]
+    data = write(tmp_path / "ranked.json", rows)
+
+    def line(**options: Any) -> str:
+        adapter = adapter_of(base, tmp_path / "adapter", **options)
+        with pytest.raises(InputError) as caught:
+            rlef(data, tmp_path / "out", str(base), adapter, device="cpu", dtype="float32")
+        return str(caught.value)
+
+    assert "field 'layer_replication'" in line(layer_replication=[[0, 2], [1, 2]])
+    for options in ({"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}):
+        assert "the output head cannot be among the trained layers" in line(**options)
+
+
+def test_resized_embeddings_and_pointers_are_named(base: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(model.config.vocab_size + 3)
+    grown = tmp_path / "grown" / base.name
+    model.save_pretrained(grown)
+    adapter = adapter_of(grown, tmp_path / "adapter", modules_to_save=["embed_tokens"])
+    size = AutoModelForCausalLM.from_pretrained(base).config.vocab_size
+    assert f"resized embeddings of {size + 3} tokens, model '{base}' has {size}" in refused(base, adapter)
+
+    weights = adapter / "adapter_model.safetensors"
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    weights.write_text(pointer)
+    assert refused(base, adapter).startswith(f"{weights}: is a Git LFS pointer")
+    (grown / "model.safetensors").write_text(pointer)
+    with pytest.raises(InputError, match=r"model\.safetensors: is a Git LFS pointer"):
+        load(str(grown), device="cpu", dtype="float32")

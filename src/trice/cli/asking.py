@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.errors import InputError
+from trice.models.adapters import read_recorded
 
 if TYPE_CHECKING:
     from trice.models.endpoint import Endpoint
     from trice.stages.generate import Asking
+
+
+class Meant(NamedTuple):
+    """What a command works with."""
+
+    model: str = "gemma-3-270m"
+    task: str = "math"
+    template: str = "plain"
+
+
+def meant(
+    adapter: Path | Sequence[Path] | None, model: str | None, task: str | None, template: str | None
+) -> Meant:
+    """Model, task and template of a command: its options, else what its adapter or adapters record, else the
+    defaults.
+
+    Raises InputError where several adapters record different models or tasks, or none of them its task."""
+    adapters = [adapter] if isinstance(adapter, Path) else adapter or ()
+    recorded = [read_recorded(each) for each in adapters]
+    options = {"model": model, "task": task, "template": template}
+    found = {name: value for name, value in options.items() if value is not None}
+    for name in options.keys() - found.keys():
+        told = list(dict.fromkeys(value for row in recorded if (value := getattr(row, name))))
+        if len(told) > 1 and name != "template":  # a server asks each model in its own
+            raise InputError(f"--{name}: the adapters record different ones ({', '.join(told)}); choose one")
+        if recorded and not told and name == "task":
+            raise InputError(f"--task: {adapters[0]} does not record its task; name it")
+        if told:
+            found[name] = told[0]
+    return Meant(**found)
 
 
 def asking_of(

@@ -10,6 +10,37 @@ import typer
 from trice.errors import InputError
 
 Model = Annotated[str, typer.Option(help="Base model: hub name, folder, or gemma-3-270m (embedded).")]
+ModelOf = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Base model: hub name, folder, or gemma-3-270m (embedded); default the adapter's own base.",
+    ),
+]
+TaskOf = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file; default the "
+        "adapter's own, without an adapter math.",
+    ),
+]
+TemplateOf = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="Prompt template: alpaca, vicuna, plain, chat, or a .json file; default the adapter's own, without an "
+        "adapter plain.",
+    ),
+]
+TaskTaught = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="The task the data teach, recorded in the adapter, and that of --validation; default the shipped one "
+        "whose instruction the data have.",
+    ),
+]
 Reader = Annotated[
     str | None,
     typer.Option("--model", help="The model that reads what a tool returned, for qa, mlqa and hotpot."),

@@ -9,7 +9,7 @@ import typer
 
 from trice.cli import options as o
 from trice.cli.app import STAGES, app
-from trice.cli.asking import asking_of, endpoint_of
+from trice.cli.asking import asking_of, endpoint_of, meant
 from trice.errors import InputError
 from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 
@@ -127,15 +127,15 @@ def collect(
     origin: Annotated[
         str, typer.Option(help="A name for where these candidates come from; 'gold' needs no model.")
     ],
-    model: o.Model = "gemma-3-270m",
-    task: o.Task = "math",
+    model: o.ModelOf = None,
+    task: o.TaskOf = None,
     adapter: o.Adapter = None,
     endpoint: o.Endpoint = None,
     keys_file: o.KeysFile = None,
     endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     compel: o.Compel = None,
-    template: o.Template = "plain",
+    template: o.TemplateOf = None,
     samples: o.Samples = 1,
     beams: o.Beams = 1,
     temperature: o.Temperature = 0.0,
@@ -156,6 +156,7 @@ def collect(
     """Collect candidate responses from one origin into <output>/<task>_<origin>_response.json."""
     from trice.stages import collect as stage
 
+    model, task, template = meant(adapter, model, task, template)
     if origin == "gold":
         print(stage.collect_gold(data, output, task, limit))
         return
@@ -177,12 +178,12 @@ def score(
         Path, typer.Option(help="Folder with <task>_gold_response.json and other origins' files.")
     ],
     output: o.Output,
-    task: o.Task = "math",
+    task: o.TaskOf = None,
     reward: Annotated[str, typer.Option(help="paper, released, or your own module:function.")] = "paper",
     distinct: Annotated[bool, typer.Option(help="Keep one of several candidates with the same text.")] = True,
     model: o.Reader = None,
     adapter: o.Adapter = None,
-    template: o.Template = "plain",
+    template: o.TemplateOf = None,
     max_new_tokens: o.MaxNewTokens = 64,
     tool: o.Tools = None,
     device: o.Device = "auto",
@@ -194,8 +195,9 @@ def score(
     from trice.stages.score import score as stage
     from trice.tools.cluster import runner
 
-    reader = model and asking_of(
-        model, adapter, template, None, None, 64, device, dtype, engine, workers,
+    base, task, template = meant(adapter, model, task, template)
+    reader = (model or adapter) and asking_of(
+        base, adapter, template, None, None, 64, device, dtype, engine, workers,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     rows = stage(
@@ -208,17 +210,17 @@ def score(
 
 @app.command(rich_help_panel=STAGES)
 def generate(
-    model: o.Model,
     data: o.Data,
     output: o.Output,
-    task: o.Task = "math",
+    model: o.ModelOf = None,
+    task: o.TaskOf = None,
     adapter: o.Adapter = None,
     endpoint: o.Endpoint = None,
     keys_file: o.KeysFile = None,
     endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     compel: o.Compel = None,
-    template: o.Template = "plain",
+    template: o.TemplateOf = None,
     beams: o.Beams = 1,
     temperature: o.Temperature = 0.0,
     top_k: o.TopK = 0,
@@ -238,6 +240,9 @@ def generate(
     """Answer questions with a model; responses are written, not yet judged."""
     from trice.stages.generate import generate as stage
 
+    if model is None and adapter is None:
+        raise InputError("--model: is missing; name a model, or an --adapter, which records its base")
+    model, task, template = meant(adapter, model, task, template)
     asking = asking_of(
         model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
         endpoint_of(endpoint, model, keys_file, endpoint_set),
@@ -252,7 +257,7 @@ def generate(
 def evaluate(
     data: o.Data,
     output: o.Output,
-    task: o.Task = "math",
+    task: o.TaskOf = None,
     base: Annotated[
         Path | None,
         typer.Option(
@@ -269,7 +274,7 @@ def evaluate(
     keys_file: o.KeysFile = None,
     endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
-    template: o.Template = "plain",
+    template: o.TemplateOf = None,
     max_new_tokens: o.MaxNewTokens = 64,
     batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
@@ -285,7 +290,9 @@ def evaluate(
     from trice.tools.cluster import runner
 
     client = endpoint_of(endpoint, model or "", keys_file, endpoint_set)
-    reader = model and asking_of(
+    reads = model or adapter
+    model, task, template = meant(adapter, model, task, template)
+    reader = reads and asking_of(
         model, adapter, template, examples, None, batch_size, device, dtype, engine, workers, client,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip

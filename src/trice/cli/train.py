@@ -26,7 +26,7 @@ def clone(
     output: o.Output,
     template: o.Template = "plain",
     validation: o.Validation = None,
-    task: o.Task = "math",
+    task: o.TaskTaught = None,
     tool: o.Tools = None,
     max_new_tokens: o.MaxNewTokens = 64,
     set_: o.Set = None,
@@ -43,7 +43,7 @@ def clone(
 
     settings = read_settings(Clone, set_ or [])
     if dry_run:
-        validated = (settings, validation, task, o.sources(tool), max_new_tokens)
+        validated = (settings, validation, task or "math", o.sources(tool), max_new_tokens)
         _dry_run(examples(data, template, limit), model, None, settings, validated, seed, device, dtype)
         return
     trained = stage(
@@ -63,7 +63,7 @@ def rlef(
     alpha: Annotated[float, typer.Option(min=0, help="Weight of the ranking loss.")] = 1.0,
     template: o.Template = "plain",
     validation: o.Validation = None,
-    task: o.Task = "math",
+    task: o.TaskTaught = None,
     tool: o.Tools = None,
     max_new_tokens: o.MaxNewTokens = 64,
     set_: o.Set = None,
@@ -80,7 +80,7 @@ def rlef(
 
     settings = read_settings(Rlef, [f"alpha={alpha}", *(set_ or [])])
     if dry_run:
-        validated = (settings, validation, task, o.sources(tool), max_new_tokens)
+        validated = (settings, validation, task or "math", o.sources(tool), max_new_tokens)
         _dry_run(examples(data, template, limit), model, adapter, settings, validated, seed, device, dtype)
         return
     trained = stage(

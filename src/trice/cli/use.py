@@ -9,6 +9,7 @@ import typer
 
 from trice.cli import options as o
 from trice.cli.app import USE, app
+from trice.cli.asking import meant
 from trice.errors import InputError, TriceError
 from trice.server.limits import Limits
 
@@ -43,10 +44,10 @@ def tool(
 
 @app.command(rich_help_panel=USE)
 def chat(
-    model: o.Model = "gemma-3-270m",
+    model: o.ModelOf = None,
     adapter: o.Adapter = None,
-    task: o.Task = "math",
-    template: Annotated[str | None, typer.Option(help="Prompt template; default the adapter's own.")] = None,
+    task: o.TaskOf = None,
+    template: o.TemplateOf = None,
     max_new_tokens: o.MaxNewTokens = 64,
     tool: o.Tools = None,
     device: o.Device = "auto",
@@ -55,6 +56,7 @@ def chat(
     """Answer questions typed at the terminal: the decision, the call, the tool's result, the answer."""
     from trice.chat import chat as talk
 
+    model, task, template = meant(adapter, model, task, template)
     talk(
         model, adapter, task, template,
         max_new_tokens=max_new_tokens, tools=o.sources(tool), device=device, dtype=dtype,
@@ -63,7 +65,7 @@ def chat(
 
 @app.command(rich_help_panel=USE)
 def serve(
-    model: o.Model = "gemma-3-270m",
+    model: o.ModelOf = None,
     adapter: Annotated[
         list[Path] | None,
         typer.Option(
@@ -71,7 +73,7 @@ def serve(
             "memory of a whole model."
         ),
     ] = None,
-    task: o.Task = "math",
+    task: o.TaskOf = None,
     template: Annotated[
         str | None,
         typer.Option(help="Prompt template; default each adapter's own, the first one's for the base."),
@@ -118,8 +120,9 @@ def serve(
     from trice.server.start import Entrance
     from trice.server.start import serve as start
 
+    known = meant(adapter, model, task, template)
     start(
-        model, adapter or [], task, template,
+        known.model, adapter or [], known.task, template,
         entrance=Entrance(host, port, keys_file, tuple(allow_host or ()), allow_anyone),
         limits=Limits(max_new_tokens, max_prompt_tokens, batch_size, max_waiting, timeout),
         tools=o.sources(tool), questions=questions, device=device, dtype=dtype,

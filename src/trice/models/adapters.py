@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trice.errors import InputError
 from trice.journal import read_object
@@ -19,6 +19,7 @@ CONFIG = "adapter_config.json"
 MADE = "trice.json"  # how it was made, and the template it wants
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first there is, as PEFT chooses
 PREFIX = "base_model.model."
+POINTER = b"version https://git-lfs.github.com/spec/"
 
 # PEFT imports bitsandbytes wherever it is installed, which then gives advice on kernels.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -29,7 +30,17 @@ def adapter_weights(adapter: Path) -> Path:
     found = next((adapter / name for name in WEIGHTS if (adapter / name).is_file()), None)
     if found is None:
         raise InputError(f"{adapter}: no adapter here ({' or '.join(WEIGHTS)} is missing)")
+    refuse_pointer(found)
     return found
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise InputError where a file is a Git LFS pointer, which a clone without Git LFS leaves in its place."""
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise InputError(
+                f"{path}: is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"
+            )
 
 
 def adapter_config(adapter: Path, model: str) -> dict[str, Any]:
@@ -57,6 +68,25 @@ def read_made(adapter: Path) -> dict[str, Any]:
     is no JSON object."""
     path = adapter / MADE
     return read_object(path) if path.is_file() else {}
+
+
+class Recorded(NamedTuple):
+    """What an adapter says of its use: its base model, the task it was trained for and its prompt template. None
+    stands for what it does not say, as adapters of other programs do not."""
+
+    model: str | None
+    task: str | None
+    template: str | None
+
+
+def read_recorded(adapter: Path) -> Recorded:
+    """What an adapter's files record. Raises InputError where there is no adapter, or its files are no JSON."""
+    if not (adapter / CONFIG).is_file():
+        raise InputError(f"{adapter}: no adapter here ({CONFIG} is missing)")
+    made = read_made(adapter) or read_made(adapter.parent)  # a checkpoint lies in the folder of its training
+    found = {name: made.get(name) for name in Recorded._fields}
+    found["model"] = found["model"] or read_object(adapter / CONFIG).get("base_model_name_or_path")
+    return Recorded(**{name: str(value) if value else None for name, value in found.items()})
 
 
 def lora_config(adapter: Path) -> Any:
@@ -104,7 +134,8 @@ def read_weights(adapter: Path) -> dict[str, Any]:
 
 
 def _todays(name: str) -> str:
-    name = re.sub(r"\.(lora_[AB]|lora_embedding_[AB])\.[^.]+\.weight$", r".\1.weight", name)
+    name = re.sub(r"\.(lora_[AB])\.[^.]+\.(weight|bias)$", r".\1.\2", name)
+    name = re.sub(r"\.(lora_embedding_[AB])\.[^.]+$", r".\1", name)
     return name if name.startswith(PREFIX) else PREFIX + name
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from trice.errors import InputError
 from trice.models import gemma
-from trice.models.adapters import adapter_config, lora_config, read_weights
+from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
 from trice.models.masks import KINDS
+from trice.models.merging import merge
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNLOADABLE = (
@@ -97,6 +99,9 @@ def check_model(name: str, adapter: Path | None = None) -> None:
         adapter_config(adapter, name)
     if name == gemma.NAME:
         return gemma.check()
+    for path in sorted(Path(name).glob("*")) if Path(name).is_dir() else ():
+        if path.is_file() and path.stat().st_size < 1024:  # a pointer has about 130 bytes
+            refuse_pointer(path)
     try:
         AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -113,7 +118,7 @@ def load(name: str, adapter: Path | None = None, *, device: str = "auto", dtype:
     """
     loaded = load_base(name, adapter, device=device, dtype=dtype)
     if adapter is not None:
-        loaded.model = attach(loaded, adapter).merge_and_unload()
+        loaded.model = merge(attach(loaded, adapter))
     loaded.model.eval()
     return loaded
 
@@ -123,9 +128,12 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
     from peft import get_peft_model, set_peft_model_state_dict
 
     config, weights = lora_config(adapter), read_weights(adapter)
+    _check_vocabulary(loaded, adapter, weights)
     config.inference_mode, config.base_model_name_or_path = not trainable, loaded.name
     try:
-        model = get_peft_model(loaded.model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's advice on tied layers, which `merge` follows
+            model = get_peft_model(loaded.model, config)
         result = set_peft_model_state_dict(model, weights)
     except (*UNLOADABLE, KeyError) as error:
         raise InputError(f"{adapter}: does not fit model '{loaded.name}' ({_reason(error)})") from None
@@ -138,6 +146,22 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
                 f"{f' and {len(strangers) - 1} more' if len(strangers) > 1 else ''})"
             )
     return model
+
+
+def _check_vocabulary(loaded: LocalModel, adapter: Path, weights: dict[str, Any]) -> None:
+    """Raise InputError for an adapter whose base had another vocabulary, as after tokens were added to it."""
+    ends = (loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings())
+    named = [PREFIX + name for name, module in loaded.model.named_modules() if module in ends]
+    shapes = {f"{name}{part}": 0 for name in named for part in (".weight", ".base_layer.weight")}
+    shapes |= {f"{name}.lora_embedding_A": 1 for name in named}
+    ours = ends[0].weight.shape[0]
+    for name in shapes.keys() & weights.keys():
+        theirs = weights[name].shape[shapes[name]]
+        if theirs != ours:
+            raise InputError(
+                f"{adapter}: was trained with resized embeddings of {theirs} tokens, model '{loaded.name}' has "
+                f"{ours}; resize the base model in the same way, save it, and name its folder as the model"
+            )
 
 
 def load_base(

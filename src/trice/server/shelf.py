@@ -1,7 +1,6 @@
 """What a server has: its models under their names, its tasks with their tools and some questions to try.
 
-Every model is a whole copy with its adapter merged in. Which tasks an adapter was trained for is not written in it:
-each is offered for all of the server's.
+Every model is a whole copy with its adapter merged in, and is offered for all of the server's tasks.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from trice import datasets
-from trice.chat import adapter_template
 from trice.errors import InputError
 from trice.journal import read_rows
-from trice.models.adapters import read_made
+from trice.models.adapters import read_made, read_recorded
 from trice.models.local import LocalModel, check_model, load
 from trice.prompts import Template, load_template
 from trice.records import Question, Row
@@ -128,9 +126,11 @@ def open_shelf(
     named = names(model, adapters)
     for _, adapter in named:
         check_model(model, adapter)
+    trained = [read_recorded(adapter).template for adapter in adapters]
+    first = trained[0] if trained else None  # the base is asked as the first adapter is
     forms = {
-        name: load_template(template or adapter_template(adapter or next(iter(adapters), None)))
-        for name, adapter in named
+        name: load_template(template or form or "plain")
+        for (name, _), form in zip(named, [first, *trained], strict=True)
     }
     served = (*MIXED, *task.split(",")[1:]) if tasks.mixed else (tasks.name,)
     shelf = Shelf({}, tasks, served, _tries(served, questions))

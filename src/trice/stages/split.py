@@ -51,9 +51,9 @@ def split(
     """Split `data` (rows of id, question, answer) by what the model knows.
 
     Each question is answered as `asking` says, with its tools withheld; a response with a call is wrong all the
-    same, and is not run. Where that answer is right, `samples - 1` more are drawn at `temperature`, and the question
-    is right if at least the share `known` of all answers is. `retry` asks those questions again that got no response,
-    and so are in neither half.
+    same, and is not run. Where that answer is right, `samples - 1` more are drawn at `temperature`, and the
+    question is right if at least the share `known` of all answers is. `retry` asks those questions again that got
+    no response, and so are in neither half.
     """
     if samples > 1 and (temperature <= 0 or not 0 < known <= 1):
         raise InputError(

@@ -6,7 +6,7 @@ question's own task. Grading responses is `trice.stages.grade`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -157,6 +157,15 @@ def load_task(name: str, sources: Sources | None = None) -> Task:
             f"unknown task '{name}'; there is: {known}, or your own as module:name or a .yaml file"
         )
     return own.from_module(name)
+
+
+def task_asked(instructions: Iterable[str]) -> str | None:
+    """The shipped task, or `mix`, that asks with the first of these instructions; None where none does. A second
+    turn's instruction belongs to several tasks and is passed over."""
+    asked = next((each for each in instructions if each != READING), None)
+    if asked == MIX:
+        return "mix"
+    return next((name for name in SHIPPED if load_task(name).instruction == asked), None)
 
 
 def check_questions(tasks: Tasks, questions: Sequence[Question]) -> None:

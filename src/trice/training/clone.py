@@ -9,7 +9,7 @@ from typing import Any
 from trice.journal import read_rows
 from trice.prompts import load_template
 from trice.records import Labelled
-from trice.tasks import Sources
+from trice.tasks import Sources, task_asked
 from trice.training.settings import Clone
 from trice.training.validation import load_validation
 
@@ -34,7 +34,7 @@ def clone(
     settings: Clone | None = None,
     template: str = "plain",
     validation: Path | None = None,
-    task: str = "math",
+    task: str | None = None,
     tools: Sources | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
@@ -46,16 +46,18 @@ def clone(
 
     The loss is the mean over the batch's response tokens, end token included; prompts carry none.
     With `settings.validate_every`, the adapter is the checkpoint that answers the questions of `task` in the file
-    `validation` best. Raises InputError for data, model, template or settings that do not fit, before training
-    starts.
+    `validation` best. The adapter records `task` for `chat`, `serve` and the stages; without one, the shipped task
+    whose instruction the rows have. Raises InputError for data, model, template or settings that do not fit, before
+    training starts.
     """
     settings = settings or Clone()
     make = examples(data, template, limit)
-    held_out = load_validation(settings, validation, task, tools, max_new_tokens)
+    held_out = load_validation(settings, validation, task or "math", tools, max_new_tokens)
 
+    task = task or task_asked(row.instruction for row in read_rows(data, Labelled))
     from trice.training.fit import fit
 
     return fit(
         "clone", make, data, model, None, output, settings,
-        template=template, seed=seed, limit=limit, device=device, dtype=dtype, validation=held_out,
+        task=task, template=template, seed=seed, limit=limit, device=device, dtype=dtype, validation=held_out,
     )  # fmt: skip

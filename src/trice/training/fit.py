@@ -78,7 +78,7 @@ def claim(output: Path, settings: dict[str, Any]) -> bool:
     # A call that stopped before its first checkpoint, for bad input perhaps, leaves nothing to protect.
     if path.is_file() and (done or any(output.glob("checkpoint-*"))):
         before = json.loads(path.read_text(encoding="utf-8"))
-        if before != settings:
+        if {**before, "task": None} != {**settings, "task": None}:  # which is for the adapter's use alone
             raise InputError(
                 f"{output}: begun with other settings ({differences(before, settings)}); "
                 "use those again, or another --output"
@@ -172,6 +172,7 @@ def fit(
     output: Path,
     settings: Clone,
     *,
+    task: str | None,
     template: str,
     seed: int,
     limit: int | None,
@@ -180,7 +181,7 @@ def fit(
     validation: Validation | None = None,
 ) -> Path:
     """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer;
-    `validation` chooses which checkpoint the adapter is."""
+    `validation` chooses which checkpoint the adapter is. `task` is recorded in the adapter, for its use."""
     settings = checked(settings, model, adapter, device)
     dtype = resolve_dtype(dtype, device)
     made_by = {
@@ -189,6 +190,7 @@ def fit(
         "model": model,
         "adapter": adapter and digest(adapter_weights(adapter)),
         "data": digest(data),
+        "task": task,
         "template": template,
         "template_sha256": load_template(template).sha256,
         "seed": seed,

@@ -27,7 +27,13 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
     from trice.training import dropout
 
     torch.manual_seed(seed)
+    head = loaded.model.get_output_embeddings()
     if adapter:
+        if lora_config(adapter).layer_replication:
+            raise InputError(
+                f"{adapter / CONFIG}: field 'layer_replication': an adapter that repeats layers can be used, but "
+                "not trained further"
+            )
         model = attach(loaded, adapter, trainable=True)
     else:
         targets = family_targets(loaded) if lora.targets is None else lora.targets
@@ -42,8 +48,11 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
             model = get_peft_model(loaded.model, config)
         except ValueError as error:
             raise InputError(f"lora targets {targets}: {str(error).splitlines()[0]}") from None
-    if hasattr(loaded.model.get_output_embeddings(), "lora_A"):
-        raise InputError("lora targets: the output head cannot be among them; training reads it as it is")
+    if loaded.model.get_output_embeddings() is not head:  # PEFT put a layer of its own around it
+        where = f"{adapter / CONFIG}" if adapter else "lora targets"
+        raise InputError(
+            f"{where}: the output head cannot be among the trained layers; training reads it as it is"
+        )
     if loaded.device.type == "cpu":
         dropout.on_cpu(model)
     for config in model.peft_config.values():

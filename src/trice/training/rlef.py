@@ -9,7 +9,7 @@ from typing import Any
 from trice.journal import read_rows
 from trice.prompts import load_template
 from trice.records import Ranked
-from trice.tasks import Sources
+from trice.tasks import Sources, task_asked
 from trice.training.settings import Rlef
 from trice.training.validation import load_validation
 
@@ -38,7 +38,7 @@ def rlef(
     settings: Rlef | None = None,
     template: str = "plain",
     validation: Path | None = None,
-    task: str = "math",
+    task: str | None = None,
     tools: Sources | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
@@ -49,16 +49,18 @@ def rlef(
     """Go on from the stage-1 `adapter` (or from the base model) on `data`, rows of ranked candidates.
 
     The objective is α·L_rank + L_sft as `trice.training.trainer` states it. With `settings.validate_every`, the
-    adapter is the checkpoint that answers the questions of `task` in the file `validation` best. Raises InputError
-    for data, model, adapter, template or settings that do not fit, before training starts.
+    adapter is the checkpoint that answers the questions of `task` in the file `validation` best. The adapter
+    records its task as that of `clone` does. Raises InputError for data, model, adapter, template or settings that
+    do not fit, before training starts.
     """
     settings = settings or Rlef()
     make = examples(data, template, limit)
-    held_out = load_validation(settings, validation, task, tools, max_new_tokens)
+    held_out = load_validation(settings, validation, task or "math", tools, max_new_tokens)
 
+    task = task or task_asked(row.instruction for row in read_rows(data, Ranked))
     from trice.training.fit import fit
 
     return fit(
         "rlef", make, data, model, adapter, output, settings,
-        template=template, seed=seed, limit=limit, device=device, dtype=dtype, validation=held_out,
+        task=task, template=template, seed=seed, limit=limit, device=device, dtype=dtype, validation=held_out,
     )  # fmt: skip
