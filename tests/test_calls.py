@@ -1,14 +1,18 @@
 """Calls as text: which responses are calls, which are malformed, and which are answers."""
 
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trice.calls import MAX_OPENINGS, MAX_RESPONSE, closing, read, render
+from trice.calls import MAX_OPENINGS, MAX_RESPONSE, closing, read, render, visible
 from trice.records import Outcome
 from trice.tools.calculator import Calculator
+from trice.tools.function import FunctionTool
+from trice.tools.wikisearch import WikiSearch
+from trice.tools.writing import write_call
 
 
 def words(text: str) -> dict[str, Any]:
@@ -143,3 +147,144 @@ def test_a_rendered_call_is_read_back(a: int, b: int) -> None:
     reading = read(text, PARSERS)
     assert reading.call is not None
     assert reading.call.arguments == {"expression": f"({a}+{b})*2"}
+
+
+def length(text: str) -> int:
+    """Counts characters."""
+    return len(text)
+
+
+def note(title: str, text: str = "", copies: int = 1) -> str:
+    """Keeps a note."""
+    return f"{title} {text} {copies}"
+
+
+def solve(equation: str) -> str:
+    """Solves an equation."""
+    return equation
+
+
+TOOLS = {tool.name: tool for tool in (Calculator(), WikiSearch(), *map(FunctionTool, (length, note, solve)))}
+ALL = {name: tool.parse for name, tool in TOOLS.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        # escapes
+        (r'length("a\nb\tc")', {"text": "a\nb\tc"}),
+        (r'length("caf\u00e9 \"x\" \\ \/")', {"text": 'caf\u00e9 "x" \\ /'}),
+        (r"length('it\'s')", {"text": "it's"}),
+        (r'length("\ud83d\ude00")', {"text": "\U0001f600"}),
+        (r'length("\ud83d")', {"text": r"\ud83d"}),
+        (r"length(a\nb)", {"text": r"a\nb"}),
+        (r'length("C:\new\table")', {"text": r"C:\new\table"}),
+        (r'length("C:\\new\\table")', {"text": r"C:\new\table"}),
+        (r'length("\\server\new")', {"text": r"\\server\new"}),
+        (r'note(title="d:\tmp", copies=2)', {"title": r"d:\tmp", "copies": 2}),
+        (r'length("\frac{\nu}{2}")', {"text": r"\frac{\nu}{2}"}),
+        (r'length("\d+ \"q\"")', {"text": r'\d+ "q"'}),
+        # parentheses and commas in quotes
+        ('length("a) b")', {"text": "a) b"}),
+        ('length("smile :-( now")', {"text": "smile :-( now"}),
+        ('note("a) b, c", "(")', {"title": "a) b, c", "text": "("}),
+        ("note(title='1) one', copies=3) and note(2)", {"title": "1) one", "copies": 3}),
+        ('WikiSearch("Help! (song)")', {"query": "Help! (song)"}),
+        ('WikiSearch(query=" :) ")', {"query": " :) "}),
+        # quotes that belong to the text
+        ('WikiSearch("Hello" by Adele)', {"query": '"Hello" by Adele'}),
+        ('WikiSearch(Adele\'s "Hello")', {"query": 'Adele\'s "Hello"'}),
+        ('WikiSearch("Hello" or "Halo")', {"query": '"Hello" or "Halo"'}),
+        ('WikiSearch("Hello)', {"query": '"Hello'}),
+        ("length('tis the season, isn't it)", {"text": "'tis the season, isn't it"}),
+        ('note("Hello" by Adele, "25")', {"title": '"Hello" by Adele', "text": "25"}),
+        ("WikiSearch('what's new')", {"query": "what's new"}),
+        ("length('a', 'b')", {"text": "'a', 'b'"}),
+        # one value in several forms
+        ("calculator(24*17)", {"expression": "24*17"}),
+        ('calculator("24*17")', {"expression": "24*17"}),
+        ("calculator( '24*17' )", {"expression": "24*17"}),
+        ('calculator(expression="24*17")', {"expression": "24*17"}),
+        ("calculator(expression = 24*17)", {"expression": "24*17"}),
+        ("solve(x = 5)", {"equation": "x = 5"}),
+        ("solve(equation = x = 5)", {"equation": "x = 5"}),
+        ('solve(equation = "x = 5")', {"equation": "x = 5"}),
+        ("note(title = a, copies = 2)", {"title": "a", "copies": 2}),
+    ],
+)
+def test_values_are_read_as_they_are_meant(text: str, arguments: dict[str, object]) -> None:
+    reading = read(text, ALL)
+    assert reading.call is not None, reading.reason
+    assert reading.call.arguments == arguments
+
+
+TEXT = st.text(max_size=30) | st.text(alphabet="aC:\\/nu0 \"'(),=[]{}\n\t", max_size=12)
+
+
+@given(TEXT, TEXT)
+def test_every_text_that_is_written_is_read_back(a: str, b: str) -> None:
+    for name, arguments in (
+        ("length", {"text": a}), ("note", {"title": a, "text": b, "copies": 2}), ("note", {"text": b, "title": a}),
+        *([("WikiSearch", {"query": a})] if a.strip() else []),
+    ):  # fmt: skip
+        written = write_call(TOOLS[name], arguments)
+        assert not set(written) & set("\r\n")
+        for text in (written, f"So: {written}", f"{written} and calculator(1)"):
+            reading = read(text, ALL)
+            assert reading.call is not None
+            assert (reading.call.name, reading.call.arguments) == (name, arguments)
+            assert reading.written == written
+
+
+def test_a_call_with_an_open_quote_is_none_until_the_response_is_over() -> None:
+    begun = 'WikiSearch("Hello :-)'
+    assert read(begun, ALL, over=False).call is None
+    assert read(begun + ' I said")', ALL, over=False).call == read(begun + ' I said")', ALL).call
+    ended = read(begun, ALL).call
+    assert ended is not None
+    assert ended.arguments == {"query": '"Hello :-'}
+    assert read("WikiSearch(Hello :-)", ALL, over=False).call is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "expression", "answer"),
+    [
+        ("<think>calculator(1+1)?</think>\n\ncalculator(2+2)", "2+2", "calculator(2+2)"),
+        ("<think>\ncalculator(1+1) </think>\nIt is 5.", None, "It is 5."),
+        ("I try calculator(1+1).\n</think>\ncalculator(2+2)", "2+2", "calculator(2+2)"),
+        ("[THINK]calculator(1+1)[/THINK]calculator(2+2)", "2+2", "calculator(2+2)"),
+        ("First calculator(2+2) <think>calculator(1+1)", "2+2", "First calculator(2+2)"),
+        ("<think>a</think><think>calculator(1)</think> calculator(2+2)", "2+2", "calculator(2+2)"),
+        ("no reasoning, 5 ", None, "no reasoning, 5 "),
+    ],
+)
+def test_what_counts_comes_after_the_reasoning(text: str, expression: str | None, answer: str) -> None:
+    reading = read(text, ALL)
+    assert reading.outcome is (Outcome.CALLED if expression else Outcome.ANSWERED)
+    assert (reading.call.arguments["expression"] if reading.call else None) == expression
+    assert visible(text) == answer
+
+
+def test_reasoning_that_never_ends_is_malformed_and_long_reasoning_is_not() -> None:
+    for text in ("<think>Is it calculator(1+1)", "<think>It is 5", "[THINK]5"):
+        assert read(text, ALL)[:3] == (Outcome.MALFORMED, None, "the reasoning never ends")
+        assert visible(text) == ""
+    assert read("<think>It is 5", {}).outcome is Outcome.MALFORMED
+    reading = read(f"<think>{'hm ' * MAX_RESPONSE}</think>calculator(2+2)", ALL)
+    assert reading.outcome is Outcome.CALLED
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        'length("', "length('", 'note("a', ',"', "'a", '["', '" ', "\\", '\\"', "<think>", "</think>",
+        "<think></think>", "[THINK]<think>", "length(\"a\")", "=", " ",
+    ],
+)  # fmt: skip
+def test_hostile_text_of_a_megabyte_is_read_in_bounded_time(piece: str) -> None:
+    text = "note(" + piece * (1_000_000 // len(piece))
+    start = time.process_time()
+    for over in (True, False):
+        read(text, ALL, over=over)
+    visible(text)
+    assert time.process_time() - start < 5

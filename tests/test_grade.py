@@ -122,3 +122,15 @@ def test_a_gold_answer_that_is_no_number_is_named_by_its_line() -> None:
 def test_an_unknown_task_names_those_there_are() -> None:
     with pytest.raises(InputError, match="unknown task 'maths'; there is: math"):
         load_task("maths")
+
+
+def test_an_answer_is_read_after_the_reasoning() -> None:
+    answered = graded("<think>Is it 58? calculator(1+1)</think>It is 57, I think.")
+    assert (answered.outcome, answered.pred, answered.correct) == (Outcome.ANSWERED, "57", True)
+    thought = graded("<think>It is 57.</think>It is large.")
+    assert (thought.outcome, thought.pred, thought.correct) == (Outcome.ANSWERED, None, False)
+    called = graded("<think>calculator(1+1)</think>\ncalculator(3*19)")
+    assert (called.outcome, called.pred, called.correct) == (Outcome.CALLED, "57", True)
+    endless = graded("<think>It is 57, or calculator(3*19)")
+    assert (endless.outcome, endless.pred, endless.correct) == (Outcome.MALFORMED, None, False)
+    assert endless.reason == "the reasoning never ends"

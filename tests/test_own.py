@@ -193,6 +193,10 @@ def test_a_task_may_be_a_few_lines_of_yaml(folder: Path) -> None:
         (("own_sums:plus", "own_sums:minus"), "tool 'own_sums:minus': AttributeError"),
         (("sums-of-mine", "Sums of mine"), "its name 'Sums of mine' is not of small letters"),
         (("[own_sums:plus, calculator]", "["), "mine.yaml: not YAML"),
+        (
+            ("own_sums:plus, calc", "own_sums:plus, own_sums:plus, calc"),
+            "task 'mine.yaml': two of its tools are named 'plus'; rename or remove one",
+        ),
     ],
 )
 def test_a_task_file_that_does_not_fit_is_refused(

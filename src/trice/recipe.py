@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -19,7 +19,7 @@ from trice.journal import read_text
 from trice.models.engine import Name as Engine
 from trice.recipe_parts import DataSet, Evaluation, Label, Origin, Score, Split
 from trice.sampling import Sampling
-from trice.tasks import SHIPPED
+from trice.tasks import PUBLISHED, SHIPPED
 from trice.training.settings import Clone, Rlef, Settings, override, parse
 
 
@@ -33,6 +33,9 @@ class Recipe(Settings):
     task: str = "math"
     """how questions are asked and judged, and which tool belongs to them: `math` (calculator), `qa`
     (WikiSearch), `lama` (QA), `mlqa` (translator), your own as `module:name` or a `.yaml` file, or `mix`"""
+    judge: Literal["words", "words-published"] = "words"
+    """how answers in words are compared with the gold ones: `words` (as whole words within the first 20) or
+    `words-published` (as a substring of them, as in the paper)"""
     per_task: bool = False
     """with `mix`: train a model for each task instead of one for all (the paper's SPLIT), in
     `models/<task>/<setting>`; unseen data sets of a task that is not trained on are left out"""
@@ -124,9 +127,10 @@ class Recipe(Settings):
 
     @property
     def tasks(self) -> str:
-        """The task as the stages take it: a mix with the user's own ones behind it."""
+        """The task as the stages take it: a mix with the user's own ones behind it, then the rule."""
         own = dict.fromkeys(str(entry.task) for entry in self.data if entry.task not in SHIPPED)
-        return ",".join([self.task, *own]) if self.task == "mix" else self.task
+        named = ",".join([self.task, *own]) if self.task == "mix" else self.task
+        return named + PUBLISHED if self.judge == "words-published" else named
 
     @property
     def trains(self) -> bool:

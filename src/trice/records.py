@@ -83,7 +83,7 @@ class Question(Row):
     input: str = Field(validation_alias=AliasChoices("input", "question"))
     """the question's text"""
     answer: str | list[str]
-    """the gold answer, or a list of accepted ones; for math each must hold a number"""
+    """the gold answer, or a list of accepted ones; for math each must hold a number, of several the last counts"""
     tool: Literal["required"] | None = None
     """`required` where only a tool can know the answer (stock, prices, time): the question counts as needing it and
     is never known, whatever the model says"""
@@ -150,8 +150,8 @@ class Response(Question):
     known_share: float | None = None
     """the share of right answers, where `split` asked several times"""
     correct: bool | None = None
-    """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer
-    stands, ignoring case, within its first 20 words"""
+    """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer occurs
+    as whole words within its first 20 words, ignoring case and punctuation, or it is an exact match"""
     exact: bool | None = None
     """where answers are words: whether it is a gold answer word for word"""
     f1: float | None = None

@@ -190,3 +190,16 @@ def test_what_an_endpoint_cannot_do_is_said(manner: Manner, options: dict[str, A
     with StandIn() as server, pytest.raises(InputError, match=line):
         write(Endpoint(server.url, "m", **options), manner, SUM)
     assert not server.seen
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>calculator(1+1)?</think>calculator(1+2)",
+        "Is it calculator(1+1)? No.</think>calculator(1+2)",
+        "<think>calculator(1+1), so it is 3",
+        'It is calculator("1+2") or',
+    ],
+)
+def test_a_response_does_not_end_with_a_call_in_its_reasoning(text: str) -> None:
+    assert says(text + " and calculator(9)" * text.endswith("or")).text == text.removesuffix(" or")

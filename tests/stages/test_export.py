@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -198,7 +197,22 @@ def test_what_cannot_be_exported_is_refused(
 # There and back
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
-CALLS = st.sampled_from(["3*19", " 3*19", "expression=3*19", "3*(4+5)", "3*19)", "(3", "x", "1,234+1", ""])
+CALLS = st.sampled_from(
+    [
+        "3*19",
+        '"3*19"',
+        "3*19)<tool_call>{",
+        "3)</think>calculator(4",
+        " 3*19",
+        "expression=3*19",
+        "3*(4+5)",
+        "3*19)",
+        "(3",
+        "x",
+        "1,234+1",
+        "",
+    ]
+)
 RESPONSES = st.one_of(
     TEXT,
     st.tuples(TEXT | st.just(""), CALLS, TEXT | st.just("")).map(lambda t: f"{t[0]}calculator({t[1]}){t[2]}"),
@@ -245,7 +259,7 @@ def book(title: str, copies: int = 1, tags: list[str] | None = None) -> str:
 
 
 TASK = "name: books\ninstruction: Order.\ntools: [test_export:book]\nanswers: words\n"
-TITLES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+TITLES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
 @LOCAL
@@ -255,15 +269,11 @@ TITLES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max
     )
 )
 def test_calls_of_several_arguments_come_back_the_same(tmp_path: Path, arguments: dict[str, Any]) -> None:
-    """What cannot be written as text is left out; what is written is read as the same call."""
+    """Every text can be an argument."""
     sys.modules.setdefault("test_export", sys.modules[__name__])
     (tmp_path / "books.yaml").write_text(TASK)
     task = str(tmp_path / "books.yaml")
     theirs = [{"prompt": [USER], "completion": [call(json.dumps(arguments), "book")]}]
-    if set("()'\"\\[]{}, ") & set(str(arguments.values())[13:-2]):
-        with contextlib.suppress(InputError):
-            back(tmp_path, theirs, task)
-        return
     (row,) = back(tmp_path, theirs, task)
     ((made,),) = [each["completion"] for each in out(tmp_path, [row], task)]
     assert made["tool_calls"][0]["function"] == {"name": "book", "arguments": arguments}
@@ -290,6 +300,7 @@ def test_calls_are_written_plainly(arguments: dict[str, object], text: str, tmp_
 
 CALL = call({"expression": "3*19"})
 FLAT = {"name": "calculator", "arguments": {"expression": "3*19"}}
+HERMES = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "3*19"}}\n</tool_call>'
 PART = {"type": "text", "text": USER["content"]}
 TOOL = {"role": "tool", "content": "57"}
 
@@ -307,6 +318,12 @@ TOOL = {"role": "tool", "content": "57"}
         ({"prompt": [{"role": "user", "content": [PART]}], "completion": [said("57")]}, "57"),
         ({"messages": [USER, CALL, TOOL]}, "calculator(3*19)"),
         ({"messages": [USER, call({"expression": "3*19", "query": None})]}, "calculator(3*19)"),
+        ({"messages": [USER, said(HERMES)]}, "calculator(3*19)"),
+        ({"messages": [USER, said(f"Let me see. {HERMES}\n")]}, "Let me see. calculator(3*19)"),
+        ({"messages": [USER, said(HERMES.removesuffix("</tool_call>"))]}, "calculator(3*19)"),
+        ({"messages": [USER, CALL | {"content": HERMES}]}, "calculator(3*19)"),
+        ({"messages": [USER, said(HERMES), TOOL]}, "calculator(3*19)"),
+        ({"prompt": "What is 3 times 19?", "completion": HERMES}, "calculator(3*19)"),
         ({"messages": [USER, said("57") | {"tool_calls": None}], "prompt": None, "chosen": None, "id": None}, "57"),
     ],
 )  # fmt: skip
@@ -345,6 +362,13 @@ IMAGE = {"role": "user", "content": [{"type": "image"}]}
     ("theirs", "reason"),
     [
         ({"messages": [USER, TWO]}, "2 tool calls in one answer"),
+        ({"messages": [USER, said(HERMES + HERMES)]}, "2 tool calls in one answer"),
+        ({"messages": [USER, CALL | {"content": HERMES.replace("19", "20")}]}, "2 tool calls in one answer"),
+        ({"messages": [USER, said(HERMES.replace("calculator", "weather"))]}, "a call of 'weather', which"),
+        ({"messages": [USER, said("<tool_call>calculator(3*19)</tool_call>")]}, "a <tool_call> that is not JSON"),
+        ({"messages": [USER, said("<tool_call>" + "[" * 100_000)]}, "a <tool_call> that is not JSON"),
+        ({"messages": [USER, CALL | {"content": "Not calculator(1+1) but"}]}, "is read as another call"),
+        ({"messages": [USER, CALL | {"content": "<think>Hm"}]}, "reasoning that never ends"),
         ({"messages": [USER, call({"city": "Rome"}, "weather")]}, "a call of 'weather', which"),
         ({"messages": [USER, call({"expression": "1)"})]}, "no text between parentheses is read"),
         ({"messages": [USER, call("{")]}, "a tool call whose arguments are not JSON"),
@@ -517,3 +541,11 @@ def test_trl_prefers_on_the_file(parts: dict[str, Any], tmp_path: Path) -> None:
     assert decode(first["chosen_ids"]) == 'calculator{"expression": "3*19"}</s>'
     assert decode(first["rejected_ids"]) == "57</s>"
     assert '"name": "calculator"' in decode(first["prompt_ids"])
+
+
+def test_a_text_that_only_looks_like_another_form_of_call_comes_back(tmp_path: Path) -> None:
+    rows = [
+        labelled(text)
+        for text in (f"Write {HERMES}", f"{HERMES} calculator(3*19)", f"calculator(3*19){HERMES}")
+    ]
+    assert back(tmp_path, out(tmp_path, rows)) == rows

@@ -358,3 +358,46 @@ def test_what_is_finished_is_asked_for_again_only_where_it_failed_and_only_if_to
         assert len(server.seen) == asked + 1
     assert [row["id"] for row in read(output)] == [f"S_{i}" for i in range(5)]
     assert not (tmp_path / "out_rejected.json").exists()
+
+
+OWN = '''
+def length(text: str) -> int:
+    """Counts the characters of a text."""
+    return len(text)
+'''
+COUNTING = "name: counting\ninstruction: Count.\ntools: [counting_tools:length]\nanswers: numbers\n"
+
+
+def test_what_is_stored_is_what_was_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counting_tools.py").write_text(OWN)
+    (tmp_path / "counting.yaml").write_text(COUNTING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    texts = {
+        '"a  b"': ("4", 'length("a  b")'),  # two blanks
+        "a   b": ("5", "length(a   b)"),
+        "a\n\tb": ("4", r'length("a\n\tb")'),  # a line break, on one line
+        '"a \n b"': ("5", r'length("a \n b")'),
+        r'"a\nb"': ("3", r'length("a\nb")'),
+        '":-) x"': ("5", 'length(":-) x")'),
+    }
+    rows = [
+        {"id": f"C_{i}", "question": f"q{i}", "answer": gold, "expression": text}
+        for i, (text, (gold, _)) in enumerate(texts.items())
+    ]
+    data, output = write(tmp_path / "in.json", rows), tmp_path / "out.json"
+    assert label(data, output, "counting.yaml", Annotations()) == Yield(6, 6, {})
+    stored = read(output)
+    assert [row["output"] for row in stored] == [call for _, call in texts.values()]
+    tasks = Tasks("counting.yaml")
+    for row in stored:
+        again = grade(tasks, [Response.model_validate(row | {"response": row["output"]})])[0]
+        assert again.correct, row["output"]
+
+
+def test_an_expression_over_two_lines_is_stored_on_one(tmp_path: Path) -> None:
+    with StandIn(answer=lambda message: "<think>calculator(0)</think>\ncalculator(0 +\n  7)") as server:
+        result = label(sums(tmp_path / "in.json", 1), tmp_path / "out.json", "math", teacher(server))
+    assert result == Yield(1, 1, {})
+    [row] = read(tmp_path / "out.json")
+    assert row["output"] == "calculator(0 + 7)"

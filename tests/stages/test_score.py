@@ -76,13 +76,14 @@ def test_where_a_tool_is_required_an_answer_without_a_call_earns_nothing(folder:
 def test_candidates_keep_the_ids_they_were_written_in(folder: Path) -> None:
     rows = [candidate(1, "9") | {"tokens": [4, 5]}, candidate(1, "8", 1) | {"tokens": [6], "logprob": -2.5}]
     again = candidate(1, " 9 ", 2) | {"tokens": [7, 5]}
-    write(folder / "math_own_response.json", [*rows, again])
+    spaced = candidate(1, "7\n", 3) | {"tokens": [8, 5]}  # ids of another text than the one that is judged
+    write(folder / "math_own_response.json", [*rows, again, spaced])
     first, second = score(folder, folder / "math.json", "math")
-    texts = ["calculator(1+7)", "calculator(1*7)", "9", "8", "calculator(1+"]
-    assert (first.responses, first.tokens) == (texts, [None, None, [4, 5], [6], None])
+    texts = ["calculator(1+7)", "calculator(1*7)", "9", "8", "7", "calculator(1+"]
+    assert (first.responses, first.tokens) == (texts, [None, None, [4, 5], [6], None, None])
     assert (second.tokens, "tokens" in read(folder / "math.json")[1]) == (None, False)
     every, _ = score(folder, folder / "math.json", "math", distinct=False)
-    assert every.tokens == [None, None, [4, 5], [6], [7, 5], None, None, None, None]
+    assert every.tokens == [None, None, [4, 5], [6], [7, 5], [8, 5], None, None, None, None]
 
 
 def test_a_question_with_gold_alone_is_kept(folder: Path) -> None:

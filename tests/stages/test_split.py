@@ -111,6 +111,14 @@ def test_an_endpoints_answers_are_not_paid_for_twice(tmp_path: Path) -> None:
         assert len(server.seen) == asked
 
 
+def test_an_answer_is_read_after_the_reasoning(tmp_path: Path) -> None:
+    with StandIn(lambda message: "<think>Is it 9?</think>It is 5. <think>Or 8?</think>") as server:
+        asking = Asking("m", client=Endpoint(server.url, "m"), sampling=Sampling(max_new_tokens=4))
+        halves = split(sums(tmp_path / "S.json", answer=half), "math", asking, samples=1)
+    assert (halves.rights, halves.wrongs) == (2, 3)
+    assert {row["pred"] for row in (*read(halves.right), *read(halves.wrong))} == {"5"}
+
+
 def five_at_times(i: int) -> str:
     return "5" if i == 3 else str(20 + i)
 

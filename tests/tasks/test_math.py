@@ -1,8 +1,11 @@
 """The math task: its instruction, predictions and verdicts."""
 
+from pathlib import Path
+
 import pytest
 
-from trice.records import Response
+from trice.journal import read_rows
+from trice.records import Question, Response
 from trice.stages.grade import grade
 from trice.tasks import Tasks, load_task
 
@@ -63,3 +66,30 @@ def test_a_gold_answer_must_be_a_number() -> None:
     task.check(["5 (apples)", "$3"])
     with pytest.raises(ValueError, match=r"^'seven' is not a number$"):
         task.check(["7", "seven"])
+    task.check(["3 + 4 = 7 #### 7", "1e3", "₹1,00,000", "18 [1]"])
+    for torn in ("1,5", "1.234,56", "10:30", "2-3", "12.5.2020"):
+        with pytest.raises(ValueError, match=f"^'{torn}' is not one number"):
+            task.check([torn])
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("1e3", "1000"),
+        ("1e21", "1" + "0" * 21),
+        ("0.1", "0.1"),
+        ("-0.0", "0"),
+        ("1e-7", "0"),
+        ("2.5E-1", "0.25"),
+    ],
+)
+def test_a_gold_answer_that_is_a_json_number_keeps_its_value(
+    tmp_path: Path, written: str, value: str
+) -> None:
+    data = tmp_path / "rows.json"
+    for answer in (written, f'"{written}"', f"[{written}]"):
+        data.write_text(f'{{"id": "x-1", "question": "q", "answer": {answer}}}\n')
+        (row,) = read_rows(data, Question)
+        task.check(row.answers)
+        assert task.judge(value, row.answers)
+        assert not task.judge("3", row.answers)

@@ -34,6 +34,9 @@ def test_a_question_without_a_context_has_only_what_is_asked() -> None:
         ("in the year 1912.", ["12"], False),
         ("a C++ compiler", ["C++"], True),
         ("new\n  york", ["New York"], True),
+        ("It was O'Neill.", ["O’Neill"], True),
+        ("It cost 12.5", ["12"], False),
+        ("在北京出生", ["北京"], True),
         ("ﬁne", ["fine"], True),  # the ligature is the same letters (NFKC)
     ],
 )

@@ -48,7 +48,10 @@ Reader = Annotated[
 Adapter = Annotated[Path | None, typer.Option(help="LoRA adapter folder in PEFT's format.")]
 Task = Annotated[
     str,
-    typer.Option(help="Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file."),
+    typer.Option(
+        help="Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file; with "
+        "@words-published at the end, answers in words are judged by the paper's rule."
+    ),
 ]
 Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]
 Output = Annotated[Path, typer.Option(help="Where the result goes.")]

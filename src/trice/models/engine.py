@@ -114,13 +114,17 @@ class Manner:
         begun = whole.lstrip()
         if stops := [place for stop in self.template.stop if (place := begun.find(stop)) >= 0]:
             return begun[: min(stops)].removeprefix(self.opening)
-        if text.endswith(")") and calls.read(whole, self.parsers).outcome is Outcome.CALLED:
+        if text.endswith(")") and calls.read(whole, self.parsers, over=False).outcome is Outcome.CALLED:
             return text
         return None
 
     def cut(self, text: str) -> str:
         """A text written to some other end, up to where it was over."""
-        for end in (place + 1 for place, character in enumerate(text) if character == ")"):
+        begin = calls.reasoning_end(
+            text
+        )  # the prompt may have begun the reasoning, so that its mark is missing
+        after = enumerate(text[begin:], begin) if begin is not None else ()
+        for end in (place + 1 for place, character in after if character == ")"):
             over = self.finish(text[:end])
             if over is not None:
                 return over

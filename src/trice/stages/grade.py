@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trice.calls import visible
 from trice.errors import InputError, TriceError
 from trice.journal import dump_row, read_text, write_text
 from trice.records import REQUIRED, Execution, Outcome, Question, Response
@@ -106,7 +107,7 @@ def _with_need(tasks: Tasks, row: Response) -> Response:
 def _any_passage(row: Response, found: Read, alone: list[str] | None) -> Response:
     """With whether the answer over any one passage is right, as the paper counts; where no passage was read,
     whether the prediction is."""
-    judged = [found.task.judge(found.task.predict(turn), row.answers) for turn in alone or ()]
+    judged = [found.task.judge(found.task.predict(visible(turn)), row.answers) for turn in alone or ()]
     return row.model_copy(update={"any_passage": any(judged) if judged else row.correct})
 
 
@@ -122,7 +123,7 @@ def _verdict(row: Response, found: Read, execution: Execution | None, turns: lis
             correct = prediction is not None and own and tool.supports(row, prediction)
     else:
         # A call that did not parse is no answer: numbers inside it are not what the model claims.
-        prediction = None if outcome is Outcome.MALFORMED else task.predict(row.response)
+        prediction = None if outcome is Outcome.MALFORMED else task.predict(visible(row.response))
         correct = task.judge(prediction, row.answers)
     graded = {"outcome": outcome, "reason": reason, "call": call, "execution": execution, "any_passage": None}
     strict = _strictly(task, prediction, row.answers)

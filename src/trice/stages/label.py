@@ -29,6 +29,7 @@ from trice.tasks import Sources, Tasks, check_questions
 from trice.tasks.reading import read
 from trice.tools.many import forget
 from trice.tools.turns import contains, parts
+from trice.tools.writing import one_line, same, write_call
 
 # What is known of the base model's response, or of an earlier label: not the question's own fields.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)
@@ -174,7 +175,28 @@ def _verdict(tasks: Tasks, response: Response) -> _Verdict:
         return _Verdict(f"execution error: {response.execution.error}", text)
     if not response.correct:
         return _Verdict(f"wrong answer: {(response.pred or '')[:MAX_SHOWN]}", text)
-    return _Verdict("", text, read(tasks, response).reading.written, response.execution.output or "")
+    try:
+        call = _stored(tasks, response)
+    except ValueError as error:
+        return _Verdict(f"cannot be stored: {error}", text)
+    return _Verdict("", text, call, response.execution.output or "")
+
+
+def _stored(tasks: Tasks, response: Response) -> str:
+    """The call alone, as it was written; if that has line breaks, written as the same call on one line. Raises
+    ValueError if the text would not be read as the call that was executed."""
+    _, reading, tool, _ = read(tasks, response)
+    if tool is None or reading.call is None or reading.written is None:
+        raise ValueError("there is no call")
+    written = reading.written
+    if not one_line(written):
+        collapsed = " ".join(written.split())  # of a text in which white space has no meaning
+        written = (
+            collapsed if same([tool], collapsed, reading.call) else write_call(tool, reading.call.arguments)
+        )
+    if not same(tasks.of(response).tools, written, reading.call):
+        raise ValueError("the call alone is read as another one")
+    return written
 
 
 def _reading(tasks: Tasks, question: Question, verdict: _Verdict) -> list[Labelled]:
@@ -197,9 +219,9 @@ def _own_fields(question: Question) -> dict[str, Any]:
 
 
 def _labelled(tasks: Tasks, question: Question, call: str) -> Labelled:
-    """The stage-1 row: the accepted call alone is the target, on one line, whatever text stood around it."""
+    """The stage-1 row: the accepted call alone is the target, without the text around it."""
     instruction = question.instruction or tasks.of(question).instruction
-    fields = {"instruction": instruction, "input": question.input, "output": " ".join(call.split())}
+    fields = {"instruction": instruction, "input": question.input, "output": call}
     return Labelled.model_validate(_own_fields(question) | fields)
 
 

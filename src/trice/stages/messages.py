@@ -2,6 +2,8 @@
 templates and TRL have them (Dataset formats and types, in TRL's documentation, and its section on tool
 calling).
 
+Imported messages may also hold a call in their content, as `<tool_call>{"name": …, "arguments": …}</tool_call>`.
+
 A response with a call becomes the text before it and one entry of `tool_calls`; any other text, a malformed
 call too, is plain `content`. Where a call was written in another way than these would be, the message also
 holds the response itself under `text`, which templates do not look at. Conversations that have no such response
@@ -11,6 +13,7 @@ are `Unfit`.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +27,9 @@ from trice.tools import Tool
 from trice.tools.writing import same, write_call
 
 Message = dict[str, Any]
+
+_TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)\s*", re.DOTALL)
+"""A call as JSON in a message's content, as models of the Hermes family write it."""
 
 
 class Unfit(Exception):
@@ -66,7 +72,8 @@ def said(tools: Sequence[Tool], text: str) -> Message:
     """A response as the assistant's message."""
     reading = read(text, {tool.name: tool.parse for tool in tools})
     if reading.call is None or reading.written is None:
-        return {"role": "assistant", "content": text}
+        own = {"text": text} if _TAGGED.search(text) else {}  # what looks like a call of another form is none
+        return {"role": "assistant", "content": text} | own
     function = {"name": reading.call.name, "arguments": reading.call.arguments}
     message = {
         "role": "assistant",
@@ -85,18 +92,24 @@ def response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]
     that is not offered, and for arguments that no call in text can hold."""
     if message["role"] != "assistant":
         raise Unfit(f"a {message['role']} message where the answer should be")
-    content, calls = _content(message), message.get("tool_calls") or []
+    text, content = message.get("text"), _content(message)
+    given = message.get("tool_calls") or []
+    if not isinstance(given, list):
+        raise Unfit("tool_calls that are no list")
+    if not given and text == content:
+        return content, None
+    calls = [_call(entry) for entry in given]
+    if not isinstance(text, str):  # else the content is ours, and its tags are text
+        calls += [call for call in map(_tagged, _TAGGED.findall(content)) if call not in calls]
+        content = _TAGGED.sub("", content)
     if not calls:
         return content, None
-    if not isinstance(calls, list):
-        raise Unfit("tool_calls that are no list")
     if len(calls) > 1:
         raise Unfit(f"{len(calls)} tool calls in one answer")
-    call = _call(calls[0])
+    call = calls[0]
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
         raise Unfit(f"a call of '{call.name}', which the task does not offer")
-    text = message.get("text")
     if isinstance(text, str) and same(tools, text, call):
         return text, tool
     try:
@@ -104,7 +117,10 @@ def response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]
     except ValueError as error:
         raise Unfit(str(error)) from None
     apart = "\n" if content and not content[-1].isspace() else ""
-    return f"{content}{apart}{written}", tool
+    whole = f"{content}{apart}{written}"
+    if not same(tools, whole, call):
+        raise Unfit("a text before a call that is read as another call, or as reasoning that never ends")
+    return whole, tool
 
 
 def exchange(tools: Sequence[Tool], messages: Sequence[Message]) -> tuple[str, Tool | None, str, str]:
@@ -179,3 +195,11 @@ def _call(entry: Any) -> Call:
     if not isinstance(name, str) or not isinstance(arguments, dict) or not arguments:
         raise Unfit("a tool call without a name or arguments")
     return Call(name=name, arguments=arguments)
+
+
+def _tagged(text: str) -> Call:
+    """The call between the tags in a message's content. Raises Unfit for another form."""
+    try:
+        return _call(json.loads(text))
+    except (ValueError, RecursionError):
+        raise Unfit("a <tool_call> that is not JSON") from None

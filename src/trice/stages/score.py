@@ -107,10 +107,12 @@ def _candidates(data: Path, task: str) -> dict[tuple[str, str], list[Candidate]]
 
 
 def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The first of several candidates with the same text."""
+    """The first of several candidates with the same text. Token ids of a text with other white space around it are
+    dropped, since they are not those of the text that is judged."""
     first: dict[str, Candidate] = {}
     for each in candidates:
-        first.setdefault(each.text.strip(), each._replace(text=each.text.strip()))
+        text = each.text.strip()
+        first.setdefault(text, each if text == each.text else each._replace(text=text, tokens=None))
     return list(first.values())
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from trice.calls import visible
 from trice.errors import InputError
 from trice.journal import read_rows, write_rows
 from trice.records import Outcome, Question, Response
@@ -125,7 +126,7 @@ def _halves(
 
 def _judged(tasks: Tasks, row: Response) -> Response:
     task, reading, *_ = read(tasks, row)
-    prediction = task.predict(row.response) if reading.outcome is Outcome.ANSWERED else None
+    prediction = task.predict(visible(row.response)) if reading.outcome is Outcome.ANSWERED else None
     verdict = {"outcome": reading.outcome, "reason": reading.reason, "call": reading.call}
     correct = task.judge(prediction, row.answers)
     return row.model_copy(update=verdict | {"pred": prediction, "correct": correct})

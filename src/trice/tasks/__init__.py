@@ -26,6 +26,8 @@ MIX = (
 MIXED = ("math", "qa", "lama", "mlqa")
 SHIPPED = (*MIXED, "hotpot")
 RESERVED = (*SHIPPED, "mix", SECOND_TURN)
+PUBLISHED = "@words-published"
+"""Behind a task's name: answers in words are judged by the paper's substring rule."""
 
 
 @runtime_checkable
@@ -56,12 +58,14 @@ class Tasks:
     """The task of a file, or those of a mix: `of` tells which one a question belongs to.
 
     `mix` stands for the four tasks of the paper and knows the other ones that ship; tasks of a user's own are named
-    behind it: `mix,stock.yaml`. `name` is what files are called after, `sources` say what is behind the tools."""
+    behind it: `mix,stock.yaml`. `@words-published` at the end judges answers in words by the paper's rule:
+    `qa@words-published`. `name` is what files are called after, `sources` say what is behind the tools."""
 
     def __init__(self, name: str, sources: Sources | None = None) -> None:
         self.sources = dict(sources or {})
         self._known: dict[str, Task] = {}
         self._apart: dict[str, tuple[Tool, ...]] = {}  # of the tasks that a mix offers together
+        self._published, name = name.endswith(PUBLISHED), name.removesuffix(PUBLISHED)
         first, *own = name.split(",")
         self.mixed = first == "mix"
         if own and not self.mixed:
@@ -73,6 +77,8 @@ class Tasks:
                 self._known[part] = replace(self._known[part], instruction=MIX, tools=offered)  # type: ignore[type-var]
         self.name = first if self.mixed else self._load(name).name
         self._default = name
+        if self._published and not self.mixed and getattr(self._load(name), "rule", None) is None:
+            raise InputError(f"task '{name}{PUBLISHED}': task '{name}' does not judge answers in words")
         self._named = {part: self._load(part) for part in own}
         for tool in self.sources:
             load_tool(tool, self.sources[tool])  # refuses one that takes no source
@@ -123,8 +129,16 @@ class Tasks:
 
     def _load(self, name: str) -> Task:
         if name not in self._known:
-            self._known[name] = load_task(name, self.sources)
+            task = load_task(name, self.sources)
+            self._known[name] = published(task) if self._published else task
         return self._known[name]
+
+
+def published(task: Task) -> Task:
+    """The task with answers in words judged by the paper's rule; another task as it is."""
+    from trice.tasks.text import TextTask
+
+    return replace(task, rule="words-published") if isinstance(task, TextTask) else task
 
 
 def load_task(name: str, sources: Sources | None = None) -> Task:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trice.tasks.numbers import read_number, same_number
+from trice.tasks.numbers import is_torn, read_number, same_number
 from trice.tools import Tool
 from trice.tools.calculator import Calculator
 
@@ -35,7 +35,11 @@ class Math:
         return prediction is not None and any(same_number(prediction, answer) for answer in answers)
 
     def check(self, answers: Sequence[str]) -> None:
-        """Raise ValueError where a gold answer is not a number."""
+        """Raise ValueError where a gold answer cannot be read as a number."""
         for answer in answers:
             if read_number(answer) is None:
                 raise ValueError(f"'{answer[:40]}' is not a number")
+            if is_torn(answer):
+                raise ValueError(
+                    f"'{answer[:40]}' is not one number: decimals take a point; no times, dates or ranges"
+                )

@@ -5,7 +5,8 @@
     tools: [stock:in_stock]
     answers: words
 
-`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math. `tool: required` says
+`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math, `auto` as numbers
+where the gold answer is one and as words elsewhere, `words-published` as the paper does. `tool: required` says
 that only a tool can know them, as with live data: no question counts as known to the model. Does not cover another
 way to judge, which takes a class.
 """
@@ -24,7 +25,7 @@ from trice.journal import read_text, validate
 from trice.own import load_own
 from trice.tasks import RESERVED, Sources, Task
 from trice.tasks.math import Math
-from trice.tasks.text import TextTask
+from trice.tasks.text import Rule, TextTask
 from trice.tools import Tool, load_tool
 
 MEMBERS = ("name", "instruction", "tools", "predict", "judge", "check")
@@ -38,7 +39,7 @@ class TaskFile(BaseModel):
     name: str
     instruction: str
     tools: tuple[str, ...]
-    answers: Literal["words", "numbers"] = "words"
+    answers: Rule | Literal["numbers"] = "words"
     tool: Literal["required"] | None = None
 
 
@@ -50,8 +51,10 @@ def from_file(path: str, sources: Sources) -> Task:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     told = validate(TaskFile, value, path)
     tools = tuple(load_tool(tool, sources.get(tool)) for tool in told.tools)
-    kind = Math if told.answers == "numbers" else TextTask
-    return _checked(path, kind(told.name, told.instruction.strip(), tools, tool=told.tool))
+    asked = (told.name, told.instruction.strip(), tools)
+    if told.answers == "numbers":
+        return _checked(path, Math(*asked, tool=told.tool))
+    return _checked(path, TextTask(*asked, told.answers, told.tool))
 
 
 def from_module(name: str) -> Task:
@@ -75,4 +78,8 @@ def _checked(where: str, task: Task) -> Task:
         raise InputError(f"task '{where}': its name '{task.name}' is not of small letters, digits and '-'")
     if task.name in RESERVED:
         raise InputError(f"task '{where}': the name '{task.name}' is taken")
+    names = [tool.name for tool in task.tools]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"task '{where}': two of its tools are named '{name}'; rename or remove one")
     return task

@@ -1,7 +1,10 @@
 """The tasks whose answer is a name, a date, a few words: open questions, cloze sentences, other languages.
 
-Right when a gold answer stands, ignoring case, within the first 20 words of the prediction, as in the paper;
-`exact_match` and `f1` are stricter. The instructions are constants of the format: the published checkpoints
+A prediction is correct if a gold answer occurs as whole words (`trice.tools.turns.words`) within its first 20
+words, or if it is an exact match. The rule `words-published` is that of the paper: the answer occurs as a
+substring, ignoring case. `auto` compares with a gold answer that is a number as numbers, with the others as words.
+
+The instructions are constants of the format: the published checkpoints
 were trained on these sentences (evaluate/generate.py of github.com/zjunlp/TRICE), except those of `mix` and
 `hotpot`, which are ours. Does not cover other spellings of a name, dates and numbers: those have to be among
 the gold answers.
@@ -9,15 +12,20 @@ the gold answers.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from trice.tasks.numbers import is_number, same_number
 from trice.tools import Tool
-from trice.tools.turns import plain
+from trice.tools.turns import contains, plain, words
+
+Rule = Literal["words", "words-published", "auto"]
+"""How a prediction is compared with the gold answers."""
 
 WORDS = 20  # of a prediction that are read
+READ = 20_000  # characters of a text that are compared word by word: more than any answer has
 QA = "Given a question, please answer it and you can use a WikiSearch for help."
 LAMA = "Given a question, please answer it and you can use a QA model for help."
 MLQA = "Given a context, please answer the question in English and you can use a translator for help."
@@ -31,6 +39,7 @@ class TextTask:
     name: str
     instruction: str
     tools: tuple[Tool, ...]
+    rule: Rule = "words"
     tool: str | None = None  # REQUIRED where only a tool can know the answers
 
     def predict(self, text: str) -> str | None:
@@ -38,15 +47,23 @@ class TextTask:
         return text.strip() or None
 
     def judge(self, prediction: str | None, answers: Sequence[str]) -> bool:
-        """Whether a gold answer is within the prediction's first words."""
+        """Whether the prediction matches a gold answer under the task's rule."""
         if prediction is None:
             return False
-        read = plain(" ".join(prediction.split()[:WORDS]))
-        return any(plain(answer) in read for answer in answers)
+        read = " ".join(prediction.split()[:WORDS])
+        if self.rule == "words-published":
+            published = plain(read)
+            return any(plain(answer) in published for answer in answers)
+        if exact_match(prediction, answers):
+            return True
+        numbers = [answer for answer in answers if self.rule == "auto" and is_number(answer)]
+        if any(same_number(prediction, answer) for answer in numbers):
+            return True
+        return contains(read[:READ], [answer for answer in answers if answer not in numbers])
 
     def check(self, answers: Sequence[str]) -> None:
         """Raise ValueError where no gold answer could ever be matched."""
-        written = [answer for answer in answers if any(character.isalnum() for character in answer)]
+        written = [answer for answer in answers if words(answer)]
         if not written:
             raise ValueError(f"'{answers[0][:40]}' has no letter and no digit")
         if all(len(answer.split()) > WORDS for answer in written):
@@ -54,15 +71,16 @@ class TextTask:
 
 
 def tokens(text: str) -> list[str]:
-    """The words of an answer without punctuation and articles, as SQuAD's official evaluation compares them
-    (Rajpurkar and others, EMNLP 2016)."""
-    words = re.findall(r"\w+", re.sub(r"(?<=\w)['’](?=\w)", "", plain(text)))
-    return [word for word in words if word not in ("a", "an", "the")]
+    """The words of an answer without articles, as SQuAD's official evaluation compares them (Rajpurkar and others,
+    EMNLP 2016); with them where it has no others."""
+    found = words(text[:READ])
+    return [word for word in found if word not in ("a", "an", "the")] or found
 
 
 def exact_match(prediction: str | None, answers: Sequence[str]) -> bool:
     """Whether the prediction is one of the gold answers, word for word."""
-    return prediction is not None and any(tokens(prediction) == tokens(answer) for answer in answers)
+    found = tokens(prediction or "")
+    return bool(found) and any(found == tokens(answer) for answer in answers)
 
 
 def f1(prediction: str | None, answers: Sequence[str]) -> float:
@@ -71,6 +89,6 @@ def f1(prediction: str | None, answers: Sequence[str]) -> float:
     return max((_f1(tokens(prediction or ""), tokens(answer)) for answer in answers), default=0.0)
 
 
-def _f1(words: list[str], gold: list[str]) -> float:
-    common = (Counter(words) & Counter(gold)).total()
-    return 2 * common / (len(words) + len(gold)) if common else 0.0
+def _f1(found: list[str], gold: list[str]) -> float:
+    common = (Counter(found) & Counter(gold)).total()
+    return 2 * common / (len(found) + len(gold)) if common else 0.0

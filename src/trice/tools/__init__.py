@@ -16,6 +16,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
+from trice.calls import unquote
 from trice.errors import InputError, ToolError
 from trice.own import load_own
 from trice.records import Call, Execution, Question
@@ -117,8 +118,11 @@ def annotation(question: Question) -> str | None:
 
 
 def single(text: str, argument: str) -> str:
-    """The value of a tool's one argument, written alone or by its name: `query=capital of France`."""
-    return re.sub(rf"^\s*{argument}\s*=(?!=)", "", text)
+    """The value of a tool's one argument, written alone or by its name: `query=capital of France`; bare, or quoted
+    as in `trice.calls`."""
+    value = re.sub(rf"^\s*{argument}\s*=(?!=)", "", text).strip()
+    quoted = unquote(value)
+    return value if quoted is None else quoted
 
 
 def text_schema(argument: str) -> dict[str, Any]:
@@ -129,8 +133,8 @@ def text_schema(argument: str) -> dict[str, Any]:
 def one_text(text: str, argument: str, most: int) -> dict[str, Any]:
     """The argument of a tool that takes one text, without quotes around it. Raises ValueError where it is empty, or
     longer than `most` characters."""
-    value = single(text, argument).strip().strip("\"'").strip()
-    if not value:
+    value = single(text, argument)
+    if not value.strip():
         raise ValueError(f"the {argument} is empty")
     if len(value) > most:
         raise ValueError(f"the {argument} has more than {most} characters")

@@ -281,11 +281,11 @@ class Calculator(Tool):
     quick = True
 
     def parse(self, text: str) -> dict[str, Any]:
-        """The argument `expression`. Raises ValueError with the reason where the text is no expression or is
-        beyond the bounds; nothing is computed."""
-        text = single(text, "expression")
-        _parse(text)
-        return {"expression": text}
+        """The argument `expression`, each run of white space as one blank. Raises ValueError with the reason where
+        the text is no expression or is beyond the bounds; nothing is computed."""
+        expression = " ".join(single(text, "expression").split())
+        _parse(expression)
+        return {"expression": expression}
 
     def execute(self, expression: str) -> str:
         """The value as a plain decimal. Raises ToolError where there is none, or none of a bounded size."""

@@ -1,9 +1,9 @@
 """A typed function as a tool: name, description, arguments and their JSON schema are read from it.
 
-A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is a
-quoted string, a JSON list or object, or bare text; a bare value runs to the next comma, and to the end of the call
-where the tool takes but one argument. Types are checked, and made from text, by pydantic. Does not cover methods,
-`*args` and `**kwargs`, or a closing parenthesis within a value.
+A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is
+quoted (`trice.calls` has the rules), a JSON list or object, or bare text; a bare value runs to the next comma, and
+to the end of the call where the tool takes but one argument. Types are checked, and made from text, by pydantic.
+Does not cover methods, `*args` and `**kwargs`, or an unmatched closing parenthesis in a bare value.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
 
+from trice.calls import signs, unquote
 from trice.errors import InputError
 from trice.tools import PATIENCE, TIME_LIMIT, Tool
 
@@ -98,7 +99,8 @@ def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
 def _read(text: str, names: list[str]) -> dict[str, Any]:
     """The arguments in `text` by name: those by position first, as in Python. Raises ValueError where there are too
     many, or one twice."""
-    if len(names) == 1 and not _KEY.match(text):
+    first = _KEY.match(text)
+    if len(names) == 1 and (first is None or first[1] != names[0]):  # `x = 5` can be an equation
         return {names[0]: _value(text)}
     texts: dict[str, str] = {}
     named = ""
@@ -119,14 +121,10 @@ def _read(text: str, names: list[str]) -> dict[str, Any]:
 
 def _pieces(text: str) -> Iterator[str]:
     """`text` cut at its commas, except those in quotes or brackets."""
-    start, open_brackets, quote = 0, [], ""
-    for match in re.finditer(r"\\.|[\"'()\[\]{},]", text):
+    start, open_brackets = 0, []
+    for match in signs(text):
         sign = match[0]
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "\"'" and not text[start : match.start()].rpartition("=")[2].strip(" [{(,:"):
-            quote = sign  # where a value begins; elsewhere it is an apostrophe
-        elif sign in _CLOSING.values():
+        if sign in _CLOSING.values():
             open_brackets.append(sign)
         elif sign in _CLOSING:
             if open_brackets and open_brackets[-1] == _CLOSING[sign]:
@@ -138,12 +136,13 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _value(text: str) -> Any:
-    """A written value: a string without its quotes, a list or object from its JSON, else the text itself."""
+    """A written value: what a quoted one says, a list or object from its JSON, else the text itself."""
     text = text.strip()
-    if text[:1] in ("'", '"'):
-        if len(text) < 2 or text[-1] != text[0]:
-            raise ValueError(f"a quoted value does not end: {text[:40]}")
-        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    quoted = unquote(text)
+    if quoted is not None:
+        return quoted
+    if text[:1] in ("'", '"') and text[0] not in text[1:]:
+        raise ValueError(f"a quoted value does not end: {text[:40]}")
     if text[:1] in ("[", "{"):
         try:
             value = json.loads(text)

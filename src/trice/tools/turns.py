@@ -6,10 +6,12 @@ github.com/zjunlp/TRICE has them for translated questions; passages are put the 
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 
+import regex
+
+from trice.calls import visible
 from trice.records import Question
 
 READING = "Given a context, please answer the question."
@@ -36,9 +38,9 @@ def parts(input: str) -> tuple[str, str]:
 
 
 def final_answer(turns: Sequence[str]) -> str:
-    """The one answer of the turns over a tool's output: the first that is not empty. Gold answers have no part in
-    the choice: grading, chat and the server all use this function."""
-    return next((turn.strip() for turn in turns if turn.strip()), "")
+    """The one answer of the turns over a tool's output: the first that is not empty, without its reasoning. Gold
+    answers have no part in the choice: grading, chat and the server all use this function."""
+    return next((answer for turn in turns if (answer := visible(turn).strip())), "")
 
 
 def plain(text: str) -> str:
@@ -47,6 +49,49 @@ def plain(text: str) -> str:
 
 
 def contains(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers stands in a text as whole words."""
-    read = plain(text)
-    return any(re.search(rf"(?<!\w){re.escape(plain(answer))}(?!\w)", read) for answer in answers)
+    """Whether one of the answers occurs in a text as whole words, in whatever punctuation.
+
+    A word with an apostrophe counts both as it is written and as its parts of two letters and more: "Paris" is in
+    "Paris's" and "Italie" in "l'Italie", and "D" is not in "I'd"."""
+    found = _WORD.findall(_unified(text))
+    parted = [part for word in found for part in _apart(word)]
+    readings = {f" {' '.join(map(_bare, found))} ", f" {' '.join(map(_bare, parted))} "}
+    golds = (" ".join(words(answer)) for answer in answers)
+    return any(f" {gold} " in reading for gold in golds if gold for reading in readings)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in the form in which they are compared: NFKC, case folded, without punctuation, quotes
+    and apostrophes. Accents are kept. A number is one word with its sign and decimals, without thousands
+    separators. "C++" and "C#" are not "C".
+
+    In scripts that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) and in
+    Korean, where particles follow a noun without one, each character is a word."""
+    return [_bare(word) for word in _WORD.findall(_unified(text))]
+
+
+_SAME = str.maketrans(dict.fromkeys("’‘‛ʼʻ`´′＇", "'") | dict.fromkeys("‐‑‒–—―−﹘﹣－", "-"))
+_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+_LETTER = rf"[[\p{{L}}\p{{N}}\p{{M}}]--[{_ALONE}]]"
+_WORD = regex.compile(
+    rf"""(?<!{_LETTER}) {_LETTER} [+\#]++ (?!{_LETTER})    # C++, C#, A+
+       | (?: (?<![\p{{L}}\p{{N}}\p{{M}})\]%]) - )?             # "10-3" ends in 3
+         (?: [0-9]{{1,3}} (?:,[0-9]{{3}})+ (?![0-9]) | [0-9]+ ) (?:\.[0-9]+)? {_LETTER}*
+       | [{_ALONE}] \p{{M}}*
+       | {_LETTER}+ (?:'{_LETTER}+)*""",
+    regex.VERBOSE | regex.VERSION1,
+)
+_FORMAT = regex.compile(r"\p{Cf}+")  # soft hyphens, zero-width characters
+
+
+def _unified(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text.translate(_SAME)).casefold()
+    return str(_FORMAT.sub("", unicodedata.normalize("NFKC", folded)))
+
+
+def _bare(word: str) -> str:
+    return word.replace("'", "").replace(",", "")
+
+
+def _apart(word: str) -> list[str]:
+    return [part for part in word.split("'") if len(part) > 1] if "'" in word else [word]

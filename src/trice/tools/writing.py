@@ -1,7 +1,7 @@
 """A call as a model would write it, from its name and arguments: the way back from `Tool.parse`.
 
-A call counts only if it reads back as the same one. Does not cover arguments that no text between parentheses can
-hold, such as a single closing parenthesis: those raise ValueError.
+A call counts only if it reads back as the same one. Every text can be written; arguments that the tool's own
+`parse` cannot return, such as an empty query, raise ValueError.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trice.calls import read, render, texts
+from trice.calls import quote, read, render, texts
 from trice.records import Call
 from trice.tools import Tool
 
@@ -29,11 +29,13 @@ def description(tool: Tool) -> dict[str, Any]:
 
 
 def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
-    """The call as text. Raises ValueError where none reads back as these arguments."""
+    """The call as text on one line. Raises ValueError where none reads back as these arguments."""
     wanted = texts(arguments)
     for text in _forms(tool, arguments):
         written = render(tool.name, text)
-        reading = read(written, {tool.name: tool.parse})
+        if not one_line(written):
+            continue
+        reading = read(written, {tool.name: tool.parse}, over=False)
         if reading.call and reading.written == written and texts(reading.call.arguments) == wanted:
             return written
     raise ValueError(f"no text between parentheses is read as these arguments of {tool.name}")
@@ -45,23 +47,21 @@ def same(tools: Sequence[Tool], text: str, call: Call) -> bool:
     return found is not None and found.name == call.name and texts(found.arguments) == texts(call.arguments)
 
 
+def one_line(text: str) -> bool:
+    """Whether a text has no line break."""
+    return not set(text) & set("\r\n")
+
+
 def _forms(tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
     """Ways to write them, the plainest first: bare, with quotes where a sign could be mistaken, by name, in quotes
     whatever they are."""
     bare = texts(arguments)
-    careful = {
-        name: _quote(text) if isinstance(arguments[name], str) and set(text) & SIGNS else text
-        for name, text in bare.items()
-    }
+    quoted = {name: quote(text) if isinstance(arguments[name], str) else text for name, text in bare.items()}
+    careful = {name: quoted[name] if set(text) & SIGNS else text for name, text in bare.items()}
     if list(arguments) == list(tool.schema.get("properties", {}))[: len(arguments)]:
         if len(arguments) == 1:
             yield next(iter(bare.values()))
         yield ", ".join(careful.values())
-    yield ", ".join(f"{name}={text}" for name, text in careful.items())
-    quoted = {name: _quote(text) if isinstance(arguments[name], str) else text for name, text in bare.items()}
-    yield ", ".join(f"{name}={text}" for name, text in quoted.items())
-
-
-def _quote(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+        yield ", ".join(quoted.values())
+    for values in (careful, quoted):
+        yield ", ".join(f"{name}={text}" for name, text in values.items())
