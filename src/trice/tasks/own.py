@@ -39,7 +39,7 @@ class TaskFile(BaseModel):
     name: str
     instruction: str
     tools: tuple[str, ...]
-    answers: Rule | Literal["numbers"] = "words"
+    answers: Literal[Rule, "numbers"] = "words"
     tool: Literal["required"] | None = None
 
 
