@@ -138,6 +138,23 @@ def test_one_model_for_each_task(folder: Path) -> None:
     assert set(results["settings"]["stage-1"]) == {"sums", "lands", "total"}
 
 
+def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requires_a_tool(
+    folder: Path,
+) -> None:
+    """The model says 5, which is right for one of each data set's two questions."""
+    required = DATA[1].replace("}", ", tool: required}")
+    settings = "evaluate.settings=[zero-shot]"
+    out = run(load_recipe("mix.yaml", [settings, f"data=[{DATA[0]}, {required}]", "split.examples=direct"]))
+    results = json.loads((out / "results.json").read_text())
+    need = {name: part["need"]["count"] for name, part in results["settings"]["zero-shot"].items()}
+    assert need == {"sums": 1, "lands": 2, "total": 3}
+    assert results["need"]["qa"]["count"] == 2
+    assert {row["tool"] for row in read(out / "data/raw/mix/lands.json")} == {"required"}
+    asked = [json.loads(path.read_text().splitlines()[0]) for path in out.rglob(".*zero-shot*.journal")]
+    (header,) = (each["settings"] for each in asked if "compel" in each["settings"])
+    assert (header["compel"], len(header["examples"]["math"]) > 0) == ("answer", True)
+
+
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
