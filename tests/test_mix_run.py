@@ -161,7 +161,7 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
         (f"data=[{DATA[0].replace('task: math, ', '')}]", "data set 'sums': in a mix, own questions need the key"),
         ("task=qa", "data set 'sums': is of task 'math', not 'qa'; see 'mix'"),
         (f"data=[{DATA[2]}]", "key 'data': there is nothing to train on"),
-        ("tools={Wikisearch: index}", "unknown tool 'Wikisearch'"),
+        ("tools={WikiFind: index}", "unknown tool 'WikiFind'"),
         ("tools={WikiSearch: nowhere}", "nowhere: no index is here"),
         ("tools={calculator: index}", "tool 'calculator': takes no source"),
         (f"data=[{DATA[0].replace('math', 'cooking')}]", "unknown task 'cooking'"),
