@@ -29,8 +29,8 @@ TemplateOf = Annotated[
     str | None,
     typer.Option(
         "--template",
-        help="Prompt template: alpaca, vicuna, plain, chat (with arguments: chat:enable_thinking=false), or a .json "
-        "file; default the adapter's own, without an adapter plain.",
+        help="Prompt template: alpaca, vicuna, plain, chat (with arguments: chat:enable_thinking=false), or a "
+        ".json file; default the adapter's own, without an adapter plain.",
     ),
 ]
 TaskTaught = Annotated[
