@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.records import Outcome, Response
+from trice.records import ALL, Outcome, Response
 
 Z = 1.959963984540054  # the 97.5% point of the standard normal distribution
 Key = tuple[str, str]
@@ -109,7 +109,7 @@ def by_dataset(
     """`measure` for each data set, in order of appearance, and last, always, for all rows as `total`."""
     names = dict.fromkeys(row.dataset for row in rows)
     parts = {name: measure([row for row in rows if row.dataset == name], base) for name in names}
-    return parts | {"total": measure(rows, base)}
+    return parts | {ALL: measure(rows, base)}
 
 
 def difference(a: Sequence[Response], b: Sequence[Response]) -> Difference:

@@ -96,9 +96,10 @@ class Recipe(Settings):
             ("data", [entry.dataset for entry in self.data]),
             ("collect", ["gold", *(origin.origin for origin in self.collect)]),
         ):
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"key '{key}': the name '{name}' is taken twice")
+            folded = [name.casefold() for name in names]  # there are file systems without case
+            for name in names[::-1]:
+                if folded.count(name.casefold()) > 1:
+                    raise ValueError(f"key '{key}': the name '{name}' is taken twice (case does not count)")
         return self
 
     @model_validator(mode="after")

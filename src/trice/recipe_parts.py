@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
+from trice.records import ALL
 from trice.tools import same_name
 from trice.training.settings import FREE, Settings
 
@@ -36,7 +37,8 @@ class DataSet(Settings):
     hub: bool = False
     """fetch it from the Hugging Face hub, not from the official files under `TRICE_DATA`"""
     train_file: Path | None = None
-    """your own training questions, JSONL with `id`, `question`, `answer`, for labels `expression`"""
+    """your own training questions, JSON lines, CSV or Parquet, with `id`, `question`, `answer`, for labels
+    `expression`"""
     test_file: Path | None = None
     """your own test questions, in the same form"""
     train: int | None = Field(None, ge=0)
@@ -63,6 +65,10 @@ class DataSet(Settings):
             raise ValueError(f"own questions need a name of their own, not '{self.dataset}', and no 'hub'")
         if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
             raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
+        if self.dataset.casefold() == ALL:
+            raise ValueError(
+                f"the data set's name '{self.dataset}' is taken: it means all data sets together"
+            )
         return self
 
 

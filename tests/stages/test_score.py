@@ -158,7 +158,7 @@ def test_a_failing_reward_leaves_the_old_file(folder: Path, monkeypatch: pytest.
     ("rows", "complaint"),
     [
         ([gold(1, "8"), gold(2, "9") | {"id": ""}], r":2: field 'id'"),
-        ([gold(1, "8"), gold(1, "8")], r":2: field 'id': 'S_1' stands in an earlier row too"),
+        ([gold(1, "8"), gold(1, "8")], r":2: field 'id': 'S_1' of data set 'S' is in .*:1 too"),
         ([gold(1, "8", answer="")], r":1: field 'answer': there is no gold answer"),
         ([gold(1, "8"), gold(2, "9", answer="nine")], r":2: field 'answer': 'nine' is not a number"),
         ([gold(1, "")], r":1: field 'output'"),

@@ -53,7 +53,7 @@ def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path,
 
 @pytest.mark.parametrize(("answer", "there", "gone"), [("5", "right", "wrong"), ("6", "wrong", "right")])
 def test_an_empty_half_has_no_file(tmp_path: Path, five: Asking, answer: str, there: str, gone: str) -> None:
-    (tmp_path / f"S_{gone}.json").write_text("of an earlier split")
+    (tmp_path / f"S_{gone}.json").write_text('{"id": "S_1", "input": "of an earlier split", "answer": "1"}')
     split(sums(tmp_path / "S.json", answer=lambda i: answer), "math", five)
     assert sorted(tree(tmp_path)) == ["S.json", f"S_{there}.json"]
 
@@ -66,10 +66,21 @@ def test_a_call_is_no_knowledge_even_where_its_result_is_right(tmp_path: Path, f
     assert all(row["response"].startswith("calculator(5") for row in read(halves.wrong))
 
 
-def test_questions_with_the_same_id_are_all_kept(tmp_path: Path, five: Asking) -> None:
+def test_questions_with_the_same_id_are_refused(tmp_path: Path, five: Asking) -> None:
     data = sums(tmp_path / "S.json", answer=half)
     data.write_text(data.read_text().replace("S_1", "S_0"))
-    assert split(data, "math", five)[2:] == (2, 3)
+    with pytest.raises(InputError, match=rf"^{data}:2: field 'id': 'S_0' of data set 'S' is in {data}:1 too"):
+        split(data, "math", five)
+
+
+def test_questions_of_another_data_set_are_not_overwritten_by_a_half(tmp_path: Path, five: Asking) -> None:
+    other = sums(tmp_path / "S_right.json")
+    other.write_text(before := other.read_text().replace("S_", "T_"))
+    with pytest.raises(
+        InputError, match=rf"^{other}:1: question 'T_0' is not in .*S_right.json would be over"
+    ):
+        split(sums(tmp_path / "S.json"), "math", five)
+    assert other.read_text() == before
 
 
 def test_a_file_of_the_users_that_is_called_answers_is_left_alone(tmp_path: Path, five: Asking) -> None:

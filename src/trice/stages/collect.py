@@ -16,6 +16,8 @@ from trice.records import Labelled, Response
 from trice.stages.generate import Asking, generate
 from trice.tasks import Sources, Tasks
 
+GOLD = "gold"
+
 
 def origin_path(folder: Path, task: str, origin: str) -> Path:
     """Where an origin's responses live. Raises InputError for an unknown task or a name that is no file name."""
@@ -30,7 +32,7 @@ def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) 
     for row in rows:
         if not row.id:
             raise InputError(f"{row.where}: field 'id': is missing")
-    path = origin_path(folder, task, "gold")
+    path = origin_path(folder, task, GOLD)
     write_rows(path, rows)
     return path
 
@@ -47,5 +49,7 @@ def collect(
     retry: bool = False,
 ) -> list[Response]:
     """Candidates for the questions of `data`; `retry` asks those again that got none."""
+    if origin.casefold() == GOLD:  # their file is another stage's, also where file names have no case
+        raise InputError(f"origin '{origin}': the name is taken by the gold responses; choose another")
     output = origin_path(folder, task, origin)
     return generate(data, output, task, asking, origin=origin, tools=tools, limit=limit, retry=retry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trice.journal import check_output, read_rows, write_rows
+from trice.journal import check_output, read_rows, refuse_repeated, write_rows
 from trice.measures import Share, by_dataset, check_base
 from trice.records import Response
 from trice.stages.generate import Asking
@@ -39,6 +39,7 @@ def evaluate(
     check_questions(tasks, rows)
     known = read_rows(base, Response) if base else None
     if known is not None:
+        refuse_repeated(known, by_question=True)
         check_base(rows, known)
     if asking is None:
         check_model_given(tasks, rows)

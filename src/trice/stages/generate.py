@@ -375,5 +375,7 @@ def find_examples(task: str, name: str | None) -> tuple[Example, ...]:
     if name is None:
         return ()
     return (
-        read_examples(Path(name)) if name.endswith((".json", ".jsonl")) else load_builtin_examples(task, name)
+        read_examples(Path(name))
+        if name.endswith((".json", ".jsonl", ".csv", ".gz", ".parquet"))
+        else load_builtin_examples(task, name)
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.journal import check_output, read_rows, validate, write_rows
+from trice.journal import check_output, read_rows, refuse_repeated, validate, write_rows
 from trice.records import Labelled, Question, Ranked, Response
 from trice.rewards import load_reward
 from trice.stages.generate import GRADED, Asking
@@ -78,16 +78,13 @@ def score(
 def _questions(golds: Sequence[Labelled], tasks: Tasks) -> list[Question]:
     """The questions of the gold responses. Raises InputError for one without an id of its own, or with a gold
     answer that could never be matched."""
-    known = set()
     questions = []
     for gold in golds:
         question = validate(Question, gold.model_dump(exclude={"output"}), gold.where)
-        if (question.dataset, question.id) in known:
-            raise InputError(f"{gold.where}: field 'id': '{question.id}' stands in an earlier row too")
         if "\n" in gold.instruction:
             raise InputError(f"{gold.where}: field 'instruction': holds a line break")
-        known.add((question.dataset, question.id))
         questions.append(question)
+    refuse_repeated(questions)
     check_questions(tasks, questions)
     return questions
 
@@ -102,7 +99,7 @@ def _candidates(data: Path, task: str) -> dict[tuple[str, str], list[Candidate]]
     for path in _paths(data, task):
         origin = path.name.removeprefix(f"{task}_").removesuffix("_response.json")
         if origin != "gold":
-            for row in read_rows(path, Response):
+            for row in read_rows(path, Response, repeated=True):
                 found[row.dataset, row.id].append(Candidate(origin, row.response, row.tokens))
     return found
 

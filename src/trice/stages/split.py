@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.calls import visible
+from trice.errors import InputError
 from trice.journal import read_rows, write_rows
 from trice.records import Outcome, Question, Response
 from trice.stages.generate import Asking, generate
@@ -46,6 +47,7 @@ def split(
     """
     tasks = Tasks(task, tools)
     check_questions(tasks, read_rows(data, Question)[:limit])
+    _check_halves(data)
     answers = answers_path(data)
     rows = generate(
         data, answers, task, asking, origin="base", tools=tools, limit=limit, retry=retry, run_calls=False
@@ -64,6 +66,22 @@ def split(
     if asking.client is None:  # an endpoint's may have been paid for
         answers.unlink()
     return halves
+
+
+def _check_halves(data: Path) -> None:
+    """Raise InputError where a half would overwrite other questions: data sets may be called `x` and `x_right`."""
+    ours = {str(row.id) for row in read_rows(data, Question)}
+    for half in ("right", "wrong"):
+        path = data.with_name(f"{data.stem}_{half}.json")
+        there = path.is_file() and path.stat().st_size
+        other = next(
+            (row for row in (read_rows(path, Question) if there else []) if row.id not in ours), None
+        )
+        if other:
+            raise InputError(
+                f"{other.where}: question '{other.id}' is not in {data}, and {path.name} would be overwritten; "
+                "move that file, or rename the data"
+            )
 
 
 def answers_path(data: Path) -> Path:

@@ -26,7 +26,8 @@ MIX = (
 )
 MIXED = ("math", "qa", "lama", "mlqa")
 SHIPPED = (*MIXED, "hotpot")
-RESERVED = (*SHIPPED, "mix", SECOND_TURN)
+# The last three are files of `data/stage1/<task>`, where a task's own is called after it.
+RESERVED = (*SHIPPED, "mix", SECOND_TURN, "answers", "calls", "questions")
 PUBLISHED = "@words-published"
 """Behind a task's name: answers in words are judged by the paper's substring rule."""
 
@@ -81,6 +82,12 @@ class Tasks:
         if self._published and not self.mixed and getattr(self._load(name), "rule", None) is None:
             raise InputError(f"task '{name}{PUBLISHED}': task '{name}' does not judge answers in words")
         self._named = {part: self._load(part) for part in own}
+        for part in own:  # files and folders are called after tasks
+            alike = [other for other in own if self._named[other].name == self._named[part].name]
+            if len(alike) > 1:
+                raise InputError(
+                    f"tasks {' and '.join(alike)}: both are called '{self._named[part].name}'; rename one"
+                )
         for tool in self.sources:
             load_tool(tool, self.sources[tool])  # refuses one that takes no source
 

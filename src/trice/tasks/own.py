@@ -73,7 +73,9 @@ def _checked(where: str, task: Task) -> Task:
     if not re.fullmatch(r"[a-z][a-z0-9-]*", task.name):  # folders and files are called after it
         raise InputError(f"task '{where}': its name '{task.name}' is not of small letters, digits and '-'")
     if task.name in RESERVED:
-        raise InputError(f"task '{where}': the name '{task.name}' is taken")
+        raise InputError(
+            f"task '{where}': the name '{task.name}' is taken (trice's own: {', '.join(RESERVED)}); choose another"
+        )
     names = [tool.name for tool in task.tools]
     for name in names:
         if names.count(name) > 1:
