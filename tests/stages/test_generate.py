@@ -146,6 +146,7 @@ def test_compelled_to_answer_no_spelling_of_a_call_is_left(tmp_path: Path, askin
     rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
     assert {row.outcome for row in grade(Tasks("math"), rows)} == {Outcome.ANSWERED}
     assert not any("calculator(" in row.response for row in rows)
+    assert any("c" in row.response for row in rows)  # letters of its name are free
 
 
 TOOLS = {"math": "calculator", "qa": "WikiSearch", "lama": "QA", "mlqa": "translator"}
