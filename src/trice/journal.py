@@ -59,6 +59,13 @@ def validate(row_type: type[RowT], value: object, where: str) -> RowT:
     return row
 
 
+def check_output(output: Path, *inputs: Path | None) -> None:
+    """Raise InputError where an output is one of the files it is made of, which it would replace."""
+    for path in inputs:
+        if path is not None and path.resolve() == output.resolve():
+            raise InputError(f"{output}: is an input, which the output would replace; name another --output")
+
+
 def read_text(path: Path) -> str:
     """The file's text. Raises InputError where it is missing, unreadable or not UTF-8."""
     try:

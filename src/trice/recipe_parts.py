@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
-from trice.training.settings import Settings
+from trice.tools import same_name
+from trice.training.settings import FREE, Settings
 
 Setting = Literal[
     "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both", "never", "always"
@@ -47,7 +48,9 @@ class DataSet(Settings):
     @model_validator(mode="before")
     @classmethod
     def _own_task(cls, value: Any) -> Any:
-        """A benchmark's task is known."""
+        """A benchmark's task is known, and so is how its name is written."""
+        if isinstance(value, dict) and isinstance(value.get("dataset"), str) and not value.get("train_file"):
+            value = {**value, "dataset": same_name(value["dataset"], NAMES)}
         if isinstance(value, dict) and value.get("dataset") in TASKS:
             return {"task": TASKS[value["dataset"]], **value}
         return value
@@ -80,9 +83,9 @@ class EndpointAt(Settings):
     """such as `http://localhost:8000/v1`, or a list of servers of the same model, which take turns"""
     model: str
     """the model's name there"""
-    keys_file: Path | None = None
+    keys_file: Annotated[Path | None, FREE] = None
     """one key a line, in a file that others cannot read"""
-    timeout: float = Field(60, gt=0)
+    timeout: Annotated[float, FREE] = Field(60, gt=0)
     """seconds for one attempt"""
     form: Literal["chat", "completions"] = "chat"
     """`chat` (the server's own chat template), or `completions`: the prompt is written in the recipe's
@@ -91,20 +94,16 @@ class EndpointAt(Settings):
     """with `form: completions`: a hub name or folder; prompts are then sent as token ids, and ids are kept
     where the server returns them (vLLM from 0.10.2, SGLang), so that nothing is tokenised anew on the way to
     training"""
-    max_requests: int | None = Field(None, ge=1)
+    max_requests: Annotated[int | None, FREE] = Field(None, ge=1)
     """most requests to send, failed ones too"""
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Annotated[int | None, FREE] = Field(None, ge=1)
     """most tokens to pay for, read and written"""
-    max_cost: float | None = Field(None, gt=0)
+    max_cost: Annotated[float | None, FREE] = Field(None, gt=0)
     """most to spend; needs the prices"""
-    prompt_price: float = Field(0.0, ge=0)
+    prompt_price: Annotated[float, FREE] = Field(0.0, ge=0)
     """of a million tokens read, in any currency"""
-    completion_price: float = Field(0.0, ge=0)
+    completion_price: Annotated[float, FREE] = Field(0.0, ge=0)
     """of a million tokens written"""
-
-    def same(self) -> dict[str, Any]:
-        """What may not change while work on it is under way: not what may be spent, the keys or the patience."""
-        return self.model_dump(mode="json", include={"url", "model", "form", "tokenizer"})
 
 
 class Label(Settings):
@@ -200,3 +199,11 @@ class Evaluation(Settings):
     of the first seed"""
     few_shot: str = "mixed"
     """the worked examples of `few-shot`, as in `split`"""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Evaluation:
+        for key, values in (("settings", self.settings), ("seeds", self.seeds)):
+            for value in values:
+                if values.count(value) > 1:  # type: ignore[arg-type]
+                    raise ValueError(f"'{key}' holds {value!r} twice")
+        return self

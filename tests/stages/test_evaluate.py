@@ -113,3 +113,18 @@ def test_wrong_input_is_named_and_the_old_result_stays(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="question 'A_2' of 'A' has no response of the base model"):
         evaluate(good, output, "math", base=tmp_path / "graded.json")
     assert output.read_text() == "old"
+
+
+def test_an_output_that_is_an_input_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    data = responses(tmp_path / "in.json")
+    journal = write(tmp_path / ".in.json.journal", [{"at": 0, "settings": {}, "total": 5}])
+    neighbour = write(tmp_path / ".in.json.bak.journal", [{"at": 0}])
+    before = data.read_bytes()
+    with pytest.raises(InputError, match="is an input, which the output would replace"):
+        evaluate(data, tmp_path / "." / "in.json", "math")
+    assert data.read_bytes() == before
+    evaluate(data, tmp_path / "out.json", "math")
+    assert journal.exists()
+    write(tmp_path / "in.json.bak", [])
+    evaluate(responses(tmp_path / "second.json"), tmp_path / "in.json", "math")  # replaces another evaluation
+    assert neighbour.exists()

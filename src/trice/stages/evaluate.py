@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trice.journal import read_rows, write_rows
+from trice.journal import check_output, read_rows, write_rows
 from trice.measures import Share, by_dataset, check_base
 from trice.records import Response
 from trice.stages.generate import Asking
@@ -33,6 +33,7 @@ def evaluate(
     `runner` is what runs the calls.
     Raises InputError for gold answers that could never be matched, and where such a tool is called without a model.
     """
+    check_output(output, data, base)
     tasks = Tasks(task, tools)
     rows = read_rows(data, Response)[:limit]
     check_questions(tasks, rows)

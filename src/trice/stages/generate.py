@@ -20,7 +20,7 @@ from pydantic import Field
 
 from trice import cluster
 from trice.errors import InputError, TriceError
-from trice.journal import Journal, digest, notice, read_rows
+from trice.journal import Journal, check_output, digest, notice, read_rows
 from trice.models import vllm
 from trice.models.adapters import adapter_weights
 from trice.models.engine import Compel, Engine, Failure, Manner, Name, Prompt, Written, writer
@@ -124,6 +124,7 @@ def generate(
     Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
     InputError where data, task, template, model or adapter do not fit, before the model is loaded.
     """
+    check_output(output, data)
     tasks = Tasks(task, tools)
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)[:limit]]
     groups = grouped(tasks, questions, asking)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError
-from trice.journal import read_rows, validate, write_rows
+from trice.journal import check_output, read_rows, validate, write_rows
 from trice.records import Labelled, Ranked, Row
 from trice.stages.export import LISTS, PLACE, TAKEN
 from trice.stages.messages import LeftOut, Message, Unfit, check_messages, exchange, question, reading
@@ -39,6 +39,7 @@ def import_(data: Path, output: Path, task: str, *, tools: Sources | None = None
     A row without a system message gets the task's instruction. Ranked candidates keep the scores that stand under
     `score_chosen` and `score_rejected`; where there are none, a candidate's is the length of the longest chain of
     pairs below it. Raises InputError for rows of another form, and where no row is left."""
+    check_output(output, data)
     rows, tasks, left = read_rows(data, Row), Tasks(task, tools), LeftOut()
     made: Sequence[Labelled] | Sequence[Ranked]
     made = _ranked(tasks, rows, left) if "chosen" in _fields(rows[0]) else _labelled(tasks, rows, left)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from trice.errors import InputError
-from trice.journal import read_rows, write_rows
+from trice.journal import check_output, read_rows, write_rows
 from trice.records import Labelled, Question, Response, dataset_of
 from trice.tasks import Tasks
 
@@ -42,6 +42,7 @@ def mix(
     `labelled` are files with calls (`trice label`), `right` those the base model answered right
     (`trice split`), `questions` the raw questions, which `answers` turns into direct answers.
     """
+    check_output(output, *labelled, *right, *questions)
     tasks = Tasks(task)
     if kind == "answers":
         rows = [_answer(tasks, row) for path in questions for row in read_rows(path, Question)]

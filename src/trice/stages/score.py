@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.journal import read_rows, validate, write_rows
+from trice.journal import check_output, read_rows, validate, write_rows
 from trice.records import Labelled, Question, Ranked, Response
 from trice.rewards import load_reward
 from trice.stages.generate import GRADED, Asking
@@ -52,6 +52,8 @@ def score(
     gold_path = data / f"{tasks.name}_gold_response.json"
     if not gold_path.is_file():
         raise InputError(f"{data}: no gold responses here ({gold_path.name} is missing)")
+    paths = _paths(data, tasks.name)
+    check_output(output, gold_path, *paths)
     golds = read_rows(gold_path, Labelled)
     questions = _questions(golds, tasks)
     candidates = _candidates(data, tasks.name)
@@ -61,7 +63,6 @@ def score(
         written.append(_responses(question, _distinct(texts) if distinct else texts))
     model = Model(task, asking, output, tools) if asking else None
     every = [row for rows in written for row in rows]
-    paths = _paths(data, tasks.name)
     graded = iter(grade(tasks, every, model, output=output, runner=runner, earlier=paths))
     ranked = []
     for gold, rows in zip(golds, written, strict=True):

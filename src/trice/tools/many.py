@@ -26,6 +26,11 @@ from trice.records import Call, Execution, Response
 from trice.tools import Tool
 from trice.tools.pool import Pool, executed
 
+ERRORS = (
+    "error 2"  # before the keys of errors; those that older versions kept, under other keys, are not believed
+)
+PARTS = ("calls", "turns", "turned")
+ENDS = ("", "-wal", "-shm", "-journal", ".journal")  # of such a part itself, of SQLite's and of ours
 BUSY = 60.0  # seconds that another process may hold the file
 
 Runner = Callable[[Mapping[str, tuple[Tool, Call]]], Iterator[tuple[str, Execution]]]
@@ -73,10 +78,12 @@ def beside(output: Path, part: str) -> Path:
     return output.with_name(f".{output.name}.{part}")
 
 
-def forget(output: Path, part: str = "") -> None:
-    """Remove what is kept for a file that is finished now, or one part of it."""
-    for path in output.parent.glob(f"{glob.escape(beside(output, part).name)}*"):
-        path.unlink()
+def forget(output: Path, *parts: str) -> None:
+    """Remove what is kept for a file that is finished now, or some parts of it; never another file's."""
+    for name in (beside(output, part).name for part in parts or PARTS):
+        for path in output.parent.glob(f"{glob.escape(name)}*"):
+            if path.name.removeprefix(name) in ENDS:
+                path.unlink()
 
 
 def run_all(
@@ -132,15 +139,19 @@ class Stores:
         """What is kept of a call."""
         places = [self._cache if lasting else None, self._beside, *self._earlier]
         for path in places:
-            if path and path.exists() and (found := self._kept(path).get(key)):
-                return found
+            if path and path.exists():
+                found = self._kept(path).get(key)
+                if found and found.error is None:
+                    return found
+                if found := self._kept(path).get(f"{ERRORS} {key}"):
+                    return found
         return None
 
     def put(self, key: str, execution: Execution, lasting: bool) -> None:
         """Keep an execution, if there is a place for it."""
         path = self._cache if lasting and execution.error is None else self._beside
         if path:
-            self._kept(path).put(key, execution)
+            self._kept(path).put(key if execution.error is None else f"{ERRORS} {key}", execution)
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +184,10 @@ class Ahead:
     def _run(self) -> None:
         try:
             with Stores(self._output) as self._stores:
-                for key, execution in self._pool.results():
-                    self._stores.put(key, execution, self._lasting[key])
+                for key, result in self._pool.results():
+                    if isinstance(result, TriceError):
+                        raise result
+                    self._stores.put(key, result, self._lasting[key])
         except Exception as failure:
             notice(f"{self._output}: calls are left for later: {type(failure).__name__}: {failure}")
 
