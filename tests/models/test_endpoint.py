@@ -70,7 +70,7 @@ def test_every_request_is_answered_once() -> None:
 
 
 def test_passing_troubles_lose_no_question_and_pay_for_none_twice() -> None:
-    steps = ["500", "429-bare", "drop", "torn", "half", "empty", "null", "surrogate"]
+    steps = ["500", "429-bare", "drop", "torn", "half"]
     with StandIn(script={f"<{step}>": [step] for step in steps}) as server:
         texts, failures = ask(Endpoint(server.url, "m"), [f"<{step}>" for step in steps])
     assert not failures
@@ -121,7 +121,7 @@ def test_the_time_limit_is_that_of_the_whole_reply() -> None:
 
 
 def test_exhausted_attempts_are_a_failure_and_others_go_on() -> None:
-    script = {"bad": ["500"] * 9, "mute": ["hang"] * 9, "void": ["empty"] * 9}
+    script = {"bad": ["500"] * 9, "mute": ["hang"] * 9, "void": ["half"] * 9}
     with StandIn(script=script) as server:
         endpoint = Endpoint(server.url, "m", timeout=0.3, attempts=2)
         texts, failures = ask(endpoint, ["bad", "a", "mute", "b", "void"])
@@ -129,8 +129,8 @@ def test_exhausted_attempts_are_a_failure_and_others_go_on() -> None:
     assert [index for index, _ in failures] == [0, 2, 4]
     assert failures[0].reason == "HTTP 500: the model said no (500)"
     assert failures[1].reason == "no answer within 0.3 s"
-    assert "empty" in failures[2].reason
-    assert len(server.times("bad")) == 2
+    assert failures[2].reason == "the reply ends too early"
+    assert [len(server.times(text)) for text in script] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("status", ["400", "404", "422"])

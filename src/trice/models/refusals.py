@@ -44,8 +44,9 @@ TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 class Refusal(NamedTuple):
-    """An error object, which may show a key. `status`: the HTTP status that it amounts to, None where it names none;
-    `of_request`: whether it concerns this request alone; `fields`: those of SUBSTITUTES that the server refuses."""
+    """An error object, which may show a key. `status`: the HTTP status that it amounts to, None where it names
+    none; `of_request`: whether it concerns this request alone; `fields`: those of SUBSTITUTES that the server
+    refuses."""
 
     message: str
     status: int | None = None
@@ -73,7 +74,9 @@ def read_refusal(value: Any) -> Refusal | None:
         return None
     message = error.get("message") or error.get("detail")
     if not message:
-        return None if error is value else Refusal(str(dict(error)))
+        if error is value:
+            return None
+        message = dict(error)
     kinds = [str(error[name]) for name in ("code", "type") if error.get(name) is not None]
     names = " ".join([str(message), *kinds, str(error.get("param") or "")])
     named = [field for field in SUBSTITUTES if re.search(rf"(?<![a-z_]){field}(?![a-z_])", names)]
