@@ -52,7 +52,7 @@ UNUSABLE = {
 def test_a_reply_without_usable_text_is_asked_for_once_and_fails_alone(reason: str) -> None:
     with StandIn(script={"q": [UNUSABLE[reason]] * 9}) as server:
         texts, failures = ask(Endpoint(server.url, "m"), ["q", "a"])
-    assert failures == [(0, reason, False)]
+    assert failures == [(0, reason)]
     assert texts == {1: ["A"]}
     assert len(server.times("q")) == 1
 
@@ -129,7 +129,7 @@ def test_of_several_samples_the_usable_ones_are_kept() -> None:
     with StandIn(script={"q": [json.dumps(whole)]}) as server:
         texts, failures = ask(Endpoint(server.url, "m"), ["q"], samples=2)
     assert texts == {0: ["yes"]}
-    assert failures == [(0, "the server's content filter ended the reply", False)]
+    assert failures == [(0, "the server's content filter ended the reply")]
     assert len(server.seen) == 1
 
 
