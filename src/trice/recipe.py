@@ -60,8 +60,8 @@ class Recipe(Settings):
     device: Annotated[str, FREE] = "auto"
     """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`"""
     dtype: str = "auto"
-    """of the weights: `auto` (bfloat16 where the device has matrix units for it), `float32`, `bfloat16`,
-    `float16`"""
+    """of the weights: `auto` (bfloat16 or float32, whichever the device computes faster in; on a CPU this is
+    measured once), `float32`, `bfloat16`, `float16`"""
     engine: Engine = "transformers"
     """what runs the models that answer: `transformers`, `vllm`, or the workers of a Ray cluster, `ray` (with
     transformers) and `ray:vllm`"""
@@ -96,9 +96,10 @@ class Recipe(Settings):
             ("data", [entry.dataset for entry in self.data]),
             ("collect", ["gold", *(origin.origin for origin in self.collect)]),
         ):
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"key '{key}': the name '{name}' is taken twice")
+            folded = [name.casefold() for name in names]  # there are file systems without case
+            for name in names[::-1]:
+                if folded.count(name.casefold()) > 1:
+                    raise ValueError(f"key '{key}': the name '{name}' is taken twice (case does not count)")
         return self
 
     @model_validator(mode="after")

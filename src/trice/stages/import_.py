@@ -105,7 +105,9 @@ def _taught(
     tasks: Tasks, row: Row, prompt: list[Message], completion: list[Message], left: LeftOut
 ) -> list[Labelled]:
     """The labelled question, and its second turn where it has one."""
-    if _fields(row).get("label") is False:
+    if not isinstance(wanted := _fields(row).get("label", True), bool):
+        raise InputError(f"{row.where}: field 'label': neither true nor false")
+    if not wanted:
         raise Unfit("an answer that is not wanted (label false)")
     task, instruction, input = _asked(tasks, row, prompt)
     text, tool, output, answer = exchange(task.tools, completion)
@@ -117,6 +119,8 @@ def _taught(
     if tool is None or not answer:
         return [made]
     turn = _fields(row).get("reading_turn", 1)
+    if type(turn) is not int:
+        raise InputError(f"{row.where}: field 'reading_turn': not a whole number")
     second = reading(made, tool, output, answer, turn)
     if second is None:
         left.add(f"only its answer over the output of {tool.name}, which is the answer itself", row.where)
@@ -163,6 +167,12 @@ def _pair(tasks: Tasks, row: Row) -> Pair:
 def _check_columns(row: Row) -> None:
     """Raise InputError where a score is no number or a place no whole one, or only one side has a place."""
     fields = _fields(row)
+    for side in SIDES:
+        tokens = fields.get(column := f"{LISTS['tokens']}_{side}")
+        if tokens is not None and not (
+            isinstance(tokens, list) and all(type(token) is int and token >= 0 for token in tokens)
+        ):
+            raise InputError(f"{row.where}: field '{column}': not a list of token ids")
     for column, kind in ((LISTS["scores"], int | float), (PLACE, int)):
         for side in SIDES:
             value = fields.get(f"{column}_{side}")

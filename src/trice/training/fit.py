@@ -244,7 +244,7 @@ def _run(
     from trice.training.policy import prepare
     from trice.training.trainer import Log, TriceTrainer, write_log
 
-    rows = drop_long(examples(loaded.tokenizer), settings.max_length)
+    rows = drop_long(examples(loaded.tokenizer), min(settings.max_length, loaded.context))
     steps_per_epoch, total = count_steps(settings, len(rows))
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     state = trainer_state(checkpoint) if checkpoint else {}
