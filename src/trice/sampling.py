@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from trice.errors import InputError
 
+TINY = 1e-5  # a temperature at which no two different logits leave a choice, and below which float32 overflows
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -23,6 +25,11 @@ class Sampling:
     seed: int = 0
     repetition_penalty: float = 1.0
     logprobs: bool = False
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken: a temperature below `TINY` counts as 0."""
+        return self.temperature < TINY
 
     def __post_init__(self) -> None:
         if 1 < self.beams < self.samples:

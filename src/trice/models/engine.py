@@ -112,8 +112,9 @@ class Manner:
         texts has come. None while it must go on."""
         whole = self.opening + text
         begun = whole.lstrip()
-        if stops := [place for stop in self.template.stop if (place := begun.find(stop)) >= 0]:
-            return begun[: min(stops)].removeprefix(self.opening)
+        start = len(self.opening)  # stop texts end what the model writes, not how it had to begin
+        if stops := [place for stop in self.template.stop if (place := begun.find(stop, start)) >= 0]:
+            return begun[start : min(stops)]
         if text.endswith(")") and calls.read(whole, self.parsers, over=False).outcome is Outcome.CALLED:
             return text
         return None
