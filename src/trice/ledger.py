@@ -145,13 +145,13 @@ def lines(entries: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
 
 
-def open_alone(path: Path) -> tuple[io.FileIO, bool]:
+def open_alone(path: Path, wait: bool = False) -> tuple[io.FileIO, bool]:
     """The file, made where it is missing, to append to, and whether it is guarded: that no other process can open
-    it so until this one ends, however it ends. Raises BlockingIOError where another has it."""
+    it so until this one ends, however it ends. Raises BlockingIOError where another has it; or `wait`s for it."""
     while True:
         file = io.FileIO(path, "a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             raise

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
+from trice.tools import same_name
 from trice.training.settings import Settings
 
 Setting = Literal[
@@ -47,7 +48,9 @@ class DataSet(Settings):
     @model_validator(mode="before")
     @classmethod
     def _own_task(cls, value: Any) -> Any:
-        """A benchmark's task is known."""
+        """A benchmark's task is known, and so is how its name is written."""
+        if isinstance(value, dict) and isinstance(value.get("dataset"), str) and not value.get("train_file"):
+            value = {**value, "dataset": same_name(value["dataset"], NAMES)}
         if isinstance(value, dict) and value.get("dataset") in TASKS:
             return {"task": TASKS[value["dataset"]], **value}
         return value

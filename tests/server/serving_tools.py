@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from trice.errors import ToolUnavailable
 from trice.records import Question
 from trice.tools import Tool, one_text
 from trice.tools.function import FunctionTool
@@ -69,3 +70,8 @@ _wait.__name__, _hang.__name__ = "wait", "soon"
 wait = FunctionTool(_wait, time_limit=60.0, workers=8)
 soon = FunctionTool(_hang, time_limit=0.2)
 look = _Look()
+
+
+def gone(text: str) -> str:
+    """Cannot run."""
+    raise ToolUnavailable("the warehouse at /secret/place is closed")

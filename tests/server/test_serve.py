@@ -161,6 +161,19 @@ def test_what_goes_wrong_is_said(
         assert streamed(ask(server, stream=True))[0] == {0: content}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_that_cannot_run_is_no_answer_and_the_server_goes_on(
+    writer: Callable[..., Any], stream: bool
+) -> None:
+    with writer("gone(x)", "gone") as server:
+        for _ in range(2):
+            with pytest.raises(openai.APIError, match="a tool that the model called cannot run") as found:
+                list(ask(server, stream=stream))
+            assert found.value.code == "tool_unavailable"
+            assert "secret" not in str(found.value)
+            assert stream or found.value.status_code == 503  # type: ignore[attr-defined]
+
+
 def test_the_model_is_asked_again_with_an_output(writer: Callable[..., Any]) -> None:
     with writer("look(Paris)", "look") as server:
         answer = ask(server, "Where?")

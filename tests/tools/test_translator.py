@@ -12,7 +12,7 @@ import small_models
 from stand_in_server import StandIn
 
 from trice import calls
-from trice.errors import InputError, ToolError
+from trice.errors import InputError, ToolError, ToolUnavailable
 from trice.records import Call, Execution, Outcome, Question
 from trice.tools import BatchTool, apertium, load_tool, run
 from trice.tools.languages import detect
@@ -64,9 +64,11 @@ def test_another_language_than_apertium_knows_is_named() -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_what_apertium_does_wrong_is_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_apertium_that_translates_nothing_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    apertium.pairs()  # known before
     monkeypatch.setattr(apertium, "TIMEOUT", 0.0001)
-    assert translated("apertium", SPANISH[0]).error == "Apertium gave no translation (TimeoutExpired)"
+    with pytest.raises(ToolUnavailable, match=r"Apertium gave no translation \(TimeoutExpired\)"):
+        translated("apertium", SPANISH[0])
 
 
 def test_english_stays_as_it_is() -> None:
@@ -79,7 +81,8 @@ def test_without_apertium_its_packages_are_named() -> None:
     assert shutil.which("apertium") is None
     with pytest.raises(InputError, match="apt install apertium apertium-eng-spa"):
         tool.check()
-    assert "apertium-eng-spa" in str(run(tool, Call(name="translator", arguments={"text": SPANISH[0]})).error)
+    with pytest.raises(ToolUnavailable, match="apertium-eng-spa"):
+        run(tool, Call(name="translator", arguments={"text": SPANISH[0]}))
 
 
 FOREIGN = ["¿Dónde vive Ana?", "Wer war der erste Kaiser von Österreich?", "¿Quién escribió la novela?"]

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from trice import calls
-from trice.errors import InputError
+from trice.errors import InputError, ToolUnavailable
 from trice.records import Execution, Outcome, Question
 from trice.tools import load_tool, run
 from trice.tools.index import Passage, build
@@ -84,7 +84,7 @@ def test_a_wiki(tmp_path: Path) -> None:
         if query["gsrsearch"] == "nothing":
             return 200, json.dumps({"batchcomplete": True})
         if query["gsrsearch"] == "refused":
-            return 200, json.dumps({"error": {"code": "ratelimited"}})
+            return 200, json.dumps({"error": {"code": "bad search"}})
         pages = [
             {"title": "B", "index": 2, "extract": "second"},
             {"title": "A", "index": 1, "extract": "first"},
@@ -94,25 +94,36 @@ def test_a_wiki(tmp_path: Path) -> None:
     with server(reply) as url:
         assert ask(f"{url}/w/api.php", "anything").output == "A: first\nB: second"
         assert ask(f"{url}/w/api.php", "nothing").error == "nothing was found"
-        assert "ratelimited" in str(ask(f"{url}/w/api.php", "refused").error)
+        assert "bad search" in str(ask(f"{url}/w/api.php", "refused").error)
 
 
-@pytest.mark.parametrize(
-    ("code", "body", "error"),
-    [
-        (503, "", "the search server replied 503"),
-        (200, "{torn", "the search server gave no answer (JSONDecodeError)"),
-        (200, "[]", "the search server's reply has no topk[].text"),
-        (200, '{"topk": [{}]}', "the search server's reply has no topk[].text ('text')"),
-        (200, '{"topk": []}', "nothing was found"),
-    ],
-)
-def test_what_a_server_does_wrong_is_data(code: int, body: str, error: str) -> None:
-    with server(lambda query: (code, body)) as url:
-        execution = ask(url, "x")
-    assert execution.output is None
-    assert str(execution.error).startswith(error)
-    assert ask(url, "x").error == "the search server gave no answer (URLError)"
+WRONG = [
+    (503, "", "the search server replied 503"),
+    (401, "", "the search server replied 401"),
+    (500, "", "the search server replied 500"),
+    (200, "{torn", "the search server's reply is no JSON (JSONDecodeError)"),
+    (200, "[]", "the search server's reply has no topk[].text"),
+    (200, '{"topk": [{}]}', "the search server's reply has no topk[].text ('text')"),
+]
+
+
+@pytest.mark.parametrize(("code", "body", "error"), WRONG)
+def test_a_server_that_answers_no_query_cannot_run(code: int, body: str, error: str) -> None:
+    with server(lambda query: (code, body)) as url, pytest.raises(ToolUnavailable) as found:
+        ask(url, "x")
+    assert str(found.value).startswith(f"{url}: {error}")
+    with pytest.raises(ToolUnavailable, match=r"gave no answer \(ConnectionRefusedError\)"):
+        ask(url, "x")
+
+
+@pytest.mark.parametrize(("code", "body", "error"), [*WRONG[2:], (400, "", "the search server replied 400")])
+def test_a_query_that_a_server_fails_at_is_data(code: int, body: str, error: str) -> None:
+    def reply(query: dict[str, str]) -> tuple[int, str]:
+        return (code, body) if query["query"] == "x" else (200, '{"topk": []}')
+
+    with server(reply) as url:
+        assert str(ask(url, "x").error).startswith(f"{url}: {error}")
+        assert ask(url, "y").error == "nothing was found"
 
 
 def test_a_reply_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +143,9 @@ def test_a_reply_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     with ThreadingHTTPServer(("127.0.0.1", 0), Drips) as running:
         running.daemon_threads, running.block_on_close = True, False
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        error = ask(f"http://127.0.0.1:{running.server_port}", "x").error
+        with pytest.raises(ToolUnavailable, match=r"gave no answer \(TimeoutError\)"):
+            ask(f"http://127.0.0.1:{running.server_port}", "x")
         running.shutdown()
-    assert error == "the search server gave no answer (TimeoutError)"
 
 
 def test_the_model_is_asked_again_with_each_passage() -> None:

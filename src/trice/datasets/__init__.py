@@ -34,6 +34,7 @@ from trice.errors import InputError, TriceError
 from trice.journal import read_rows
 from trice.records import Question
 from trice.tasks import Task, load_task
+from trice.tools import same_name
 
 __all__ = ["Dropped", "Entry", "Split", "catalogue", "load", "load_files"]
 
@@ -182,6 +183,7 @@ def load(
     (ignoring case and blanks) is dropped. Raises InputError for an unknown name, a missing or wrong file, or
     more questions wanted than there are, and TriceError where the hub cannot be reached.
     """
+    name = same_name(name, NAMES)
     if name in MADE:
         return Split(*MADE[name][2](train, test, seed), [])
     benchmark = _find(name)

@@ -61,6 +61,6 @@ def _writer(make: Callable[[], Engine], manner: Manner) -> Callable[[Piece], Ans
             found.setdefault(piece.first + index, {}).update(samples)
 
         failures = engine.write(piece.prompts, manner, done)
-        return Answers(found, [Failure(piece.first + request, reason) for request, reason in failures])
+        return Answers(found, [each._replace(request=piece.first + each.request) for each in failures])
 
     return write

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 MAX_BACKOFF = 30.0  # seconds between two attempts where the server names no time
+REFUSED = (401, 402, 403, 404)  # whatever is asked: the key, the account or the address
 MAX_CONNECT = 10.0  # seconds until a server that does not take the connection counts as unreachable
 
 Done = Callable[[int, dict[int, Reply]], None]
@@ -194,7 +195,9 @@ class _Run:
         for ask in todo:
             fault = await self._answer(ask)
             if fault:
-                self.failures.append(Failure(ask.number, str(fault)))
+                self.failures.append(
+                    Failure(ask.number, str(fault), fault.passing or fault.status in REFUSED)
+                )
             else:
                 self.answered += 1
 

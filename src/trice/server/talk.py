@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from trice.errors import InputError
+from trice.errors import InputError, ToolUnavailable
 from trice.journal import notice
 from trice.records import Question
 from trice.sampling import Sampling
@@ -131,6 +131,10 @@ class Talk:
             if isinstance(one.error, InputError):
                 raise Refused(400, str(one.error), "messages")
             notice(f"a request failed: {type(one.error).__name__}: {one.error}")
+            if isinstance(one.error, ToolUnavailable):
+                raise Refused(
+                    503, "a tool that the model called cannot run at present", None, "tool_unavailable"
+                )
             raise Refused(500, "the request could not be answered", None, "failed")
         self._take(one)
         return one

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from trice.errors import InputError
+from trice.errors import InputError, ToolUnavailable, TriceError
 from trice.models.batches import Ask
 from trice.models.decoding import Row, Way
 from trice.models.engine import Manner
@@ -212,18 +212,22 @@ class Worker:
             return
         job.calls += 1
 
-        def take(execution: Execution) -> None:
-            self._news.put(partial(self._guarded, job, self._executed, job, response, found, execution))
+        def take(result: Execution | TriceError) -> None:
+            self._news.put(partial(self._guarded, job, self._executed, job, response, found, result))
 
         self._calls.run(found.tool, found.reading.call, take)
 
-    def _executed(self, job: Job, response: Response, found: Read, execution: Execution) -> None:
+    def _executed(self, job: Job, response: Response, found: Read, result: Execution | TriceError) -> None:
         job.calls -= 1
         assert found.tool is not None
-        self.ran(found.tool.name, execution)
+        name = found.tool.name
+        execution = Execution(error=str(result)) if isinstance(result, TriceError) else result
+        self.ran(name, execution)
         if job.over:
             self._tidy(job)
             return
+        if isinstance(result, TriceError):
+            raise ToolUnavailable(f"{name} cannot run: {result}")  # an InputError would be the client's fault
         sample = response.sample
         asked = [
             (question, job.read(self.shelf.tasks, question))

@@ -205,7 +205,7 @@ class EndpointTeacher:
 
             temperature = ASK_AGAIN_TEMPERATURE if turn else 0.0
             failures = self.endpoint.complete(requests, deliver, temperature=temperature)
-        return {numbers[index]: f"{FAILURE}: {reason}" for index, reason in failures}
+        return {numbers[each.request]: f"{FAILURE}: {each.reason}" for each in failures}
 
 
 def load_teacher(

@@ -13,7 +13,8 @@ from typing import Protocol, runtime_checkable
 from trice.errors import InputError
 from trice.journal import validate
 from trice.records import Question
-from trice.tools import Tool, load_tool
+from trice.tools import SHIPPED as TOOLS
+from trice.tools import Tool, load_tool, same_name
 from trice.tools.turns import READING, SECOND_TURN
 
 Sources = Mapping[str, str]
@@ -62,7 +63,7 @@ class Tasks:
     `qa@words-published`. `name` is what files are called after, `sources` say what is behind the tools."""
 
     def __init__(self, name: str, sources: Sources | None = None) -> None:
-        self.sources = dict(sources or {})
+        self.sources = {same_name(tool, TOOLS): source for tool, source in (sources or {}).items()}
         self._known: dict[str, Task] = {}
         self._apart: dict[str, tuple[Tool, ...]] = {}  # of the tasks that a mix offers together
         self._published, name = name.endswith(PUBLISHED), name.removesuffix(PUBLISHED)

@@ -1,8 +1,8 @@
 """Tools: something with a name, a description, typed arguments and an `execute`.
 
 What happens with a tool's output is the tool's to say: it is the answer, or the model is asked again with it
-(`ask_again`). `run` executes a call and always returns: whatever a tool does wrong becomes an execution with an
-error. Many calls at once are run by `trice.tools.many`.
+(`ask_again`). `run` executes a call: whatever a tool does wrong becomes an execution with an error, and a tool that
+cannot run raises TriceError. Many calls at once are run by `trice.tools.many`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import inspect
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
 from trice.calls import unquote
-from trice.errors import InputError, ToolError
+from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
 from trice.own import load_own
 from trice.records import Call, Execution, Question
 
+SHIPPED = ("calculator", "WikiSearch", "QA", "translator", "retriever")  # names, in any case
 MAX_OUTPUT = 10_000  # characters of a tool's output that are kept
 TIME_LIMIT = 30.0  # seconds for one execution, unless the tool has its own
 PATIENCE = 2.0  # seconds after which a call no longer keeps the next from beginning
@@ -65,7 +66,8 @@ class Tool(ABC):
 
     @abstractmethod
     def execute(self, *args: Any, **arguments: Any) -> str:
-        """Run the tool. Raises ToolError where a well-formed call cannot be done."""
+        """Run the tool. Raises ToolError where a well-formed call cannot be done, and ToolUnavailable where none
+        can: because a server is down, say."""
 
     def check(self) -> None:  # noqa: B027  most tools need nothing
         """Raise InputError where the tool lacks something it needs on this machine."""
@@ -137,17 +139,28 @@ def one_text(text: str, argument: str, most: int) -> dict[str, Any]:
 
 
 def run(tool: Tool, call: Call) -> Execution:
-    """Execute a call; a failure is an execution with an error, not an exception.
+    """Execute a call; a failure is an execution with an error, not an exception. Raises TriceError for a tool that
+    cannot run.
 
     A tool that takes longer than its time limit is left to itself in a thread, which no one waits for."""
     if tool.time_limit is None:
         return timed(tool, call)
-    finished: Queue[Execution] = Queue(1)
-    Thread(target=lambda: finished.put(timed(tool, call)), daemon=True).start()
+    finished: Queue[Execution | TriceError] = Queue(1)
+
+    def work() -> None:
+        try:
+            finished.put(timed(tool, call))
+        except TriceError as failure:
+            finished.put(failure)
+
+    Thread(target=work, daemon=True).start()
     try:
-        return finished.get(timeout=tool.time_limit)
+        result = finished.get(timeout=tool.time_limit)
     except Empty:
         return over_time(tool)
+    if isinstance(result, TriceError):
+        raise result
+    return result
 
 
 def over_time(tool: Tool) -> Execution:
@@ -157,13 +170,26 @@ def over_time(tool: Tool) -> Execution:
 
 
 def timed(tool: Tool, call: Call) -> Execution:
-    """Execute a call for as long as it takes; a failure is an execution with an error."""
+    """Execute a call for as long as it takes; a failure is an execution with an error. Raises TriceError for a tool
+    that cannot run."""
     start = time.perf_counter()
     try:
         output, error = bounded(tool.execute(**call.arguments)), None
     except (Exception, SystemExit) as failure:  # a tool is a stranger's code: its crash is data too
+        if reason := unavailable(tool, failure):
+            raise reason from None
         output, error = None, describe(failure)
     return Execution(output=output, error=error, seconds=time.perf_counter() - start)
+
+
+def unavailable(tool: Tool, failure: BaseException) -> TriceError | None:
+    """Why the tool cannot run; None for a failure of this call alone, which is data."""
+    if isinstance(failure, TriceError):
+        return failure
+    # torch's error is known by its name: a tool without torch must not load it
+    if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
+        return ToolUnavailable(f"{tool.name}: out of memory ({bounded(failure) or type(failure).__name__})")
+    return None
 
 
 def bounded(output: object) -> str:
@@ -174,6 +200,11 @@ def bounded(output: object) -> str:
 def describe(failure: BaseException) -> str:
     """A failure in words, for an execution's error."""
     return bounded(failure if isinstance(failure, ToolError) else f"{type(failure).__name__}: {failure}")
+
+
+def same_name(name: str, known: Iterable[str]) -> str:
+    """The known name that differs from `name` at most in case; `name` itself where there is none."""
+    return next((each for each in known if each.lower() == name.lower()), name)
 
 
 def load_tool(name: str, source: str | None = None) -> Tool:
@@ -190,12 +221,12 @@ def load_tool(name: str, source: str | None = None) -> Tool:
     from trice.tools.wikisearch import WikiSearch
 
     kinds: dict[str, Any] = {kind.name: kind for kind in (WikiSearch, QA, Translator, Retriever)}
+    name = same_name(name, SHIPPED)
     if name in kinds:
         tool: Tool = kinds[name](source)
         return tool
     if name != Calculator.name and ":" not in name:
-        known = ", ".join([Calculator.name, *kinds])
-        raise InputError(f"unknown tool '{name}'; there is: {known}, or your own as module:name")
+        raise InputError(f"unknown tool '{name}'; there is: {', '.join(SHIPPED)}, or your own as module:name")
     if source is not None:
         raise InputError(f"tool '{name}': takes no source")
     if name == Calculator.name:

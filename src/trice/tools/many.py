@@ -26,6 +26,9 @@ from trice.records import Call, Execution, Response
 from trice.tools import Tool
 from trice.tools.pool import Pool, executed
 
+ERRORS = (
+    "error 2"  # before the keys of errors; those that older versions kept, under other keys, are not believed
+)
 BUSY = 60.0  # seconds that another process may hold the file
 
 Runner = Callable[[Mapping[str, tuple[Tool, Call]]], Iterator[tuple[str, Execution]]]
@@ -132,15 +135,19 @@ class Stores:
         """What is kept of a call."""
         places = [self._cache if lasting else None, self._beside, *self._earlier]
         for path in places:
-            if path and path.exists() and (found := self._kept(path).get(key)):
-                return found
+            if path and path.exists():
+                found = self._kept(path).get(key)
+                if found and found.error is None:
+                    return found
+                if found := self._kept(path).get(f"{ERRORS} {key}"):
+                    return found
         return None
 
     def put(self, key: str, execution: Execution, lasting: bool) -> None:
         """Keep an execution, if there is a place for it."""
         path = self._cache if lasting and execution.error is None else self._beside
         if path:
-            self._kept(path).put(key, execution)
+            self._kept(path).put(key if execution.error is None else f"{ERRORS} {key}", execution)
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +180,10 @@ class Ahead:
     def _run(self) -> None:
         try:
             with Stores(self._output) as self._stores:
-                for key, execution in self._pool.results():
-                    self._stores.put(key, execution, self._lasting[key])
+                for key, result in self._pool.results():
+                    if isinstance(result, TriceError):
+                        raise result
+                    self._stores.put(key, result, self._lasting[key])
         except Exception as failure:
             notice(f"{self._output}: calls are left for later: {type(failure).__name__}: {failure}")
 

