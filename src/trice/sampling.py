@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trice.errors import InputError
 
-TINY = 1e-5  # a temperature at which no two different logits leave a choice, and below which float32 overflows
+TINY = 1e-5  # below this temperature the likeliest token is all but certain; far below, float32 overflows
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,9 @@ async def _refused(_: Request, refused: Exception) -> Response:
 async def _not_there(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     # a 405 says in its headers which methods are allowed
-    return JSONResponse(Refused(error.status_code, str(error.detail)).body(), error.status_code, error.headers)
+    return JSONResponse(
+        Refused(error.status_code, str(error.detail)).body(), error.status_code, error.headers
+    )
 
 
 async def _failed(_: Request, error: Exception) -> Response:

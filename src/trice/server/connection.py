@@ -1,8 +1,8 @@
 """A client's connection: uvicorn's, with bounds for clients that never send a whole request.
 
-A connection without a request is closed after some seconds, whatever bytes trickle in meanwhile, and so is the oldest
-of too many connections whose request is not complete. Does not bound requests that are complete: that is the work of
-`trice.server.app` and `trice.server.worker`.
+A connection without a request is closed after some seconds, whatever bytes trickle in meanwhile, and so is the
+oldest of too many connections whose request is not complete. Does not bound requests that are complete: that is the
+work of `trice.server.app` and `trice.server.worker`.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 # Fields of a message, or of a part of its text, that do not change what is asked.
 NOTES = {
-    "id", "name", "cache_control", "annotations", "citations", "metadata", "status", "type", "created", "created_at",
-    "timestamp",
+    "id", "name", "cache_control", "annotations", "citations", "metadata", "status", "type", "created",
+    "created_at", "timestamp",
 }  # fmt: skip
 SHOWN = 80  # characters of a client's text that an error repeats
 LONGEST = 600  # characters of an error's message
