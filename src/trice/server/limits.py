@@ -10,7 +10,7 @@ class Limits:
     """`max_new_tokens` and `max_prompt_tokens` hold for one response; `batch_size` responses are written at a time,
     `max_waiting` requests may wait for a place among them; `timeout` is in seconds for a request, from the end
     of its headers to the end of its answer, `max_body` in bytes. A connection may be without a request for `idle`
-    seconds, and `incomplete` connections may be without a whole request; beyond that the oldest of them is closed."""
+    seconds, and `incomplete` connections may be without a whole request: beyond that the oldest is closed."""
 
     max_new_tokens: int = 256
     max_prompt_tokens: int = 1024
