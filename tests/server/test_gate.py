@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from serving import ask, client, running
+from serving import ask, client, lora, running
 
 from tiny import command
 from trice.server.gate import Gate, is_loopback, page_policy
@@ -142,8 +142,8 @@ def test_what_does_not_fit_is_one_line(
         assert f"--port {port}: cannot be listened on (Address already in use)" in told
         assert "secret" not in told
     for name in ("a/same", "b/same"):
-        (tmp_path / name).mkdir(parents=True)
-    told = line("--adapter", tmp_path / "a/same", "--adapter", tmp_path / "b/same", "--port", 0)
+        lora(model, tmp_path / name, 0)
+    told = line("--task", "math", "--adapter", tmp_path / "a/same", "--adapter", tmp_path / "b/same")
     assert "a/same and " in told
     assert "b/same: would both be served as 'same'" in told
     assert "unknown task 'maths'" in line("--task", "maths", "--port", 0)
