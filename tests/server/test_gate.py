@@ -86,7 +86,7 @@ def test_the_servers_own_address_is_always_allowed(
         assert get(at, "/health", origin=at).status == 200
         for name in allowed:
             assert get(at, "/health", host=name).status == 200
-        for name in ("evil.example", "10.1.2.3", f"{url[7:]}.evil.example"):
+        for name in ("evil.example", "10.1.2.3", f"{url[7:]}.evil.example", f"evil@{url[7:]}"):
             assert get(at, "/health", host=name).status in (400, 403)
 
 

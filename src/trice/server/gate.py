@@ -82,10 +82,8 @@ def _plain(name: str) -> str:
 
 def _name(host: str) -> str:
     """A Host header without its port; empty for a malformed one, which is no server's name."""
-    try:
-        return _plain(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return ""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:[0-9]*)?", host)
+    return _plain(found[1]) if found else ""
 
 
 def _origin(origin: str) -> str | None:
