@@ -27,9 +27,9 @@ from trice.training.losses import rank_loss, sequence_scores
 from trice.training.packing import Example, Layout, pack
 from trice.training.policy import mixed, prepare
 from trice.training.settings import Rlef
-from trice.training.trainer import measure
+from trice.training.trainer import Parts, measure
 
-Step = Callable[[Any, Sequence[Example]], torch.Tensor]
+Step = Callable[[Any, Sequence[Example]], Parts]
 DATASETS = ("ASDiv", "SVAMP")
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 
@@ -99,13 +99,24 @@ def lora_model(base: Any, dropout: float, examples: Sequence[Example]) -> Any:
 
 def ours(model: Any, examples: Sequence[Example], layout: Layout = "blocks") -> torch.Tensor:
     """Our loss of either stage over one batch."""
-    packed = pack(examples, layout)
+    return loss_of(our_parts(model, examples, layout))
+
+
+def our_parts(model: Any, examples: Sequence[Example], layout: Layout = "blocks") -> Parts:
+    """The sums of our loss, which is that of either stage."""
+    packed = pack(examples, layout, model.device)
     with mixed(model):
-        part = measure(model(packed=packed), packed, Rlef())
-    return part.sft / part.tokens + part.rank / part.questions
+        return measure(model(packed=packed), packed, Rlef())
 
 
-def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def loss_of(parts: Parts) -> torch.Tensor:
+    """L_rank + L_sft of a whole batch."""
+    return parts.sft / parts.tokens + parts.rank / parts.questions
+
+
+def _padded(
+    rows: Sequence[tuple[list[int], list[int]]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token ids, attention mask and labels (-100 on prompts and padding), each [rows, longest row]."""
     width = max(len(prompt) + len(ids) for prompt, ids in rows)
     tokens, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
@@ -114,46 +125,66 @@ def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, 
         end = len(prompt) + len(ids)
         tokens[number, :end], mask[number, :end] = torch.tensor(prompt + ids), 1
         labels[number, len(prompt) : end] = torch.tensor(ids)
-    return tokens, mask, labels
+    return tokens.to(device), mask.to(device), labels.to(device)
 
 
 def published_stage2(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+    """The published algorithm's loss of stage 2 over one batch."""
+    return loss_of(published_parts2(model, examples))
+
+
+def published_parts2(model: Any, examples: Sequence[Example]) -> Parts:
     """The published trainer's algorithm: every candidate a padded sequence with its own copy of the prompt, logits
     and log-softmax of all positions, then a gather. Takes as many candidates for each question.
 
     Only the reductions are ours: means over response tokens and questions, where the published ones go over
     padding. Its copy of the log-probabilities is left out.
     """
-    k = len(examples[0].responses)
-    tokens, mask, labels = _padded([(e.prompt, r.ids) for e in examples for r in e.responses])
-    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+    k, device = len(examples[0].responses), model.device
+    tokens, mask, labels = _padded([(e.prompt, r.ids) for e in examples for r in e.responses], device)
+    with mixed(model):
+        logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
     logps, targets = logits.float().log_softmax(-1)[:, :-1], labels[:, 1:]
     real = targets != -100
     chosen = logps.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    response = torch.arange(len(tokens)).unsqueeze(1).expand_as(targets)[real]
+    response = torch.arange(len(tokens), device=device).unsqueeze(1).expand_as(targets)[real]
     scores = sequence_scores(chosen[real], response, len(tokens)).view(-1, k)
-    rewards = torch.tensor([e.rewards for e in examples], dtype=torch.float64)
-    rank = rank_loss(scores, rewards, torch.ones_like(rewards, dtype=torch.bool))[0].mean()
-    gold = torch.tensor([number * k + best(e) for number, e in enumerate(examples)])
-    return rank - chosen[gold][real[gold]].mean()
+    rewards = torch.tensor([e.rewards for e in examples], dtype=torch.float64, device=device)
+    ranked = rank_loss(scores, rewards, torch.ones_like(rewards, dtype=torch.bool))
+    gold = torch.tensor([number * k + best(e) for number, e in enumerate(examples)], device=device)
+    sft = -chosen[gold][real[gold]].sum()
+    pairs, ordered = int(ranked.pairs_Q.sum()), int(ranked.ordered_Q.sum())
+    return Parts(sft, sft_tokens(examples), ranked.loss_Q.sum(), len(examples), pairs, ordered)
 
 
 def published_stage1(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+    """The published fine-tuning's loss over one batch."""
+    return loss_of(published_parts1(model, examples))
+
+
+def published_parts1(model: Any, examples: Sequence[Example]) -> Parts:
     """The published fine-tuning, which is transformers' own: a padded batch, the model's loss over all logits."""
-    tokens, mask, labels = _padded([(e.prompt, e.responses[best(e)].ids) for e in examples])
-    loss: torch.Tensor = model(input_ids=tokens, attention_mask=mask, labels=labels, use_cache=False).loss
-    return loss
+    rows = [(e.prompt, e.responses[best(e)].ids) for e in examples]
+    tokens, mask, labels = _padded(rows, model.device)
+    with mixed(model):
+        loss = model(input_ids=tokens, attention_mask=mask, labels=labels, use_cache=False).loss
+    count = sft_tokens(examples)
+    return Parts(loss * count, count, torch.zeros_like(loss), len(examples), 0, 0)
+
+
+def sft_tokens(examples: Sequence[Example]) -> int:
+    """How many tokens the SFT term averages over."""
+    return sum(sum(e.responses[best(e)].loss) for e in examples)
 
 
 def chunked(step: Step, model: Any, chunks: Sequence[Sequence[Example]]) -> torch.Tensor:
-    """Forward and backward of a batch chunk by chunk, which needs the memory of one; the loss of the whole batch.
-
-    A chunk's loss is a mean over its tokens and questions; it is weighed by its share of the batch's tokens, which
-    is exact where no pair costs anything or all chunks are of a size."""
-    tokens = [sum(sum(e.responses[best(e)].loss) for e in chunk) for chunk in chunks]
-    total = torch.zeros(())
-    for chunk, count in zip(chunks, tokens, strict=True):
-        loss = step(model, chunk) * (count / sum(tokens))
+    """Forward and backward of a batch chunk by chunk, which needs the memory of one; the whole batch's loss."""
+    everything = [e for chunk in chunks for e in chunk]
+    tokens, questions = sft_tokens(everything), len(everything)
+    total = torch.zeros((), device=model.device)
+    for chunk in chunks:
+        parts = step(model, chunk)
+        loss = parts.sft / tokens + parts.rank / questions
         loss.backward()
         total += loss.detach()
     return total
@@ -189,7 +220,8 @@ class TrlSft:
         )
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = SFTConfig(scratch, use_cpu=True, report_to="none", **settings)
+            cpu = model.device.type == "cpu"
+            config = SFTConfig(scratch, use_cpu=cpu, report_to="none", **settings)
             self.trainer = SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer)
         self.trainer.model_wrapped = self.trainer.accelerator.prepare(self.trainer.model)
 
@@ -205,8 +237,16 @@ class TrlSft:
 def timed(step: Callable[[], torch.Tensor], model: Any) -> tuple[float, float]:
     """Seconds and loss of one forward and backward. A step that has gone backward itself returns a plain number."""
     model.zero_grad()
+    finished(model.device)
     start = time.perf_counter()
     loss = step()
     if loss.requires_grad:
         loss.backward()
+    finished(model.device)
     return time.perf_counter() - start, float(loss.detach())
+
+
+def finished(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

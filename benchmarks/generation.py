@@ -30,7 +30,7 @@ from trice.datasets import load
 from trice.models.batches import Ask
 from trice.models.decoding import generate
 from trice.models.draw import greedy
-from trice.models.engine import reach
+from trice.models.engine import Finish, reach
 from trice.models.local import LocalModel
 from trice.models.local import load as load_model
 from trice.models.rows import Rows, attending
@@ -75,17 +75,15 @@ FIGURES = {
 class Over(StoppingCriteria):  # type: ignore[misc]
     """A row ends where the response is over, as ours do."""
 
-    def __init__(self, tokenizer: Any, finish: Callable[[str], str | None], start: int) -> None:
+    def __init__(self, tokenizer: Any, finish: Finish, start: int) -> None:
         self.tokenizer, self.finish, self.start = tokenizer, finish, start
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
-        return torch.tensor([self.finish(text) is not None for text in texts], device=input_ids.device)
+        return torch.tensor([self.finish(text, 0) is not None for text in texts], device=input_ids.device)
 
 
-def theirs(
-    loaded: LocalModel, prompts: Sequence[list[int]], figure: Figure, finish: Callable[[str], str | None]
-) -> Texts:
+def theirs(loaded: LocalModel, prompts: Sequence[list[int]], figure: Figure, finish: Finish) -> Texts:
     """What `model.generate` writes, prompts of similar length together."""
     found: Texts = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
@@ -107,12 +105,12 @@ def theirs(
     return found
 
 
-def ended(loaded: LocalModel, ids: list[int], finish: Callable[[str], str | None]) -> list[int]:
+def ended(loaded: LocalModel, ids: list[int], finish: Finish) -> list[int]:
     """The ids up to where the response is over."""
     for place, token in enumerate(ids):
         if token in loaded.eos_ids:
             return ids[:place]
-        over = finish(decode(loaded.tokenizer, ids[: place + 1]))
+        over = finish(decode(loaded.tokenizer, ids[: place + 1]), 0)
         if over is not None:
             return ids[: reach(loaded.tokenizer, ids[: place + 1], over)]
     return ids
@@ -122,7 +120,7 @@ def ours(
     loaded: LocalModel,
     prompts: Sequence[list[int]],
     figure: Figure,
-    finish: Callable[[str], str | None],
+    finish: Finish,
     size: int,
 ) -> Texts:
     samples = tuple(range(figure.sampling.samples))
@@ -217,7 +215,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def questions(
     loaded: LocalModel, count: int, figure: Figure, template: str = "plain"
-) -> tuple[list[list[int]], Callable[[str], str | None]]:
+) -> tuple[list[list[int]], Finish]:
     """The prompts of so many questions, and when a response to one is over."""
     tasks = Tasks("math")
     if os.environ.get("TRICE_DATA"):

@@ -27,8 +27,8 @@ from baselines import (
     cloning,
     lora_model,
     ours,
-    published_stage1,
-    published_stage2,
+    published_parts1,
+    published_parts2,
     questions,
     timed,
 )
@@ -36,9 +36,10 @@ from rates import matrix_rate, needed, peak_memory, useful_flops
 from trice.models.local import load_base
 from trice.training.machine import compile_layers
 from trice.training.packing import Example, tree_size
+from trice.training.trainer import Parts
 
 Step = Callable[[], torch.Tensor]
-Baseline = Callable[[Any, Sequence[Example]], torch.Tensor]
+Baseline = Callable[[Any, Sequence[Example]], Parts]
 
 
 def arguments() -> argparse.Namespace:
@@ -107,10 +108,10 @@ def main() -> None:
         return lambda: chunked(step, model, chunks)
 
     if given.stage != 1:
-        steps = {"ours": lambda: ours(fast, ranked), "published": published(published_stage2, ranked)}
+        steps = {"ours": lambda: ours(fast, ranked), "published": published(published_parts2, ranked)}
         compare("stage 2", model, ranked, steps, given.rounds)
     if given.stage != 2:
-        steps = {"ours": lambda: ours(fast, gold), "published": published(published_stage1, gold)}
+        steps = {"ours": lambda: ours(fast, gold), "published": published(published_parts1, gold)}
         if given.trl:
             steps["TRL"] = TrlSft(model, loaded.tokenizer, gold)
         compare("stage 1", model, gold, steps, given.rounds)

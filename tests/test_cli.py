@@ -220,7 +220,7 @@ WRONG_INPUT = [
     (f"{GENERATE} --data {{good}} --examples many", "examples 'many': there is direct, calls, mixed"),
     (f"{GENERATE} --data {{good}} --compel tool", "--compel tool: there is call, answer"),
     (f"{GENERATE} --data {{good}} --adapter {{none}}", "none: no adapter here"),
-    (f"{GENERATE} --data {{good}} --task math --adapter {{other}}", "was trained on base model 'google/gemma-2b', not on '"),
+    (f"{GENERATE} --data {{good}} --task math --adapter {{other}}", "was trained on base model 'google/gemma-2b'"),
     (f"{GENERATE} --data {{good}} --device gpu", "--device gpu: "),
     (f"{GENERATE} --data {{good}} --dtype float8", "dtype 'float8': there is auto, float32"),
     ("generate --model no/such --data {good} --output {out}", "model 'no/such': neither a folder with a model"),

@@ -43,9 +43,9 @@ def file(folder: Path, text: str | bytes) -> Path:
         ('{"id": "a", "question": "q", "answer": [[1]]}', r":1: field 'answer"),
         (f"{GOOD}\n{GOOD[:-1]}\n", r":2: not a JSON object \(.+\)"),
         (f"{GOOD}\nacc: 0.5\n", r":2: not a JSON object \(.+\)"),
-        ("[" * 100_000, r":1: not a JSON object \(.+\)"),
+        ("[" * 100_000, r":1, element 1: not a JSON object \(.+\)"),
         ('{"id": "a", "question": "\\ud83d", "answer": "4"}', r":1: not a JSON object \(.+surrogates.+\)"),
-        ("[1, 2]\n", r":1: Input should be a valid dictionary"),
+        ("[1, 2]\n", r":1, element 1: Input should be a valid dictionary"),
         ("", r": holds no rows"),
         (" \n\n", r": holds no rows"),
         ("acc: 0.5, tool_rate: 0.1\n", r": holds no rows"),
@@ -80,7 +80,7 @@ def test_line_ends_of_other_systems_and_separators_inside_text_are_read(tmp_path
     path = tmp_path / "rows.json"
     path.write_text(json.dumps({"id": "A", "question": "a\u2028b\x85c😀", "answer": "4"}) + "\r\n")
     (row,) = read_rows(path, Question)
-    write_rows(path, [row, row])
+    write_rows(path, [row, row.model_copy(update={"id": "B"})])
     assert [row.input for row in read_rows(path, Question)] == ["a\u2028b\x85c😀"] * 2
 
 

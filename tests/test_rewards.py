@@ -137,7 +137,8 @@ def test_a_users_own_reward_is_found_in_the_working_folder(folder: Path) -> None
     [
         ("return 1 / 0", "ZeroDivisionError: division by zero"),
         ("return None", "TypeError: "),
-        ("return float('nan')", "ValueError: nan is no reward"),
+        ("return float('nan')", "ValueError: it gave nan; expected a finite number"),
+        ("return '1'", "TypeError: it gave '1'; expected a number"),
     ],
 )
 def test_one_that_fails_is_named_with_the_question(folder: Path, body: str, complaint: str) -> None:

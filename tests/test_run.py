@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from tiny import killed, read, says, tree
-from trice.errors import InputError
+from trice.errors import InputError, TriceError
 from trice.recipe import load_recipe
 from trice.recipe_parts import SETTINGS
 from trice.run import run
@@ -272,6 +274,38 @@ def test_another_recipe_is_refused_naming_the_key(
         loop(whole, recipe, override)
     assert f"{whole}: begun with another recipe ({complaint}" in str(caught.value)
     assert tree(whole) == before
+
+
+def test_a_step_whose_file_is_gone_is_done_again_and_the_machine_may_change(
+    whole: Path, recipe: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    dev = folder / "data" / "dev" / "math"
+    gone = [dev / "math_zero-shot_result.json", folder / "models" / "tool-0" / "adapter_config.json"]
+    before, names = [path.read_bytes() for path in gone], steps(folder)
+    for path in gone:
+        path.unlink()
+    loop(folder, recipe, "batch_size=3", "clone.token_budget=512", "title=other")
+    assert [path.read_bytes() for path in gone] == before
+    assert steps(folder) == names
+
+
+def test_a_run_is_one_process_s(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TriceError, match="another process is at work there"):
+            loop(folder, recipe)
+
+
+def test_seeds_and_settings_are_given_once(recipe: Path) -> None:
+    for override, said in (
+        ("evaluate.seeds=[0, 0]", "'seeds' holds 0 twice"),
+        ("evaluate.settings=[both, both]", "'settings' holds 'both' twice"),
+    ):
+        with pytest.raises(InputError, match=said):
+            load_recipe(str(recipe), [override])
 
 
 def test_stage_2_may_be_decided_after_stage_1(tmp_path: Path, five: Path) -> None:

@@ -13,8 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,29 +22,38 @@ from pydantic import BaseModel, ValidationError
 
 from trice.errors import InputError, TriceError
 from trice.ledger import Ledger, append, journal_path, lines, open_alone, stamped, standing, sync_folder
+from trice.notices import first_process as first_process
+from trice.notices import notice as notice
 from trice.records import Row
+from trice.rowfiles import decode, records
 
 RowT = TypeVar("RowT", bound=BaseModel)
 AGAIN = "--retry-failed does them again"
 
 
-def first_process() -> bool:
-    """Whether this is the one of a launch's processes that speaks and writes."""
-    return os.environ.get("RANK", "0") == "0"
+def _why(error: ValidationError, value: object) -> str:
+    """The first complaint of a pydantic error about `value`, as `field 'x': what is wrong`. Of a field that may
+    be of several types, all that is wrong with the one that fits best."""
+    found = [(_named(each["loc"], value, each["type"] == "missing"), each["msg"]) for each in error.errors()]
+    top = found[0][0][:1]
+    field = max((path for path, _ in found if path[:1] == top), key=len)
+    messages = dict.fromkeys(text.removeprefix("Value error, ") for path, text in found if path == field)
+    message = ", or: ".join(messages)
+    return f"field '{'.'.join(field)}': {message}" if field else message
 
 
-def notice(text: str) -> None:
-    """One line for the person at the terminal, on stderr; of several processes only the first says it."""
-    if first_process():
-        print(text, file=sys.stderr, flush=True)
-
-
-def _why(error: ValidationError) -> str:
-    """The first complaint of a pydantic error, as `field 'x': what is wrong`."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"field '{field}': {message}" if field else message
+def _named(path: Sequence[str | int], value: object, missing: bool) -> tuple[str, ...]:
+    """The parts of pydantic's path to a fault that stand in the file: not those that name a type it tried."""
+    names = []
+    for place, part in enumerate(path, start=1):
+        if (isinstance(value, Mapping) and part in value) or (
+            isinstance(value, list) and isinstance(part, int)
+        ):
+            value = value[part]  # type: ignore[index, call-overload]
+        elif not (missing and place == len(path)):
+            continue
+        names.append(str(part))
+    return tuple(names)
 
 
 def validate(row_type: type[RowT], value: object, where: str) -> RowT:
@@ -53,16 +61,23 @@ def validate(row_type: type[RowT], value: object, where: str) -> RowT:
     try:
         row = row_type.model_validate(value)
     except ValidationError as error:
-        raise InputError(f"{where}: {_why(error)}") from None
+        raise InputError(f"{where}: {_why(error, value)}") from None
     if isinstance(row, Row):
         row._where = where
     return row
 
 
+def check_output(output: Path, *inputs: Path | None) -> None:
+    """Raise InputError where an output is one of the files it is made of, which it would replace."""
+    for path in inputs:
+        if path is not None and path.resolve() == output.resolve():
+            raise InputError(f"{output}: is an input, which the output would replace; name another --output")
+
+
 def read_text(path: Path) -> str:
     """The file's text. Raises InputError where it is missing, unreadable or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -84,32 +99,38 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_row(row_type: type[RowT], line: str, where: str) -> RowT:
     """One line of JSON, which stands at `where`, as a `row_type`. Raises InputError where it does not fit."""
-    try:
-        value = json.loads(line)
-        if "\\ud" in line.lower():  # half a surrogate pair is no text: no file and no tokenizer takes it
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not a JSON object ({error})") from None
-    return validate(row_type, value, where)
+    return validate(row_type, decode(line, where), where)
 
 
-def read_rows(path: Path, row_type: type[RowT]) -> list[RowT]:
-    """Every line of a JSONL file as a `row_type`.
+def read_rows(path: Path, row_type: type[RowT], *, repeated: bool = False) -> list[RowT]:
+    """Every row of a file as a `row_type`: JSON lines or another form that `trice.rowfiles` reads.
 
-    Skips the one leading `acc: …` line that the original's result files have, saying so. Raises InputError
-    with file, line number and field for the first row that does not fit, and for a file without rows.
-    """
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        if number == 1 and line.startswith("acc:"):
-            notice(f"{path}:1: skipped the summary line of the original's result files")
-            continue
-        rows.append(read_row(row_type, line, f"{path}:{number}"))
+    Raises InputError with file, line number and field for the first row that does not fit, for a file without
+    rows and, unless rows may be `repeated`, for two rows with the same key."""
+    rows = [validate(row_type, value, where) for where, value in records(path)]
     if not rows:
         raise InputError(f"{path}: holds no rows")
+    if not repeated:
+        refuse_repeated(rows)
     return rows
+
+
+def refuse_repeated(rows: Iterable[object], *, by_question: bool = False) -> None:
+    """Raise InputError naming the places of two rows with the same key; `by_question` where there may be only one
+    row of a question."""
+    places: dict[tuple[str | int, ...], str] = {}
+    for row in rows:
+        key = row.key if isinstance(row, Row) else None
+        if key is None or not isinstance(row, Row):
+            continue
+        key = key[:2] if by_question else key
+        if key in places:
+            more = f" (origin '{key[2]}', sample {key[3]})" if len(key) > 2 else ""
+            raise InputError(
+                f"{row.where}: field 'id': '{key[1]}' of data set '{key[0]}'{more} is in {places[key]} too; "
+                "every id may be there only once"
+            )
+        places[key] = row.where
 
 
 def dump_row(row: BaseModel | Mapping[str, Any]) -> str:

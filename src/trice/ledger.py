@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trice.errors import TriceError
+
 
 def journal_path(output: Path) -> Path:
     """Where the journal of `output` is: beside it, hidden."""
@@ -161,6 +163,23 @@ def open_alone(path: Path, wait: bool = False) -> tuple[io.FileIO, bool]:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file, True
         file.close()  # a process that has finished since put another file in its place
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Work in a folder, made where it is missing, that no other process may work in at the same time. Raises
+    TriceError where another does; a process that is killed holds nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    try:
+        file, _ = open_alone(path)
+    except BlockingIOError:
+        raise TriceError(f"{folder}: another process is at work there; let that one end") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 def append(file: io.FileIO, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -6,17 +6,18 @@ Nothing here checks a recipe or claims a folder: that is `trice.run`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trice import datasets
 from trice.given import load_data, open_endpoint
 from trice.journal import write_rows
+from trice.models.adapters import CONFIG, WEIGHTS
 from trice.recipe import Recipe
 from trice.recipe_parts import COMPELLED, Origin
 from trice.records import Question
-from trice.stages.collect import collect, collect_gold, origin_path
+from trice.stages.collect import collect, collect_gold, collect_split, origin_path
 from trice.stages.data import raw_row
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import Asking, ask, generate
@@ -76,7 +77,8 @@ class Loop:
 
     def plan(self) -> Iterator[Step]:
         """The steps in order, finished ones too. Which come next may depend on the files of those before."""
-        yield self._step("data", self._data)
+        data = [*(self.raw / f"{name}.json" for name in self.names), self._tests]
+        yield self._step("data", self._data, makes=data)
         if self.recipe.trains:
             yield from self._prepare()
         ranked = False
@@ -85,14 +87,24 @@ class Loop:
                 ranked = True
                 yield from self._candidates()
             name = self._name(setting, seed)
-            yield self._step(f"train {name}", self._train, setting, seed, output=self._model(name))
+            model = self._model(name)
+            made = [model / CONFIG, model / WEIGHTS[0]]
+            yield self._step(f"train {name}", self._train, setting, seed, output=model, makes=made)
         for name in self._evaluated():
             response, result = (self._tested(name, part) for part in ("response", "result"))
-            yield self._step(f"generate {name}", self._generate, name, output=response)
-            yield self._step(f"evaluate {name}", self._evaluate, name, output=beside(result, "turned"))
+            yield self._step(f"generate {name}", self._generate, name, output=response, makes=[response])
+            turned = beside(result, "turned")
+            yield self._step(f"evaluate {name}", self._evaluate, name, output=turned, makes=[result])
 
-    def _step(self, name: str, work: Callable[..., object], *args: Any, output: Path | None = None) -> Step:
-        return Step(self.prefix + name, work, args, output)
+    def _step(
+        self,
+        name: str,
+        work: Callable[..., object],
+        *args: Any,
+        output: Path | None = None,
+        makes: Sequence[Path] = (),
+    ) -> Step:
+        return Step(self.prefix + name, work, args, output, tuple(makes))
 
     # Data, split, label, mix
 
@@ -127,23 +139,34 @@ class Loop:
 
     def _prepare(self) -> Iterator[Step]:
         recipe = self.recipe
-        direct = self._asking(
-            examples=recipe.split.examples,
-            sampling=recipe.sampling(max_new_tokens=recipe.split.max_new_tokens),
-        )
+        most = recipe.split.max_new_tokens or recipe.max_new_tokens
+        direct = self._withheld(sampling=recipe.sampling(max_new_tokens=most))
         for name in self.names:
             source = self.raw / f"{name}.json"
-            yield self._step(f"split {name}", self._split, source, direct, output=answers_path(source))
+            halves = [self.raw / f"{name}_{half}.json" for half in ("wrong", "right")]
+            answers = answers_path(source)
+            yield self._step(f"split {name}", self._split, source, direct, output=answers, makes=halves)
         for name in self.names:
             for half in ("wrong", "right"):
                 source = self.raw / f"{name}_{half}.json"
                 if source.is_file() or not self.steps.find(f"{self.prefix}split {name}"):
                     output = self.stage1 / source.name
-                    yield self._step(f"label {name} {half}", self._label, source, output, output=output)
-        yield self._step("mix", self._mix)
+                    label = f"label {name} {half}"
+                    yield self._step(label, self._label, source, output, output=output, makes=[output])
+        mixed = [self._asked, *map(self._mixed, ("stage-1", "tool-0", "tool-100"))]
+        yield self._step("mix", self._mix, makes=mixed)
 
     def _split(self, source: Path, direct: Asking) -> object:
-        return split(source, self.recipe.tasks, direct, tools=self.recipe.tools, retry=self.retry)
+        chosen = self.recipe.split
+        return split(
+            source, self.recipe.tasks, direct, samples=chosen.samples, temperature=chosen.temperature,
+            known=chosen.known, tools=self.recipe.tools, retry=self.retry,
+        )  # fmt: skip
+
+    def _withheld(self, **changes: Any) -> Asking:
+        """How the base model is asked with tools withheld: what it gets wrong needs a tool, in training questions
+        (`split`) and in test questions (`zero-shot`)."""
+        return self._asking(examples=self.recipe.split.examples, compel="answer", **changes)
 
     def _label(self, source: Path, output: Path) -> object:
         recipe = self.recipe
@@ -238,14 +261,21 @@ class Loop:
 
     def _candidates(self) -> Iterator[Step]:
         task, data = self.recipe.tasks, self._asked
-        yield self._step("collect gold", collect_gold, data, self.stage2, task)
+        gold = [origin_path(self.stage2, task, "gold")]
+        yield self._step("collect gold", collect_gold, data, self.stage2, task, makes=gold)
         for origin in self.recipe.collect:
             output = origin_path(self.stage2, task, origin.origin)
-            yield self._step(f"collect {origin.origin}", self._collect, data, origin, output=output)
-        yield self._step("score", self._score, output=beside(self._ranked, "turned"))
+            name = f"collect {origin.origin}"
+            yield self._step(name, self._collect, data, origin, output=output, makes=[output])
+        turned = beside(self._ranked, "turned")
+        yield self._step("score", self._score, output=turned, makes=[self._ranked])
 
     def _collect(self, data: Path, origin: Origin) -> None:
         recipe = self.recipe
+        if origin.source == "split":
+            halves = (self.raw / f"{name}_{half}.json" for name in self.names for half in ("wrong", "right"))
+            collect_split(data, _filled(halves), self.stage2, recipe.tasks, origin.origin)
+            return
         sampling = recipe.sampling(
             samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p,
             repetition_penalty=origin.repetition_penalty, beams=origin.beams,
@@ -298,9 +328,10 @@ class Loop:
     def _generate(self, name: str) -> None:
         recipe = self.recipe
         output = self._tested(name, "response")
+        free = self._tested(self._last(name), "response") if name in COMPELLED else None
         generate(
             self._tests, output, recipe.tasks, self._tester(name), origin=name, tools=recipe.tools,
-            retry=self.retry,
+            retry=self.retry, free=free if free and free.is_file() else None,
         )  # fmt: skip
 
     def _evaluate(self, name: str) -> str:
@@ -312,6 +343,7 @@ class Loop:
             asking=self._tester(name),
             tools=recipe.tools,
             runner=runner(recipe.engine, recipe.workers),
+            any_passage=recipe.evaluate.any_passage,
         )
         return describe({"all": measures["total"]})
 
@@ -320,8 +352,10 @@ class Loop:
 
     def _tester(self, name: str) -> Asking:
         """How a setting's model is asked the test questions."""
+        if name == "zero-shot":
+            return self._withheld()
         few_shot = self.recipe.evaluate.few_shot if name == "few-shot" else None
-        adapter = None if name in ("zero-shot", "few-shot") else self._model(self._last(name))
+        adapter = None if name == "few-shot" else self._model(self._last(name))
         return self._asking(adapter=adapter, examples=few_shot, compel=COMPELLED.get(name))
 
     def _last(self, name: str) -> str:

@@ -1,7 +1,8 @@
 """Prompt templates: an instruction, an input and perhaps worked examples as the text a model continues.
 
 Templates are data: JSON files in `trice/templates` (alpaca and vicuna as the published checkpoints were
-trained, plain), a file of the user's own in the same form, or `chat`, the tokenizer's own chat template.
+trained, plain), a file of the user's own in the same form, or `chat`, the tokenizer's own chat template. Arguments
+of a chat template follow its name: `chat:enable_thinking=false`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ class Template(BaseModel):
     """How prompts are written. Fields are those of the published files; ours have defaults.
 
     `response_prefix` stands between the prompt and every response; `example_end` after each worked example;
-    a response that contains one of `stop` ends before it.
+    a response that contains one of `stop` ends before it. `chat_template_kwargs` go to the chat template.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -43,18 +45,20 @@ class Template(BaseModel):
     response_prefix: str = ""
     example_end: str = "\n\n"
     stop: tuple[str, ...] = ()
+    chat_template_kwargs: dict[str, Any] = {}
 
     @property
     def sha256(self) -> str:
         """A checksum of its form: a template file can change under its name."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        unused = set() if self.chat_template_kwargs else {"chat_template_kwargs"}
+        return hashlib.sha256(self.model_dump_json(exclude=unused).encode()).hexdigest()
 
     def text(
         self, instruction: str, input: str, examples: Sequence[Example] = (), tokenizer: Any = None
     ) -> str:
         """The whole prompt, worked examples first."""
         if self.name == CHAT:
-            return _chat(tokenizer, instruction, input, examples)
+            return _chat(tokenizer, instruction, input, examples, self.chat_template_kwargs)
         shown = [
             self._one(instruction, example.input) + self.response_prefix + example.output + self.example_end
             for example in examples
@@ -88,7 +92,33 @@ class Template(BaseModel):
             ids = list(written)
         else:
             ids = tokenizer(self.response_prefix + response, add_special_tokens=False)["input_ids"]
-        return [*ids, tokenizer.eos_token_id] if end else ids
+        return [*ids, self.end(tokenizer)] if end else ids
+
+    def end(self, tokenizer: Any) -> int:
+        """The token that ends a response: the chat template's end of a turn, else the tokenizer's end token."""
+        turn_end = end_of_turn(tokenizer) if self.name == CHAT else None
+        return int(tokenizer.eos_token_id if turn_end is None else turn_end)
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the tokenizer's chat template writes after what the assistant says, for instance
+    `<end_of_turn>`; None where there is none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return _end_of_turn(tokenizer, str(template)) if template else None
+
+
+@lru_cache(maxsize=8)
+def _end_of_turn(tokenizer: Any, template: str) -> int | None:
+    said = "ANSWER"
+    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": said}]
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template is code from the model's files, and may fail in any way
+        return None
+    after = text.rpartition(said)[2].lstrip()
+    ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    first = next((token for token in ids if tokenizer.decode([token]).strip()), None)
+    return first if first in tokenizer.added_tokens_decoder else None
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -105,7 +135,9 @@ def _spells(tokenizer: Any, ids: Sequence[int], response: str) -> bool:
     return decode(tokenizer, ids).strip() == response.strip()
 
 
-def _chat(tokenizer: Any, instruction: str, input: str, examples: Sequence[Example]) -> str:
+def _chat(
+    tokenizer: Any, instruction: str, input: str, examples: Sequence[Example], options: dict[str, Any]
+) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
             "template 'chat': this model's tokenizer has no chat template; use plain, or another"
@@ -118,16 +150,33 @@ def _chat(tokenizer: Any, instruction: str, input: str, examples: Sequence[Examp
         ]
     content = f"{instruction}\n{input}" if input else instruction
     messages.append({"role": "user", "content": content})
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
     return text
+
+
+def _chat_template_kwargs(text: str) -> dict[str, Any]:
+    """The arguments in `enable_thinking=false,effort=low`: JSON values, and any other text as it is."""
+    found: dict[str, Any] = {}
+    for argument in text.split(","):
+        name, equals, value = argument.strip().partition("=")
+        if not (name.isidentifier() and equals):
+            raise InputError(
+                f"template '{CHAT}:{text}': '{argument}' is no argument; write {CHAT}:enable_thinking=false"
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def load_template(name: str | Template) -> Template:
     """The template called `name`, or read from the JSON file `name`. Raises InputError naming those there are."""
     if isinstance(name, Template):
         return name
-    if name == CHAT:
-        return Template(name=CHAT, prompt_input="", prompt_no_input="")
+    if name == CHAT or name.startswith(f"{CHAT}:"):
+        options = _chat_template_kwargs(name.partition(":")[2]) if name != CHAT else {}
+        return Template(name=CHAT, prompt_input="", prompt_no_input="", chat_template_kwargs=options)
     folder = resources.files("trice") / "templates"
     known = sorted(
         item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ from trice.models.engine import Name as Engine
 from trice.recipe_parts import DataSet, Evaluation, Label, Origin, Score, Split
 from trice.sampling import Sampling
 from trice.tasks import PUBLISHED, SHIPPED
-from trice.training.settings import Clone, Rlef, Settings, override, parse
+from trice.training.settings import FREE, Clone, Rlef, Settings, override, parse
 
 
 class Recipe(Settings):
@@ -28,7 +28,7 @@ class Recipe(Settings):
 
     name: str
     """what the run is called; also its folder's name under `runs/`"""
-    title: str = ""
+    title: Annotated[str, FREE] = ""
     """the report's heading; the name where it is empty"""
     task: str = "math"
     """how questions are asked and judged, and which tool belongs to them: `math` (calculator), `qa`
@@ -48,7 +48,7 @@ class Recipe(Settings):
     """the prompt's form: `plain` (which shows no instruction: tools are learned from training or worked
     examples alone), `alpaca`, `vicuna`, `chat`, or a `.json` file of `prompt_input` and `prompt_no_input`
     with `{instruction}` and `{input}`, and perhaps `response_prefix`, `example_end`, `stop`"""
-    output: Path | None = None
+    output: Annotated[Path | None, FREE] = None
     """the run's folder; `runs/<name>` where there is none"""
     scale: float = Field(1.0, gt=0)
     """multiplies `data.train`"""
@@ -57,17 +57,17 @@ class Recipe(Settings):
     has `validate_every`; else to evaluate on them instead of the test questions, for tuning"""
     seed: int = 0
     """of mixing and of generation"""
-    device: str = "auto"
+    device: Annotated[str, FREE] = "auto"
     """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`"""
     dtype: str = "auto"
-    """of the weights: `auto` (bfloat16 where the device has matrix units for it), `float32`, `bfloat16`,
-    `float16`"""
+    """of the weights: `auto` (bfloat16 or float32, whichever the device computes faster in; on a CPU this is
+    measured once), `float32`, `bfloat16`, `float16`"""
     engine: Engine = "transformers"
     """what runs the models that answer: `transformers`, `vllm`, or the workers of a Ray cluster, `ray` (with
     transformers) and `ray:vllm`"""
-    workers: int | None = Field(None, ge=1)
+    workers: Annotated[int | None, FREE] = Field(None, ge=1)
     """of a Ray cluster; none: one for each GPU, or for each machine where there is no GPU"""
-    batch_size: int = Field(128, ge=1)
+    batch_size: Annotated[int, FREE] = Field(128, ge=1)
     """responses generated at a time"""
     max_new_tokens: int = Field(64, ge=1)
     """length limit of a response, in tokens"""
@@ -96,9 +96,10 @@ class Recipe(Settings):
             ("data", [entry.dataset for entry in self.data]),
             ("collect", ["gold", *(origin.origin for origin in self.collect)]),
         ):
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"key '{key}': the name '{name}' is taken twice")
+            folded = [name.casefold() for name in names]  # there are file systems without case
+            for name in names[::-1]:
+                if folded.count(name.casefold()) > 1:
+                    raise ValueError(f"key '{key}': the name '{name}' is taken twice (case does not count)")
         return self
 
     @model_validator(mode="after")

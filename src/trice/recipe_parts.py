@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
+from trice.records import ALL
+from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.tools import same_name
-from trice.training.settings import Settings
+from trice.training.settings import FREE, Settings
 
 Setting = Literal[
     "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both", "never", "always"
@@ -36,7 +38,8 @@ class DataSet(Settings):
     hub: bool = False
     """fetch it from the Hugging Face hub, not from the official files under `TRICE_DATA`"""
     train_file: Path | None = None
-    """your own training questions, JSONL with `id`, `question`, `answer`, for labels `expression`"""
+    """your own training questions, JSON lines, CSV or Parquet, with `id`, `question`, `answer`, for labels
+    `expression`"""
     test_file: Path | None = None
     """your own test questions, in the same form"""
     train: int | None = Field(None, ge=0)
@@ -44,6 +47,9 @@ class DataSet(Settings):
     itself (2,000 of `starter`, 800 of `starter-mlqa`, each fact once of the others), your whole file"""
     test: int | None = Field(None, ge=1)
     """test questions; none: the same (300 of `starter`, 200 of `starter-mlqa`)"""
+    tool: Literal["required"] | None = None
+    """`required` where only a tool can know the answers (stock, prices, time): no question is known, each is
+    labelled with a call, and each counts as needing the tool"""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,17 +69,27 @@ class DataSet(Settings):
             raise ValueError(f"own questions need a name of their own, not '{self.dataset}', and no 'hub'")
         if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
             raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
+        if self.dataset.casefold() == ALL:
+            raise ValueError(
+                f"the data set's name '{self.dataset}' is taken: it means all data sets together"
+            )
         return self
 
 
 class Split(Settings):
-    """The base model answers every training question without a tool."""
+    """The base model answers every training question with tools withheld."""
 
     examples: str | None = None
     """worked examples in the prompt: `direct`, `calls`, `mixed`, a `.jsonl` file of `input` and `output`, or
-    none"""
-    max_new_tokens: int = Field(16, ge=1)
-    """length limit of an answer, in tokens"""
+    none; `zero-shot`, and so the need of test questions, is asked with the same"""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """length limit of an answer, in tokens; none: as in evaluation"""
+    samples: int = Field(SPLIT_SAMPLES, ge=1)
+    """answers to a question whose first, greedy one is right; the others are drawn"""
+    temperature: float = Field(SPLIT_TEMPERATURE, gt=0)
+    """at which they are drawn"""
+    known: float = Field(KNOWN, gt=0, le=1)
+    """a question counts as known if at least this share of its answers is right; the first always has to be"""
 
 
 class EndpointAt(Settings):
@@ -83,9 +99,9 @@ class EndpointAt(Settings):
     """such as `http://localhost:8000/v1`, or a list of servers of the same model, which take turns"""
     model: str
     """the model's name there"""
-    keys_file: Path | None = None
+    keys_file: Annotated[Path | None, FREE] = None
     """one key a line, in a file that others cannot read"""
-    timeout: float = Field(60, gt=0)
+    timeout: Annotated[float, FREE] = Field(60, gt=0)
     """seconds for one attempt"""
     form: Literal["chat", "completions"] = "chat"
     """`chat` (the server's own chat template), or `completions`: the prompt is written in the recipe's
@@ -94,20 +110,16 @@ class EndpointAt(Settings):
     """with `form: completions`: a hub name or folder; prompts are then sent as token ids, and ids are kept
     where the server returns them (vLLM from 0.10.2, SGLang), so that nothing is tokenised anew on the way to
     training"""
-    max_requests: int | None = Field(None, ge=1)
+    max_requests: Annotated[int | None, FREE] = Field(None, ge=1)
     """most requests to send, failed ones too"""
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Annotated[int | None, FREE] = Field(None, ge=1)
     """most tokens to pay for, read and written"""
-    max_cost: float | None = Field(None, gt=0)
+    max_cost: Annotated[float | None, FREE] = Field(None, gt=0)
     """most to spend; needs the prices"""
-    prompt_price: float = Field(0.0, ge=0)
+    prompt_price: Annotated[float, FREE] = Field(0.0, ge=0)
     """of a million tokens read, in any currency"""
-    completion_price: float = Field(0.0, ge=0)
+    completion_price: Annotated[float, FREE] = Field(0.0, ge=0)
     """of a million tokens written"""
-
-    def same(self) -> dict[str, Any]:
-        """What may not change while work on it is under way: not what may be spent, the keys or the patience."""
-        return self.model_dump(mode="json", include={"url", "model", "form", "tokenizer"})
 
 
 class Label(Settings):
@@ -139,9 +151,9 @@ class Origin(Settings):
 
     origin: str
     """its name: letters, digits, `-` and `.`"""
-    source: Literal["base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
-    """`base` (the base model), `early` (stage 1's first checkpoint), `stage-1` (its last), `endpoint`, or
-    `model` (any other)"""
+    source: Literal["split", "base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
+    """`split` (the base model's answers from when its questions were split, with nothing asked again), `base` (the
+    base model), `early` (stage 1's first checkpoint), `stage-1` (its last), `endpoint`, or `model` (any other)"""
     endpoint: EndpointAt | None = None
     model: str | None = None
     """with `from: model`: a hub name or folder, of any family"""
@@ -177,6 +189,8 @@ class Origin(Settings):
             raise ValueError("from 'model', and only that, needs the key 'model'")
         if self.source != "model" and (self.adapter or self.template):
             raise ValueError("'adapter' and 'template' go with from 'model'")
+        if self.source == "split" and self.model_dump(exclude_defaults=True, exclude={"origin", "source"}):
+            raise ValueError("from 'split' asks nothing again: it goes with the key 'origin' alone")
         return self
 
 
@@ -203,3 +217,14 @@ class Evaluation(Settings):
     of the first seed"""
     few_shot: str = "mixed"
     """the worked examples of `few-shot`, as in `split`"""
+    any_passage: bool = False
+    """also ask the model over each passage alone, for the measure `any_passage`: right where any of these answers
+    is, as the paper counts; it takes as many more answers of the model as there are passages"""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Evaluation:
+        for key, values in (("settings", self.settings), ("seeds", self.seeds)):
+            for value in values:
+                if values.count(value) > 1:  # type: ignore[arg-type]
+                    raise ValueError(f"'{key}' holds {value!r} twice")
+        return self

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+ALL = "total"  # names all data sets together, in measures and reports
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 class Outcome(StrEnum):
@@ -46,6 +50,22 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True, use_attribute_docstrings=True)
     _where: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_missing(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or None not in value.values():
+            return value
+        names = set(cls.model_fields)
+        for field in cls.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                names |= {name for name in field.validation_alias.choices if isinstance(name, str)}
+        return {name: each for name, each in value.items() if each is not None or name not in names}
+
+    @property
+    def key(self) -> tuple[str | int, ...] | None:
+        """What no other row of its file may share, data set and id first; None where rows may be alike."""
+        return None
+
     @property
     def where(self) -> str:
         """The file and line it was read from, for messages; empty for a row made here."""
@@ -61,7 +81,14 @@ class Row(BaseModel):
 def dataset_of(id: str) -> str:
     """The data set that an id names: what stands before its first `_`, `-`, `:` or `/`."""
     prefix = re.match(r"[^_\-:/]+(?=[_\-:/])", id)
-    return prefix[0] if prefix else "unnamed"
+    return prefix[0] if prefix and prefix[0] != ALL else "unnamed"
+
+
+def _without_question(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in value.items() if name not in ("input", "question")}
+
+
+REQUIRED = "required"  # of the field `tool`, of a task's and of a data set's
 
 
 class Question(Row):
@@ -81,25 +108,41 @@ class Question(Row):
     """the question's text"""
     answer: str | list[str]
     """the gold answer, or a list of accepted ones; for math each must hold a number, of several the last counts"""
+    tool: Literal["required"] | None = None
+    """`required` where only a tool can know the answer (stock, prices, time): the question counts as needing it and
+    is never known, whatever the model says"""
 
     @model_validator(mode="before")
     @classmethod
     def _published_form(cls, value: Any) -> Any:
         # Published rows of qa and lama have their question under `instruction`, and no input or an empty one.
-        if isinstance(value, dict) and value.get("instruction"):
-            texts = [value[name] for name in ("input", "question") if name in value]
-            if all(text == "" for text in texts):
-                return {**value, "input": value["instruction"], "instruction": ""}
-        return value
+        if not isinstance(value, dict):
+            return value
+        given = {name: value[name] for name in ("input", "question") if value.get(name) is not None}
+        texts = {name: text for name, text in given.items() if str(text).strip()}
+        if len(texts) == 2 and len(set(map(str, texts.values()))) == 2:
+            raise ValueError("fields 'input' and 'question' are two different questions; keep one of them")
+        if not texts and str(value.get("instruction") or "").strip():
+            return _without_question(value) | {"input": value["instruction"], "instruction": ""}
+        if given and not texts:
+            raise ValueError(f"field '{next(iter(given))}': the question is empty")
+        # One of two fields is left out: it would be passed on as another question.
+        return _without_question(value) | {"input": next(iter(texts.values()))} if len(given) == 2 else value
 
     @model_validator(mode="after")
     def _name_the_dataset(self) -> Self:
         # Published rows carry the data set only inside the id ("ASDiv_12", "GSM8K-3").
         if not self.dataset:
             self.dataset = dataset_of(self.id)
+        if self.dataset == ALL:
+            raise ValueError(f"field 'dataset': the name '{ALL}' is taken: it means all data sets together")
         if not self.answers or not all(answer.strip() for answer in self.answers):
             raise ValueError("field 'answer': there is no gold answer")
         return self
+
+    @property
+    def key(self) -> tuple[str | int, ...] | None:
+        return self.dataset, self.id
 
     @property
     def answers(self) -> list[str]:
@@ -115,13 +158,13 @@ class Response(Question):
     """what the model wrote"""
     origin: str = ""
     """which model, by the name it was given"""
-    sample: int = 0
+    sample: Count = 0
     """counts the responses of one origin to one question, from 0"""
-    tokens: list[int] | None = None
+    tokens: list[Count] | None = None
     """the token ids it was written in, without the end token, where the engine tells them and the model's
     tokenizer would cut the text into others; a row without them is cut again in training, with the same
     result"""
-    logprob: float | None = None
+    logprob: Number | None = None
     """the sum of the natural log-probabilities of the ids the model chose for it, at temperature 1 and
     without the end token; where `Sampling(logprobs=True)` asks for it and the engine offers it"""
     outcome: Outcome | None = None
@@ -133,17 +176,27 @@ class Response(Question):
     execution: Execution | None = None
     """what running it gave: `output` or `error`"""
     turns: list[str] | None = None
-    """what the model answered when it was asked again with the output, such as each passage"""
+    """what the model answered when it was asked again with the output, such as all passages of a search together; a
+    list of one answer, unless a tool of your own asks several questions"""
+    any_passage: bool | None = None
+    """whether the answer over any one passage alone is right, where `evaluate` is given `any_passage`; for a
+    response that read no passages the same as `correct`"""
     pred: str | None = None
-    """the prediction: the right one of the turns, or the first; else a call's output; else for math the last
+    """the prediction: the first of the turns that is not empty; else a call's output; else for math the last
     number of the text, for the other tasks the text; missing where there is none"""
+    known_share: float | None = None
+    """the share of right answers, where `split` asked several times"""
     correct: bool | None = None
     """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer occurs
     as whole words within its first 20 words, ignoring case and punctuation, or it is an exact match"""
     exact: bool | None = None
     """where answers are words: whether it is a gold answer word for word"""
-    f1: float | None = None
+    f1: Annotated[Number, Field(ge=0, le=1)] | None = None
     """where answers are words: the best overlap of words with a gold answer, 0 to 1"""
+
+    @property
+    def key(self) -> tuple[str | int, ...] | None:
+        return self.dataset, self.id, self.origin, self.sample
 
     @field_validator("pred", mode="before")
     @classmethod
@@ -170,6 +223,18 @@ class Labelled(Row):
     answer: str | list[str] = ""
     """as in questions"""
 
+    @property
+    def key(self) -> tuple[str | int, ...] | None:
+        return (self.dataset or dataset_of(self.id), self.id) if self.id else None
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not (self.instruction.strip() or self.input.strip()):
+            raise ValueError("field 'input': the question is empty")
+        if not self.output.strip():
+            raise ValueError("field 'output': the response is empty")
+        return self
+
 
 class Ranked(Row):
     """A question, its candidate responses and their rewards: `data/stage2/<task>/<task>.json`."""
@@ -180,11 +245,11 @@ class Ranked(Row):
     """the candidates"""
     origin: list[str] = []
     """where each comes from"""
-    scores: list[float]
+    scores: list[Number]
     """the reward of each"""
     answer: list[str | None] = []
     """the prediction read from each, `null` where there is none"""
-    tokens: list[list[int] | None] | None = None
+    tokens: list[list[Count] | None] | None = None
     """a response's own, as above, `null` where it has none; left out where none has any"""
     id: str = ""
     """the question's"""
@@ -195,6 +260,8 @@ class Ranked(Row):
             raise ValueError(f"field 'scores': {len(self.scores)} scores for {len(self.responses)} responses")
         if self.tokens is not None and len(self.tokens) != len(self.responses):
             raise ValueError(f"field 'tokens': {len(self.tokens)} lists for {len(self.responses)} responses")
+        if not self.query.strip():
+            raise ValueError("field 'query': the question is empty")
         return self
 
     @property

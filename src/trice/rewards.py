@@ -96,7 +96,10 @@ def load_reward(name: str) -> Rewarder:
 
 
 def _finite(value: object) -> float:
+    """A reward as a number; one from numpy or torch is one too."""
+    if value is None or isinstance(value, str | bytes):
+        raise TypeError(f"it gave {value!r}; expected a number")
     reward = float(value)  # type: ignore[arg-type]
     if not math.isfinite(reward):
-        raise ValueError(f"{reward} is no reward")
+        raise ValueError(f"it gave {reward}; expected a finite number")
     return reward

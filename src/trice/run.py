@@ -15,6 +15,7 @@ from typing import Any
 from trice.errors import InputError
 from trice.given import load_data, open_endpoint
 from trice.journal import differences, digest, notice, read_text, write_text
+from trice.ledger import alone
 from trice.loop import Loop
 from trice.models.engine import writer
 from trice.recipe import Recipe, dump_recipe, load_recipe
@@ -31,9 +32,10 @@ def run(recipe: Recipe, *, retry: bool = False) -> Path:
     where nothing costly has been made of them. Raises InputError before anything expensive."""
     check(recipe)
     folder = recipe.folder
-    _claim(folder, recipe)
-    for part in parts(recipe):
-        Loop(part, folder, apart=recipe.per_task, retry=retry).run()
+    with alone(folder):
+        _claim(folder, recipe)
+        for part in parts(recipe):
+            Loop(part, folder, apart=recipe.per_task, retry=retry).run()
     return folder
 
 
@@ -144,12 +146,13 @@ def _claim_files(path: Path, recipe: Recipe) -> None:
 def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
     """What may not change in a folder; `ranked` where a setting has needed stage 2. The first seed's models go
     by their setting's name alone."""
-    free = {"title", "output", "workers"} | (set() if ranked else {"collect", "score", "rlef"})
-    value = recipe.model_dump(mode="json", by_alias=True, exclude=free)
-    value["label"]["endpoint"] = recipe.label.endpoint and recipe.label.endpoint.same()
-    for origin, entry in zip(recipe.collect, value.get("collect", ()), strict=False):
-        entry["endpoint"] = origin.endpoint and origin.endpoint.same()
+    value = recipe.identity()
+    for key in () if ranked else ("collect", "score", "rlef"):
+        del value[key]
     value["engine"] = writer(recipe.engine)
     value["held-out questions choose checkpoints"] = recipe.validates
-    value["evaluate"] = {"few_shot": recipe.evaluate.few_shot, "first seed": recipe.evaluate.seeds[0]}
+    how = recipe.evaluate
+    value["evaluate"] = {
+        "few_shot": how.few_shot, "any_passage": how.any_passage, "first seed": how.seeds[0],
+    }  # fmt: skip
     return value

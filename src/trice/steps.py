@@ -26,12 +26,14 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "pydantic", "matplotl
 
 
 class Step(NamedTuple):
-    """A step of a run: what it does, and the file or folder that tells how far it is, if there is one."""
+    """A step of a run: what it does, the file or folder that tells how far it is, if there is one, and the files
+    that it makes, some of which may have nothing to hold."""
 
     name: str
     work: Callable[..., object]
     args: tuple[Any, ...] = ()
     output: Path | None = None
+    makes: tuple[Path, ...] = ()
 
 
 class Steps:
@@ -47,12 +49,14 @@ class Steps:
         self.about = about | {"licences": licences} | own
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """What is known of a finished step."""
-        return next((step for step in self.finished if step["name"] == name), None)
+        """What is known of a finished step, all of whose files are still there."""
+        found = next((step for step in self.finished if step["name"] == name), None)
+        whole = found and all((self.path.parent / path).exists() for path in found.get("files", ()))
+        return found if whole else None
 
     def do(self, step: Step) -> None:
         """Do a step unless it is finished; tells what it returns, if anything."""
-        name, work, args, _ = step
+        name, work, args, _, makes = step
         if self.find(name):
             return
         notice(f"── {name}")
@@ -63,7 +67,19 @@ class Steps:
         seconds = round(time.perf_counter() - start, 1)
         if result is not None:
             notice(f"{name}: {result}")
-        self.finished.append({"name": name, "seconds": seconds, "peak_memory_mb": round(peak_memory() / 1e6)})
+        folder = self.path.parent
+        files = [os.path.relpath(path, folder) for path in makes if path.exists()]
+        done = {
+            "name": name,
+            "seconds": seconds,
+            "peak_memory_mb": round(peak_memory() / 1e6),
+            "files": files,
+        }
+        places = [place for place, step in enumerate(self.finished) if step["name"] == name]
+        if places:  # done once before, and its files are gone
+            self.finished[places[0]] = done
+        else:
+            self.finished.append(done)
         self._write()
 
     def undo(self, names: Container[str]) -> None:

@@ -52,7 +52,7 @@ def test_a_beam_ends_where_it_is_over_and_never_writes_what_is_suppressed(
     cut = searched(loaded, PROMPTS[:1], SEARCH, lambda text: text[:1] if text else None)
     assert cut == [[text[:1] for text in whole[0]]]
     first = loaded.tokenizer(whole[0][0], add_special_tokens=False)["input_ids"][0]
-    other = searched(loaded, PROMPTS[:1], SEARCH, suppress=[first])
+    other = searched(loaded, PROMPTS[:1], SEARCH, suppress=lambda _: [first])
     assert all(loaded.tokenizer.decode([first]) not in text for text in other[0])
 
 

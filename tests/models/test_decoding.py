@@ -29,6 +29,9 @@ class Spelled:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         return " ".join(map(str, ids))
 
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return str(token)
+
 
 @pytest.fixture
 def any_spelled(any_model: LocalModel) -> LocalModel:
@@ -138,11 +141,11 @@ def test_the_shared_prefix_is_computed_once(any_spelled: LocalModel, forwards: l
 def test_suppressed_tokens_never_appear(any_spelled: LocalModel) -> None:
     prompts = some_prompts()
     banned = sorted({token for prompt in prompts for token in plain(any_spelled, prompt)[:3]})
-    for prompt, (text,) in zip(prompts, ours(any_spelled, prompts, suppress=banned), strict=True):
+    for prompt, (text,) in zip(prompts, ours(any_spelled, prompts, suppress=lambda _: banned), strict=True):
         assert not set(map(int, text.split())) & set(banned)
         assert_written(any_spelled, prompt, text, plain(any_spelled, prompt, suppress_tokens=banned))
     drawn = Sampling(max_new_tokens=TOKENS, temperature=2.0, samples=4)
-    for texts in ours(any_spelled, prompts, drawn, suppress=banned):
+    for texts in ours(any_spelled, prompts, drawn, suppress=lambda _: banned):
         assert not {int(token) for text in texts for token in text.split()} & set(banned)
 
 
@@ -162,7 +165,7 @@ def test_finish_ends_a_row_and_no_other(spelled: LocalModel) -> None:
     prompts = some_prompts(12)
     free = [text for (text,) in ours(spelled, prompts)]
 
-    def finish(text: str) -> str | None:
+    def finish(text: str, seen: int) -> str | None:
         return text.replace(" ", "-") if int(text.split()[-1]) % 5 == 0 else None
 
     def cut(text: str) -> str:
@@ -176,7 +179,7 @@ def test_finish_ends_a_row_and_no_other(spelled: LocalModel) -> None:
 
 
 def test_a_finished_response_may_be_empty(spelled: LocalModel) -> None:
-    assert ours(spelled, some_prompts(), finish=lambda text: "") == [[""]] * 9
+    assert ours(spelled, some_prompts(), finish=lambda text, seen: "") == [[""]] * 9
 
 
 def test_texts_are_decoded_without_special_tokens(tiny_model: Callable[[str], Path]) -> None:

@@ -27,9 +27,10 @@ def ways() -> list[Way]:
     """Nine different ones, some of which choose alike."""
     greedy, drawn = Sampling(TOKENS), Sampling(TOKENS, temperature=1.0, seed=3)
     return [
-        Way(greedy), Way(drawn), Way(greedy, suppress=(5, 6, 7)), Way(replace(drawn, seed=4, max_new_tokens=5)),
+        Way(greedy), Way(drawn), Way(greedy, suppress=lambda _: (5, 6, 7)),
+        Way(replace(drawn, seed=4, max_new_tokens=5)),
         Way(Sampling(TOKENS, repetition_penalty=1.5)), Way(replace(drawn, top_p=0.5)),
-        Way(greedy, lambda text: text if len(text.split()) == 3 else None),
+        Way(greedy, lambda text, seen: text if len(text.split()) == 3 else None),
         Way(replace(drawn, samples=2, logprobs=True)), Way(replace(greedy, logprobs=True)),
     ]  # fmt: skip
 

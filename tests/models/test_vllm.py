@@ -39,6 +39,7 @@ def test_greedy_settings() -> None:
         "repetition_penalty": 1.0,
         "logprobs": None,
         "logit_bias": None,
+        "stop_token_ids": None,
     }
 
 

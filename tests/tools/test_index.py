@@ -113,7 +113,7 @@ def test_a_corpus_becomes_an_index(tmp_path: Path) -> None:
     [
         ("{torn", r"birds\.jsonl:2: not a JSON object"),
         ('{"title": "x"}', r"birds\.jsonl:2: field 'text': Field required"),
-        ('{"title": "x", "text": ""}', r"birds\.jsonl:2: field 'text'"),
+        ("7", r"birds\.jsonl:2: Input should be a valid dictionary"),
         ('{"text": "\\ud800"}', r"birds\.jsonl:2: not a JSON object"),
         ("[" * 100_000, r"birds\.jsonl:2: not a JSON object"),
     ],
@@ -127,8 +127,18 @@ def test_a_line_that_does_not_fit_is_named_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["birds.jsonl"]
 
 
+def test_passages_without_text_are_skipped_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ['{"text": "an owl"}', '{"title": "x", "text": " "}', '{"text": null}', '{"text": "a kite"}']
+    source = corpus(tmp_path / "birds.jsonl", *rows)
+    assert index(source, tmp_path / "out").startswith("2 passages")
+    assert capsys.readouterr().err.count(f"skipped 2 passages without text, the first at {source}:2") == 1
+    assert [found.text for found in Index(tmp_path / "out").search("kite", 3)] == ["a kite"]
+
+
 def test_no_file_and_an_empty_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nosuch\.jsonl: cannot be read"):
+    with pytest.raises(InputError, match=r"nosuch\.jsonl: no such file"):
         index(tmp_path / "nosuch.jsonl", tmp_path / "out")
     with pytest.raises(InputError, match="no passages"):
         index(corpus(tmp_path / "empty.jsonl"), tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import signal
@@ -16,9 +17,10 @@ import plainly
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
-from trice.errors import InputError
+from trice.errors import InputError, TriceError
 from trice.models.local import LocalModel, load, load_base
 from trice.training.clone import clone
 from trice.training.fit import arguments, drop_long
@@ -391,6 +393,35 @@ def test_a_finished_or_begun_run_is_not_mixed_with_another(
             again(work, llama, folder, seed=7)
         with pytest.raises(InputError, match=r"\(limit was None, is now 5\)"):
             again(work, llama, folder, limit=5)
+
+
+def test_what_changes_no_result_may_change_in_the_middle_of_training(
+    cloned: Path, work: Path, llama: str, tmp_path: Path
+) -> None:
+    run = unfinished(cloned, tmp_path / "run")
+    made = json.loads((run / "trice.json").read_text())
+    (run / "trice.json").write_text(json.dumps(made | {"trice": "0.0.1"}))  # of an older version
+    changes = {"token_budget": 64, "save_every": 3, "gradient_checkpointing": True}
+    again(work, llama, run, settings=CLONE.model_copy(update=changes))
+    now = json.loads((run / "trice.json").read_text())
+    assert now == made | changes
+    ours, whole = (load_file(folder / "adapter_model.safetensors") for folder in (run, cloned))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=1e-4)
+    (run / "adapter_model.safetensors").unlink()  # a deleted adapter is no finished one
+    again(work, llama, run, settings=CLONE)
+    assert (run / "adapter_model.safetensors").is_file()
+
+
+def test_a_folder_is_trained_by_one_process(work: Path, llama: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process would hold it
+        with pytest.raises(TriceError, match="another process is at work there"):
+            again(work, llama, run)
+    again(work, llama, run)
+    assert not (run / ".lock").exists()
 
 
 def test_a_call_that_failed_at_once_can_be_corrected(work: Path, llama: str, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ TemplateOf = Annotated[
     str | None,
     typer.Option(
         "--template",
-        help="Prompt template: alpaca, vicuna, plain, chat, or a .json file; default the adapter's own, without an "
-        "adapter plain.",
+        help="Prompt template: alpaca, vicuna, plain, chat (with arguments: chat:enable_thinking=false), or a "
+        ".json file; default the adapter's own, without an adapter plain.",
     ),
 ]
 TaskTaught = Annotated[
@@ -55,7 +55,13 @@ Task = Annotated[
 ]
 Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]
 Output = Annotated[Path, typer.Option(help="Where the result goes.")]
-Template = Annotated[str, typer.Option(help="Prompt template: alpaca, vicuna, plain, chat, or a .json file.")]
+Template = Annotated[
+    str,
+    typer.Option(
+        help="Prompt template: alpaca, vicuna, plain, chat, or a .json file. "
+        "Arguments of the model's chat template follow its name: chat:enable_thinking=false."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 RetryFailed = Annotated[
     bool, typer.Option(help="Ask again for the rows that failed; without it they stay as they are.")

@@ -109,7 +109,9 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Requests that may wait for a place; more are refused.")
     ] = Limits.max_waiting,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take, its body included.")] = Limits.timeout,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds a request may take, its body included.")
+    ] = Limits.timeout,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
 ) -> None:

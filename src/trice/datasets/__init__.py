@@ -31,7 +31,7 @@ from trice.datasets import (
 )
 from trice.datasets._benchmark import Benchmark, Dropped, HubRows, Parts, present
 from trice.errors import InputError, TriceError
-from trice.journal import read_rows
+from trice.journal import read_rows, refuse_repeated
 from trice.records import Question
 from trice.tasks import Task, load_task
 from trice.tools import same_name
@@ -251,9 +251,5 @@ def load_files(
 
 def _own(path: Path, name: str) -> list[Question]:
     rows = [row.model_copy(update={"dataset": name}) for row in read_rows(path, Question)]
-    ids: set[str] = set()
-    for row in rows:
-        if row.id in ids:
-            raise InputError(f"{row.where}: field 'id': '{row.id}' stands in an earlier row too")
-        ids.add(row.id)
+    refuse_repeated(rows)  # which may name several data sets, and are of one here
     return rows

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 import torch
 
 from trice.models.batches import Ask, entrants, packed
+from trice.models.call_bar import Bar
+from trice.models.detokenizer import Detokenizer, tail
 from trice.models.draw import bar, log_total, nucleus, penalise, top
 from trice.models.engine import Finish, Written, reach
 from trice.models.local import LocalModel
 from trice.models.rows import Rows
-from trice.prompts import decode
 from trice.sampling import Sampling
 
+TAIL = 80  # characters of a beam by which tokens are barred: the longest name of a tool, and more
 FLOOR = -1e9  # the score of a beam that is not there
 
 
@@ -49,7 +51,7 @@ class _Beams:
         rows: Rows,
         sampling: Sampling,
         finish: Finish,
-        suppress: Sequence[int],
+        suppress: Bar | None,
     ) -> None:
         self.loaded, self.rows, self.sampling, self.finish = loaded, rows, sampling, finish
         self.suppress, self.ends, self.width = suppress, loaded.eos_ids, sampling.beams
@@ -88,7 +90,9 @@ class _Beams:
         totals_B = log_total(logits_VB)
         histories = ([*each.ask.ids, *beam.ids] for each in live for beam in each.running)
         penalise(logits_VB, histories, self.sampling.repetition_penalty, totals_B)
-        bar(logits_VB, self.suppress)
+        if self.suppress:
+            texts = (tail(self.loaded.tokenizer, beam.ids, TAIL) for each in live for beam in each.running)
+            bar(logits_VB, map(self.suppress, texts))
         scores_Bk, tokens_Bk = self._continuations(logits_VB, totals_B)
         scores, tokens = scores_Bk.tolist(), tokens_Bk.tolist()
         parents: list[int] = []
@@ -125,7 +129,7 @@ class _Beams:
     def _extend(self, search: _Search, best: Sequence[tuple[float, int, int]], first: int) -> list[int]:
         """Settle the beams that end, go on with the best others; returns these' rows."""
         length = len(search.running[0].ids) + 1
-        last = length == self.sampling.max_new_tokens
+        last = length >= self._most(search)
         old = {first + place: beam.ids for place, beam in enumerate(search.running)}
         running: list[tuple[_Beam, int]] = []
         for place, (score, row, token) in enumerate(best):
@@ -141,9 +145,13 @@ class _Beams:
         search.running = [beam for beam, _ in running]
         return [row for _, row in running]
 
+    def _most(self, search: _Search) -> int:
+        """Tokens that a response may have."""
+        return min(self.sampling.max_new_tokens, self.loaded.context - len(search.ask.ids))
+
     def _over(self, search: _Search) -> bool:
         length = len(search.running[0].ids)
-        if length == self.sampling.max_new_tokens:
+        if length >= self._most(search):
             return True
         if len(search.finished) < self.width:
             return False
@@ -160,11 +168,12 @@ class _Beams:
     def _cut(self, ids: Sequence[int]) -> Written:
         """A beam up to its end token, or to where it was over."""
         ids = [token for token in ids if token not in self.ends]
-        for place in range(1, len(ids) + 1):
-            over = self.finish(decode(self.loaded.tokenizer, ids[:place]))
+        written = Detokenizer(self.loaded.tokenizer)
+        for token in ids:
+            over = self.finish(written.add(token), written.kept)
             if over is not None:
-                return Written(over, ids[: reach(self.loaded.tokenizer, ids[:place], over)])
-        return Written(decode(self.loaded.tokenizer, ids), ids)
+                return Written(over, written.ids[: reach(self.loaded.tokenizer, written.ids, over)])
+        return Written(written.text, written.ids)
 
 
 def beam_search(
@@ -175,7 +184,7 @@ def beam_search(
     sampling: Sampling,
     finish: Finish,
     size: int,
-    suppress: Sequence[int] = (),
+    suppress: Bar | None = None,
 ) -> Iterator[tuple[int, dict[int, Written]]]:
     """The best of `beams` beams for each prompt, drawn where there is a temperature, as each prompt is done.
 

@@ -18,11 +18,12 @@ import torch
 
 from trice.models.batches import Ask, entrants, packed, shared_prefix
 from trice.models.beams import beam_search
+from trice.models.call_bar import Bar
+from trice.models.detokenizer import Detokenizer
 from trice.models.draw import bar, drawn, greedy, log_total, penalise
-from trice.models.engine import Done, Failure, Finish, Manner, Prompt, Written, reach
+from trice.models.engine import Done, Failure, Finish, Manner, Prompt, Written, reach, too_long
 from trice.models.local import LocalModel
 from trice.models.rows import Rows, attending, own_head_needed
-from trice.prompts import decode
 from trice.sampling import Sampling
 
 
@@ -33,16 +34,18 @@ class TransformersEngine:
         self.loaded, self.batch_size = loaded, batch_size
 
     def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
-        """Answer every prompt; none fails."""
-        tokenizer = self.loaded.tokenizer
-        asked = [Ask(manner.ids(tokenizer, prompt), prompt.key, prompt.samples) for prompt in prompts]
+        """Answer every prompt; one that fills the model's context fails."""
+        tokenizer, most = self.loaded.tokenizer, self.loaded.context - 1
+        encoded = [manner.ids(tokenizer, prompt) for prompt in prompts]
+        fitting = [number for number, ids in enumerate(encoded) if len(ids) <= most]
+        asked = [Ask(encoded[number], prompts[number].key, prompts[number].samples) for number in fitting]
         written = generate(
             self.loaded, asked, manner.sampling, manner.finish,
-            batch_size=self.batch_size, suppress=manner.barred(tokenizer),
+            batch_size=self.batch_size, suppress=manner.bar(tokenizer) if manner.silent else None,
         )  # fmt: skip
         for index, found in written:
-            done(index, {sample: manner.kept(tokenizer, each) for sample, each in found.items()})
-        return []
+            done(fitting[index], {sample: manner.kept(tokenizer, each) for sample, each in found.items()})
+        return [too_long(number, len(ids), most) for number, ids in enumerate(encoded) if len(ids) > most]
 
 
 @torch.inference_mode()
@@ -50,15 +53,16 @@ def generate(
     loaded: LocalModel,
     asked: Sequence[Ask],
     sampling: Sampling,
-    finish: Finish = lambda text: None,
+    finish: Finish = lambda text, seen: None,
     *,
     batch_size: int = 128,
-    suppress: Sequence[int] = (),
+    suppress: Bar | None = None,
 ) -> Iterator[tuple[int, dict[int, Written]]]:
     """Yield (number of the prompt, finished samples of it by their numbers) in the order they are finished.
 
-    `suppress` are token ids that are never chosen. A response ends at the model's end token, where `finish` says
-    so, or after `max_new_tokens`. Raises TriceError for a model that cannot be run in rows.
+    `suppress` gives the tokens that may not be chosen after a text. A response ends at the model's end token, where
+    `finish` says so, after `max_new_tokens`, or at the end of the model's context. Raises TriceError for a model
+    that cannot be run in rows.
     """
     if not asked:
         return
@@ -102,19 +106,17 @@ def complete(
 
 
 class Way(NamedTuple):
-    """How a response is written: `finish` says when it is over, `suppress` are tokens that are never chosen."""
+    """How a response is written: `finish` says when it is over, `suppress` which tokens may not come next."""
 
     sampling: Sampling
-    finish: Finish = lambda text: None
-    suppress: Sequence[int] = ()
+    finish: Finish = lambda text, seen: None
+    suppress: Bar | None = None
 
     def alike(self, other: Way) -> bool:
         """Whether both choose a token from the same logits in the same way."""
         mine, its = self.sampling, other.sampling
         same = ("temperature", "top_k", "top_p", "repetition_penalty", "logprobs")
-        return all(getattr(mine, each) == getattr(its, each) for each in same) and (
-            self.suppress is other.suppress or list(self.suppress) == list(other.suppress)
-        )
+        return all(getattr(mine, each) == getattr(its, each) for each in same)
 
 
 @dataclass
@@ -127,11 +129,20 @@ class Row:
     prompt: Sequence[int]
     way: Way
     draw: random.Random
-    ids: list[int] = field(default_factory=list)
+    detokenizer: Detokenizer
     logprobs: list[float] = field(default_factory=list)  # of the ids, where asked for
-    so_far: str = ""
     text: str | None = None
     full: bool = False
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids that were chosen, without the end token."""
+        return self.detokenizer.ids
+
+    @property
+    def so_far(self) -> str:
+        """The text of the ids."""
+        return self.detokenizer.text
 
     @property
     def written(self) -> Written:
@@ -145,6 +156,7 @@ class Live:
 
     def __init__(self, loaded: LocalModel, rows: Rows) -> None:
         self.loaded, self.rows, self.ends = loaded, rows, loaded.eos_ids
+        self.context = loaded.context
         self._live: list[Row] = []
         self._entering: list[tuple[Any, Ask, Way]] = []
 
@@ -177,7 +189,7 @@ class Live:
             own = [self._own(ask.ids) for _, ask, _ in self._entering]
             states.append(self.rows.join(own, [len(ask.samples) for _, ask, _ in self._entering]))
             for number, ask, way in self._entering:
-                self._live += [_row(number, ask, way, sample) for sample in ask.samples]
+                self._live += [self._row(number, ask, way, sample) for sample in ask.samples]
             self._entering = []
         if not states:
             return []
@@ -202,6 +214,11 @@ class Live:
                 if place < len(tokens):
                     logprobs[row] += float(logits_VB[tokens[place], row].float() - totals_B[row])
         return [math.exp(logprob) for logprob in logprobs]
+
+    def _row(self, number: Any, ask: Ask, way: Way, sample: int) -> Row:
+        # Seeded by text, which every version of Python hashes alike.
+        draw = random.Random(f"{way.sampling.seed} {ask.key} {sample}")
+        return Row(number, sample, ask.ids, way, draw, Detokenizer(self.loaded.tokenizer))
 
     def _own(self, ids: Sequence[int]) -> list[int]:
         return list(ids[self.rows.shared.length :])
@@ -232,34 +249,26 @@ class Live:
         return kinds
 
     def _add(self, row: Row, token: int, logprob: float) -> None:
-        tokenizer = self.loaded.tokenizer
         if token in self.ends:
-            row.text = decode(tokenizer, row.ids)
+            row.text = row.so_far
             return
-        row.ids.append(token)
         row.logprobs.append(logprob)
-        row.so_far = decode(tokenizer, row.ids)
-        row.text = row.way.finish(row.so_far)
+        text = row.detokenizer.add(token)
+        row.text = row.way.finish(text, row.detokenizer.kept)
         if row.text is not None:
-            count = reach(tokenizer, row.ids, row.text)
+            count = reach(self.loaded.tokenizer, row.ids, row.text)
             del row.ids[count:], row.logprobs[count:]
-        elif len(row.ids) == row.way.sampling.max_new_tokens:
+        elif len(row.ids) >= min(row.way.sampling.max_new_tokens, self.context - len(row.prompt)):
             row.text, row.full = row.so_far, True
-
-
-def _row(number: Any, ask: Ask, way: Way, sample: int) -> Row:
-    # Seeded by text, which every version of Python hashes alike.
-    draw = random.Random(f"{way.sampling.seed} {ask.key} {sample}")
-    return Row(number, sample, ask.ids, way, draw)
 
 
 def _choose(rows: Sequence[Row], logits_VB: torch.Tensor) -> Iterator[tuple[int, float]]:
     """The next token of each row and its log-probability (0 where nobody asks for it)."""
-    sampling, suppress = rows[0].way.sampling, rows[0].way.suppress
+    sampling = rows[0].way.sampling
     totals_B = log_total(logits_VB) if sampling.logprobs else None
     plain_VB = logits_VB.clone() if totals_B is not None and sampling.repetition_penalty != 1 else logits_VB
     penalise(logits_VB, ([*row.prompt, *row.ids] for row in rows), sampling.repetition_penalty)
-    bar(logits_VB, suppress)
+    bar(logits_VB, (row.way.suppress(row.so_far) if row.way.suppress else () for row in rows))
     if sampling.greedy:
         tokens_B = greedy(logits_VB)
     else:

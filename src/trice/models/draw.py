@@ -107,10 +107,12 @@ def _where(weights_Bk: torch.Tensor, numbers_B1: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(ends_Bk, numbers_B1 * ends_Bk[:, -1:], right=True).minimum(last_B1)
 
 
-def bar(logits_VB: torch.Tensor, tokens: Sequence[int]) -> None:
-    """Let no row choose these tokens."""
-    if tokens:
-        logits_VB[list(tokens)] = -torch.inf
+def bar(logits_VB: torch.Tensor, barred: Iterable[Sequence[int]]) -> None:
+    """Let no row choose the tokens that are barred for it."""
+    pairs = [(token, row) for row, tokens in enumerate(barred) for token in tokens]
+    if pairs:
+        tokens, rows = torch.tensor(pairs, device=logits_VB.device).T
+        logits_VB[tokens, rows] = -torch.inf
 
 
 def penalise(

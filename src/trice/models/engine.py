@@ -7,12 +7,12 @@ neither a kill nor the number of machines changes it. Importing this loads no to
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from trice import calls
+from trice.models.call_bar import CallBar
 from trice.prompts import Example, Template, decode
 from trice.records import Outcome
 from trice.sampling import Sampling
@@ -55,11 +55,22 @@ class Failure(NamedTuple):
     down: bool = False
 
 
+TOO_LONG = "the prompt is too long"  # how such a failure's reason begins
+
+
+def too_long(request: int, length: int, most: int) -> Failure:
+    """That a prompt leaves the model no room for one token of a response."""
+    return Failure(request, f"{TOO_LONG}: it has {length} tokens, and the model reads at most {most}")
+
+
 Done = Callable[[int, dict[int, Written]], None]
 """Takes a prompt's number and responses to it, by their numbers, as soon as they are there."""
 
-Finish = Callable[[str], str | None]
-"""Given the text so far, the finished response, or None while it must go on."""
+Finish = Callable[[str, int], str | None]
+"""Given the text so far, and how many of its characters were looked at before, the finished response, or None while
+it must go on."""
+
+RECENT = 2000  # characters at the end of a response in which a call that has just closed is looked for
 
 Parser = Callable[[str], dict[str, Any]]
 
@@ -95,43 +106,51 @@ class Manner:
             self.template.encode_response(tokenizer, self.opening, end=False) if self.opening else []
         )
 
-    def barred(self, tokenizer: Any) -> list[int]:
-        """The tokens a call of a silent tool can begin with, however it is cut into tokens: those that hold its
-        name and parenthesis, or end in a beginning of the name."""
-        if not self.silent:
-            return []
-        names = "|".join(map(re.escape, self.silent))
-        beginnings = "|".join(
-            re.escape(name[:end]) for name in self.silent for end in range(1, len(name) + 1)
-        )
-        opening = re.compile(rf"(?<![A-Za-z0-9_])(?:(?:{beginnings})$|(?:{names})\()")
-        texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-        return [token for token, text in enumerate(texts) if opening.search(text)]
+    def bar(self, tokenizer: Any) -> CallBar:
+        """What keeps a response from calling a silent tool."""
+        return CallBar(tokenizer, self.silent)
 
-    def finish(self, text: str) -> str | None:
+    def finish(self, text: str, seen: int = 0) -> str | None:
         """The response, where `text` is a whole one: its first call has closed, or the first of the template's stop
-        texts has come. None while it must go on."""
-        whole = self.opening + text
-        begun = whole.lstrip()
+        texts has come. None while it must go on. The first `seen` characters are known to be no whole response."""
         start = len(self.opening)  # stop texts end what the model writes, not how it had to begin
-        if stops := [place for stop in self.template.stop if (place := begun.find(stop, start)) >= 0]:
-            return begun[start : min(stops)]
-        if text.endswith(")") and calls.read(whole, self.parsers, over=False).outcome is Outcome.CALLED:
-            return text
-        return None
+        whole, new = self.opening + text, start + seen
+        limit = len(whole)
+        if any(whole.find(stop, max(start, new - len(stop) + 1)) >= 0 for stop in self.template.stop):
+            begun = whole.lstrip()
+            if stops := [place for stop in self.template.stop if (place := begun.find(stop, start)) >= 0]:
+                limit = len(whole) - len(begun) + min(stops)
+        end = whole.find(")", new, limit) + 1
+        while end:
+            if self._called(whole[:end]):
+                return whole[len(self.opening) : end]
+            end = whole.find(")", end, limit) + 1
+        return None if limit == len(whole) else whole[:limit].lstrip().removeprefix(self.opening)
+
+    def _called(self, text: str) -> bool:
+        """Whether a call has just closed. Only the end of a long text is read at each parenthesis: a call with
+        longer arguments does not end the response early."""
+        parts = (text[-RECENT:], text) if len(text) > RECENT else (text,)
+        return all(calls.read(part, self.parsers, over=False).outcome is Outcome.CALLED for part in parts)
 
     def cut(self, text: str) -> str:
         """A text written to some other end, up to where it was over."""
         begin = calls.reasoning_end(
             text
         )  # the prompt may have begun the reasoning, so that its mark is missing
-        after = enumerate(text[begin:], begin) if begin is not None else ()
-        for end in (place + 1 for place, character in after if character == ")"):
-            over = self.finish(text[:end])
-            if over is not None:
-                return over
-        over = self.finish(text)
+        over = self.finish(text, begin or 0)
         return text if over is None else over
+
+    def leaves(self, tokenizer: Any, response: str, tokens: Sequence[int] | None) -> bool:
+        """Whether a greedy response that was written without a tool choice is the same with this one: an answer
+        without the opening of a call, or a call that begins with the very tokens of the opening."""
+        if self.compel == "answer":
+            return not (self.silent and calls.opening(self.silent).search(response))
+        if not self.opening or calls.read(response, self.parsers).outcome is not Outcome.CALLED:
+            return False
+        ids = tokens or self.template.encode_response(tokenizer, response, end=False)
+        start = self.template.encode_response(tokenizer, self.opening, end=False)
+        return list(ids[: len(start)]) == start
 
     def response(self, text: str) -> str:
         """The whole response, of a text that goes on from the opening."""

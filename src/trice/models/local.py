@@ -23,8 +23,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from trice.errors import InputError
 from trice.models import LOADING, gemma
 from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
+from trice.models.arithmetic import faster_dtype
 from trice.models.masks import KINDS
 from trice.models.merging import merge
+from trice.prompts import end_of_turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNLOADABLE = (
@@ -50,10 +52,29 @@ class LocalModel:
     @property
     def eos_ids(self) -> set[int]:
         """Every token that ends a response for this model."""
-        ids = [self.tokenizer.eos_token_id]
+        ids = [self.tokenizer.eos_token_id, end_of_turn(self.tokenizer)]
         configured = self.model.generation_config.eos_token_id
         ids += configured if isinstance(configured, list) else [configured]
         return {token for token in ids if token is not None}
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its response together, at most."""
+        return context_length(self.model.config)
+
+
+def context_length(config: Any) -> int:
+    """Positions that a model was made for, those that its scaled rotary embeddings add among them. A sliding window
+    is no limit."""
+    config = config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    if not isinstance(most, int):
+        return 1 << 30
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if scaling.get("rope_type", scaling.get("type")) in ("yarn", "dynamic"):
+        before = scaling.get("original_max_position_embeddings") or most
+        most = max(most, int(before * float(scaling.get("factor") or 1)))
+    return most
 
 
 def quiet() -> None:
@@ -75,14 +96,14 @@ def pick_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """`auto` as a dtype's name: bfloat16 where the device has matrix units for it, else float32.
+    """`auto` as a dtype's name: bfloat16 where the device computes clearly faster in it, else float32; on a CPU
+    this is measured (`trice.models.arithmetic`).
 
     Raises InputError for a name that is no dtype."""
     if dtype == "auto":
         if pick_device(device).type == "cuda":
             return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-        # Without such units a CPU is slower in bfloat16 than in float32.
-        return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+        return faster_dtype()
     if dtype not in DTYPES:
         raise InputError(f"dtype '{dtype}': there is auto, {', '.join(DTYPES)}")
     return dtype
@@ -185,7 +206,7 @@ def load_base(
     source = find_model(name)
     try:
         with LOADING:
-            tokenizer = _tokenizer(source, _state(source))
+            tokenizer = load_tokenizer(name)
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             options["attn_implementation"] = _kernel(config.get_text_config())
             if empty:
@@ -201,6 +222,12 @@ def load_base(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return LocalModel(name, model if quantize or empty else model.to(where), tokenizer, where)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model."""
+    source = find_model(name)
+    return _tokenizer(source, _state(source))
 
 
 @lru_cache(maxsize=2)

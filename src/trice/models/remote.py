@@ -12,12 +12,13 @@ those before temperature and top-k. Does not cover beams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from trice.errors import InputError
 from trice.models.budget import Request
+from trice.models.detokenizer import Detokenizer
 from trice.models.endpoint import Endpoint
 from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
 from trice.models.wire import Reply
@@ -81,11 +82,15 @@ class EndpointEngine:
             "top_k": sampling.top_k or None,
             "repetition_penalty": sampling.repetition_penalty if sampling.repetition_penalty != 1 else None,
             "logprobs": (chat or 1) if sampling.logprobs else None,
+            "chat_template_kwargs": (chat and manner.template.chat_template_kwargs) or None,
         }
         if self._tokenizer is not None:
             fields["return_token_ids"] = True
-            # Those who must not call may not begin a call.
-            fields["logit_bias"] = dict.fromkeys(map(str, manner.barred(self._tokenizer)), NEVER) or None
+            if manner.template.name == CHAT:
+                fields["stop_token_ids"] = [manner.template.end(self._tokenizer)]
+            # A server takes one list for the whole response.
+            barred = manner.bar(self._tokenizer).anywhere
+            fields["logit_bias"] = dict.fromkeys(map(str, barred), NEVER) or None
         return {name: value for name, value in fields.items() if value is not None}
 
     def _written(self, reply: Reply, manner: Manner) -> Written:
@@ -93,7 +98,9 @@ class EndpointEngine:
             ids = reply.tokens
             if ids and ids[-1] in self._tokenizer.all_special_ids:
                 ids = ids[:-1]
-            text, count = _over(manner, lambda end: decode(self._tokenizer, ids[:end]), len(ids))
+            written_so_far = Detokenizer(self._tokenizer)
+            texts = ((written_so_far.add(token), written_so_far.kept) for token in ids)
+            text, count = _over(manner, texts)
             if text != decode(self._tokenizer, ids[:count]):  # it was cut
                 count = reach(self._tokenizer, ids[:count], text)
             written = Written(text, ids[:count], _sum(reply.logprobs, count))
@@ -101,11 +108,12 @@ class EndpointEngine:
         text = manner.cut(reply.text)
         if reply.pieces is None:
             return Written(text)
-        whole = list(accumulate(reply.pieces, initial=""))
-        if not whole[-1].startswith(reply.text):  # bytes of a character, or marks of a tokenizer
+        whole = "".join(reply.pieces)
+        if not whole.startswith(reply.text):  # bytes of a character, or marks of a tokenizer
             return Written(text)
-        needed = next(end for end, so_far in enumerate(whole) if len(so_far) >= len(reply.text))
-        _, count = _over(manner, lambda end: whole[end], needed)
+        ends = [0, *accumulate(map(len, reply.pieces))]
+        needed = next(count for count, end in enumerate(ends) if end >= len(reply.text))
+        _, count = _over(manner, ((whole[:end], seen) for seen, end in pairwise(ends[: needed + 1])))
         return Written(text, None, _sum(reply.logprobs, count))
 
 
@@ -129,13 +137,16 @@ def messages(prompt: Prompt, manner: Manner) -> list[dict[str, str]]:
     return [*chat, {"role": "user", "content": prompt.input}]
 
 
-def _over(manner: Manner, so_far: Callable[[int], str], count: int) -> tuple[str, int]:
-    """The response, and after how many of `count` tokens it is over; `so_far` is the text of the first so many."""
-    for end in range(1, count + 1):
-        over = manner.finish(so_far(end))
+def _over(manner: Manner, texts: Iterable[tuple[str, int]]) -> tuple[str, int]:
+    """The response, and after how many tokens it is over, of the text after each token and how many characters of
+    it are not new."""
+    text, count = "", 0
+    for text, seen in texts:
+        count += 1
+        over = manner.finish(text, seen)
         if over is not None:
-            return over, end
-    return so_far(count), count
+            return over, count
+    return text, count
 
 
 def _sum(logprobs: Sequence[float] | None, count: int) -> float | None:

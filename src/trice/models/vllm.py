@@ -18,7 +18,7 @@ from typing import Any
 
 from trice.errors import InputError
 from trice.models.adapters import adapter_config
-from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
+from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach, too_long
 from trice.prompts import decode
 from trice.sampling import Sampling
 
@@ -35,7 +35,9 @@ def check(sampling: Sampling) -> None:
         raise InputError(f"engine 'vllm': knows no beams ({sampling.beams}); take engine 'transformers'")
 
 
-def settings(manner: Manner, prompt: Prompt, sample: int, barred: Sequence[int] = ()) -> dict[str, Any]:
+def settings(
+    manner: Manner, prompt: Prompt, sample: int, barred: Sequence[int] = (), end: int | None = None
+) -> dict[str, Any]:
     """What vLLM's `SamplingParams` are for one response; the tokens `barred` may not be chosen."""
     drawn = manner.sampling
     told = hashlib.sha256(f"{drawn.seed} {prompt.key} {sample}".encode()).digest()
@@ -48,6 +50,7 @@ def settings(manner: Manner, prompt: Prompt, sample: int, barred: Sequence[int] 
         "seed": int.from_bytes(told[:6]),
         "logprobs": 0 if drawn.logprobs else None,  # of the chosen tokens alone, at temperature 1
         "logit_bias": dict.fromkeys(barred, NEVER) or None,
+        "stop_token_ids": None if end is None else [end],  # besides the model's own
     }
 
 
@@ -81,14 +84,17 @@ class VllmEngine:
         """Answer every prompt; one that is longer than the model reads fails."""
         failures: list[Failure] = []
         requests = self._requests(prompts, manner, failures)
+        seen: dict[str, int] = {}  # characters of each response that were looked at
         while True:
             for request in islice(requests, WAITING - self._vllm.get_num_unfinished_requests()):
                 self._vllm.add_request(**request)
             if not self._vllm.has_unfinished_requests():
                 return failures
             for output in self._vllm.step():
-                written = self._whole(output, manner)
-                if written is not None:
+                written = self._whole(output, manner, seen.pop(output.request_id, 0))
+                if written is None:
+                    seen[output.request_id] = len(output.outputs[0].text)
+                else:
                     number, sample = map(int, output.request_id.split(":"))
                     done(number, {sample: written})
 
@@ -99,24 +105,25 @@ class VllmEngine:
         go to `failures`."""
         from vllm import SamplingParams, TokensPrompt
 
-        barred, longest = manner.barred(self._tokenizer), self._vllm.model_config.max_model_len - 1
+        barred, longest = manner.bar(self._tokenizer).anywhere, self._vllm.model_config.max_model_len - 1
+        end = manner.template.end(self._tokenizer)
         for number, prompt in enumerate(prompts):
             ids = manner.ids(self._tokenizer, prompt)
             if len(ids) > longest:
-                failures.append(Failure(number, f"a prompt of {len(ids)} tokens; the model reads {longest}"))
+                failures.append(too_long(number, len(ids), longest))
                 continue
             for sample in prompt.samples:
                 yield {
                     "request_id": f"{number}:{sample}",
                     "prompt": TokensPrompt(prompt_token_ids=ids),
-                    "params": SamplingParams(**settings(manner, prompt, sample, barred)),
+                    "params": SamplingParams(**settings(manner, prompt, sample, barred, end)),
                     "lora_request": self._lora,
                 }
 
-    def _whole(self, output: Any, manner: Manner) -> Written | None:
+    def _whole(self, output: Any, manner: Manner, seen: int) -> Written | None:
         """The response so far, if it is over; what vLLM would go on writing is stopped."""
         (so_far,) = output.outputs
-        if not output.finished and manner.finish(so_far.text) is None:
+        if not output.finished and manner.finish(so_far.text, seen) is None:
             return None
         ids = list(so_far.token_ids)
         if so_far.finish_reason == "stop":  # no stop strings are given, so it was an end token

@@ -44,7 +44,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     for folder in folders:
         plain = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip(".-") or "run"
         name, number = plain, 1
-        while name in names:
+        while name.casefold() in map(str.casefold, names):
             number += 1
             name = f"{plain}-{number}"
         names.append(name)

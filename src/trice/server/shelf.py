@@ -39,8 +39,7 @@ class Served:
     @property
     def context(self) -> int:
         """Tokens of a prompt and its response together, at most."""
-        most = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(most or 1 << 30)
+        return self.loaded.context
 
 
 class Try(Row):

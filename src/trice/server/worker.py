@@ -8,7 +8,7 @@ nor calls pile up. Does not cover time limits of requests: who asks cancels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ import torch
 from trice.errors import InputError, ToolUnavailable, TriceError
 from trice.journal import notice
 from trice.models.batches import Ask
+from trice.models.call_bar import CallBar
 from trice.models.decoding import Row, Way
 from trice.models.engine import Manner
 from trice.models.rows import attending
@@ -67,7 +68,7 @@ class Worker:
         self._gone = False
         self._news: Queue[Callable[[], None]] = Queue()
         self.groups = Groups()
-        self._barred: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+        self._bars: dict[tuple[str, tuple[str, ...]], CallBar] = {}
         self._calls = LiveCalls()
         self._closed = False
         self._thread = Thread(target=self._run, name="trice-worker", daemon=True)
@@ -205,12 +206,12 @@ class Worker:
         samples = tuple(range(asked.sampling.samples))
         live.enter(Place(job, how), Ask(ids, content_key(question), samples), way)
 
-    def _bar(self, model: Served, how: Manner) -> Sequence[int]:
-        """The tokens that may not be chosen, found once: that takes a look at the whole vocabulary."""
+    def _bar(self, model: Served, how: Manner) -> CallBar | None:
+        """What bars calls, found once: that takes a look at the whole vocabulary."""
         key = (model.name, how.silent)
-        if key not in self._barred:
-            self._barred[key] = how.barred(model.loaded.tokenizer)
-        return self._barred[key]
+        if how.silent and key not in self._bars:
+            self._bars[key] = how.bar(model.loaded.tokenizer)
+        return self._bars.get(key)
 
     def _step(self) -> None:
         """A token for every row."""

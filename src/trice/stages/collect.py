@@ -8,13 +8,16 @@ endpoint. A question an endpoint fails on has no candidates from it, and is name
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from trice.errors import InputError
 from trice.journal import read_rows, write_rows
 from trice.records import Labelled, Response
-from trice.stages.generate import Asking, generate
+from trice.stages.generate import GRADED, Asking, generate
 from trice.tasks import Sources, Tasks
+
+GOLD = "gold"
 
 
 def origin_path(folder: Path, task: str, origin: str) -> Path:
@@ -30,8 +33,24 @@ def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) 
     for row in rows:
         if not row.id:
             raise InputError(f"{row.where}: field 'id': is missing")
-    path = origin_path(folder, task, "gold")
+    path = origin_path(folder, task, GOLD)
     write_rows(path, rows)
+    return path
+
+
+def collect_split(data: Path, halves: Sequence[Path], folder: Path, task: str, origin: str) -> Path:
+    """The answers that the base model gave when its questions were split, as candidates for those of `data`: the
+    same as asking it again in the same way."""
+    questions = {(row.dataset, row.id) for row in read_rows(data, Labelled)}
+    rows = [row for half in halves for row in read_rows(half, Response)]
+    kept = {"response", "origin", "sample", "tokens", "logprob"}
+    wanted = [
+        row.model_copy(update={"origin": origin}).model_dump(exclude=GRADED - kept, exclude_none=True)
+        for row in rows
+        if (row.dataset, row.id) in questions
+    ]
+    path = origin_path(folder, task, origin)
+    write_rows(path, wanted)
     return path
 
 
@@ -47,5 +66,7 @@ def collect(
     retry: bool = False,
 ) -> list[Response]:
     """Candidates for the questions of `data`; `retry` asks those again that got none."""
+    if origin.casefold() == GOLD:  # their file is another stage's, also where file names have no case
+        raise InputError(f"origin '{origin}': the name is taken by the gold responses; choose another")
     output = origin_path(folder, task, origin)
     return generate(data, output, task, asking, origin=origin, tools=tools, limit=limit, retry=retry)

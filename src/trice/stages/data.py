@@ -64,7 +64,7 @@ def index(source: Path, output: Path) -> str:
         raise InputError(f"{output}: is there already; remove it, or choose another folder")
     # Unpacking a dump twice would take as long as indexing it.
     total = 0 if is_dump(source) else sum(1 for _ in read_passages(source))
-    return f"{build(read_passages(source), output, total)} passages in {output}"
+    return f"{build(read_passages(source, told=not is_dump(source)), output, total)} passages in {output}"
 
 
 def raw_row(question: Question) -> dict[str, Any]:

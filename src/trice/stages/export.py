@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trice.errors import InputError
-from trice.journal import read_rows, validate, write_rows
+from trice.journal import check_output, read_rows, validate, write_rows
 from trice.records import Labelled, Ranked, Row
 from trice.stages.messages import LeftOut, asked, reading, said
 from trice.tasks import Sources, Task, Tasks
@@ -39,6 +39,7 @@ def export(
     Without a form labelled questions become `completion`, ranked candidates `preference`. Ranked questions
     without two candidates of different rewards have no pair, and are left out with a notice. Raises InputError
     for rows that do not fit, and for a field that has the name of one of TRL's."""
+    check_output(output, data)
     rows = read_rows(data, Row)
     ranked = "responses" in (rows[0].model_extra or {})
     chosen = form or ("preference" if ranked else "completion")

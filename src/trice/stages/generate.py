@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
@@ -20,10 +20,10 @@ from pydantic import Field
 
 from trice import cluster
 from trice.errors import InputError, TriceError
-from trice.journal import Journal, digest, notice, read_rows
+from trice.journal import Journal, check_output, digest, notice, read_rows
 from trice.models import vllm
 from trice.models.adapters import adapter_weights
-from trice.models.engine import Compel, Engine, Failure, Manner, Name, Prompt, Written, writer
+from trice.models.engine import TOO_LONG, Compel, Engine, Failure, Manner, Name, Prompt, Written, writer
 from trice.progress import Progress
 from trice.prompts import CHAT, Example, Template, load_template
 from trice.records import Question, Response, Row
@@ -68,7 +68,8 @@ class Asking:
     @property
     def form(self) -> Template:
         """The template prompts are written in; an endpoint's chats are in its own."""
-        return load_template(CHAT if self.chats else self.template)
+        form = load_template(self.template)
+        return load_template(CHAT) if self.chats and form.name != CHAT else form
 
     @property
     def chats(self) -> bool:
@@ -106,6 +107,14 @@ class Group(NamedTuple):
     questions: dict[int, Question]
 
 
+class More(NamedTuple):
+    """A second go at the questions whose first response `passes`: in all as many samples as `sampling` says, that
+    first response among them."""
+
+    sampling: Sampling
+    passes: Callable[[Response], bool]
+
+
 def generate(
     data: Path,
     output: Path,
@@ -117,13 +126,20 @@ def generate(
     limit: int | None = None,
     retry: bool = False,
     run_calls: bool = True,
+    long_is_empty: bool = False,
+    free: Path | None = None,
+    more: More | None = None,
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
-    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`.
+    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`. `free` holds
+    responses of the same model to the same questions under no tool choice: those that the tool choice of `asking`
+    would not change are taken from there. `more` samples those again whose first response passes.
 
+    A prompt that is longer than the model's context gets no response, or with `long_is_empty` an empty one.
     Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
     InputError where data, task, template, model or adapter do not fit, before the model is loaded.
     """
+    check_output(output, data)
     tasks = Tasks(task, tools)
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)[:limit]]
     groups = grouped(tasks, questions, asking)
@@ -134,16 +150,24 @@ def generate(
     settings |= {
         "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
     }
+    settings |= {"more": asdict(more.sampling)} if more else {}
     with Journal(output, settings, len(questions) * asking.sampling.samples, retry=retry) as journal:
         if journal.finished:
             return read_rows(output, Response)
         if not journal.rows:
             forget(output, "calls")  # another time's
-        samples = range(asking.sampling.samples)
+        samples = range((more or asking).sampling.samples)
         contents = map(content_key, questions)
         keys = [[journal.key(content, sample) for sample in samples] for content in contents]
+        if free and not journal.rows:
+            journal.add(_unchanged(groups, keys, asking, origin, free))
         with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
-            _answer(groups, keys, asking, origin, journal, ahead)
+            opened = cache(partial(open_engine, asking))
+            first = [each[: asking.sampling.samples] for each in keys]
+            _answer(groups, first, asking, origin, journal, ahead, opened, long_is_empty)
+            if more:
+                chosen, how = _passing(groups, keys, journal, more), replace(asking, sampling=more.sampling)
+                _answer(chosen, keys, how, origin, journal, ahead, opened, long_is_empty)
             rows = [
                 Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
             ]
@@ -233,7 +257,9 @@ def open_engine(asking: Asking) -> Engine:
 
 def content_key(question: Question) -> str:
     """Stands for all that a question says."""
-    return hashlib.sha256(question.model_dump_json(exclude=GRADED).encode()).hexdigest()[:32]
+    # A required tool changes nothing of how a question is asked, and so nothing that is drawn.
+    text = question.model_dump_json(exclude={*GRADED, "tool"})
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _answer(
@@ -243,6 +269,8 @@ def _answer(
     origin: str,
     journal: Journal,
     ahead: Ahead | None,
+    opened: Callable[[], Engine],
+    long_is_empty: bool,
 ) -> None:
     """Answer what has no response yet, each stored as it comes, under its question's and sample's key, and its call
     run `ahead`."""
@@ -259,7 +287,7 @@ def _answer(
     waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
     if not waiting:
         return
-    engine, client = open_engine(asking), asking.client
+    engine, client = opened(), asking.client
     if client is not None:
         client.account.resume(journal.spent)
     if ahead:
@@ -279,9 +307,53 @@ def _answer(
             for failure in answer(engine, group, store, wanted, origin):
                 number = numbers[failure.request]
                 question = group.questions[number]
+                if long_is_empty and failure.reason.startswith(TOO_LONG):
+                    empty = Written("")
+                    store(number, {n: _row(question, group.manner, origin, n, empty) for n in wanted[number]})
+                    notice(f"{question.where or question.id}: {failure.reason}; its response is empty")
+                    continue
                 for sample in wanted[number]:
                     journal.fail(keys[number][sample], failure.reason)
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
+
+
+def _unchanged(
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], asking: Asking, origin: str, free: Path
+) -> dict[str, Response]:
+    """The responses in `free` that are the same under the tool choice of `asking`, by their keys."""
+    greedy = Sampling(asking.sampling.max_new_tokens, seed=asking.sampling.seed)
+    if asking.client is not None or asking.engine != "transformers" or asking.sampling != greedy:
+        return {}
+    from trice.models.local import load_tokenizer
+
+    known = {(row.dataset, row.id): row for row in read_rows(free, Response)}
+    tokenizer = load_tokenizer(asking.model)
+    found = {}
+    for group in groups:
+        for number, question in group.questions.items():
+            row = known.get((question.dataset, question.id))
+            if row and group.manner.leaves(tokenizer, row.response, row.tokens):
+                found[keys[number][0]] = row.model_copy(update={"origin": origin})
+    return found
+
+
+def _passing(
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], journal: Journal, more: More
+) -> list[Group]:
+    """The questions whose first response passes, in groups that are sampled again."""
+
+    def passes(number: int) -> bool:
+        row = journal.rows.get(keys[number][0])
+        return row is not None and more.passes(Response.model_validate(row))
+
+    return [
+        Group(
+            group.task,
+            replace(group.manner, sampling=more.sampling),
+            {number: question for number, question in group.questions.items() if passes(number)},
+        )
+        for group in groups
+    ]
 
 
 def answer(
@@ -311,14 +383,21 @@ def answer(
 
 
 def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list[Response]:
-    """One response to each question, in order, with nothing kept on disk. Raises TriceError for one without."""
+    """One response to each question, in order, with nothing kept on disk: an empty one where the prompt is too long
+    for the model. Raises TriceError for a question without a response."""
     found: dict[int, Response] = {}
 
     def store(number: int, rows: dict[int, Response]) -> None:
         found[number] = rows[0]
 
     for group in grouped(tasks, questions, asking):
+        numbers = list(group.questions)
         for failure in answer(engine, group, store):
+            if failure.reason.startswith(TOO_LONG):
+                question = group.questions[numbers[failure.request]]
+                notice(f"{question.where or question.id}: no response: {failure.reason}")
+                found[numbers[failure.request]] = _row(question, group.manner, "", 0, Written(""))
+                continue
             raise TriceError(f"{asking.model}: no response: {failure.reason}")
     return [found[number] for number in range(len(questions))]
 
@@ -358,5 +437,7 @@ def find_examples(task: str, name: str | None) -> tuple[Example, ...]:
     if name is None:
         return ()
     return (
-        read_examples(Path(name)) if name.endswith((".json", ".jsonl")) else load_builtin_examples(task, name)
+        read_examples(Path(name))
+        if name.endswith((".json", ".jsonl", ".csv", ".gz", ".parquet"))
+        else load_builtin_examples(task, name)
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError
-from trice.journal import read_rows, validate, write_rows
+from trice.journal import check_output, read_rows, validate, write_rows
 from trice.records import Labelled, Ranked, Row
 from trice.stages.export import LISTS, PLACE, TAKEN
 from trice.stages.messages import LeftOut, Message, Unfit, check_messages, exchange, question, reading
@@ -39,6 +39,7 @@ def import_(data: Path, output: Path, task: str, *, tools: Sources | None = None
     A row without a system message gets the task's instruction. Ranked candidates keep the scores that stand under
     `score_chosen` and `score_rejected`; where there are none, a candidate's is the length of the longest chain of
     pairs below it. Raises InputError for rows of another form, and where no row is left."""
+    check_output(output, data)
     rows, tasks, left = read_rows(data, Row), Tasks(task, tools), LeftOut()
     made: Sequence[Labelled] | Sequence[Ranked]
     made = _ranked(tasks, rows, left) if "chosen" in _fields(rows[0]) else _labelled(tasks, rows, left)
@@ -104,7 +105,9 @@ def _taught(
     tasks: Tasks, row: Row, prompt: list[Message], completion: list[Message], left: LeftOut
 ) -> list[Labelled]:
     """The labelled question, and its second turn where it has one."""
-    if _fields(row).get("label") is False:
+    if not isinstance(wanted := _fields(row).get("label", True), bool):
+        raise InputError(f"{row.where}: field 'label': neither true nor false")
+    if not wanted:
         raise Unfit("an answer that is not wanted (label false)")
     task, instruction, input = _asked(tasks, row, prompt)
     text, tool, output, answer = exchange(task.tools, completion)
@@ -116,6 +119,8 @@ def _taught(
     if tool is None or not answer:
         return [made]
     turn = _fields(row).get("reading_turn", 1)
+    if type(turn) is not int:
+        raise InputError(f"{row.where}: field 'reading_turn': not a whole number")
     second = reading(made, tool, output, answer, turn)
     if second is None:
         left.add(f"only its answer over the output of {tool.name}, which is the answer itself", row.where)
@@ -162,6 +167,12 @@ def _pair(tasks: Tasks, row: Row) -> Pair:
 def _check_columns(row: Row) -> None:
     """Raise InputError where a score is no number or a place no whole one, or only one side has a place."""
     fields = _fields(row)
+    for side in SIDES:
+        tokens = fields.get(column := f"{LISTS['tokens']}_{side}")
+        if tokens is not None and not (
+            isinstance(tokens, list) and all(type(token) is int and token >= 0 for token in tokens)
+        ):
+            raise InputError(f"{row.where}: field '{column}': not a list of token ids")
     for column, kind in ((LISTS["scores"], int | float), (PLACE, int)):
         for side in SIDES:
             value = fields.get(f"{column}_{side}")

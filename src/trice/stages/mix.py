@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from trice.errors import InputError
-from trice.journal import read_rows, write_rows
-from trice.records import Labelled, Question, Response, dataset_of
+from trice.journal import check_output, read_rows, refuse_repeated, write_rows
+from trice.records import Labelled, Question, Response
 from trice.tasks import Tasks
 
 Kind = Literal["selective", "answers", "calls"]
@@ -42,25 +42,28 @@ def mix(
     `labelled` are files with calls (`trice label`), `right` those the base model answered right
     (`trice split`), `questions` the raw questions, which `answers` turns into direct answers.
     """
+    check_output(output, *labelled, *right, *questions)
     tasks = Tasks(task)
     if kind == "answers":
-        rows = [_answer(tasks, row) for path in questions for row in read_rows(path, Question)]
+        asked = [row for path in questions for row in read_rows(path, Question)]
+        refuse_repeated(asked)
+        rows = [_answer(tasks, row) for row in asked]
     else:
         rows = [row for path in labelled for row in read_rows(path, Labelled)]
+        refuse_repeated(rows)
         if kind == "selective":
-            known = [_known(tasks, row) for path in right for row in read_rows(path, Response)]
+            answered = [row for path in right for row in read_rows(path, Response)]
+            refuse_repeated(answered, by_question=True)
+            # Where only a tool can know the answer, none is taught without a call.
+            known = [_known(tasks, row) for row in answered if not tasks.requires_tool(row)]
             # A question labelled as well as known (a file labelled for `calls`) keeps the model's own answer.
-            ids = {_key(row) for row in known}
-            rows = known + [row for row in rows if _key(row) not in ids]
+            keys = {row.key for row in known}
+            rows = known + [row for row in rows if row.key not in keys]
     if not rows:
         raise InputError(f"{output}: nothing to mix: kind '{kind}' was given no file of its own")
     random.Random(seed).shuffle(rows)
     write_rows(output, rows)
     return len(rows)
-
-
-def _key(row: Labelled) -> tuple[str, str]:
-    return (row.dataset or dataset_of(row.id), row.id)
 
 
 def _answer(tasks: Tasks, question: Question) -> Labelled:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.journal import read_rows, validate, write_rows
-from trice.records import Labelled, Question, Ranked, Response
+from trice.journal import check_output, read_rows, refuse_repeated, validate, write_rows
+from trice.records import Labelled, Outcome, Question, Ranked, Response
 from trice.rewards import load_reward
 from trice.stages.generate import GRADED, Asking
 from trice.stages.grade import Model, grade
@@ -52,6 +52,8 @@ def score(
     gold_path = data / f"{tasks.name}_gold_response.json"
     if not gold_path.is_file():
         raise InputError(f"{data}: no gold responses here ({gold_path.name} is missing)")
+    paths = _paths(data, tasks.name)
+    check_output(output, gold_path, *paths)
     golds = read_rows(gold_path, Labelled)
     questions = _questions(golds, tasks)
     candidates = _candidates(data, tasks.name)
@@ -61,11 +63,10 @@ def score(
         written.append(_responses(question, _distinct(texts) if distinct else texts))
     model = Model(task, asking, output, tools) if asking else None
     every = [row for rows in written for row in rows]
-    paths = _paths(data, tasks.name)
     graded = iter(grade(tasks, every, model, output=output, runner=runner, earlier=paths))
     ranked = []
     for gold, rows in zip(golds, written, strict=True):
-        responses = [next(graded) for _ in rows]
+        responses = [_earned(tasks, next(graded)) for _ in rows]
         ranked.append(_rank(gold, responses, rewarder(responses)))
     write_rows(output, ranked)
     forget(output)
@@ -77,16 +78,13 @@ def score(
 def _questions(golds: Sequence[Labelled], tasks: Tasks) -> list[Question]:
     """The questions of the gold responses. Raises InputError for one without an id of its own, or with a gold
     answer that could never be matched."""
-    known = set()
     questions = []
     for gold in golds:
         question = validate(Question, gold.model_dump(exclude={"output"}), gold.where)
-        if (question.dataset, question.id) in known:
-            raise InputError(f"{gold.where}: field 'id': '{question.id}' stands in an earlier row too")
         if "\n" in gold.instruction:
             raise InputError(f"{gold.where}: field 'instruction': holds a line break")
-        known.add((question.dataset, question.id))
         questions.append(question)
+    refuse_repeated(questions)
     check_questions(tasks, questions)
     return questions
 
@@ -101,7 +99,7 @@ def _candidates(data: Path, task: str) -> dict[tuple[str, str], list[Candidate]]
     for path in _paths(data, task):
         origin = path.name.removeprefix(f"{task}_").removesuffix("_response.json")
         if origin != "gold":
-            for row in read_rows(path, Response):
+            for row in read_rows(path, Response, repeated=True):
                 found[row.dataset, row.id].append(Candidate(origin, row.response, row.tokens))
     return found
 
@@ -127,6 +125,12 @@ def _responses(question: Question, candidates: Sequence[Candidate]) -> list[Resp
     for row in rows:
         row._where = question.where
     return rows
+
+
+def _earned(tasks: Tasks, row: Response) -> Response:
+    """Where only a tool can know the answer, one without a call is a guess: it earns nothing."""
+    guessed = row.outcome is Outcome.ANSWERED and tasks.requires_tool(row)
+    return row.model_copy(update={"correct": False}) if guessed else row
 
 
 def _rank(gold: Labelled, responses: Sequence[Response], rewards: Sequence[float]) -> Ranked:

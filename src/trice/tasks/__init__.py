@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from trice.errors import InputError
 from trice.journal import validate
-from trice.records import Question
+from trice.records import REQUIRED, Question
 from trice.tools import SHIPPED as TOOLS
 from trice.tools import Tool, load_tool, same_name
 from trice.tools.turns import READING, SECOND_TURN
@@ -26,7 +26,8 @@ MIX = (
 )
 MIXED = ("math", "qa", "lama", "mlqa")
 SHIPPED = (*MIXED, "hotpot")
-RESERVED = (*SHIPPED, "mix", SECOND_TURN)
+# The last three are files of `data/stage1/<task>`, where a task's own is called after it.
+RESERVED = (*SHIPPED, "mix", SECOND_TURN, "answers", "calls", "questions")
 PUBLISHED = "@words-published"
 """Behind a task's name: answers in words are judged by the paper's substring rule."""
 
@@ -81,6 +82,12 @@ class Tasks:
         if self._published and not self.mixed and getattr(self._load(name), "rule", None) is None:
             raise InputError(f"task '{name}{PUBLISHED}': task '{name}' does not judge answers in words")
         self._named = {part: self._load(part) for part in own}
+        for part in own:  # files and folders are called after tasks
+            alike = [other for other in own if self._named[other].name == self._named[part].name]
+            if len(alike) > 1:
+                raise InputError(
+                    f"tasks {' and '.join(alike)}: both are called '{self._named[part].name}'; rename one"
+                )
         for tool in self.sources:
             load_tool(tool, self.sources[tool])  # refuses one that takes no source
 
@@ -114,6 +121,10 @@ class Tasks:
     def own(self) -> list[str]:
         """The names of the user's own tasks in a mix."""
         return [task.name for task in self._named.values()]
+
+    def requires_tool(self, question: Question) -> bool:
+        """Whether only a tool can know the answer, by the question's own field `tool` or by its task's."""
+        return REQUIRED in (question.tool, getattr(self.of(question), "tool", None))
 
     def own_tools(self, task: Task) -> tuple[Tool, ...]:
         """The tools of a task itself, without those that a mix offers besides."""

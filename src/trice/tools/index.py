@@ -17,13 +17,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field
-
 from trice.cache import make_once
 from trice.errors import InputError, ToolError
-from trice.journal import read_row, read_text, write_text
+from trice.journal import notice, read_text, validate, write_text
 from trice.progress import Progress
 from trice.records import Row
+from trice.rowfiles import records
 from trice.tools import wikidump
 
 MANIFEST = "trice-index.json"  # written last: a folder with it is whole
@@ -51,26 +50,28 @@ class PassageRow(Row):
     """One line of a corpus: `{"title", "text"}`, as most published corpora have it."""
 
     title: str = ""
-    text: str = Field(min_length=1)
+    text: str = ""
 
 
-def read_passages(path: Path) -> Iterator[Passage]:
+def read_passages(path: Path, *, told: bool = False) -> Iterator[Passage]:
     """The passages of a JSONL file or a Wikipedia dump (`*.xml.bz2`, `*.xml`), one at a time, however large it is.
+    Rows without text are skipped, with a notice of how many unless that is `told` already.
 
     Raises InputError for a line that does not fit, and for a damaged dump."""
     if is_dump(path):
         yield from itertools.starmap(Passage, wikidump.read_dump(path))
         return
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    row = read_row(PassageRow, line, f"{path}:{number}")
-                    yield Passage(row.title, row.text)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start} of a block)") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    empty, first = 0, ""
+    for where, value in records(path):
+        if isinstance(value, dict) and "text" not in value:
+            raise InputError(f"{where}: field 'text': Field required")
+        row = validate(PassageRow, value, where)
+        if row.text.strip():
+            yield Passage(row.title, row.text)
+        else:
+            empty, first = empty + 1, first or where
+    if empty and not told:
+        notice(f"{path}: skipped {empty} passages without text, the first at {first}")
 
 
 def is_dump(path: Path) -> bool:

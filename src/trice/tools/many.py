@@ -29,6 +29,8 @@ from trice.tools.pool import Pool, executed
 ERRORS = (
     "error 2"  # before the keys of errors; those that older versions kept, under other keys, are not believed
 )
+PARTS = ("calls", "turns", "turned")
+ENDS = ("", "-wal", "-shm", "-journal", ".journal")  # of such a part itself, of SQLite's and of ours
 BUSY = 60.0  # seconds that another process may hold the file
 
 Runner = Callable[[Mapping[str, tuple[Tool, Call]]], Iterator[tuple[str, Execution]]]
@@ -76,10 +78,12 @@ def beside(output: Path, part: str) -> Path:
     return output.with_name(f".{output.name}.{part}")
 
 
-def forget(output: Path, part: str = "") -> None:
-    """Remove what is kept for a file that is finished now, or one part of it."""
-    for path in output.parent.glob(f"{glob.escape(beside(output, part).name)}*"):
-        path.unlink()
+def forget(output: Path, *parts: str) -> None:
+    """Remove what is kept for a file that is finished now, or some parts of it; never another file's."""
+    for name in (beside(output, part).name for part in parts or PARTS):
+        for path in output.parent.glob(f"{glob.escape(name)}*"):
+            if path.name.removeprefix(name) in ENDS:
+                path.unlink()
 
 
 def run_all(

@@ -51,11 +51,14 @@ class Retriever(WikiSearch):
         if not found:
             return self
         try:
-            return Retriever(
-                self.source, [Passage(str(row.get("title", "")), str(row["text"])) for row in found]
-            )
+            given = [
+                Passage(str(row.get("title") or ""), str(row["text"]))
+                for row in found
+                if row["text"] is not None and str(row["text"]).strip()
+            ]
         except (AttributeError, KeyError, TypeError):
             raise InputError(f"{question.where}: field 'passages': not a list of title and text") from None
+        return Retriever(self.source, given or [Passage("", "")])
 
     def find(self, query: str) -> list[str]:
         """The passages, best first; none where no word of the query is in any."""

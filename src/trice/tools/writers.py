@@ -192,5 +192,5 @@ def load_parts(name: str, kind: Any) -> tuple[Any, Any]:
         raise InputError(f"model '{name}': cannot be loaded ({str(error).strip().splitlines()[0]})") from None
 
 
-def _whole_line(text: str) -> str | None:
+def _whole_line(text: str, seen: int) -> str | None:
     return text if "\n" in text.lstrip() else None

@@ -16,7 +16,7 @@ from trice.training.validation import load_validation
 
 def examples(data: Path, template: str, limit: int | None = None) -> Callable[[Any], list[Any]]:
     """What makes the training set, given the tokenizer. Raises InputError for data or template that do not fit."""
-    rows, form = read_rows(data, Labelled)[:limit], load_template(template)
+    rows, form = read_rows(data, Labelled, repeated=True)[:limit], load_template(template)
 
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.fit import example

@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any
 
 from trice import __version__
 from trice.errors import InputError
-from trice.journal import differences, digest, first_process, notice, write_text
+from trice.journal import differences, digest, first_process, notice, read_object, write_text
+from trice.ledger import alone
 from trice.models.adapters import CONFIG, MADE, WEIGHTS, adapter_weights
 from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
 from trice.progress import Progress
@@ -68,24 +70,31 @@ def drop_long(examples: Sequence[Example], max_length: int) -> list[Example]:
     return kept
 
 
-def claim(output: Path, settings: dict[str, Any]) -> bool:
+def claim(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: Clone) -> bool:
     """Make `output` this run's own. Returns True where it is already finished.
 
-    Raises InputError, naming the difference, where training was begun with other settings.
+    `fixed` and the settings' identity are what the adapter depends on, `about` is recorded beside them. Raises
+    InputError, naming the difference, where training was begun with others.
     """
-    path, done = output / MADE, (output / CONFIG).is_file()
-    settings = json.loads(json.dumps(settings))
+    path, done = (
+        output / MADE,
+        (output / CONFIG).is_file() and any((output / name).is_file() for name in WEIGHTS),
+    )
+    now = json.loads(json.dumps(fixed | settings.identity()))
     # A call that stopped before its first checkpoint, for bad input perhaps, leaves nothing to protect.
     if path.is_file() and (done or any(output.glob("checkpoint-*"))):
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if {**before, "task": None} != {**settings, "task": None}:  # which is for the adapter's use alone
+        known = type(settings)().identity() | read_object(path)  # an older version had fewer settings
+        before = {key: known.get(key) for key in now}
+        if before != now:
             raise InputError(
-                f"{output}: begun with other settings ({differences(before, settings)}); "
+                f"{output}: begun with other settings ({differences(before, now)}); "
                 "use those again, or another --output"
             )
-        return done
+        if done:
+            return True
     if first_process():
-        write_text(path, json.dumps(settings, indent=2) + "\n")
+        made = about | fixed | settings.model_dump(mode="json")
+        write_text(path, json.dumps(made, indent=2) + "\n")
     return False
 
 
@@ -184,39 +193,38 @@ def fit(
     `validation` chooses which checkpoint the adapter is. `task` is recorded in the adapter, for its use."""
     settings = checked(settings, model, adapter, device)
     dtype = resolve_dtype(dtype, device)
-    made_by = {
+    fixed = {
         "stage": stage,
-        "trice": __version__,
         "model": model,
         "adapter": adapter and digest(adapter_weights(adapter)),
         "data": digest(data),
-        "task": task,
         "template": template,
         "template_sha256": load_template(template).sha256,
         "seed": seed,
         "dtype": dtype,
         **({"limit": limit} if limit else {}),
         **({"validation": validation.made_by()} if validation else {}),
-        **settings.model_dump(mode="json"),
     }
+    about = {"trice": __version__, "task": task}
     team = processes(device)
-    with team.main_process_first():
-        if claim(output, made_by):
-            notice(f"{output}: already trained with these settings")
-            return output
-        checkpoint = last_checkpoint(output)
-    # Weights that will be cut up meet the device in pieces, since whole they may not fit on it.
-    loaded = load_base(
-        model, adapter, device="cpu" if sharded() else device, dtype=dtype, quantize=settings.quantize
-    )
-    loaded = replace(loaded, device=pick_device(device))
-    validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
-    final = _run(examples, loaded, adapter, output, settings, seed, validate, checkpoint)
-    if team.is_main_process:
-        clear(output)
-        write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
-        _take(final, output)
-    team.wait_for_everyone()
+    with alone(output) if team.is_main_process else nullcontext():
+        with team.main_process_first():
+            if claim(output, fixed, about, settings):
+                notice(f"{output}: already trained with these settings")
+                return output
+            checkpoint = last_checkpoint(output)
+        # Weights that will be cut up meet the device in pieces, since whole they may not fit on it.
+        loaded = load_base(
+            model, adapter, device="cpu" if sharded() else device, dtype=dtype, quantize=settings.quantize
+        )
+        loaded = replace(loaded, device=pick_device(device))
+        validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
+        final = _run(examples, loaded, adapter, output, settings, seed, validate, checkpoint)
+        if team.is_main_process:
+            clear(output)
+            write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
+            _take(final, output)
+        team.wait_for_everyone()
     return output
 
 
@@ -236,7 +244,7 @@ def _run(
     from trice.training.policy import prepare
     from trice.training.trainer import Log, TriceTrainer, write_log
 
-    rows = drop_long(examples(loaded.tokenizer), settings.max_length)
+    rows = drop_long(examples(loaded.tokenizer), min(settings.max_length, loaded.context))
     steps_per_epoch, total = count_steps(settings, len(rows))
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     state = trainer_state(checkpoint) if checkpoint else {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -19,10 +19,27 @@ Scheduler = Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant"
 RankingObjective = Literal["rank", "weighted", "dpo", "listwise"]
 
 
+FREE = "free"  # marks a setting of speed, memory, placement or logging, which changes no result
+
+
 class Settings(BaseModel):
     """A group of settings: immutable, and an unknown name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that results depend on, as JSON values: what may not change while work on them is under way.
+        Those marked `FREE` may, here and in all groups below."""
+        found = self.model_dump(mode="json", by_alias=True)
+        for name, field in type(self).model_fields.items():
+            key, value = field.alias or name, getattr(self, name)
+            if FREE in field.metadata:
+                del found[key]
+            elif isinstance(value, Settings):
+                found[key] = value.identity()
+            elif isinstance(value, list):
+                found[key] = [each.identity() if isinstance(each, Settings) else each for each in value]
+        return found
 
 
 class Lora(Settings):
@@ -59,23 +76,23 @@ class Clone(Settings):
     """gradients are clipped to this norm"""
     max_length: int = Field(512, ge=8)
     """tokens of prompt and response; longer questions are left out and counted, never cut"""
-    token_budget: int = Field(4096, ge=64)
+    token_budget: Annotated[int, FREE] = Field(4096, ge=64)
     """tokens of a micro-batch: bounds the memory, does not change the loss"""
-    save_every: int = Field(0, ge=0)
+    save_every: Annotated[int, FREE] = Field(0, ge=0)
     """steps between checkpoints; 0: at the end of each epoch"""
     validate_every: int = Field(0, ge=0)
     """steps between validations: held-out questions (`validation`) are answered greedily, calls executed, and
     the checkpoint with the best accuracy becomes the adapter; 0: none, the last step does"""
     patience: int = Field(0, ge=0)
     """validations without a better one after which training stops; 0: it never does"""
-    compile: bool = False
+    compile: Annotated[bool, FREE] = False
     """fuse small operations with torch.compile: faster steps, but it needs a C++ compiler, and its first use
     takes a minute"""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, FREE] = False
     """compute each layer again in the backward pass: the same gradients, less memory, slower"""
     quantize: Literal["8bit", "4bit"] | None = None
     """keep the base's linear layers in `8bit` or `4bit` while training"""
-    report_to: list[str] = []
+    report_to: Annotated[list[str], FREE] = []
     """trackers transformers knows, such as `tensorboard`"""
     lora: Lora = Lora()
 
@@ -100,7 +117,7 @@ class Rlef(Clone):
     batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(2e-5, gt=0)
     scheduler: Scheduler = "cosine"
-    save_every: int = Field(10, ge=0)
+    save_every: Annotated[int, FREE] = Field(10, ge=0)
     objective: RankingObjective = "rank"
     """what L_rank is: `rank` (the paper's), `weighted` (each pair by its difference of rewards), `dpo` (on
     all pairs of unequal rewards, against the policy as it was before stage 2), `listwise` (Plackett-Luce)"""

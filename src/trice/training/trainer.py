@@ -45,9 +45,20 @@ class Parts:
     ordered: int
 
     def sums(self) -> torch.Tensor:
-        """All six, detached, in float64."""
-        values = [self.sft.item(), self.tokens, self.rank.item(), self.questions, self.pairs, self.ordered]
-        return torch.tensor(values, dtype=torch.float64)
+        """All six, detached, in float64, on the device of the losses. Nothing here waits for a GPU: while it
+        computes gradients, the next micro-batch is laid out."""
+        values: list[torch.Tensor | int] = [
+            self.sft,
+            self.tokens,
+            self.rank,
+            self.questions,
+            self.pairs,
+            self.ordered,
+        ]
+        sums = torch.zeros(len(values), dtype=torch.float64, device=self.sft.device)
+        for place, value in enumerate(values):
+            sums[place] = value.detach() if isinstance(value, torch.Tensor) else value
+        return sums
 
 
 def response_scores(logps_N: torch.Tensor, packed: Packed, objective: Rlef) -> torch.Tensor:
@@ -157,7 +168,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         tokens, questions = _sft_tokens(inputs), len(inputs)
         here, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = micro_batches(inputs, self.settings.token_budget, processes)[here::processes]
-        sums = torch.zeros(6, dtype=torch.float64)
+        sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
         for number, part in enumerate(mine):
             last = number == len(mine) - 1
             packed = pack(part or inputs[:1], self.way.layout, self.args.device)
@@ -170,7 +181,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
                 self.accelerator.backward(cost * (processes if part else 0))
             if part:
                 sums += measured.sums()
-        sums = self.accelerator.reduce(sums.to(self.args.device))
+        sums = self.accelerator.reduce(sums)
         self._figures = _figures(*sums.tolist())
         loss: torch.Tensor = sums[0] / tokens + self.objective.alpha * sums[2] / questions
         return loss.float()

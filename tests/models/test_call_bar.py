@@ -1,0 +1,120 @@
+"""Under tool choice none no response holds the opening of a call, and nothing else is barred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from families import save
+from trice import calls
+from trice.calls import opening
+from trice.models.batches import Ask
+from trice.models.decoding import generate
+from trice.models.engine import Manner, Prompt
+from trice.models.local import LocalModel, load
+from trice.prompts import decode, load_template
+from trice.records import Outcome
+from trice.sampling import Sampling
+from trice.stages.generate import Asking, open_engine
+
+NAMES = ("a", "Question", "n", "er", "calculator")  # what tiny random models write now and then
+
+
+@pytest.fixture(scope="module", params=["qwen2", "llama"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> LocalModel:
+    return load(str(folder), device="cpu", dtype="float32")
+
+
+def manner(sampling: Sampling, **options: object) -> Manner:
+    parsers = dict.fromkeys(NAMES, lambda text: {"input": text})
+    return Manner(load_template("plain"), sampling, (), parsers, NAMES, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(160, temperature=1.5, samples=6),
+        Sampling(160),
+        Sampling(60, beams=4, samples=2),
+        Sampling(60, temperature=1.5, beams=4, samples=4),
+    ],
+    ids=["samples", "greedy", "beams", "drawn-beams"],
+)
+def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_bar(
+    loaded: LocalModel, sampling: Sampling
+) -> None:
+    bar = manner(sampling, compel="answer").bar(loaded.tokenizer)
+    begins = opening(NAMES)
+    asks = [
+        Ask(loaded.tokenizer(f"What is {n}+{n * n}?")["input_ids"], str(n), tuple(range(sampling.samples)))
+        for n in range(12)
+    ]
+    free, barred = (
+        {
+            (number, sample): each.text
+            for number, found in generate(loaded, asks, sampling, suppress=suppress)
+            for sample, each in found.items()
+        }
+        for suppress in (None, bar)
+    )
+    assert not [text for text in barred.values() if begins.search(text)]
+    if sampling.beams == 1 and not sampling.temperature:  # a draw sees the mass that the bar takes away
+        without = {key for key, text in free.items() if not begins.search(text)}
+        assert without
+        assert {key: barred[key] for key in without} == {key: free[key] for key in without}
+    assert max(map(len, free.values())) > 20
+
+
+def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalModel) -> None:
+    tokenizer = loaded.tokenizer
+    bar, begins = manner(Sampling(), compel="answer").bar(tokenizer), opening(NAMES)
+    for text in (
+        "",
+        "It is",
+        "I do",
+        "calculator",
+        "my_calculator",
+        "calculato",
+        "Question",
+        "x + 3",
+        "a",
+        "ba",
+    ):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        barred = set(bar(decode(tokenizer, ids)))
+        expected = {
+            token for token in range(len(tokenizer)) if begins.search(decode(tokenizer, [*ids, token]))
+        }
+        assert barred == expected, text
+        assert expected <= set(bar.anywhere)
+    (only,) = tokenizer("(", add_special_tokens=False)["input_ids"][-1:]
+    assert only in bar("see calculator")
+    assert only not in bar("see my_calculator")
+    assert only not in bar("see it")
+
+
+def test_endings_of_words_are_free(loaded: LocalModel) -> None:
+    """A tool named `t` bars no "don't", and no token at all but before a parenthesis."""
+    bar = Manner(load_template("plain"), parsers={"t": dict}, own=("t",), compel="answer").bar(
+        loaded.tokenizer
+    )
+    texts = {token: decode(loaded.tokenizer, [token]) for token in {*bar("I don'"), *bar("don't"), *bar("x")}}
+    assert all("(" in text for text in texts.values())
+    assert len(texts) < 20
+
+
+def test_an_engine_answers_without_calls(folder: Path) -> None:
+    engine = open_engine(Asking(str(folder), device="cpu", dtype="float32"))
+    how = manner(Sampling(80, temperature=1.5, samples=8), compel="answer")
+    texts: list[str] = []
+    prompts = [Prompt(str(n), "Add.", f"{n}+1?", tuple(range(8))) for n in range(6)]
+    failures = engine.write(prompts, how, lambda _, found: texts.extend(each.text for each in found.values()))
+    assert failures == []
+    assert len(texts) == 48
+    assert {calls.read(text, how.parsers).outcome for text in texts} == {Outcome.ANSWERED}
