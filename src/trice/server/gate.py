@@ -82,7 +82,7 @@ def _plain(name: str) -> str:
 
 def _name(host: str) -> str:
     """A Host header without its port; empty for a malformed one, which is no server's name."""
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:[0-9]*)?", host)
+    found = re.fullmatch(r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9._-]*)(:[0-9]*)?", host)
     return _plain(found[1]) if found else ""
 
 
