@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trice.errors import InputError
 
+TINY = 1e-5  # below this temperature the likeliest token is all but certain; far below, float32 overflows
 # What `split` takes for knowledge: of so many answers, the first greedy and the others drawn at this temperature,
 # the share that has to be right.
 SPLIT_SAMPLES, SPLIT_TEMPERATURE, KNOWN = 3, 0.7, 1.0
@@ -27,6 +28,11 @@ class Sampling:
     seed: int = 0
     repetition_penalty: float = 1.0
     logprobs: bool = False
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken: a temperature below `TINY` counts as 0."""
+        return self.temperature < TINY
 
     def __post_init__(self) -> None:
         if 1 < self.beams < self.samples:

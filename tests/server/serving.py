@@ -24,11 +24,12 @@ def running(
     *,
     keys: Sequence[str] = (),
     limits: Limits | None = None,
+    entrance: Entrance | None = None,
     **options: Any,
 ) -> Iterator[Server]:
     """A server of the model, in float32, as long as the block lasts; `url` says where."""
     shelf = open_shelf(str(model), adapters, task, device="cpu", dtype="float32", **options)
-    server = open_server(shelf, Entrance(port=0), limits or Limits(max_new_tokens=64), keys)
+    server = open_server(shelf, entrance or Entrance(port=0), limits or Limits(max_new_tokens=64), keys)
     thread = Thread(target=server.serve_here, daemon=True)
     thread.start()
     while not server.started:

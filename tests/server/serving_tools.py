@@ -51,6 +51,21 @@ def upper(text: str) -> str:
     return text.upper()
 
 
+class _Ends(Tool):
+    """Ends more than its own call, when a call of it is read."""
+
+    description = "Ends it."
+
+    def __init__(self, name: str, how: type[BaseException]) -> None:
+        self.name, self.how = name, how
+
+    def parse(self, text: str) -> dict[str, Any]:
+        raise self.how(text)
+
+    def execute(self, text: str) -> str:
+        return text
+
+
 class _Look(Tool):
     """Finds two passages, which a model has to read."""
 
@@ -70,6 +85,7 @@ _wait.__name__, _hang.__name__ = "wait", "soon"
 wait = FunctionTool(_wait, time_limit=60.0, workers=8)
 soon = FunctionTool(_hang, time_limit=0.2)
 look = _Look()
+leave, die = _Ends("leave", SystemExit), _Ends("die", KeyboardInterrupt)
 
 
 def gone(text: str) -> str:

@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from serving import ask, client, running
+from serving import ask, client, lora, running
 
 from tiny import command
 from trice.server.gate import Gate, is_loopback, page_policy
+from trice.server.start import Entrance
 from trice.server.wire import Refused
 
 
@@ -61,6 +62,32 @@ def test_pages_of_others_cannot_use_it(tiny_model: Callable[[str], Path]) -> Non
         reply = get(server.url, "/v1/models")
         assert reply.getheader("access-control-allow-origin") is None
         assert reply.getheader("x-content-type-options") == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("entrance", "url", "allowed"),
+    [
+        (Entrance("127.0.0.2", 0), "http://127.0.0.2", ()),
+        (
+            Entrance("127.0.0.1", 0, hosts=("tools.example",)),
+            "http://127.0.0.1",
+            ("tools.example", "LOCALHOST"),
+        ),
+        (Entrance("0.0.0.0", 0, hosts=("Tools.example",)), "http://127.0.0.3", ("tools.example",)),
+        (Entrance("::1", 0, hosts=("tools.example",)), "http://[::1]", ("[0:0::1]", "tools.example")),
+    ],
+)
+def test_the_servers_own_address_is_always_allowed(
+    tiny_model: Callable[[str], Path], entrance: Entrance, url: str, allowed: tuple[str, ...]
+) -> None:
+    with running(tiny_model("llama"), entrance=entrance, keys=["k"]) as server:
+        at = f"{url}:{urlsplit(server.url).port}"
+        assert get(at, "/health").status == 200
+        assert get(at, "/health", origin=at).status == 200
+        for name in allowed:
+            assert get(at, "/health", host=name).status == 200
+        for name in ("evil.example", "10.1.2.3", f"{url[7:]}.evil.example", f"evil@{url[7:]}"):
+            assert get(at, "/health", host=name).status in (400, 403)
 
 
 def test_other_names_can_be_allowed() -> None:
@@ -115,8 +142,8 @@ def test_what_does_not_fit_is_one_line(
         assert f"--port {port}: cannot be listened on (Address already in use)" in told
         assert "secret" not in told
     for name in ("a/same", "b/same"):
-        (tmp_path / name).mkdir(parents=True)
-    told = line("--adapter", tmp_path / "a/same", "--adapter", tmp_path / "b/same", "--port", 0)
+        lora(model, tmp_path / name, 0)
+    told = line("--task", "math", "--adapter", tmp_path / "a/same", "--adapter", tmp_path / "b/same")
     assert "a/same and " in told
     assert "b/same: would both be served as 'same'" in told
     assert "unknown task 'maths'" in line("--task", "maths", "--port", 0)

@@ -94,9 +94,99 @@ def test_a_request_ends_at_its_time_limit(waiter: Callable[..., Any], stream: bo
             with pytest.raises(openai.InternalServerError) as caught:
                 ask(server)
             assert caught.value.status_code == 504
-        assert not server.serving.worker.idle  # its call has not come back yet, and keeps its place
         serving_tools.go_on.set()
         eventually(lambda: server.serving.worker.idle)
+
+
+def test_a_call_keeps_the_place_of_a_request_that_is_over(waiter: Callable[..., Any]) -> None:
+    with waiter() as server:
+        worker = server.serving.worker
+        chunks = ask(server, stream=True)
+        eventually(lambda: serving_tools.runs)
+        chunks.close()
+        eventually(lambda: all(job.over for job in worker.under_way))
+        assert not worker.idle
+        serving_tools.go_on.set()
+        eventually(lambda: worker.idle)
+
+
+def test_a_request_for_which_there_is_a_place_does_not_wait(waiter: Callable[..., Any]) -> None:
+    with waiter(batch_size=8, max_waiting=1) as server, ThreadPoolExecutor(16) as pool:
+        for _ in range(3):
+            serving_tools.go_on.clear()
+            serving_tools.runs.clear()
+            asked = [pool.submit(ask, server) for _ in range(8)]  # at once, at an idle server
+            eventually(lambda: len(serving_tools.runs) == 8)
+            ninth = pool.submit(ask, server)
+            eventually(lambda: server.serving.worker.waiting)
+            with pytest.raises(openai.RateLimitError):
+                ask(server)
+            serving_tools.go_on.set()
+            assert {each.result().choices[0].message.content for each in (*asked, ninth)} == {"NOW"}
+
+
+def test_second_turns_take_no_more_places_than_there_are(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = writes(tiny_model("llama"), tmp_path, "look(Paris)", for_ever=True)
+    task = tool_task(tmp_path, "serving_tools:look")
+    limits = Limits(max_new_tokens=200, batch_size=1)
+    with running(model, task=task, limits=limits) as server, ThreadPoolExecutor(1) as pool:
+        asked, most = pool.submit(ask, server, max_tokens=200), 0
+        while not asked.done():  # two turns of 200 tokens each
+            most = max(most, sum(map(len, list(server.serving.worker.groups._live.values()))))
+        assert len(asked.result().choices[0].message.trice["turns"]) == 2
+        assert most == 1
+
+
+def test_a_tool_that_ends_its_program_does_not_end_the_server(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = writes(tiny_model("llama"), tmp_path, "leave(now)")
+    with running(model, task=tool_task(tmp_path, "serving_tools:leave")) as server:
+        for _ in range(2):
+            assert ask(server).choices[0].message.content == "The tool could not be called: now."
+
+
+def test_a_server_that_answers_no_more_says_so(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    model = writes(tiny_model("llama"), tmp_path, "die(now)")
+    with running(model, task=tool_task(tmp_path, "serving_tools:die")) as server:
+        for _ in range(2):  # the one that meets it, and one after it
+            with pytest.raises(openai.InternalServerError) as caught:
+                ask(server)
+            assert (caught.value.status_code, caught.value.code) == (503, "failed")
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+        connection.request("GET", "/health")
+        reply = connection.getresponse()
+        assert (reply.status, json.loads(reply.read())["status"]) == (503, "failed")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"k" * 50_000: 1},
+        {"trice": {"k" * 50_000: 1}},
+        {"stream_options": {"k" * 50_000: 1}},
+        {"messages": [{"role": "user", "content": "a", "k" * 50_000: 1}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "k" * 50_000: 1}]}]},
+        {"messages": [{"role": "r" * 50_000, "content": "a"}]},
+        {"model": "m" * 50_000},
+        {"tool_choice": "t" * 50_000},
+        {"trice": {"task": "t" * 50_000}},
+        {"stop": ["s" * 50_000]},
+    ],
+    ids=range(10),
+)
+def test_an_error_repeats_little_of_what_was_sent(
+    tiny_model: Callable[[str], Path], fields: dict[str, Any]
+) -> None:
+    with running(tiny_model("llama")) as server:
+        sent = {"model": "tiny-llama", "messages": [{"role": "user", "content": "a"}]} | fields
+        reply = post(server, json.dumps(sent).encode())
+        told = reply.read()
+        assert reply.status in (400, 404)
+        assert len(told) < 1500
+        assert set(json.loads(told)["error"]) == {"message", "type", "param", "code"}
 
 
 def test_rows_of_a_client_that_goes_away_leave(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:

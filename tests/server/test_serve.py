@@ -193,6 +193,25 @@ def test_calls_can_be_barred_and_required(random_model: Server) -> None:
     assert (barred.trice["decision"], barred.trice["probability"]) == ("answered", None)
 
 
+@pytest.mark.parametrize("stop", ["calc", "r(", "calculator(", "("])
+def test_a_stop_text_does_not_end_how_a_required_call_begins(writer: Callable[..., Any], stop: str) -> None:
+    with writer("12+30)") as server:
+        message = ask(server, tool_choice="required", stop=stop).choices[0].message
+        assert message.trice["response"] == "calculator(12+30)"
+        assert message.content == "42"
+        assert streamed(ask(server, tool_choice="required", stop=stop, stream=True))[0] == {0: "42"}
+        stopped = ask(server, tool_choice="required", stop=[stop, "+"]).choices[0].message
+        assert stopped.trice["response"] == "calculator(12"
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 1e-300, 5e-324, 1e-40, 1e-9])
+def test_a_tiny_temperature_is_greedy(random_model: Server, temperature: float) -> None:
+    greedy = ask(random_model, QUESTIONS[2]).choices[0].message.content
+    for more in ({}, {"top_p": 0.9}):
+        drawn = ask(random_model, QUESTIONS[2], temperature=temperature, seed=3, **more)
+        assert drawn.choices[0].message.content == greedy
+
+
 def test_a_stop_text_and_the_length_end_a_response(random_model: Server) -> None:
     free = ask(random_model, QUESTIONS[1]).choices[0].message.content
     stop = free[5:7]
@@ -243,6 +262,8 @@ def test_the_probability_of_a_call_is_the_plain_models(
         ({"messages": [{"role": "user", "content": " "}]}, "messages"),
         ({"messages": [{"role": "user", "content": "a"}] * 2}, "messages"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "a", "audio": {"id": "1"}}]}, "messages.0.audio"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": "What is it? " * 200}]}, "messages"),
         ({"trice": {"task": "qa"}}, "trice.task"),
         ({"trice": {"tusk": "qa"}}, "trice.tusk"),
@@ -262,7 +283,24 @@ def test_what_would_be_answered_otherwise_is_refused(
 def test_harmless_fields_and_forms_of_a_message_are_taken(random_model: Server) -> None:
     plain = ask(random_model, "Who is it?").choices[0].message.content
     parts = [{"type": "text", "text": "Who is"}, {"type": "text", "text": " it?"}]
-    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": parts}]
+    messages: list[dict[str, Any]] = [
+        {
+            "role": "system",
+            "content": "Be kind.",
+            "id": "1",
+            "name": "me",
+            "cache_control": {"type": "ephemeral"},
+        },
+        {
+            "role": "user",
+            "content": parts,
+            "refusal": None,
+            "audio": None,
+            "annotations": [],
+            "tool_calls": [],
+        },
+    ]
+    parts[0]["cache_control"] = {"type": "ephemeral"}  # type: ignore[assignment]
     same = ask(
         random_model, messages=messages, user="me", metadata={"a": "b"}, store=False, logprobs=False,
         response_format={"type": "text"}, frequency_penalty=0,

@@ -107,9 +107,11 @@ def serve(
     ] = Limits.max_prompt_tokens,
     batch_size: Annotated[int, typer.Option(min=1, help="Responses written at a time.")] = Limits.batch_size,
     max_waiting: Annotated[
-        int, typer.Option(min=1, help="Requests that may wait; more are refused.")
+        int, typer.Option(min=1, help="Requests that may wait for a place; more are refused.")
     ] = Limits.max_waiting,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = Limits.timeout,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds a request may take, its body included.")
+    ] = Limits.timeout,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
 ) -> None:

@@ -112,7 +112,7 @@ class _Beams:
         self, logits_VB: torch.Tensor, totals_B: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the tokens each beam may go on with, and the tokens, both [B, k]."""
-        if not self.sampling.temperature:
+        if self.sampling.greedy:
             values_Bk, tokens_Bk = top(logits_VB, self.kept)
             return values_Bk - totals_B.unsqueeze(1), tokens_Bk
         weights_Bk, tokens_Bk = nucleus(logits_VB, self.sampling)
@@ -121,7 +121,7 @@ class _Beams:
 
     def _best(self, found: list[tuple[float, int, int]], draw: random.Random) -> list[tuple[float, int, int]]:
         """The continuations to look at: the best, or those drawn, which Gumbel noise puts first."""
-        if not self.sampling.temperature:
+        if self.sampling.greedy:
             return sorted(found, key=lambda each: -each[0])[: self.kept]
         noisy = [(each[0] - math.log(-math.log(draw.random() or 1e-300)), each) for each in found]
         return [each for _, each in sorted(noisy, key=lambda pair: -pair[0])[: self.kept]]

@@ -269,10 +269,10 @@ def _choose(rows: Sequence[Row], logits_VB: torch.Tensor) -> Iterator[tuple[int,
     plain_VB = logits_VB.clone() if totals_B is not None and sampling.repetition_penalty != 1 else logits_VB
     penalise(logits_VB, ([*row.prompt, *row.ids] for row in rows), sampling.repetition_penalty)
     bar(logits_VB, (row.way.suppress(row.so_far) if row.way.suppress else () for row in rows))
-    if sampling.temperature:
-        tokens_B = drawn(logits_VB, sampling, [row.draw.random() for row in rows])
-    else:
+    if sampling.greedy:
         tokens_B = greedy(logits_VB)
+    else:
+        tokens_B = drawn(logits_VB, sampling, [row.draw.random() for row in rows])
     if totals_B is None:
         return zip(tokens_B.tolist(), [0.0] * len(rows), strict=True)
     logprobs_B = plain_VB.gather(0, tokens_B.unsqueeze(0)).squeeze(0).float() - totals_B

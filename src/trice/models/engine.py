@@ -115,11 +115,12 @@ class Manner:
     def finish(self, text: str, seen: int = 0) -> str | None:
         """The response, where `text` is a whole one: its first call has closed, or the first of the template's stop
         texts has come. None while it must go on. The first `seen` characters are known to be no whole response."""
-        whole, new = self.opening + text, len(self.opening) + seen
+        start = len(self.opening)  # stop texts end what the model writes, not how it had to begin
+        whole, new = self.opening + text, start + seen
         limit = len(whole)
-        if any(whole.find(stop, max(0, new - len(stop) + 1)) >= 0 for stop in self.template.stop):
+        if any(whole.find(stop, max(start, new - len(stop) + 1)) >= 0 for stop in self.template.stop):
             begun = whole.lstrip()
-            if stops := [place for stop in self.template.stop if (place := begun.find(stop)) >= 0]:
+            if stops := [place for stop in self.template.stop if (place := begun.find(stop, start)) >= 0]:
                 limit = len(whole) - len(begun) + min(stops)
         end = whole.find(")", new, limit) + 1
         while end:

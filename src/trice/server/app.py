@@ -16,13 +16,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from trice.server.gate import ALWAYS, page_policy
 from trice.server.talk import Serving, Talk, stream, whole
-from trice.server.wire import Refused, read_request
+from trice.server.wire import Refused, clip, read_request
 
 ROUTES = ("/", "/health", "/metrics", "/v1/models", "/v1/tasks", "/v1/chat/completions")
-READING = 30.0  # seconds that a client may take to read
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -30,12 +30,15 @@ async def read_body(request: Request, most: int) -> bytes:
     body = bytearray()
     too_large = Refused(413, f"the body has more than {most} bytes")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length[:20]) > most:
+    if length.isdecimal() and int(length[:20]) > most:
         raise too_large
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise too_large
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise too_large
+    except ClientDisconnect:
+        raise Refused(499, "the client has gone") from None
     return bytes(body)
 
 
@@ -75,7 +78,7 @@ def build(serving: Serving) -> Door:
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
         if name not in serving.shelf.models:
-            raise Refused(404, f"there is no model '{name[:80]}'", "model", "model_not_found")
+            raise Refused(404, f"there is no model '{clip(name)}'", "model", "model_not_found")
         return JSONResponse(serving.shelf.describe(serving.shelf.models[name]))
 
     @app.get("/v1/tasks")
@@ -84,13 +87,14 @@ def build(serving: Serving) -> Door:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
+        deadline = request.state.began + serving.limits.timeout
         try:
-            async with asyncio.timeout(serving.limits.timeout):
+            async with asyncio.timeout_at(deadline):
                 body = await read_body(request, serving.limits.max_body)
         except TimeoutError:
-            raise Refused(408, "the body did not come") from None
+            raise serving.too_late() from None
         wanted = read_request(body)
-        talk = Talk(serving, serving.asked(wanted))
+        talk = Talk(serving, serving.asked(wanted), deadline)
         if not wanted.stream:
             return await whole(talk, request)
         options = wanted.stream_options
@@ -112,6 +116,7 @@ class Door:
                 await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 499
+        scope.setdefault("state", {})["began"] = asyncio.get_running_loop().time()
 
         async def sent(message: Any) -> None:
             nonlocal status
@@ -123,8 +128,7 @@ class Door:
             await send(message)
 
         try:
-            # beyond a request's own time limit only one whose client does not read is still there
-            async with asyncio.timeout(self.serving.limits.timeout + READING):
+            async with asyncio.timeout(self.serving.limits.reading):
                 await self._answer(scope, receive, sent)
         except TimeoutError:
             status = 499
@@ -135,8 +139,9 @@ class Door:
         headers = Request(scope).headers
         try:
             self.serving.gate.check(
-                scope["path"], headers.get("host", ""), headers.get("origin"), headers.get("authorization")
-            )
+                scope["path"], headers.get("host", ""), headers.get("origin"), headers.get("authorization"),
+                (scope.get("server") or ("",))[0],
+            )  # fmt: skip
         except Refused as refused:
             await JSONResponse(refused.body(), refused.status, refused.headers)(scope, receive, send)
             return
@@ -155,7 +160,10 @@ async def _refused(_: Request, refused: Exception) -> Response:
 
 async def _not_there(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse(Refused(error.status_code, str(error.detail)).body(), error.status_code)
+    # a 405 says in its headers which methods are allowed
+    return JSONResponse(
+        Refused(error.status_code, str(error.detail)).body(), error.status_code, error.headers
+    )
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -42,13 +42,16 @@ class Gate:
 
     def __init__(self, keys: Sequence[str], hosts: Sequence[str]) -> None:
         self._digests = [_digest(key) for key in keys]
-        self._hosts = tuple(host.lower() for host in hosts)
+        self._hosts = tuple(_plain(host) for host in hosts)
 
-    def check(self, path: str, host: str, origin: str | None, authorization: str | None) -> None:
-        """Raise Refused for a request that may not come in."""
-        if self._hosts and _name(host) not in self._hosts:
+    def check(
+        self, path: str, host: str, origin: str | None, authorization: str | None, address: str = ""
+    ) -> None:
+        """Raise Refused for a request that may not come in. `address` is the one at which the request arrived: the
+        server may always be called by it, since no foreign name is an address."""
+        if self._hosts and _name(host) not in (*self._hosts, _plain(address)):
             raise Refused(403, "the server is not called by this name; --allow-host adds one")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _origin(origin) != host.lower():
             raise Refused(403, "requests of other sites' pages are not answered")
         if self._digests and path not in OPEN and not self._known(authorization):
             raise Refused(
@@ -67,12 +70,28 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
-def _name(host: str) -> str:
-    """A Host header without its port."""
+def _plain(name: str) -> str:
+    """A host's name or address in the one form in which names are compared."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        address = ip_address(name.strip("[]"))
     except ValueError:
-        return ""
+        return name.lower()
+    mapped = getattr(address, "ipv4_mapped", None)  # how a socket for both kinds reports an IPv4 address
+    return str(mapped or address)
+
+
+def _name(host: str) -> str:
+    """A Host header without its port; empty for a malformed one, which is no server's name."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9._-]*)(:[0-9]*)?", host)
+    return _plain(found[1]) if found else ""
+
+
+def _origin(origin: str) -> str | None:
+    """The host and port of an Origin header; None for a malformed one, which is no server's page."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def page_policy(page: str) -> str:

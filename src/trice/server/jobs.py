@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,18 +14,26 @@ from trice.stages.generate import Asking, manner
 from trice.tasks import Tasks
 
 
+class Turn(NamedTuple):
+    """A second turn to be written: its question, how it is answered, and its prompt's ids."""
+
+    question: Question
+    manner: Manner
+    ids: list[int]
+
+
 @dataclass(eq=False)
 class Job:
     """A request under way. `question` is what is asked, with its instruction, once it has begun; `left` counts its
-    unfinished responses, `calls` those that run; `turns` are second turns by response, None where they are not
-    there yet; `prompt` and `completion` count tokens."""
+    unfinished responses, `calls` those that run; `turns` are second turns by response: what those that are finished
+    say, and those that have not begun; `prompt` and `completion` count tokens."""
 
     asked: Asked
     emit: Callable[[Event], None]
     left: int
     calls: int = 0
     over: bool = False
-    turns: dict[int, list[str | None]] = field(default_factory=dict)
+    turns: dict[int, tuple[list[str], deque[Turn]]] = field(default_factory=dict)
     prompt: int = 0
     completion: int = 0
     question: Question = field(init=False)
@@ -53,9 +62,8 @@ class Job:
 
 
 class Place(NamedTuple):
-    """Whose row it is: a first response, or the second turn number `turn` over the output of response `of`."""
+    """Whose row it is: a first response, or a second turn over the output of response `of`."""
 
     job: Job
     manner: Manner
     of: int | None = None
-    turn: int = 0

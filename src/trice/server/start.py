@@ -5,13 +5,17 @@ One process, with one thread for all models. Does not cover several processes, e
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
@@ -19,6 +23,7 @@ from trice.errors import InputError
 from trice.journal import notice
 from trice.models.keys import api_keys
 from trice.server.app import build
+from trice.server.connection import Connection
 from trice.server.gate import LOOPBACK, Gate, is_loopback
 from trice.server.limits import Limits
 from trice.server.shelf import Shelf, open_shelf
@@ -53,7 +58,9 @@ class Server(uvicorn.Server):
                 server_header=False,
                 lifespan="on",
                 timeout_graceful_shutdown=2,
-                timeout_keep_alive=30,
+                http=cast(type[asyncio.Protocol], partial(Connection, limits=serving.limits)),
+                ws="none",
+                timeout_keep_alive=math.ceil(serving.limits.idle),
             )
         )
         self.serving, self.listening, self._latest = serving, listening, 0.0
@@ -109,7 +116,7 @@ def find_keys(file: Path | None) -> tuple[list[str], str]:
 def open_server(shelf: Shelf, entrance: Entrance, limits: Limits, keys: Sequence[str] = ()) -> Server:
     """A server that listens, for `serve_here` to run."""
     local = is_loopback(entrance.host)
-    hosts = (*LOOPBACK, *entrance.hosts) if local or entrance.hosts else ()
+    hosts = (*LOOPBACK, entrance.host, *entrance.hosts) if local or entrance.hosts else ()
     gate = Gate(keys, hosts)
     return Server(Serving(shelf, gate, limits), listen(entrance.host, entrance.port))
 

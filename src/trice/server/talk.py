@@ -28,12 +28,13 @@ from trice.server.wire import (
     ChatRequest,
     Refused,
     Writing,
+    clip,
     decision,
     event,
     execution,
     finish_reason,
 )
-from trice.server.worker import Worker
+from trice.server.worker import Crowded, Worker, WorkerGone
 from trice.tasks import MIXED
 
 NEW_TOKENS = 64  # of a response, where a request does not say
@@ -47,7 +48,11 @@ class Serving:
         self.worker: Worker
         self.metrics = Metrics(lambda: len(self.worker.waiting), lambda: len(self.worker.under_way))
 
-        self.worker = Worker(shelf, limits.batch_size, limits.max_prompt_tokens, self.metrics.called)
+        self.worker = Worker(shelf, limits, self.metrics.called)
+
+    def too_late(self) -> Refused:
+        """The error of a request whose time is over."""
+        return Refused(504, f"no answer within {self.limits.timeout:g} seconds", None, "timeout")
 
     def asked(self, request: ChatRequest) -> w.Asked:
         """A request as the worker takes it. Raises Refused for what there is not, or too much of it."""
@@ -55,7 +60,10 @@ class Serving:
         if model is None:
             there = ", ".join(self.shelf.models)
             raise Refused(
-                404, f"there is no model '{request.model[:80]}'; there is {there}", "model", "model_not_found"
+                404,
+                f"there is no model '{clip(request.model)}'; there is {there}",
+                "model",
+                "model_not_found",
             )
         instruction, text = request.parts()
         task = self._task(request)
@@ -98,15 +106,12 @@ class Serving:
 
 
 class Talk:
-    """One request's events as they come, until its time is over."""
+    """One request's events as they come, until its time is over at `deadline`, in the loop's time."""
 
-    def __init__(self, serving: Serving, asked: w.Asked) -> None:
+    def __init__(self, serving: Serving, asked: w.Asked, deadline: float) -> None:
         if serving.closing:
             raise Refused(503, "the server is stopping", None, "shutting_down", Retry_After="5")
-        if len(serving.worker.waiting) >= serving.limits.max_waiting:
-            raise Refused(429, "too many requests are waiting; try again", None, "too_many", Retry_After="1")
-        self.serving, self.asked = serving, asked
-        self.deadline = asyncio.get_running_loop().time() + serving.limits.timeout
+        self.serving, self.asked, self.deadline = serving, asked, deadline
         self.events: asyncio.Queue[w.Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -114,7 +119,14 @@ class Talk:
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(self.events.put_nowait, one)
 
-        self.job = serving.worker.submit(asked, emit)
+        try:
+            self.job = serving.worker.submit(asked, emit)
+        except Crowded:
+            raise Refused(
+                429, "too many requests are waiting; try again", None, "too_many", Retry_After="1"
+            ) from None
+        except WorkerGone:
+            raise _gone_worker() from None
         self.answers: dict[int, Answer] = {}
         self.usage: dict[str, int] = {}
 
@@ -124,12 +136,12 @@ class Talk:
             async with asyncio.timeout_at(self.deadline):
                 one = await self.events.get()
         except TimeoutError:
-            raise Refused(
-                504, f"no answer within {self.serving.limits.timeout:g} seconds", None, "timeout"
-            ) from None
+            raise self.serving.too_late() from None
         if isinstance(one, w.Failed):
             if isinstance(one.error, InputError):
                 raise Refused(400, str(one.error), "messages")
+            if isinstance(one.error, WorkerGone):
+                raise _gone_worker()
             notice(f"a request failed: {type(one.error).__name__}: {one.error}")
             if isinstance(one.error, ToolUnavailable):
                 raise Refused(
@@ -171,6 +183,10 @@ class Talk:
         """Nobody waits any more."""
         if not self.usage:
             self.serving.worker.cancel(self.job)
+
+
+def _gone_worker() -> Refused:
+    return Refused(503, "the server has failed and answers no more; start it again", None, "failed")
 
 
 async def attended(talk: Talk, request: Request) -> None:

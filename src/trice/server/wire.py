@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,17 +28,31 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},), "modalities": (["text"],), "tools": ([],), "functions": ([],),
     "parallel_tool_calls": (True, False),
 }  # fmt: skip
+# Fields of a message, or of a part of its text, that do not change what is asked.
+NOTES = {
+    "id", "name", "cache_control", "annotations", "citations", "metadata", "status", "type", "created",
+    "created_at", "timestamp",
+}  # fmt: skip
+SHOWN = 80  # characters of a client's text that an error repeats
+LONGEST = 600  # characters of an error's message
 SINGLE = "this model answers single questions: one user message, and before it perhaps a system message"
 
 
+def clip(text: str, most: int = SHOWN) -> str:
+    """A text that a client has sent, short enough to be repeated in an error."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 class Refused(Exception):
-    """A request that is not answered, and why: the HTTP status and the members of OpenAI's error."""
+    """A request that is not answered, and why: the HTTP status and the members of OpenAI's error. They are bounded,
+    whatever a client has sent."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status, self.message, self.code = status, clip(message, LONGEST), code
+        self.param = None if param is None else clip(param)
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def body(self) -> dict[str, Any]:
@@ -55,17 +69,22 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Text(_Strict):
+class Text(BaseModel):
+    """A part of a message; other fields are looked at by `_others`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
     type: Literal["text"]
     text: str
 
 
-class Message(_Strict):
-    """Of a conversation of one question."""
+class Message(BaseModel):
+    """Of a conversation of one question; other fields are looked at by `_others`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
 
     role: Literal["system", "developer", "user"]
     content: str | list[Text]
-    name: str | None = None
 
     @property
     def text(self) -> str:
@@ -139,7 +158,11 @@ def read_request(body: bytes) -> ChatRequest:
         request = ChatRequest.model_validate(value)
     except ValidationError as error:
         raise _unfit(error) from None
-    _others(request.model_extra or {})
+    _others(request.model_extra or {}, HARMLESS)
+    for number, message in enumerate(request.messages):
+        _others(message.model_extra or {}, NOTES, f"messages.{number}.")
+        for part in message.content if isinstance(message.content, list) else []:
+            _others(part.model_extra or {}, NOTES, f"messages.{number}.content.")
     if len(request.stops) > 4 or not all(0 < len(stop) <= 100 for stop in request.stops):
         raise Refused(400, "stop: at most 4 texts of 1 to 100 characters", "stop")
     return request
@@ -149,20 +172,21 @@ def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no number")
 
 
-def _others(fields: Mapping[str, Any]) -> None:
+def _others(fields: Mapping[str, Any], harmless: Container[str], place: str = "") -> None:
     """Refuse the first field that would change the answer."""
     for name, value in fields.items():
-        if value is None or name in HARMLESS or value in NEUTRAL.get(name, ()):
+        if value in (None, [], {}) or name in harmless or value in NEUTRAL.get(name, ()):
             continue
-        raise Refused(400, f"{name[:60]}: is not supported here", name[:60], "unsupported_parameter")
+        field = place + clip(name)
+        raise Refused(400, f"{field}: is not supported here", field, "unsupported_parameter")
 
 
 def _unfit(error: ValidationError) -> Refused:
     first = error.errors(include_url=False, include_input=False)[0]
-    place = [str(part) for part in first["loc"]]
-    if place[:1] == ["messages"]:
-        return Refused(400, f"{'.'.join(place)}: {first['msg']}; {SINGLE}", "messages")
-    return Refused(400, f"{'.'.join(place)}: {first['msg']}", ".".join(place))
+    place = ".".join(clip(str(part)) for part in first["loc"])
+    if first["loc"][:1] == ("messages",):
+        return Refused(400, f"{place}: {first['msg']}; {SINGLE}", "messages")
+    return Refused(400, f"{place}: {first['msg']}", place)
 
 
 class Writing:

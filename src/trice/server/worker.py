@@ -13,12 +13,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from queue import Empty, Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import torch
 
 from trice.errors import InputError, ToolUnavailable, TriceError
+from trice.journal import notice
 from trice.models.batches import Ask
 from trice.models.call_bar import CallBar
 from trice.models.decoding import Row, Way
@@ -39,7 +40,8 @@ from trice.server.events import (
     Turned,
 )  # fmt: skip
 from trice.server.groups import Groups
-from trice.server.jobs import Job, Place
+from trice.server.jobs import Job, Place, Turn
+from trice.server.limits import Limits
 from trice.server.shelf import Served, Shelf
 from trice.stages.generate import ask, content_key
 from trice.stages.grade import second_turn
@@ -47,15 +49,23 @@ from trice.tasks.reading import Read, read
 from trice.tools.live import LiveCalls
 
 
-class Worker:
-    """A context manager around the time in which requests come. `batch_size` counts responses under way."""
+class Crowded(Exception):
+    """As many requests wait as may."""
 
-    def __init__(
-        self, shelf: Shelf, batch_size: int, max_prompt: int, ran: Callable[[str, Execution], None]
-    ) -> None:
-        self.shelf, self.batch_size, self.max_prompt, self.ran = shelf, batch_size, max_prompt, ran
+
+class WorkerGone(Exception):
+    """The thread that answers requests has ended."""
+
+
+class Worker:
+    """A context manager around the time in which requests come."""
+
+    def __init__(self, shelf: Shelf, limits: Limits, ran: Callable[[str, Execution], None]) -> None:
+        self.shelf, self.limits, self.ran = shelf, limits, ran
         self.waiting: deque[Job] = deque()
         self.under_way: set[Job] = set()
+        self._places = Lock()  # around every change of the two above
+        self._gone = False
         self._news: Queue[Callable[[], None]] = Queue()
         self.groups = Groups()
         self._bars: dict[tuple[str, tuple[str, ...]], CallBar] = {}
@@ -75,9 +85,16 @@ class Worker:
         self._thread.join(10)
 
     def submit(self, asked: Asked, emit: Callable[[Event], None]) -> Job:
-        """Have a request answered; its events come to `emit` in the worker's thread, at last Finished or Failed."""
+        """Have a request answered; its events come to `emit` in the worker's thread, at last Finished or Failed.
+        Raises Crowded where as many requests wait as may, and WorkerGone where none is answered any more."""
         job = Job(asked, emit, asked.sampling.samples)
-        self.waiting.append(job)
+        with self._places:
+            if self._gone:
+                raise WorkerGone
+            self.waiting.append(job)
+            if len(self.waiting) - self._admissible() > self.limits.max_waiting:
+                self.waiting.pop()
+                raise Crowded
         self._news.put(lambda: None)
         return job
 
@@ -88,7 +105,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether requests are being answered at all."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._gone
 
     @property
     def idle(self) -> bool:
@@ -96,6 +113,20 @@ class Worker:
         return not self.waiting and not self.under_way
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as failure:
+            notice(f"the server has failed and answers no more: {type(failure).__name__}: {failure}")
+        finally:  # nobody waits for what never comes
+            with self._places:
+                self._gone = True
+                left = [job for job in (*self.under_way, *self.waiting) if not job.over]
+                self.under_way.clear()
+                self.waiting.clear()
+            for job in left:
+                job.emit(Failed(WorkerGone()))
+
+    def _work(self) -> None:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             for model in self.shelf.models.values():
@@ -106,38 +137,47 @@ class Worker:
                     self._admit()
                     self._step()
                 except Exception as failure:  # ours: whom it meets is told, and those to come are answered
-                    for job in {*self.under_way, *self.waiting}:
+                    with self._places:
+                        jobs = {*self.under_way, *self.waiting}
+                    for job in jobs:
                         self._fail(job, failure)
 
     def _hear(self) -> None:
         """Do what others want done; without rows to write, wait for it."""
-        wait = not self.groups.busy and not self._may_begin()
+        with self._places:
+            wait = not self.groups.busy and not self._admissible()
         with suppress(Empty):
             while True:
                 self._news.get(block=wait)()
                 wait = False
 
     def _admit(self) -> None:
-        while self._may_begin():
-            job = self.waiting[0]
-            self.under_way.add(job)
-            self.waiting.popleft()
+        while True:
+            with self._places:
+                if not self._admissible():
+                    return
+                job = self.waiting.popleft()
+                self.under_way.add(job)
             if job.over:
                 self._tidy(job)
             else:
                 self._guarded(job, self._begin, job)
 
-    def _may_begin(self) -> bool:
-        """Whether the first of those that wait finds a place; alone, any request does."""
+    def _admissible(self) -> int:
+        """How many of those that wait, from the first on, find a place now; alone, any request does."""
         taken = sum(job.places for job in self.under_way)
-        return bool(self.waiting) and (not taken or taken + self.waiting[0].places <= self.batch_size)
+        for count, job in enumerate(self.waiting):
+            if taken and taken + job.places > self.limits.batch_size:
+                return count
+            taken += job.places
+        return len(self.waiting)
 
     def _guarded(self, job: Job, work: Callable[..., None], *values: Any) -> None:
         """What goes wrong with one request is that request's."""
         try:
             work(*values)
-        except Exception as failure:
-            self._fail(job, failure)
+        except (Exception, SystemExit) as failure:  # a tool that ends its program ends one request
+            self._fail(job, RuntimeError("exit") if isinstance(failure, SystemExit) else failure)
 
     def _fail(self, job: Job, failure: Exception) -> None:
         if not job.over:
@@ -148,7 +188,7 @@ class Worker:
         asked = job.asked
         job.question = question = ask(asked.question, self.shelf.tasks.of(asked.question))
         how, ids = job.read(self.shelf.tasks, question, asked.compel)
-        most = min(self.max_prompt, job.room)
+        most = min(self.limits.max_prompt_tokens, job.room)
         if len(ids) > most:
             raise InputError(
                 f"the prompt has {len(ids)} tokens; with {asked.sampling.max_new_tokens} for the answer there is "
@@ -196,10 +236,11 @@ class Worker:
         if place.of is None:
             self._decide(job, row, text)
         else:
-            turns = job.turns[place.of]
-            turns[place.turn] = text
-            done = [turn for turn in turns if turn is not None]
-            if len(done) == len(turns):
+            done, waiting = job.turns[place.of]
+            done.append(text)
+            if waiting:
+                self._ask_again(job, place.of)
+            else:
                 job.emit(Turned(place.of, done))
                 self._done(job, place.of)
 
@@ -241,14 +282,17 @@ class Worker:
         if not asked:
             self._done(job, sample)
             return
-        job.turns[sample] = [None] * len(asked)
-        sampling = replace(job.asked.sampling, samples=1)
-        for turn, (question, (how, ids)) in enumerate(asked):
-            live = self.groups.of(job.asked.model, question.instruction, how, ids)
-            job.prompt += len(ids)
-            live.enter(
-                Place(job, how, sample, turn), Ask(ids, content_key(question)), Way(sampling, how.finish)
-            )
+        job.turns[sample] = ([], deque(Turn(question, *read) for question, read in asked))
+        self._ask_again(job, sample)
+
+    def _ask_again(self, job: Job, sample: int) -> None:
+        """Begin the next second turn over a response's output. They are written one after another, in the
+        place that the response has, so that second turns count in the batch."""
+        question, how, ids = job.turns[sample][1].popleft()
+        live = self.groups.of(job.asked.model, question.instruction, how, ids)
+        job.prompt += len(ids)
+        way = Way(replace(job.asked.sampling, samples=1), how.finish)
+        live.enter(Place(job, how, sample), Ask(ids, content_key(question)), way)
 
     def _done(self, job: Job, sample: int) -> None:
         """One response of a request is finished."""
@@ -261,11 +305,12 @@ class Worker:
     def _end(self, job: Job) -> None:
         """A request is over: its rows leave, and when its calls have come back, its places are free."""
         job.over = True
-        with suppress(ValueError, IndexError):  # where another one comes meanwhile, it is passed over later
+        with self._places, suppress(ValueError):
             self.waiting.remove(job)
         self.groups.leave(lambda place: place.job is job)
         self._tidy(job)
 
     def _tidy(self, job: Job) -> None:
         if not job.calls:
-            self.under_way.discard(job)
+            with self._places:
+                self.under_way.discard(job)
