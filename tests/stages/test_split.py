@@ -43,7 +43,7 @@ def sampled(folder: Path, asking: Asking) -> None:
 def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path, five: Asking) -> None:
     halves = split(sums(tmp_path / "S.json", answer=half), "math", five, samples=1)
     assert str(halves) == "2 of 5 right without a tool (40.0%)"
-    assert sorted(tree(tmp_path)) == ["S.json", "S_right.json", "S_wrong.json"]
+    assert sorted(tree(tmp_path)) == [".S.json.answers", "S.json", "S_right.json", "S_wrong.json"]
     right, wrong = read(halves.right), read(halves.wrong)
     assert [row["id"] for row in right] == ["S_1", "S_3"]
     assert [row["id"] for row in wrong] == ["S_0", "S_2", "S_4"]
@@ -55,11 +55,23 @@ def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path,
     assert wrong[0]["expression"] == "0+7"
 
 
+def test_a_finished_split_asks_nothing_again(
+    tmp_path: Path, five: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = sums(tmp_path / "S.json", answer=half)
+    halves = split(data, "math", five, samples=1)
+    before = halves.right.read_bytes()
+    halves.right.unlink()
+    monkeypatch.setattr("trice.models.local.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert split(data, "math", five, samples=1) == halves
+    assert halves.right.read_bytes() == before
+
+
 @pytest.mark.parametrize(("answer", "there", "gone"), [("5", "right", "wrong"), ("6", "wrong", "right")])
 def test_an_empty_half_has_no_file(tmp_path: Path, five: Asking, answer: str, there: str, gone: str) -> None:
     (tmp_path / f"S_{gone}.json").write_text('{"id": "S_1", "input": "of an earlier split", "answer": "1"}')
     split(sums(tmp_path / "S.json", answer=lambda i: answer), "math", five, samples=1)
-    assert sorted(tree(tmp_path)) == ["S.json", f"S_{there}.json"]
+    assert sorted(tree(tmp_path)) == [".S.json.answers", "S.json", f"S_{there}.json"]
 
 
 def test_a_call_is_no_knowledge_even_where_its_result_is_right(tmp_path: Path, five: Asking) -> None:
@@ -96,7 +108,7 @@ def test_a_file_of_the_users_that_is_called_answers_is_left_alone(tmp_path: Path
 def test_killed_at_any_act_and_run_again_the_files_are_the_same(tmp_path: Path, five: Asking) -> None:
     # the questions; journal, header, folder; five answers; their file, its folder; the journal's end; right; wrong;
     # the answers' end
-    assert same_after_kills(tmp_path, work, five) == 1 + 3 + 5 + 4 + 3 + 3 + 3 + 1
+    assert same_after_kills(tmp_path, work, five) == 1 + 3 + 5 + 4 + 3 + 3 + 3
 
 
 def test_an_answer_that_is_not_a_number_is_named_before_the_model_is_loaded(
