@@ -258,11 +258,11 @@ C, A, M = "called", "answered", "malformed"
             None,
             (50.0, 25.0, 25.0),
         ),
-        # Both passages are read; a mention of the tool is no call.
+        # Both passages are read, at once; a mention of the tool is no call.
         (
             "qa",
             [(C, True), (C, False), (A, True), (A, False)],
-            ["7", "7"],
+            ["7"],
             (50.0, 50.0, 0.0),
         ),
         ("lama", [(C, False), (A, True), (M, False)], None, (33.3, 33.3, 33.3)),

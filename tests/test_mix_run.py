@@ -110,6 +110,20 @@ def test_a_mix_goes_through_the_whole_loop(folder: Path) -> None:
     assert run(load_recipe("mix.yaml")) == out
 
 
+def test_split_s_answers_are_candidates_without_another_question(folder: Path) -> None:
+    settings = "evaluate.settings=[both]"
+    out = run(load_recipe("mix.yaml", ["collect=[{origin: direct, from: split}]", settings]))
+    asked = {row["id"] for row in read(out / "data/stage1/mix/questions.json")}
+    rows = read(out / "data/stage2/mix/mix_direct_response.json")
+    assert {row["id"]: row["response"] for row in rows} == dict.fromkeys(asked, "5")
+    assert {row["origin"] for row in rows} == {"direct"}
+    ranked = read(out / "data/stage2/mix/mix.json")
+    assert all(row["origin"] == ["gold", "direct"] for row in ranked)
+    assert run(load_recipe("mix.yaml", ["collect=[{origin: direct, from: split}]", settings])) == out
+    with pytest.raises(InputError, match="from 'split' asks nothing again"):
+        load_recipe("mix.yaml", ["collect=[{origin: direct, from: split, samples: 2}]"])
+
+
 def test_one_model_for_each_task(folder: Path) -> None:
     out = run(load_recipe("mix.yaml", ["per_task=true", "evaluate.settings=[zero-shot, stage-1]"]))
     assert sorted(path.name for path in (out / "models").iterdir()) == ["math", "qa"]
@@ -124,13 +138,30 @@ def test_one_model_for_each_task(folder: Path) -> None:
     assert set(results["settings"]["stage-1"]) == {"sums", "lands", "total"}
 
 
+def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requires_a_tool(
+    folder: Path,
+) -> None:
+    """The model says 5, which is right for one of each data set's two questions."""
+    required = DATA[1].replace("}", ", tool: required}")
+    settings = "evaluate.settings=[zero-shot]"
+    out = run(load_recipe("mix.yaml", [settings, f"data=[{DATA[0]}, {required}]", "split.examples=direct"]))
+    results = json.loads((out / "results.json").read_text())
+    need = {name: part["need"]["count"] for name, part in results["settings"]["zero-shot"].items()}
+    assert need == {"sums": 1, "lands": 2, "total": 3}
+    assert results["need"]["qa"]["count"] == 2
+    assert {row["tool"] for row in read(out / "data/raw/mix/lands.json")} == {"required"}
+    asked = [json.loads(path.read_text().splitlines()[0]) for path in out.rglob(".*zero-shot*.journal")]
+    (header,) = (each["settings"] for each in asked if "compel" in each["settings"])
+    assert (header["compel"], len(header["examples"]["math"]) > 0) == ("answer", True)
+
+
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
         (f"data=[{DATA[0].replace('task: math, ', '')}]", "data set 'sums': in a mix, own questions need the key"),
         ("task=qa", "data set 'sums': is of task 'math', not 'qa'; see 'mix'"),
         (f"data=[{DATA[2]}]", "key 'data': there is nothing to train on"),
-        ("tools={Wikisearch: index}", "unknown tool 'Wikisearch'"),
+        ("tools={WikiFind: index}", "unknown tool 'WikiFind'"),
         ("tools={WikiSearch: nowhere}", "nowhere: no index is here"),
         ("tools={calculator: index}", "tool 'calculator': takes no source"),
         (f"data=[{DATA[0].replace('math', 'cooking')}]", "unknown task 'cooking'"),

@@ -187,7 +187,7 @@ def test_a_task_may_be_a_few_lines_of_yaml(folder: Path) -> None:
     [
         (
             ("answers: numbers", "answers: colours"),
-            "mine.yaml: field 'answers': Input should be 'words' or 'numbers'",
+            "mine.yaml: field 'answers': Input should be 'words', 'words-published', 'auto' or 'numbers'",
         ),
         (("answers:", "judged:"), "mine.yaml: field 'judged': Extra inputs are not permitted"),
         (("own_sums:plus", "own_sums:minus"), "tool 'own_sums:minus': AttributeError"),

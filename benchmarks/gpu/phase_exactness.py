@@ -1,9 +1,9 @@
 """Phase 1: the packed forward and backward pass on this device against the plain computation in float64 on the CPU.
 
 For every family of models, both stages, with and without gradient checkpointing: errors of the loss and of the
-whole gradient, relative. In float32 they must be below TIGHT. In bfloat16 the plain pass has errors itself (each
-response alone, on this device), and the packed one's must not be larger than LOOSE times them (or
-FLOOR: the loss is one number, whose error in the plain pass may be small by chance). The reference of the
+whole gradient, relative. The plain pass (each response alone, on this device) has errors too: the packed one's must
+not be larger than LOOSE times them, or than TIGHT in float32 and FLOOR in bfloat16 (the loss is one number, whose
+error in the plain pass may be small by chance). The reference of the
 last part, a model with heads as wide as Llama 7B's and prompts of several blocks, is computed on the device.
 """
 
@@ -83,11 +83,8 @@ def compare(name: str, machine: Machine) -> dict[str, Any]:
                 way, ours = packed(copy.deepcopy(rounded), questions, machine.device, checkpointing)
                 error = errors(ours, exact)
                 entry = {"packed": error, "plain": plain, "way": way}
-                entry["ok"] = all(
-                    error[each]
-                    <= (TIGHT[each] if dtype == torch.float32 else max(FLOOR[each], LOOSE * plain[each]))
-                    for each in error
-                )
+                floor = TIGHT if dtype == torch.float32 else FLOOR
+                entry["ok"] = all(error[each] <= max(floor[each], LOOSE * plain[each]) for each in error)
                 found["ok"] &= entry["ok"]
                 kind = str(dtype).removeprefix("torch.")
                 found[f"{stage}, {kind}{', checkpointing' if checkpointing else ''}"] = entry

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def load_data(recipe: Recipe, entry: DataSet) -> datasets.Split:
-    """An entry's questions; `scale` multiplies those to train on. In a mix each names its task. Raises
+    """An entry's questions; `scale` multiplies those to train on. In a mix each names its task; each says where
+    the entry requires a tool. Raises
     InputError where they are not there."""
     train = entry.train and max(1, round(entry.train * recipe.scale))
     if entry.train_file and entry.test_file:
@@ -22,9 +23,11 @@ def load_data(recipe: Recipe, entry: DataSet) -> datasets.Split:
         )
     else:
         part = datasets.load(entry.dataset, hub=entry.hub, train=train, test=entry.test)
-    if recipe.task != "mix":
+    named = ({"task": entry.task} if recipe.task == "mix" else {}) | (
+        {"tool": entry.tool} if entry.tool else {}
+    )
+    if not named:
         return part
-    named = {"task": entry.task}
     train_rows, test_rows = (
         [row.model_copy(update=named) for row in rows] for rows in (part.train, part.test)
     )

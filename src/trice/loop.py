@@ -17,7 +17,7 @@ from trice.models.adapters import CONFIG, WEIGHTS
 from trice.recipe import Recipe
 from trice.recipe_parts import COMPELLED, Origin
 from trice.records import Question
-from trice.stages.collect import collect, collect_gold, origin_path
+from trice.stages.collect import collect, collect_gold, collect_split, origin_path
 from trice.stages.data import raw_row
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import Asking, ask, generate
@@ -139,10 +139,8 @@ class Loop:
 
     def _prepare(self) -> Iterator[Step]:
         recipe = self.recipe
-        direct = self._asking(
-            examples=recipe.split.examples,
-            sampling=recipe.sampling(max_new_tokens=recipe.split.max_new_tokens),
-        )
+        most = recipe.split.max_new_tokens or recipe.max_new_tokens
+        direct = self._withheld(sampling=recipe.sampling(max_new_tokens=most))
         for name in self.names:
             source = self.raw / f"{name}.json"
             halves = [self.raw / f"{name}_{half}.json" for half in ("wrong", "right")]
@@ -159,7 +157,16 @@ class Loop:
         yield self._step("mix", self._mix, makes=mixed)
 
     def _split(self, source: Path, direct: Asking) -> object:
-        return split(source, self.recipe.tasks, direct, tools=self.recipe.tools, retry=self.retry)
+        chosen = self.recipe.split
+        return split(
+            source, self.recipe.tasks, direct, samples=chosen.samples, temperature=chosen.temperature,
+            known=chosen.known, tools=self.recipe.tools, retry=self.retry,
+        )  # fmt: skip
+
+    def _withheld(self, **changes: Any) -> Asking:
+        """How the base model is asked with tools withheld: what it gets wrong needs a tool, in training questions
+        (`split`) and in test questions (`zero-shot`)."""
+        return self._asking(examples=self.recipe.split.examples, compel="answer", **changes)
 
     def _label(self, source: Path, output: Path) -> object:
         recipe = self.recipe
@@ -265,6 +272,10 @@ class Loop:
 
     def _collect(self, data: Path, origin: Origin) -> None:
         recipe = self.recipe
+        if origin.source == "split":
+            halves = (self.raw / f"{name}_{half}.json" for name in self.names for half in ("wrong", "right"))
+            collect_split(data, _filled(halves), self.stage2, recipe.tasks, origin.origin)
+            return
         sampling = recipe.sampling(
             samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p,
             repetition_penalty=origin.repetition_penalty, beams=origin.beams,
@@ -317,9 +328,10 @@ class Loop:
     def _generate(self, name: str) -> None:
         recipe = self.recipe
         output = self._tested(name, "response")
+        free = self._tested(self._last(name), "response") if name in COMPELLED else None
         generate(
             self._tests, output, recipe.tasks, self._tester(name), origin=name, tools=recipe.tools,
-            retry=self.retry,
+            retry=self.retry, free=free if free and free.is_file() else None,
         )  # fmt: skip
 
     def _evaluate(self, name: str) -> str:
@@ -331,6 +343,7 @@ class Loop:
             asking=self._tester(name),
             tools=recipe.tools,
             runner=runner(recipe.engine, recipe.workers),
+            any_passage=recipe.evaluate.any_passage,
         )
         return describe({"all": measures["total"]})
 
@@ -339,8 +352,10 @@ class Loop:
 
     def _tester(self, name: str) -> Asking:
         """How a setting's model is asked the test questions."""
+        if name == "zero-shot":
+            return self._withheld()
         few_shot = self.recipe.evaluate.few_shot if name == "few-shot" else None
-        adapter = None if name in ("zero-shot", "few-shot") else self._model(self._last(name))
+        adapter = None if name == "few-shot" else self._model(self._last(name))
         return self._asking(adapter=adapter, examples=few_shot, compel=COMPELLED.get(name))
 
     def _last(self, name: str) -> str:

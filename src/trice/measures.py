@@ -1,8 +1,9 @@
 """How well a model answers, and how selectively it uses its tool: shares with 95% intervals.
 
-*Need* is the base model's own verdict: a question needs the tool where the base model, asked without one,
-was wrong. Questions are matched by data set and id. Everything here counts graded rows; grading them is
-`trice.stages.grade`, showing the figures is `trice.report`. The intervals speak of the questions drawn, not of the
+*Need* has one definition, `needs_tool`: a question needs a tool where the base model, asked as in evaluation but
+with tools withheld and the worked examples of `split`, is wrong, or where the question requires one. Questions are
+matched by data set and id. Everything here counts graded rows; grading them is `trice.stages.grade`, showing the
+figures is `trice.report`. The intervals speak of the questions drawn, not of the
 training seed: how far seeds lie apart is shown beside them.
 """
 
@@ -15,7 +16,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.records import ALL, Outcome, Response
+from trice.records import ALL, REQUIRED, Outcome, Response
 
 Z = 1.959963984540054  # the 97.5% point of the standard normal distribution
 Key = tuple[str, str]
@@ -79,15 +80,17 @@ def measure(rows: Sequence[Response], base: Sequence[Response] | None = None) ->
     """The measures of one model's graded responses.
 
     Over all rows: `accuracy` (correct), `tool_use` (outcome called), `malformed` and `answered` (outcome so).
-    With `base`, the base model's graded responses without a tool to the same questions, also:
+    With `base`, the base model's graded responses to the same questions with tools withheld, also:
 
-    - `need`: questions the base model got wrong / all questions
+    - `need`: questions that need a tool (`needs_tool`) / all questions
     - `over_use`: called and not needed / not needed
     - `under_use`: answered, wrong, and needed / needed (a malformed call is no abstention: not counted)
     - `harmful_use`: called, wrong, and not needed / not needed
 
     Where answers are words, also `exact_match` and `f1` (its mean; the interval is then on the wide side), over the
-    rows of those tasks. Raises InputError where a row is not graded, or a question is missing from `base`.
+    rows of those tasks. Where the answers over each passage alone were asked for, `any_passage`: the paper's
+    accuracy, in which a response is right if any of these answers is. Raises InputError where a row is not graded,
+    or a question is missing from `base`.
     """
     _check_graded(rows)
     shares = {
@@ -100,7 +103,15 @@ def measure(rows: Sequence[Response], base: Sequence[Response] | None = None) ->
     if worded:
         shares["exact_match"] = _share(row.exact is True for row in rows if row.f1 is not None)
         shares["f1"] = Share(sum(worded), len(worded))
+    if any(row.any_passage is not None for row in rows):
+        shares["any_passage"] = _share(row.any_passage is True for row in rows)
     return shares if base is None else shares | _against_need(rows, base)
+
+
+def needs_tool(base: Response) -> bool:
+    """Whether a question needs a tool, by the base model's graded response to it: the one definition of need. A
+    response with a call, whatever it gave, is no knowledge."""
+    return base.tool == REQUIRED or not base.correct or base.outcome is Outcome.CALLED
 
 
 def by_dataset(
@@ -136,9 +147,9 @@ def difference(a: Sequence[Response], b: Sequence[Response]) -> Difference:
 def _against_need(rows: Sequence[Response], base: Sequence[Response]) -> dict[str, Share]:
     """The measures that need the base model's verdicts; see `measure`."""
     check_base(rows, base)
-    wrong = {_key(row): not row.correct for row in base}
-    needed = [row for row in rows if wrong[_key(row)]]
-    others = [row for row in rows if not wrong[_key(row)]]
+    needs = {_key(row): needs_tool(row) for row in base}
+    needed = [row for row in rows if needs[_key(row)]]
+    others = [row for row in rows if not needs[_key(row)]]
     called = [row for row in others if row.outcome is Outcome.CALLED]
     missed = [row for row in needed if row.outcome is Outcome.ANSWERED and not row.correct]
     return {

@@ -60,8 +60,8 @@ class Recipe(Settings):
     device: Annotated[str, FREE] = "auto"
     """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`"""
     dtype: str = "auto"
-    """of the weights: `auto` (bfloat16 where the device has matrix units for it), `float32`, `bfloat16`,
-    `float16`"""
+    """of the weights: `auto` (bfloat16 or float32, whichever the device computes faster in; on a CPU this is
+    measured once), `float32`, `bfloat16`, `float16`"""
     engine: Engine = "transformers"
     """what runs the models that answer: `transformers`, `vllm`, or the workers of a Ray cluster, `ray` (with
     transformers) and `ray:vllm`"""

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
 from trice.records import ALL
+from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.tools import same_name
 from trice.training.settings import FREE, Settings
 
@@ -46,6 +47,9 @@ class DataSet(Settings):
     itself (2,000 of `starter`, 800 of `starter-mlqa`, each fact once of the others), your whole file"""
     test: int | None = Field(None, ge=1)
     """test questions; none: the same (300 of `starter`, 200 of `starter-mlqa`)"""
+    tool: Literal["required"] | None = None
+    """`required` where only a tool can know the answers (stock, prices, time): no question is known, each is
+    labelled with a call, and each counts as needing the tool"""
 
     @model_validator(mode="before")
     @classmethod
@@ -73,13 +77,19 @@ class DataSet(Settings):
 
 
 class Split(Settings):
-    """The base model answers every training question without a tool."""
+    """The base model answers every training question with tools withheld."""
 
     examples: str | None = None
     """worked examples in the prompt: `direct`, `calls`, `mixed`, a `.jsonl` file of `input` and `output`, or
-    none"""
-    max_new_tokens: int = Field(16, ge=1)
-    """length limit of an answer, in tokens"""
+    none; `zero-shot`, and so the need of test questions, is asked with the same"""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """length limit of an answer, in tokens; none: as in evaluation"""
+    samples: int = Field(SPLIT_SAMPLES, ge=1)
+    """answers to a question whose first, greedy one is right; the others are drawn"""
+    temperature: float = Field(SPLIT_TEMPERATURE, gt=0)
+    """at which they are drawn"""
+    known: float = Field(KNOWN, gt=0, le=1)
+    """a question counts as known if at least this share of its answers is right; the first always has to be"""
 
 
 class EndpointAt(Settings):
@@ -141,9 +151,9 @@ class Origin(Settings):
 
     origin: str
     """its name: letters, digits, `-` and `.`"""
-    source: Literal["base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
-    """`base` (the base model), `early` (stage 1's first checkpoint), `stage-1` (its last), `endpoint`, or
-    `model` (any other)"""
+    source: Literal["split", "base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
+    """`split` (the base model's answers from when its questions were split, with nothing asked again), `base` (the
+    base model), `early` (stage 1's first checkpoint), `stage-1` (its last), `endpoint`, or `model` (any other)"""
     endpoint: EndpointAt | None = None
     model: str | None = None
     """with `from: model`: a hub name or folder, of any family"""
@@ -179,6 +189,8 @@ class Origin(Settings):
             raise ValueError("from 'model', and only that, needs the key 'model'")
         if self.source != "model" and (self.adapter or self.template):
             raise ValueError("'adapter' and 'template' go with from 'model'")
+        if self.source == "split" and self.model_dump(exclude_defaults=True, exclude={"origin", "source"}):
+            raise ValueError("from 'split' asks nothing again: it goes with the key 'origin' alone")
         return self
 
 
@@ -205,6 +217,9 @@ class Evaluation(Settings):
     of the first seed"""
     few_shot: str = "mixed"
     """the worked examples of `few-shot`, as in `split`"""
+    any_passage: bool = False
+    """also ask the model over each passage alone, for the measure `any_passage`: right where any of these answers
+    is, as the paper counts; it takes as many more answers of the model as there are passages"""
 
     @model_validator(mode="after")
     def _each_once(self) -> Evaluation:

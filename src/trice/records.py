@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -88,6 +88,9 @@ def _without_question(value: dict[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in value.items() if name not in ("input", "question")}
 
 
+REQUIRED = "required"  # of the field `tool`, of a task's and of a data set's
+
+
 class Question(Row):
     """One problem with its gold answer(s): `data/raw` (text under `question`) and `data/dev` (under `input`)."""
 
@@ -105,6 +108,9 @@ class Question(Row):
     """the question's text"""
     answer: str | list[str]
     """the gold answer, or a list of accepted ones; for math each must hold a number, of several the last counts"""
+    tool: Literal["required"] | None = None
+    """`required` where only a tool can know the answer (stock, prices, time): the question counts as needing it and
+    is never known, whatever the model says"""
 
     @model_validator(mode="before")
     @classmethod
@@ -170,10 +176,16 @@ class Response(Question):
     execution: Execution | None = None
     """what running it gave: `output` or `error`"""
     turns: list[str] | None = None
-    """what the model answered when it was asked again with the output, such as each passage"""
+    """what the model answered when it was asked again with the output, such as all passages of a search together; a
+    list of one answer, unless a tool of your own asks several questions"""
+    any_passage: bool | None = None
+    """whether the answer over any one passage alone is right, where `evaluate` is given `any_passage`; for a
+    response that read no passages the same as `correct`"""
     pred: str | None = None
-    """the prediction: the right one of the turns, or the first; else a call's output; else for math the last
+    """the prediction: the first of the turns that is not empty; else a call's output; else for math the last
     number of the text, for the other tasks the text; missing where there is none"""
+    known_share: float | None = None
+    """the share of right answers, where `split` asked several times"""
     correct: bool | None = None
     """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer occurs
     as whole words within its first 20 words, ignoring case and punctuation, or it is an exact match"""

@@ -151,5 +151,8 @@ def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
         del value[key]
     value["engine"] = writer(recipe.engine)
     value["held-out questions choose checkpoints"] = recipe.validates
-    value["evaluate"] = {"few_shot": recipe.evaluate.few_shot, "first seed": recipe.evaluate.seeds[0]}
+    how = recipe.evaluate
+    value["evaluate"] = {
+        "few_shot": how.few_shot, "any_passage": how.any_passage, "first seed": how.seeds[0],
+    }  # fmt: skip
     return value

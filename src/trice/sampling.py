@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from trice.errors import InputError
 
+# What `split` takes for knowledge: of so many answers, the first greedy and the others drawn at this temperature,
+# the share that has to be right.
+SPLIT_SAMPLES, SPLIT_TEMPERATURE, KNOWN = 3, 0.7, 1.0
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -59,6 +59,28 @@ def test_against_the_base_model_need_and_misuse_are_counted(tmp_path: Path) -> N
     assert found["under_use"] == Share(1, 3)
 
 
+def test_a_base_model_that_calls_does_not_know_and_a_required_tool_is_always_needed(tmp_path: Path) -> None:
+    base = {"A_1": ("8", "8"), "A_2": ("9", "calculator(2+7)"), "A_3": ("10", "10")}
+    data = responses(tmp_path / "base.json", base)
+    rows = read(data)
+    rows[2]["tool"] = "required"  # whatever the base model happens to say
+    write(data, rows)
+    evaluate(data, tmp_path / "graded.json", "math")
+    found = evaluate(data, tmp_path / "out.json", "math", base=tmp_path / "graded.json")["total"]
+    assert found["need"] == Share(2, 3)
+    assert found["under_use"] == Share(0, 2)
+    task = tmp_path / "live.yaml"
+    task.write_text("name: live\ninstruction: Ask.\ntools: [calculator]\nanswers: numbers\ntool: required\n")
+    evaluate(data, tmp_path / "graded.json", str(task))
+    assert {row["tool"] for row in read(tmp_path / "graded.json")} == {"required"}
+    found = evaluate(data, tmp_path / "out.json", str(task), base=tmp_path / "graded.json")["total"]
+    assert found["need"] == Share(3, 3)
+    rows[2]["tool"] = "maybe"
+    write(data, rows)
+    with pytest.raises(InputError, match=r":3: field 'tool': Input should be 'required'$"):
+        evaluate(data, tmp_path / "out.json", "math")
+
+
 def test_the_measures_are_told_with_intervals(tmp_path: Path) -> None:
     lines = describe(evaluate(responses(tmp_path / "in.json"), tmp_path / "out.json", "math")).splitlines()
     # Wilson's interval for 2 of 5, by hand: (0.4 + 0.38415 ± 1.95996 √(0.048 + 0.03841)) / 1.76829 …

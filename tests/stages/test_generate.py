@@ -11,6 +11,7 @@ import pytest
 
 from tiny import forked, killed, read, same_after_kills, says, sums, tree, write
 from trice.errors import InputError
+from trice.models.engine import Compel
 from trice.records import Outcome
 from trice.sampling import Sampling
 from trice.stages.generate import Asking, find_examples, generate, load_compel, manner
@@ -145,7 +146,6 @@ def test_compelled_to_answer_no_spelling_of_a_call_is_left(tmp_path: Path, askin
     rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
     assert {row.outcome for row in grade(Tasks("math"), rows)} == {Outcome.ANSWERED}
     assert not any("calculator(" in row.response for row in rows)
-    assert any("c" in row.response for row in rows)  # letters of its name are free
 
 
 TOOLS = {"math": "calculator", "qa": "WikiSearch", "lama": "QA", "mlqa": "translator"}
@@ -163,6 +163,29 @@ def mixed(path: Path) -> Path:
 
 def work_mixed(folder: Path, asking: Asking) -> None:
     generate(mixed(folder / "in.json"), folder / "out.json", "mix", asking, origin="x")
+
+
+def test_responses_that_a_tool_choice_would_not_change_are_not_asked_for_again(
+    tmp_path: Path, asking: Asking
+) -> None:
+    questions = sums(tmp_path / "in.json")
+    free = generate(questions, tmp_path / "free.json", "math", asking)
+    plain = [row.model_copy(update={"tokens": None}) for row in free]
+    calls = [row.model_copy(update={"response": f"calculator({i}+7)"}) for i, row in enumerate(plain)]
+    marked = [row.model_copy(update={"response": "marked"}) for row in plain]
+    given = write(tmp_path / "given.json", [row.model_dump(mode="json") for row in [*calls[:2], *marked[2:]]])
+
+    def compelled(choice: Compel, name: str, free: Path | None) -> list[str]:
+        asked = replace(asking, compel=choice)
+        rows = generate(questions, tmp_path / name, "math", asked, origin=choice, free=free)
+        assert {row.origin for row in rows} == {choice}
+        return [row.response for row in rows]
+
+    never, always = compelled("answer", "never.json", None), compelled("call", "always.json", None)
+    assert compelled("answer", "never2.json", tmp_path / "free.json") == never
+    assert compelled("call", "always2.json", tmp_path / "free.json") == always
+    assert compelled("answer", "never3.json", given) == [*never[:2], "marked", "marked", "marked"]
+    assert compelled("call", "always3.json", given) == ["calculator(0+7)", "calculator(1+7)", *always[2:]]
 
 
 def test_in_a_mix_each_question_is_compelled_to_call_its_own_tool(tmp_path: Path, asking: Asking) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tiny import read, same_after_kills, says, write
 from trice.errors import InputError
+from trice.measures import Share, measure
 from trice.records import Outcome, Question, Response
 from trice.sampling import Sampling
 from trice.stages.evaluate import evaluate
@@ -80,7 +81,7 @@ def test_without_a_model_a_call_is_right_where_a_passage_holds_a_gold_answer(ind
     assert all(each.turns is None for each in found)
 
 
-def test_the_model_is_asked_again_over_each_passage_and_right_when_any_answer_is(index: Path) -> None:
+def test_the_model_is_asked_again_over_all_passages_and_gives_one_answer(index: Path) -> None:
     asked: list[Question] = []
 
     def answers(questions: Sequence[Question]) -> list[str]:
@@ -98,15 +99,44 @@ def test_the_model_is_asked_again_over_each_passage_and_right_when_any_answer_is
         ask_again=answers,
     )
     assert [each.correct for each in found] == [True, False, True, False, False]
-    assert sorted(found[0].turns or []) == ["Onhava", "no Q_1/1"]
-    assert found[0].pred == "Onhava"
+    assert (found[0].turns, found[0].pred) == (["Onhava"], "Onhava")
+    assert {each.any_passage for each in found} == {None}
     assert (found[1].turns, found[1].pred) == (["no Q_2/1"], "no Q_2/1")
     assert [(each.turns, each.pred) for each in found[2:]] == [(None, "Onhava"), (None, None), (None, None)]
-    assert len(asked) == 3
+    assert len(asked) == 2
+    assert asked[0].input.count("\n") == 2  # both passages and the question
     assert {(each.task, each.instruction) for each in asked} == {
         ("second-turn", "Given a context, please answer the question.")
     }
-    assert asked[2].input == f"Context: Ruritania: Ruritania has 5 castles.\nQuestion: {ASKED['input']}"
+    assert asked[1].input == f"Context: Ruritania: Ruritania has 5 castles.\nQuestion: {ASKED['input']}"
+
+
+def test_the_answer_over_any_one_passage_is_a_measure_of_its_own(index: Path) -> None:
+    """The prediction is chosen without the gold answer: over both passages the model errs, over one it does not."""
+
+    def answers(questions: Sequence[Question]) -> list[str]:
+        alone = [each.input.count("\n") == 1 for each in questions]
+        return [
+            "Onhava" if one and "capital is" in each.input else "Paris"
+            for one, each in zip(alone, questions, strict=True)
+        ]
+
+    rows = [
+        row("WikiSearch(Zembla waxwing)"),
+        row("WikiSearch(Ruritania)", 2),
+        row("Onhava", 3),
+        row("Rome", 4),
+    ]
+    tasks = Tasks("qa", {"WikiSearch": str(index)})
+    found = grade(tasks, [Response.model_validate(each) for each in rows], answers, any_passage=True)
+    assert [each.pred for each in found] == ["Paris", "Paris", "Onhava", "Rome"]
+    assert [each.correct for each in found] == [False, False, True, False]
+    assert [each.any_passage for each in found] == [True, False, True, False]
+    assert measure(found)["accuracy"] == Share(1, 4)
+    assert measure(found)["any_passage"] == Share(2, 4)
+    again = grade(tasks, found, answers)
+    assert {each.any_passage for each in again} == {None}
+    assert "any_passage" not in measure(again)
 
 
 def test_a_real_model_reads_the_passages(index: Path, tmp_path: Path, five: Asking) -> None:
@@ -123,7 +153,7 @@ def test_a_real_model_reads_the_passages(index: Path, tmp_path: Path, five: Aski
     found = evaluate(data, tmp_path / "out.json", "qa", asking=five, tools=tools)
     rows = read(tmp_path / "out.json")
     assert [each["correct"] for each in rows] == [True, False, True, False]
-    assert [each.get("turns") for each in rows] == [["5"], ["5", "5"], None, None]
+    assert [each.get("turns") for each in rows] == [["5"], ["5"], None, None]
     assert [each.get("pred") for each in rows] == ["5", "5", "Onhava", None]
     assert found["total"]["accuracy"].count == 2
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["in.json", "out.json"]

@@ -59,16 +59,17 @@ def test_a_search_for_the_key_terms_is_kept_where_a_passage_holds_the_answer(
     assert sorted(tree(output.parent)) == ["W.json", "W_rejected.json", "W_yield.json"]
 
 
-def test_reading_rows_hold_the_passages_with_the_answer_that_stands_in_them(
+def test_a_reading_row_holds_all_passages_and_the_answer_that_stands_in_them(
     tmp_path: Path, tools: dict[str, str]
 ) -> None:
     data, output = write(tmp_path / "in.json", QUESTIONS), tmp_path / "W.json"
     label(data, output, "qa", Rule(), reading=True, tools=tools)
     rows = {row["id"]: row for row in read(tmp_path / "W_reading.json")}
-    assert set(rows) == {"Q_1/1", "Q_1/2"}
-    contexts = [f"Context: {passage.title}: {passage.text}" for passage in PASSAGES[:2]]
-    assert {row["input"] for row in rows.values()} == {
-        f"{context}\nQuestion: what is the capital of Zembla?" for context in contexts
+    assert set(rows) == {"Q_1/1"}
+    context, _, asked = rows["Q_1/1"]["input"].rpartition("\nQuestion: ")
+    assert asked == "what is the capital of Zembla?"
+    assert set(context.removeprefix("Context: ").split("\n")) == {
+        f"{passage.title}: {passage.text}" for passage in PASSAGES[:2]
     }
     for row in rows.values():
         assert (row["instruction"], row["output"], row["task"]) == (READING, "ONHAVA", "second-turn")
@@ -76,10 +77,8 @@ def test_reading_rows_hold_the_passages_with_the_answer_that_stands_in_them(
     mixed = tmp_path / "qa.json"
     known = {"id": "Q_9", "input": "capital of France?", "answer": "Paris", "response": "Paris"}
     right = write(tmp_path / "R.json", [known])
-    assert mix([output, tmp_path / "W_reading.json"], mixed, "qa", right=[right]) == 4
-    assert sorted(row["output"] for row in read(mixed)) == [
-        "ONHAVA", "ONHAVA", "Paris", "WikiSearch(capital Zembla)",
-    ]  # fmt: skip
+    assert mix([output, tmp_path / "W_reading.json"], mixed, "qa", right=[right]) == 3
+    assert sorted(row["output"] for row in read(mixed)) == ["ONHAVA", "Paris", "WikiSearch(capital Zembla)"]
     label(data, output, "qa", Rule(), reading=True, tools=tools, limit=1)
     assert (tmp_path / "W_reading.json").exists()
     write(data, QUESTIONS[1:])
@@ -99,7 +98,7 @@ def test_in_a_mix_each_question_is_labelled_by_its_own_tool(tmp_path: Path, tool
         "WikiSearch(capital Zembla)": ("qa", MIX),
         "calculator(2+3)": ("math", MIX),
     }
-    assert {row["id"] for row in read(tmp_path / "out_reading.json")} == {"Q_1/1", "Q_1/2"}
+    assert {row["id"] for row in read(tmp_path / "out_reading.json")} == {"Q_1/1"}
 
 
 @pytest.mark.parametrize(

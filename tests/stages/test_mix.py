@@ -80,6 +80,14 @@ def test_calls_takes_no_direct_answer(tmp_path: Path) -> None:
     assert set(outputs(tmp_path / "calls.json").values()) == {"calculator(1+1)", "calculator(2+1)"}
 
 
+def test_where_a_tool_is_required_no_answer_is_taught(tmp_path: Path) -> None:
+    rows = known(3, 4)
+    rows[0]["tool"] = "required"
+    wrong, right = write(tmp_path / "w.json", labelled(1)), write(tmp_path / "r.json", rows)
+    mix([wrong], tmp_path / "math.json", "math", right=[right])
+    assert outputs(tmp_path / "math.json") == {"A_1": "calculator(1+1)", "A_4": "It is 5."}
+
+
 def test_answers_turns_every_question_into_its_first_gold_answer(tmp_path: Path) -> None:
     rows = [
         {"id": "A_1", "question": "q1", "answer": ["4", "four"]},

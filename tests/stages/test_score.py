@@ -63,6 +63,16 @@ def test_candidates_are_ranked_gold_first_and_equal_texts_stand_once(folder: Pat
     }
 
 
+def test_where_a_tool_is_required_an_answer_without_a_call_earns_nothing(folder: Path) -> None:
+    write(
+        folder / "math_gold_response.json", [gold(1, "calculator(1+7)") | {"tool": "required"}, gold(3, "10")]
+    )
+    first, second = score(folder, folder / "math.json", "math", reward="trice.rewards:correctness")
+    assert first.responses == ["calculator(1+7)", "calculator(1*7)", "8", "9", "calculator(1+"]
+    assert first.scores == [1, 0, 0, 0, 0]
+    assert second.scores == [1, 1]
+
+
 def test_candidates_keep_the_ids_they_were_written_in(folder: Path) -> None:
     rows = [candidate(1, "9") | {"tokens": [4, 5]}, candidate(1, "8", 1) | {"tokens": [6], "logprob": -2.5}]
     again = candidate(1, " 9 ", 2) | {"tokens": [7, 5]}

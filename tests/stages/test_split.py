@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import read, same_after_kills, says, sums, tree
+from tiny import read, same_after_kills, says, sums, tree, write
 from trice.errors import InputError
 from trice.models.endpoint import Endpoint
 from trice.sampling import Sampling
@@ -33,11 +33,15 @@ def half(i: int) -> str:
 
 
 def work(folder: Path, asking: Asking) -> None:
-    split(sums(folder / "S.json", answer=half), "math", asking)
+    split(sums(folder / "S.json", answer=half), "math", asking, samples=1)
+
+
+def sampled(folder: Path, asking: Asking) -> None:
+    split(sums(folder / "S.json", answer=half), "math", asking, samples=3, temperature=2)
 
 
 def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path, five: Asking) -> None:
-    halves = split(sums(tmp_path / "S.json", answer=half), "math", five)
+    halves = split(sums(tmp_path / "S.json", answer=half), "math", five, samples=1)
     assert str(halves) == "2 of 5 right without a tool (40.0%)"
     assert sorted(tree(tmp_path)) == ["S.json", "S_right.json", "S_wrong.json"]
     right, wrong = read(halves.right), read(halves.wrong)
@@ -54,14 +58,14 @@ def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path,
 @pytest.mark.parametrize(("answer", "there", "gone"), [("5", "right", "wrong"), ("6", "wrong", "right")])
 def test_an_empty_half_has_no_file(tmp_path: Path, five: Asking, answer: str, there: str, gone: str) -> None:
     (tmp_path / f"S_{gone}.json").write_text('{"id": "S_1", "input": "of an earlier split", "answer": "1"}')
-    split(sums(tmp_path / "S.json", answer=lambda i: answer), "math", five)
+    split(sums(tmp_path / "S.json", answer=lambda i: answer), "math", five, samples=1)
     assert sorted(tree(tmp_path)) == ["S.json", f"S_{there}.json"]
 
 
 def test_a_call_is_no_knowledge_even_where_its_result_is_right(tmp_path: Path, five: Asking) -> None:
     calling = replace(five, compel="call")
     (tmp_path / "S.json").parent.mkdir(exist_ok=True)
-    halves = split(sums(tmp_path / "S.json", answer=lambda i: "5"), "math", calling)
+    halves = split(sums(tmp_path / "S.json", answer=lambda i: "5"), "math", calling, samples=1)
     assert (halves.rights, halves.wrongs) == (0, 5)
     assert all(row["response"].startswith("calculator(5") for row in read(halves.wrong))
 
@@ -85,7 +89,7 @@ def test_questions_of_another_data_set_are_not_overwritten_by_a_half(tmp_path: P
 
 def test_a_file_of_the_users_that_is_called_answers_is_left_alone(tmp_path: Path, five: Asking) -> None:
     (tmp_path / "S_answers.json").write_text("mine")
-    split(sums(tmp_path / "S.json"), "math", five)
+    split(sums(tmp_path / "S.json"), "math", five, samples=1)
     assert (tmp_path / "S_answers.json").read_text() == "mine"
 
 
@@ -111,6 +115,8 @@ def test_an_endpoints_answers_are_not_paid_for_twice(tmp_path: Path) -> None:
         asking = Asking("m", client=Endpoint(server.url, "m", []))
         first = split(data, "math", asking)
         asked = len(server.seen)
+        assert asked == 5 + 2  # two are right, and asked for two more answers each
+        assert sorted(seen.body["temperature"] for seen in server.seen) == [0] * 5 + [0.7] * 2
         assert split(data, "math", asking) == first
         assert first[2:] == (2, 3)
         assert len(server.seen) == asked
@@ -119,6 +125,56 @@ def test_an_endpoints_answers_are_not_paid_for_twice(tmp_path: Path) -> None:
 def test_an_answer_is_read_after_the_reasoning(tmp_path: Path) -> None:
     with StandIn(lambda message: "<think>Is it 9?</think>It is 5. <think>Or 8?</think>") as server:
         asking = Asking("m", client=Endpoint(server.url, "m"), sampling=Sampling(max_new_tokens=4))
-        halves = split(sums(tmp_path / "S.json", answer=half), "math", asking)
+        halves = split(sums(tmp_path / "S.json", answer=half), "math", asking, samples=1)
     assert (halves.rights, halves.wrongs) == (2, 3)
     assert {row["pred"] for row in (*read(halves.right), *read(halves.wrong))} == {"5"}
+
+
+def five_at_times(i: int) -> str:
+    return "5" if i == 3 else str(20 + i)
+
+
+def test_a_lucky_guess_is_not_known(tmp_path: Path, five: Asking) -> None:
+    """The model answers every question with 5, which is right once; drawn at random it says other things."""
+    data = sums(tmp_path / "S.json", answer=five_at_times)
+    assert split(data, "math", five, samples=1)[2:] == (1, 4)
+    halves = split(data, "math", five, samples=4, temperature=10)
+    assert halves[2:] == (0, 5)
+    lucky = next(row for row in read(halves.wrong) if row["id"] == "S_3")
+    assert (lucky["response"], lucky["correct"]) == ("5", True)
+    assert lucky["known_share"] < 1
+    assert not any("known_share" in row for row in read(halves.wrong) if row["id"] != "S_3")
+    halves = split(data, "math", five, samples=4, temperature=10, known=0.25)
+    assert [(row["id"], row["response"]) for row in read(halves.right)] == [("S_3", "5")]
+    assert split(data, "math", five, samples=4, temperature=0.01)[2:] == (1, 4)  # it is sure of what it says
+
+
+def test_where_a_tool_is_required_nothing_is_known(tmp_path: Path, five: Asking) -> None:
+    data = sums(tmp_path / "S.json", answer=half)
+    rows = read(data)
+    rows[3]["tool"] = "required"
+    write(data, rows)
+    halves = split(data, "math", five, samples=1)
+    assert [row["id"] for row in read(halves.right)] == ["S_1"]
+    assert next(row for row in read(halves.wrong) if row["id"] == "S_3")["tool"] == "required"
+    task = tmp_path / "stock.yaml"
+    task.write_text("name: stock\ninstruction: Ask.\ntools: [calculator]\nanswers: numbers\ntool: required\n")
+    assert split(data, str(task), five)[2:] == (0, 5)
+    assert not halves.right.exists()
+
+
+def test_killed_while_answers_are_sampled_and_run_again_the_files_are_the_same(
+    tmp_path: Path, five: Asking
+) -> None:
+    # 1 act is for the questions, 3 for the journal, 5 for the first answers; then 2 questions are sampled
+    assert same_after_kills(tmp_path, sampled, five, points=(9, 10, 11)) == 3
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0.0}, {"known": 0.0}, {"known": 1.5}])
+def test_samples_that_could_say_nothing_are_refused(
+    tmp_path: Path, five: Asking, how: dict[str, float]
+) -> None:
+    with pytest.raises(
+        InputError, match=r"^3 samples need a temperature above 0 and a known share of 0 to 1"
+    ):
+        split(sums(tmp_path / "S.json"), "math", five, **how)

@@ -148,10 +148,13 @@ def test_a_reply_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
         running.shutdown()
 
 
-def test_the_model_is_asked_again_with_each_passage() -> None:
+def test_the_model_is_asked_again_with_all_passages_at_once() -> None:
     tool = load_tool("WikiSearch")
     question = Question(id="w_1", input="Which owl hoots?", answer="barn owl")
-    first, second = tool.ask_again(question, "Owls: some hoot.\nBarn Owl: it does not.")
+    (together,) = tool.ask_again(question, "Owls: some hoot.\nBarn Owl: it does not.")
+    assert (together.id, together.instruction) == ("w_1/1", READING)
+    assert together.input == ("Context: Owls: some hoot.\nBarn Owl: it does not.\nQuestion: Which owl hoots?")
+    first, second = tool.ask_each(question, "Owls: some hoot.\nBarn Owl: it does not.")
     assert (first.id, second.id) == ("w_1/1", "w_1/2")
     assert first.instruction == second.instruction == READING
     assert second.input == "Context: Barn Owl: it does not.\nQuestion: Which owl hoots?"

@@ -18,6 +18,12 @@ def demo(
     ] = None,
 ) -> None:
     """The whole loop on the starter set with Gemma 3 270M: `trice run` of the recipe that ships as demo."""
+    from trice.estimate import estimate
+    from trice.journal import notice
+    from trice.recipe import load_recipe
+
+    if line := estimate(load_recipe("demo", overrides or ())):
+        notice(line)
     run("demo", overrides)
 
 

@@ -11,6 +11,7 @@ from trice.cli import options as o
 from trice.cli.app import STAGES, app
 from trice.cli.asking import asking_of, endpoint_of, meant
 from trice.errors import InputError
+from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 
 
 @app.command(rich_help_panel=STAGES)
@@ -23,7 +24,14 @@ def split(
     endpoint_set: o.EndpointSet = None,
     examples: o.Examples = None,
     template: o.Template = "plain",
-    max_new_tokens: o.MaxNewTokens = 16,
+    max_new_tokens: o.MaxNewTokens = 64,
+    samples: o.Samples = SPLIT_SAMPLES,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Of the samples after the greedy one.")
+    ] = SPLIT_TEMPERATURE,
+    known: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of right answers from which a question is known.")
+    ] = KNOWN,
     batch_size: o.BatchSize = 128,
     tool: o.Tools = None,
     seed: o.Seed = 0,
@@ -34,14 +42,18 @@ def split(
     engine: o.Engine = "transformers",
     workers: o.Workers = None,
 ) -> None:
-    """Let the base model answer every question: right and wrong go to <data>_right.json and _wrong.json."""
+    """Let the base model answer every question with tools withheld, those it answers right several times: known and
+    unknown ones go to <data>_right.json and _wrong.json."""
     from trice.stages.split import split as stage
 
     asking = asking_of(
         model, None, template, examples, None, batch_size, device, dtype, engine, workers,
         endpoint_of(endpoint, model, keys_file, endpoint_set), max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
-    print(stage(data, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed))
+    print(stage(
+        data, task, asking, samples=samples, temperature=temperature, known=known, tools=o.sources(tool),
+        limit=limit, retry=retry_failed,
+    ))  # fmt: skip
 
 
 @app.command(rich_help_panel=STAGES)
@@ -248,8 +260,15 @@ def evaluate(
     output: o.Output,
     task: o.TaskOf = None,
     base: Annotated[
-        Path | None, typer.Option(help="Evaluated responses of the base model, to count over- and under-use.")
+        Path | None,
+        typer.Option(
+            help="The base model's evaluated responses, generated with --compel answer and the examples of "
+            "split: what it gets wrong needs a tool; counts over- and under-use."
+        ),
     ] = None,
+    any_passage: Annotated[
+        bool, typer.Option(help="Also ask --model over each passage alone, and count as the paper does.")
+    ] = False,
     model: o.Reader = None,
     adapter: o.Adapter = None,
     endpoint: o.Endpoint = None,
@@ -280,5 +299,5 @@ def evaluate(
     )  # fmt: skip
     print(describe(stage(
         data, output, task, base=base, asking=reader or None, tools=o.sources(tool), limit=limit,
-        runner=runner(engine, workers),
+        runner=runner(engine, workers), any_passage=any_passage,
     )))  # fmt: skip

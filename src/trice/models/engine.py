@@ -140,6 +140,17 @@ class Manner:
         over = self.finish(text, begin or 0)
         return text if over is None else over
 
+    def leaves(self, tokenizer: Any, response: str, tokens: Sequence[int] | None) -> bool:
+        """Whether a greedy response that was written without a tool choice is the same with this one: an answer
+        without the opening of a call, or a call that begins with the very tokens of the opening."""
+        if self.compel == "answer":
+            return not (self.silent and calls.opening(self.silent).search(response))
+        if not self.opening or calls.read(response, self.parsers).outcome is not Outcome.CALLED:
+            return False
+        ids = tokens or self.template.encode_response(tokenizer, response, end=False)
+        start = self.template.encode_response(tokenizer, self.opening, end=False)
+        return list(ids[: len(start)]) == start
+
     def response(self, text: str) -> str:
         """The whole response, of a text that goes on from the opening."""
         return (self.opening + text).strip()

@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from trice.errors import InputError
 from trice.models import LOADING, gemma
 from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
+from trice.models.arithmetic import faster_dtype
 from trice.models.masks import KINDS
 from trice.models.merging import merge
 from trice.prompts import end_of_turn
@@ -95,14 +96,14 @@ def pick_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """`auto` as a dtype's name: bfloat16 where the device has matrix units for it, else float32.
+    """`auto` as a dtype's name: bfloat16 where the device computes clearly faster in it, else float32; on a CPU
+    this is measured (`trice.models.arithmetic`).
 
     Raises InputError for a name that is no dtype."""
     if dtype == "auto":
         if pick_device(device).type == "cuda":
             return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-        # Without such units a CPU is slower in bfloat16 than in float32.
-        return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+        return faster_dtype()
     if dtype not in DTYPES:
         raise InputError(f"dtype '{dtype}': there is auto, {', '.join(DTYPES)}")
     return dtype
@@ -205,7 +206,7 @@ def load_base(
     source = find_model(name)
     try:
         with LOADING:
-            tokenizer = _tokenizer(source, _state(source))
+            tokenizer = load_tokenizer(name)
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             options["attn_implementation"] = _kernel(config.get_text_config())
             if empty:
@@ -221,6 +222,12 @@ def load_base(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return LocalModel(name, model if quantize or empty else model.to(where), tokenizer, where)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model."""
+    source = find_model(name)
+    return _tokenizer(source, _state(source))
 
 
 @lru_cache(maxsize=2)

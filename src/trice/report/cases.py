@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from trice import calls
+from trice.measures import needs_tool
 from trice.records import Outcome, Question, Response
 from trice.report.folder import BASE, BOTH, STAGE_1, Run, group_of
 from trice.report.text import LONGEST, NOTHING, Cell, Table, cut, table
@@ -61,7 +62,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A test question, its response by setting, and what changed. `needed`: the base model is wrong; or None."""
+    """A test question, its response by setting, and what changed. `needed`: it needs a tool; or None."""
 
     question: Response
     responses: dict[str, Response]
@@ -155,7 +156,7 @@ def _case(responses: dict[str, Response], pairs: Sequence[tuple[str, str]]) -> C
         for a, b in pairs
         if a in responses and b in responses and (kind := kind_of(responses[a], responses[b]))
     ]
-    needed = None if base is None or base.correct is None else not base.correct
+    needed = None if base is None or base.correct is None else needs_tool(base)
     return Case(next(iter(responses.values())), responses, needed, changes)
 
 

@@ -128,11 +128,11 @@ def _measures(rows: Sequence[Response], base: Sequence[Response]) -> Measures:
 
 def _confusion(rows: Sequence[Response], base: Sequence[Response]) -> dict[str, Confusion]:
     """Need against outcome, by data set and in total."""
-    wrong = {(row.dataset, row.id): not row.correct for row in base}
+    needs = {(row.dataset, row.id): measures.needs_tool(row) for row in base}
     counts: Counter[tuple[str, bool, Outcome | None]] = Counter()
     for row in rows:
         for part in (row.dataset, "total"):
-            counts[part, wrong[row.dataset, row.id], row.outcome] += 1
+            counts[part, needs[row.dataset, row.id], row.outcome] += 1
     return {
         part: {
             label: {

@@ -81,7 +81,8 @@ class RunResults(Part):
         description="`a - b` → data set or `total` → the accuracy of a minus that of b"
     )
     need: dict[str, ShareResult] = Field(
-        description="task → questions the base model gets wrong without the tool"
+        description="task → questions that need a tool: the base model, asked as in evaluation with tools "
+        "withheld and with the examples of `split`, is wrong, or the question requires a tool"
     )
     confusion: dict[str, dict[str, dict[str, dict[str, ShareResult]]]] = Field(
         description="setting → data set or `total` → `needed` or `not needed` → called, answered or malformed → "

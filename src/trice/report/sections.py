@@ -51,6 +51,14 @@ def _strict(results: Results) -> Section:
         for column in columns_of(results)
         if any("f1" in found.get(column, {}) for found in results.settings.values())
     ]
+    shown = {"exact_match": "EM", "f1": "F1"}
+    note = (
+        "Percent. EM: the prediction is a gold answer, word for word. F1: overlap of words with the best gold "
+        "answer."
+    )
+    if any("any_passage" in part for found in results.settings.values() for part in found.values()):
+        shown["any_passage"] = "any passage"
+        note += " Any passage: right if the answer over any one passage alone is, as the paper counts."
     if columns:
         rows: Rows = [
             [
@@ -58,16 +66,12 @@ def _strict(results: Results) -> Section:
                 *(
                     share_cell(share_of(results, name, column, measure))
                     for column in columns
-                    for measure in ("exact_match", "f1")
+                    for measure in shown
                 ),
             ]
             for name in results.settings
         ]
-        header = [f"{column_name(column)}, {text}" for column in columns for text in ("EM", "F1")]
-        note = (
-            "Percent. EM: the prediction is a gold answer, word for word. F1: overlap of words with the best gold "
-            "answer. Where a tool returned several passages, of the answer that counted."
-        )
+        header = [f"{column_name(column)}, {text}" for column in columns for text in shown.values()]
         section.tables.append(table(["setting", *header], rows, note=note))
     return section
 
@@ -102,7 +106,10 @@ def _data(run: Run, results: Results) -> Section:
             [name, f"{n['right']:,}", f"{n['wrong']:,}", percent(n["wrong"] / (n["right"] + n["wrong"] or 1))]
             for name, n in run.split.items()
         ]
-        note = "Training questions by the base model's verdict without the tool."
+        note = (
+            "Training questions by the base model's answers with tools withheld: right where it knows the answer, "
+            "wrong where it does not, or where the question requires a tool."
+        )
         section.tables.append(table(["split", "right", "wrong", "need, %"], split, note=note))
     if run.yields:
         section.tables.append(_yields(run))

@@ -13,6 +13,7 @@ from typing import Any
 
 from trice.calls import Reading, opening, place
 from trice.records import Execution, Outcome
+from trice.tools.turns import final_answer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # how a tokenizer writes the first bytes of a character
 
@@ -67,7 +68,7 @@ class Answer:
         if self.execution is None or self.execution.output is None:
             return f"The tool gave no result: {self.execution.error if self.execution else 'it was not run'}."
         if self.turns is not None:
-            return next((turn.strip() for turn in self.turns if turn.strip()), "")
+            return final_answer(self.turns)
         return self.execution.output
 
     def _place(self) -> int:

@@ -8,12 +8,13 @@ endpoint. A question an endpoint fails on has no candidates from it, and is name
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from trice.errors import InputError
 from trice.journal import read_rows, write_rows
 from trice.records import Labelled, Response
-from trice.stages.generate import Asking, generate
+from trice.stages.generate import GRADED, Asking, generate
 from trice.tasks import Sources, Tasks
 
 GOLD = "gold"
@@ -34,6 +35,22 @@ def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) 
             raise InputError(f"{row.where}: field 'id': is missing")
     path = origin_path(folder, task, GOLD)
     write_rows(path, rows)
+    return path
+
+
+def collect_split(data: Path, halves: Sequence[Path], folder: Path, task: str, origin: str) -> Path:
+    """The answers that the base model gave when its questions were split, as candidates for those of `data`: the
+    same as asking it again in the same way."""
+    questions = {(row.dataset, row.id) for row in read_rows(data, Labelled)}
+    rows = [row for half in halves for row in read_rows(half, Response)]
+    kept = {"response", "origin", "sample", "tokens", "logprob"}
+    wanted = [
+        row.model_copy(update={"origin": origin}).model_dump(exclude=GRADED - kept, exclude_none=True)
+        for row in rows
+        if (row.dataset, row.id) in questions
+    ]
+    path = origin_path(folder, task, origin)
+    write_rows(path, wanted)
     return path
 
 

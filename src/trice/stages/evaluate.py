@@ -25,12 +25,14 @@ def evaluate(
     tools: Sources | None = None,
     limit: int | None = None,
     runner: Runner | None = None,
+    any_passage: bool = False,
 ) -> Measures:
     """Grade the responses of `data` into `output`; returns the measures of each data set and in total.
 
     `base` is an evaluated file of the base model without a tool, against which over-use, under-use and
     harmful use are counted. `asking` is the model that wrote the responses, for tools whose output it has to read.
-    `runner` is what runs the calls.
+    `runner` is what runs the calls. `any_passage` also asks the model over each passage alone, at the cost of those
+    calls of the model, and counts as the paper does: right where any of these answers is.
     Raises InputError for gold answers that could never be matched, and where such a tool is called without a model.
     """
     check_output(output, data, base)
@@ -44,7 +46,7 @@ def evaluate(
     if asking is None:
         check_model_given(tasks, rows)
     model = Model(task, asking, output, tools) if asking else None
-    graded = grade(tasks, rows, model, output=output, runner=runner, earlier=[data])
+    graded = grade(tasks, rows, model, output=output, runner=runner, earlier=[data], any_passage=any_passage)
     measures = by_dataset(graded, known)
     write_rows(output, graded)
     forget(output)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
@@ -107,6 +107,14 @@ class Group(NamedTuple):
     questions: dict[int, Question]
 
 
+class More(NamedTuple):
+    """A second go at the questions whose first response `passes`: in all as many samples as `sampling` says, that
+    first response among them."""
+
+    sampling: Sampling
+    passes: Callable[[Response], bool]
+
+
 def generate(
     data: Path,
     output: Path,
@@ -119,9 +127,13 @@ def generate(
     retry: bool = False,
     run_calls: bool = True,
     long_is_empty: bool = False,
+    free: Path | None = None,
+    more: More | None = None,
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
-    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`.
+    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`. `free` holds
+    responses of the same model to the same questions under no tool choice: those that the tool choice of `asking`
+    would not change are taken from there. `more` samples those again whose first response passes.
 
     A prompt that is longer than the model's context gets no response, or with `long_is_empty` an empty one.
     Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
@@ -138,16 +150,24 @@ def generate(
     settings |= {
         "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
     }
+    settings |= {"more": asdict(more.sampling)} if more else {}
     with Journal(output, settings, len(questions) * asking.sampling.samples, retry=retry) as journal:
         if journal.finished:
             return read_rows(output, Response)
         if not journal.rows:
             forget(output, "calls")  # another time's
-        samples = range(asking.sampling.samples)
+        samples = range((more or asking).sampling.samples)
         contents = map(content_key, questions)
         keys = [[journal.key(content, sample) for sample in samples] for content in contents]
+        if free and not journal.rows:
+            journal.add(_unchanged(groups, keys, asking, origin, free))
         with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
-            _answer(groups, keys, asking, origin, journal, ahead, long_is_empty)
+            opened = cache(partial(open_engine, asking))
+            first = [each[: asking.sampling.samples] for each in keys]
+            _answer(groups, first, asking, origin, journal, ahead, opened, long_is_empty)
+            if more:
+                chosen, how = _passing(groups, keys, journal, more), replace(asking, sampling=more.sampling)
+                _answer(chosen, keys, how, origin, journal, ahead, opened, long_is_empty)
             rows = [
                 Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
             ]
@@ -237,7 +257,9 @@ def open_engine(asking: Asking) -> Engine:
 
 def content_key(question: Question) -> str:
     """Stands for all that a question says."""
-    return hashlib.sha256(question.model_dump_json(exclude=GRADED).encode()).hexdigest()[:32]
+    # A required tool changes nothing of how a question is asked, and so nothing that is drawn.
+    text = question.model_dump_json(exclude={*GRADED, "tool"})
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _answer(
@@ -247,6 +269,7 @@ def _answer(
     origin: str,
     journal: Journal,
     ahead: Ahead | None,
+    opened: Callable[[], Engine],
     long_is_empty: bool,
 ) -> None:
     """Answer what has no response yet, each stored as it comes, under its question's and sample's key, and its call
@@ -264,7 +287,7 @@ def _answer(
     waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
     if not waiting:
         return
-    engine, client = open_engine(asking), asking.client
+    engine, client = opened(), asking.client
     if client is not None:
         client.account.resume(journal.spent)
     if ahead:
@@ -292,6 +315,45 @@ def _answer(
                 for sample in wanted[number]:
                     journal.fail(keys[number][sample], failure.reason)
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
+
+
+def _unchanged(
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], asking: Asking, origin: str, free: Path
+) -> dict[str, Response]:
+    """The responses in `free` that are the same under the tool choice of `asking`, by their keys."""
+    greedy = Sampling(asking.sampling.max_new_tokens, seed=asking.sampling.seed)
+    if asking.client is not None or asking.engine != "transformers" or asking.sampling != greedy:
+        return {}
+    from trice.models.local import load_tokenizer
+
+    known = {(row.dataset, row.id): row for row in read_rows(free, Response)}
+    tokenizer = load_tokenizer(asking.model)
+    found = {}
+    for group in groups:
+        for number, question in group.questions.items():
+            row = known.get((question.dataset, question.id))
+            if row and group.manner.leaves(tokenizer, row.response, row.tokens):
+                found[keys[number][0]] = row.model_copy(update={"origin": origin})
+    return found
+
+
+def _passing(
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], journal: Journal, more: More
+) -> list[Group]:
+    """The questions whose first response passes, in groups that are sampled again."""
+
+    def passes(number: int) -> bool:
+        row = journal.rows.get(keys[number][0])
+        return row is not None and more.passes(Response.model_validate(row))
+
+    return [
+        Group(
+            group.task,
+            replace(group.manner, sampling=more.sampling),
+            {number: question for number, question in group.questions.items() if passes(number)},
+        )
+        for group in groups
+    ]
 
 
 def answer(

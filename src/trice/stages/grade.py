@@ -1,8 +1,9 @@
 """Grade: the one path from responses' texts to their outcomes, executions, predictions and verdicts.
 
-Calls are run together, each distinct one once. Where a tool's output is no answer, such as a passage, the
+Calls are run together, each distinct one once. Where a tool's output is no answer, such as passages, the
 model is asked again with it, if there is one to ask; else a verdict says only whether the output supports a
-gold answer.
+gold answer. The prediction is chosen without the gold answers. They judge it, and they judge the answers over
+each passage alone for the separate measure `any_passage`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Any
 from trice.calls import visible
 from trice.errors import InputError, TriceError
 from trice.journal import dump_row, read_text, write_text
-from trice.records import Execution, Outcome, Question, Response
+from trice.records import REQUIRED, Execution, Outcome, Question, Response
 from trice.stages.generate import Asking, generate
 from trice.tasks import Sources, Task, Tasks
 from trice.tasks.reading import Read, read
 from trice.tasks.text import TextTask, exact_match, f1
 from trice.tools.many import Runner, beside, forget, run_all
+from trice.tools.turns import final_answer
 
 AskAgain = Callable[[Sequence[Question]], list[str]]
 """From questions with a tool's output to the model's answers."""
@@ -36,16 +38,22 @@ def grade(
     output: Path | None = None,
     runner: Runner | None = None,
     earlier: Sequence[Path] = (),
+    any_passage: bool = False,
 ) -> list[Response]:
     """Parse, execute and judge responses. Never raises on what a model wrote.
 
     `output` is the file that is being made of them, beside which calls are kept (`trice.tools.many`), `runner` what
-    runs the calls, `earlier` the files of responses beside which some are kept already. Raises InputError where a
-    tool that is called lacks what it needs."""
+    runs the calls, `earlier` the files of responses beside which some are kept already. `any_passage` also asks the
+    model over each passage alone, which fills the field of that name. Raises InputError where a tool that is called
+    lacks what it needs."""
     found = [read(tasks, row) for row in rows]
     executions = _execute(found, output, runner, earlier)
-    turns = _second_turns(rows, found, executions, ask_again)
-    return [_verdict(*each) for each in zip(rows, found, executions, turns, strict=True)]
+    turns, alone = _second_turns(rows, found, executions, ask_again, any_passage)
+    graded = [_verdict(*each) for each in zip(rows, found, executions, turns, strict=True)]
+    graded = [_with_need(tasks, row) for row in graded]
+    if not any_passage:
+        return graded
+    return [_any_passage(*each) for each in zip(graded, found, alone, strict=True)]
 
 
 def _execute(
@@ -63,13 +71,19 @@ def _second_turns(
     found: Sequence[Read],
     executions: Sequence[Execution | None],
     ask_again: AskAgain | None,
-) -> list[list[str] | None]:
-    """The model's answers to each row's output; None where it was not asked."""
-    pairs = zip(rows, found, executions, strict=True)
+    any_passage: bool,
+) -> tuple[list[list[str] | None], list[list[str] | None]]:
+    """The model's answers to each row's output, and with `any_passage` those over each passage alone; None where
+    it was not asked."""
+    pairs = list(zip(rows, found, executions, strict=True))
     asked = [second_turn(*each) if ask_again else [] for each in pairs]
-    flat = [question for questions in asked for question in questions]
+    each_alone = [_passages(*each) if ask_again and any_passage else [] for each in pairs]
+    flat = [question for questions in (*asked, *each_alone) for question in questions]
     answers = iter(ask_again(flat) if ask_again and flat else ())
-    return [[next(answers) for _ in questions] or None for questions in asked]
+    turns, alone = (
+        [[next(answers) for _ in questions] or None for questions in part] for part in (asked, each_alone)
+    )
+    return turns, alone
 
 
 def second_turn(row: Response, found: Read, execution: Execution | None) -> list[Question]:
@@ -79,12 +93,29 @@ def second_turn(row: Response, found: Read, execution: Execution | None) -> list
     return found.tool.ask_again(row, execution.output)
 
 
+def _passages(row: Response, found: Read, execution: Execution | None) -> list[Question]:
+    """The same over each passage of the output alone."""
+    asked = bool(second_turn(row, found, execution))
+    return found.tool.ask_each(row, execution.output or "") if asked and found.tool and execution else []
+
+
+def _with_need(tasks: Tasks, row: Response) -> Response:
+    """The row says itself where its task requires a tool, for the measures that count need."""
+    return row.model_copy(update={"tool": REQUIRED}) if tasks.requires_tool(row) else row
+
+
+def _any_passage(row: Response, found: Read, alone: list[str] | None) -> Response:
+    """With whether the answer over any one passage is right, as the paper counts; where no passage was read,
+    whether the prediction is."""
+    judged = [found.task.judge(found.task.predict(visible(turn)), row.answers) for turn in alone or ()]
+    return row.model_copy(update={"any_passage": any(judged) if judged else row.correct})
+
+
 def _verdict(row: Response, found: Read, execution: Execution | None, turns: list[str] | None) -> Response:
     task, (outcome, call, reason, _), tool, own = found
     if turns is not None:
-        predictions = [task.predict(visible(turn)) for turn in turns]
-        right = [prediction for prediction in predictions if task.judge(prediction, row.answers)]
-        prediction, correct = (right or predictions)[0], bool(right)
+        prediction = task.predict(final_answer(turns))
+        correct = task.judge(prediction, row.answers)
     elif tool is not None:
         prediction = execution.output if execution else None
         correct = task.judge(prediction, row.answers)
@@ -94,7 +125,7 @@ def _verdict(row: Response, found: Read, execution: Execution | None, turns: lis
         # A call that did not parse is no answer: numbers inside it are not what the model claims.
         prediction = None if outcome is Outcome.MALFORMED else task.predict(visible(row.response))
         correct = task.judge(prediction, row.answers)
-    graded = {"outcome": outcome, "reason": reason, "call": call, "execution": execution}
+    graded = {"outcome": outcome, "reason": reason, "call": call, "execution": execution, "any_passage": None}
     strict = _strictly(task, prediction, row.answers)
     return row.model_copy(update=graded | {"turns": turns, "pred": prediction, "correct": correct} | strict)
 

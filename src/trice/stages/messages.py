@@ -145,7 +145,8 @@ def reading(row: Labelled, tool: Tool, output: str, answer: str, turn: int) -> L
     known = Question.model_validate(
         {"id": "1", "answer": answer or "-"} | {k: v for k, v in told.items() if v}
     )
-    again = tool.ask_again(known, " ".join(output.split()))
+    passages = [" ".join(line.split()) for line in output.splitlines()]
+    again = tool.ask_again(known, "\n".join(filter(None, passages)))
     if len(again) != 1:
         return None
     fields = again[0].model_dump(include=READING_FIELDS & {*told, "task"})

@@ -54,7 +54,8 @@ def mix(
         if kind == "selective":
             answered = [row for path in right for row in read_rows(path, Response)]
             refuse_repeated(answered, by_question=True)
-            known = [_known(tasks, row) for row in answered]
+            # Where only a tool can know the answer, none is taught without a call.
+            known = [_known(tasks, row) for row in answered if not tasks.requires_tool(row)]
             # A question labelled as well as known (a file labelled for `calls`) keeps the model's own answer.
             keys = {row.key for row in known}
             rows = known + [row for row in rows if row.key not in keys]

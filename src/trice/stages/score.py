@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from trice.errors import InputError
 from trice.journal import check_output, read_rows, refuse_repeated, validate, write_rows
-from trice.records import Labelled, Question, Ranked, Response
+from trice.records import Labelled, Outcome, Question, Ranked, Response
 from trice.rewards import load_reward
 from trice.stages.generate import GRADED, Asking
 from trice.stages.grade import Model, grade
@@ -66,7 +66,7 @@ def score(
     graded = iter(grade(tasks, every, model, output=output, runner=runner, earlier=paths))
     ranked = []
     for gold, rows in zip(golds, written, strict=True):
-        responses = [next(graded) for _ in rows]
+        responses = [_earned(tasks, next(graded)) for _ in rows]
         ranked.append(_rank(gold, responses, rewarder(responses)))
     write_rows(output, ranked)
     forget(output)
@@ -125,6 +125,12 @@ def _responses(question: Question, candidates: Sequence[Candidate]) -> list[Resp
     for row in rows:
         row._where = question.where
     return rows
+
+
+def _earned(tasks: Tasks, row: Response) -> Response:
+    """Where only a tool can know the answer, one without a call is a guess: it earns nothing."""
+    guessed = row.outcome is Outcome.ANSWERED and tasks.requires_tool(row)
+    return row.model_copy(update={"correct": False}) if guessed else row
 
 
 def _rank(gold: Labelled, responses: Sequence[Response], rewards: Sequence[float]) -> Ranked:

@@ -1,10 +1,15 @@
-"""Split: the base model answers every training question without a tool; what it gets wrong needs one.
+"""Split: the base model answers every training question with tools withheld; what it does not know needs one.
 
-Right and wrong go to `<dataset>_right.json` and `<dataset>_wrong.json` beside the data, with the response kept.
+A lucky guess is not knowledge: a question that was answered right is asked again, with sampled answers, and is
+known only if the share of right answers, the first among them, is high enough. Where only a tool can know the
+answer (`tool: required`) nothing is known. Known and unknown questions go to `<dataset>_right.json` and
+`<dataset>_wrong.json` beside the data, with the first answer, the greedy one, as the response.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +17,8 @@ from trice.calls import visible
 from trice.errors import InputError
 from trice.journal import read_rows, write_rows
 from trice.records import Outcome, Question, Response
-from trice.stages.generate import Asking, generate
+from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.stages.generate import Asking, More, generate
 from trice.tasks import Sources, Tasks, check_questions
 from trice.tasks.reading import read
 from trice.tools.many import beside
@@ -36,25 +42,39 @@ def split(
     task: str,
     asking: Asking,
     *,
+    samples: int = SPLIT_SAMPLES,
+    temperature: float = SPLIT_TEMPERATURE,
+    known: float = KNOWN,
     tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
 ) -> Halves:
-    """Split `data` (rows of id, question, answer) by the model's own correctness.
+    """Split `data` (rows of id, question, answer) by what the model knows.
 
-    A response with a call is wrong here, whatever it would give, and is not run: the question is whether the model
-    knows. `retry` asks those questions again that got no response, and so are in neither half.
+    Each question is answered as `asking` says, with its tools withheld; a response with a call is wrong all the
+    same, and is not run. Where that answer is right, `samples - 1` more are drawn at `temperature`, and the
+    question is right if at least the share `known` of all answers is. `retry` asks those questions again that got
+    no response, and so are in neither half.
     """
+    if samples > 1 and (temperature <= 0 or not 0 < known <= 1):
+        raise InputError(
+            f"{samples} samples need a temperature above 0 and a known share of 0 to 1, "
+            f"not temperature {temperature:g} and known {known:g}"
+        )
     tasks = Tasks(task, tools)
     check_questions(tasks, read_rows(data, Question)[:limit])
     _check_halves(data)
     answers = answers_path(data)
+
+    def passes(row: Response) -> bool:
+        return bool(_judged(tasks, row).correct) and not tasks.requires_tool(row)
+
+    drawn = replace(asking.sampling, samples=samples, temperature=temperature)
     rows = generate(
-        data, answers, task, asking, origin="base", tools=tools, limit=limit, retry=retry, run_calls=False
-    )
-    judged = [_judged(tasks, row) for row in rows]
-    right = [row for row in judged if row.correct]
-    wrong = [row for row in judged if not row.correct]
+        data, answers, task, _withheld(asking), origin="base", tools=tools, limit=limit, retry=retry,
+        run_calls=False, more=More(drawn, passes) if samples > 1 else None,
+    )  # fmt: skip
+    right, wrong = _halves(tasks, [_judged(tasks, row) for row in rows], samples, known)
     halves = Halves(
         data.with_name(f"{data.stem}_right.json"),
         data.with_name(f"{data.stem}_wrong.json"),
@@ -63,8 +83,6 @@ def split(
     )
     _write(halves.right, right)
     _write(halves.wrong, wrong)
-    if asking.client is None:  # an endpoint's may have been paid for
-        answers.unlink()
     return halves
 
 
@@ -84,9 +102,41 @@ def _check_halves(data: Path) -> None:
             )
 
 
+def _withheld(asking: Asking) -> Asking:
+    """The same with tools withheld, where the endpoint can be told so."""
+    at = asking.client
+    if at is not None and at.form == "completions" and at.tokenizer is None:
+        return asking
+    return replace(asking, compel=asking.compel or "answer")
+
+
 def answers_path(data: Path) -> Path:
     """Where the answers are while `data` is being split."""
     return beside(data, "answers")
+
+
+def _halves(
+    tasks: Tasks, rows: Sequence[Response], samples: int, known: float
+) -> tuple[list[Response], list[Response]]:
+    """The first answers to known questions, and to the others. A question that lacks some of its sampled answers
+    is in neither half."""
+    right, wrong = [], []
+    answers: list[list[Response]] = []  # of each question, the first one's sample is 0
+    for row in rows:
+        if row.sample:
+            answers[-1].append(row)
+        else:
+            answers.append([row])
+    for first, *others in answers:
+        if not first.correct or tasks.requires_tool(first):
+            wrong.append(first)
+        elif samples == 1:
+            right.append(first)
+        elif len(others) == samples - 1:
+            share = sum(bool(row.correct) for row in (first, *others)) / samples
+            row = first.model_copy(update={"known_share": round(share, 6)})
+            (right if share >= known else wrong).append(row)
+    return right, wrong
 
 
 def _judged(tasks: Tasks, row: Response) -> Response:

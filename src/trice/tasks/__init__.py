@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from trice.errors import InputError
 from trice.journal import validate
-from trice.records import Question
+from trice.records import REQUIRED, Question
 from trice.tools import SHIPPED as TOOLS
 from trice.tools import Tool, load_tool, same_name
 from trice.tools.turns import READING, SECOND_TURN
@@ -121,6 +121,10 @@ class Tasks:
     def own(self) -> list[str]:
         """The names of the user's own tasks in a mix."""
         return [task.name for task in self._named.values()]
+
+    def requires_tool(self, question: Question) -> bool:
+        """Whether only a tool can know the answer, by the question's own field `tool` or by its task's."""
+        return REQUIRED in (question.tool, getattr(self.of(question), "tool", None))
 
     def own_tools(self, task: Task) -> tuple[Tool, ...]:
         """The tools of a task itself, without those that a mix offers besides."""

@@ -23,6 +23,7 @@ class Math:
     name: str = "math"
     instruction: str = INSTRUCTION
     tools: tuple[Tool, ...] = (Calculator(),)
+    tool: str | None = None  # REQUIRED where only a tool can know the answers
 
     def predict(self, text: str) -> str | None:
         """The last number of the text."""

@@ -6,8 +6,9 @@
     answers: words
 
 `answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math, `auto` as numbers
-where the gold answer is one and as words elsewhere, `words-published` as the paper does. Does not cover
-another way to judge, which takes a class.
+where the gold answer is one and as words elsewhere, `words-published` as the paper does. `tool: required` says
+that only a tool can know them, as with live data: no question counts as known to the model. Does not cover another
+way to judge, which takes a class.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class TaskFile(BaseModel):
     name: str
     instruction: str
     tools: tuple[str, ...]
-    answers: Rule | Literal["numbers"] = "words"
+    answers: Literal[Rule, "numbers"] = "words"
+    tool: Literal["required"] | None = None
 
 
 def from_file(path: str, sources: Sources) -> Task:
@@ -50,7 +52,9 @@ def from_file(path: str, sources: Sources) -> Task:
     told = validate(TaskFile, value, path)
     tools = tuple(load_tool(tool, sources.get(tool)) for tool in told.tools)
     asked = (told.name, told.instruction.strip(), tools)
-    return _checked(path, Math(*asked) if told.answers == "numbers" else TextTask(*asked, told.answers))
+    if told.answers == "numbers":
+        return _checked(path, Math(*asked, tool=told.tool))
+    return _checked(path, TextTask(*asked, told.answers, told.tool))
 
 
 def from_module(name: str) -> Task:

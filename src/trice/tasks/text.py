@@ -40,6 +40,7 @@ class TextTask:
     instruction: str
     tools: tuple[Tool, ...]
     rule: Rule = "words"
+    tool: str | None = None  # REQUIRED where only a tool can know the answers
 
     def predict(self, text: str) -> str | None:
         """The text itself, None where it is empty."""

@@ -81,6 +81,11 @@ class Tool(ABC):
         """What the model is asked with the output, where that is no answer yet."""
         return []
 
+    def ask_each(self, question: Question, output: str) -> list[Question]:
+        """The same over each passage of an output alone, for the measure `any_passage`; none where an output holds
+        no passages."""
+        return []
+
     def supports(self, question: Question, output: str) -> bool:
         """Whether an output that is no answer yet can lead to a gold one, as far as can be told without a model."""
         return False

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import regex
 
+from trice.calls import visible
 from trice.records import Question
 
 READING = "Given a context, please answer the question."
@@ -34,6 +35,12 @@ def parts(input: str) -> tuple[str, str]:
     """The context of a question that has one, else nothing, and what is asked."""
     context, found, asked = input.rpartition(ASKED)
     return (context.removeprefix(CONTEXT), asked) if found else ("", input)
+
+
+def final_answer(turns: Sequence[str]) -> str:
+    """The one answer of the turns over a tool's output: the first that is not empty, without its reasoning. Gold
+    answers have no part in the choice: grading, chat and the server all use this function."""
+    return next((answer for turn in turns if (answer := visible(turn).strip())), "")
 
 
 def plain(text: str) -> str:

@@ -106,7 +106,11 @@ class WikiSearch(Tool):
         return [line(passage) for passage in _retriever(self.source).search(query, self.passages)]
 
     def ask_again(self, question: Question, output: str) -> list[Question]:
-        """The question over each passage."""
+        """The question over all passages together: the model reads them and gives one answer."""
+        return [reading(question, output, parts(question.input)[1])]
+
+    def ask_each(self, question: Question, output: str) -> list[Question]:
+        """The question over each passage alone."""
         asked = parts(question.input)[1]
         return [reading(question, passage, asked, turn) for turn, passage in enumerate(output.split("\n"), 1)]
 

@@ -47,7 +47,14 @@ class Parts:
     def sums(self) -> torch.Tensor:
         """All six, detached, in float64, on the device of the losses. Nothing here waits for a GPU: while it
         computes gradients, the next micro-batch is laid out."""
-        values = [self.sft, self.tokens, self.rank, self.questions, self.pairs, self.ordered]
+        values: list[torch.Tensor | int] = [
+            self.sft,
+            self.tokens,
+            self.rank,
+            self.questions,
+            self.pairs,
+            self.ordered,
+        ]
         sums = torch.zeros(len(values), dtype=torch.float64, device=self.sft.device)
         for place, value in enumerate(values):
             sums[place] = value.detach() if isinstance(value, torch.Tensor) else value

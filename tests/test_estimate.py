@@ -1,0 +1,48 @@
+"""The demo says within its first seconds how long it takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tiny import command
+from trice.estimate import estimate, operations
+from trice.recipe import load_recipe
+
+
+def minutes(*overrides: str) -> int:
+    line = estimate(load_recipe("demo", [*overrides, "dtype=float32"]))
+    assert line is not None
+    found = re.match(r"about (\d+) minutes on this machine for the whole loop", line)
+    assert found
+    return int(found[1])
+
+
+def test_the_demo_has_an_estimate_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: another\n")  # so that the run is refused at once
+    code, _, error = command(capsys, "demo", f"output={tmp_path}", "dtype=float32")
+    assert code == 2
+    assert re.fullmatch(r"about \d+ minutes on this machine .* \([\d,]+ GFLOP/s in float32\)", error[0])
+    assert minutes("scale=1000") > 500  # half a million questions
+
+
+def test_what_the_recipe_asks_for_counts() -> None:
+    def asked(*overrides: str) -> float:
+        return operations(load_recipe("demo", overrides))
+
+    whole = asked()
+    assert (
+        asked("evaluate.settings=[zero-shot, stage-1]") < asked("evaluate.settings=[zero-shot, both]") < whole
+    )
+    assert asked("clone.epochs=4") > whole
+    # 270 training questions: once more as many, once more the work for them
+    train = asked("scale=2") - whole
+    assert asked("scale=3") == pytest.approx(whole + 2 * train)
+
+
+def test_there_is_none_for_another_model() -> None:
+    assert estimate(load_recipe("demo", ["model=gpt2"])) is None
