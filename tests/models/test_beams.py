@@ -49,7 +49,7 @@ def test_a_beam_ends_where_it_is_over_and_never_writes_what_is_suppressed(
     loaded = load(str(tiny_model("llama")), device="cpu", dtype="float32")
     whole = searched(loaded, PROMPTS[:1], SEARCH)
     assert len(whole[0][0]) > 2
-    cut = searched(loaded, PROMPTS[:1], SEARCH, lambda text: text[:1] if text else None)
+    cut = searched(loaded, PROMPTS[:1], SEARCH, lambda text, seen: text[:1] if text else None)
     assert cut == [[text[:1] for text in whole[0]]]
     first = loaded.tokenizer(whole[0][0], add_special_tokens=False)["input_ids"][0]
     other = searched(loaded, PROMPTS[:1], SEARCH, suppress=lambda _: [first])
