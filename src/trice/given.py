@@ -42,5 +42,12 @@ def open_endpoint(at: EndpointAt) -> Endpoint:
 
     budget = Budget(at.max_requests, at.max_tokens, at.max_cost, at.prompt_price, at.completion_price)
     return connect(
-        at.url, at.model, at.keys_file, at.timeout, budget=budget, form=at.form, tokenizer=at.tokenizer
+        at.url,
+        at.model,
+        at.keys_file,
+        at.timeout,
+        budget=budget,
+        form=at.form,
+        tokenizer=at.tokenizer,
+        send_temperature=at.send_temperature,
     )

@@ -110,6 +110,9 @@ class EndpointAt(Settings):
     """with `form: completions`: a hub name or folder; prompts are then sent as token ids, and ids are kept
     where the server returns them (vLLM from 0.10.2, SGLang), so that nothing is tokenised anew on the way to
     training"""
+    send_temperature: bool = True
+    """whether requests name a temperature; with `false` the server's default applies. A server that refuses the
+    field is no longer sent it in any case"""
     max_requests: Annotated[int | None, FREE] = Field(None, ge=1)
     """most requests to send, failed ones too"""
     max_tokens: Annotated[int | None, FREE] = Field(None, ge=1)

@@ -2,11 +2,13 @@
 
 A script names, for a question (any text that the last message of a request contains), the behaviours of its
 first requests in turn; after them, and for all others, it answers. With `faults`, so large a share of all requests
-goes wrong, in the ways of FAULTS in turn. Behaviours: `400`, `404`, `422`, `500`,
+goes wrong, in the ways of FAULTS in turn. Fields that are `unsupported` are refused with status 400. Behaviours:
+`400`, `404`, `422`, `500`,
 `429` and `503` (with Retry-After: 1), `429-bare` (without), `far` (429 asking for an hour), `drop`, `hang`,
 `slow` (an answer after 0.3 s), `brief` (429 with Retry-After: 0.05), `drip` (a byte now and then for 2 s),
 `torn` (fewer bytes than announced), `half` (half a JSON body), `empty` (no choices), `null` (no content),
-`surrogate` (text that is not Unicode), `one` (one choice however many are asked for), `mute` (no usage), and
+`surrogate` (text that is not Unicode), a body (text that begins with `{` or `<`: a whole reply with status 200),
+`status body` (such as `400 {…}`), `one` (one choice however many are asked for), `mute` (no usage), and
 `echo-400`, `echo-500`, `echo-200`, whose text shows the Authorization header.
 """
 
@@ -52,12 +54,13 @@ class StandIn(ThreadingHTTPServer):
         delay: float = 0.0,
         faults: float = 0.0,
         tokens: Callable[[str], Sequence[tuple[int, str, float]]] | None = None,
+        unsupported: Sequence[str] = (),
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.answer, self.refused, self.delay = answer, dict(refused or {}), delay
         self.script = {text: list(steps) for text, steps in (script or {}).items()}
-        self.faults, self.tokens = faults, tokens
+        self.faults, self.tokens, self.unsupported = faults, tokens, unsupported
         self.failed: Counter[str] = Counter()
         self._random = random.Random(1)
         self.seen: list[Seen] = []
@@ -161,6 +164,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, self._completion(["\ud800"]))
             case "echo-200":
                 self._send(200, self._completion([f"you sent {self.headers['Authorization']}"]))
+            case _ if step[:1] in "{<":
+                self._send(200, step.encode())
+            case _ if step[3:5] == " {" or step[3:5] == " <":
+                self._send(int(step[:3]), step[4:].encode(), {"Retry-After": "0.05"})
+            case _ if refused := [name for name in self.server.unsupported if name in seen.body]:
+                self._error(400, f"Unsupported parameter: '{refused[0]}' is not supported with this model.")
             case _:
                 if step == "slow":
                     self.server.closing.wait(0.3)

@@ -96,7 +96,7 @@ def test_a_question_that_gets_no_answer_is_a_failure() -> None:
     with StandIn(script={"1 plus": ["500", "500"]}) as server:
         found, failures = write(Endpoint(server.url, "m", attempts=2), CHAT, SUM, Prompt("l", "", "other"))
     assert found == {1: {0: Written("OTHER")}}
-    assert failures == [Failure(0, "HTTP 500: the model said no (500)")]
+    assert [failure[:2] for failure in failures] == [(0, "HTTP 500: the model said no (500)")]
 
 
 def test_a_prompt_is_written_in_the_template_and_begins_a_compelled_call() -> None:

@@ -11,7 +11,7 @@ import pytest
 from stand_in_server import StandIn
 
 from tiny import command, read, sums, write
-from trice.errors import TriceError
+from trice.errors import InputError, TriceError
 from trice.ledger import standing
 from trice.models.budget import Budget
 from trice.models.endpoint import Endpoint
@@ -81,13 +81,12 @@ def test_a_question_that_failed_is_asked_again_where_that_is_wanted(tmp_path: Pa
     assert [row["id"] for row in read(output)] == ["S_0", "S_1", "S_2", "S_3"]
 
 
-def test_a_question_that_is_there_twice_is_paid_once(tmp_path: Path) -> None:
+def test_a_question_that_is_there_twice_is_not_paid(tmp_path: Path) -> None:
     row = {"id": "S_1", "question": "What is 1 and 7?", "answer": "8"}
-    data = write(tmp_path / "in.json", [row, row | {"id": "S_2"}])
-    with StandIn(add) as server:
-        rows = generate(data, tmp_path / "out.json", "math", Asking("m", client=Endpoint(server.url, "m")))
-    assert [row.response for row in rows] == ["calculator(1+7)"] * 2
-    assert len(server.seen) == 1
+    data = write(tmp_path / "in.json", [row, row])
+    with StandIn(add) as server, pytest.raises(InputError, match=rf"^{data}:2: field 'id': .*{data}:1 too"):
+        generate(data, tmp_path / "out.json", "math", Asking("m", client=Endpoint(server.url, "m")))
+    assert not server.seen
 
 
 def test_a_second_turn_that_failed_is_asked_again_alone(

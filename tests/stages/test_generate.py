@@ -145,7 +145,8 @@ def test_compelled_to_answer_no_spelling_of_a_call_is_left(tmp_path: Path, askin
     asked = replace(asking, model=str(model), compel="answer", sampling=SAMPLED, batch_size=64)
     rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
     assert {row.outcome for row in grade(Tasks("math"), rows)} == {Outcome.ANSWERED}
-    assert not any("calculator" in row.response or row.response.startswith("c") for row in rows)
+    assert not any("calculator(" in row.response for row in rows)
+    assert any("c" in row.response for row in rows)  # letters of its name are free
 
 
 TOOLS = {"math": "calculator", "qa": "WikiSearch", "lama": "QA", "mlqa": "translator"}

@@ -139,5 +139,5 @@ def test_a_source_goes_to_the_tool_it_names() -> None:
         Tasks("qa", {"WikiSearch": "http://127.0.0.1:9/?key=s"}).of(QUESTION).tools[0].check()
     with pytest.raises(InputError, match="tool 'calculator': takes no source"):
         Tasks("mix", {"calculator": "x"})
-    with pytest.raises(InputError, match="unknown tool 'Wikisearch'"):
-        Tasks("qa", {"Wikisearch": "x"})
+    with pytest.raises(InputError, match="unknown tool 'Wikisearcher'"):
+        Tasks("qa", {"Wikisearcher": "x"})

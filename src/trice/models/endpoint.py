@@ -1,7 +1,8 @@
 """A client for any OpenAI-compatible endpoint: many requests under way at once, one retry loop for each.
 
-The servers are strangers: they may refuse, stall, hang up, or answer half. A request that gets no answer is
-reported and does not stop the others; what would fail for every request (an unknown model, no server, no
+The servers are strangers: they may refuse, stall, hang up, or answer half. Only what another attempt can mend is
+retried: connection errors, time-outs, rate limits, and statuses 408, 409, 425 and 5xx. A request that gets no
+answer is reported and does not stop the others; what would fail for every request (an unknown model, no server, no
 valid key, no budget) stops the run with one line. Keys appear nowhere but in the Authorization header.
 
 Does not cover being called from inside a running event loop. The size of a reply is bounded by the time limit
@@ -24,17 +25,21 @@ from trice.journal import notice
 from trice.models.budget import Account, Budget, OutOfBudget, Request, Spent, most, text_tokens
 from trice.models.engine import Failure
 from trice.models.keys import NO_KEY, NoKey, api_keys
+from trice.models.refusals import proxy_of
 from trice.models.servers import LAST_LIMIT, Server, Servers
 from trice.models.wire import Answer, Fault, Reply, send
+from trice.records import Call
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 MAX_BACKOFF = 30.0  # seconds between two attempts where the server names no time
-REFUSED = (401, 402, 403, 404)  # whatever is asked: the key, the account or the address
 MAX_CONNECT = 10.0  # seconds until a server that does not take the connection counts as unreachable
 
 Done = Callable[[int, dict[int, Reply]], None]
+WriteCall = Callable[[int, Call], str]
+"""The text of a call in a request's answer, by the request's number. Raises ValueError where there is none."""
+
 Form = Literal["chat", "completions"]
 
 
@@ -43,7 +48,8 @@ class Endpoint:
 
     `timeout` is the time limit of one attempt in seconds, `attempts` how many a request gets. Several keys
     take turns, and so do servers. `account` tells what has been spent. `form` and `tokenizer` are for
-    `trice.models.remote`: how questions are put. Raises InputError for a URL or key that cannot be meant."""
+    `trice.models.remote`: how questions are put. Without `send_temperature` the server's default applies. Raises
+    InputError for a URL or key that cannot be meant."""
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class Endpoint:
         budget: Budget | None = None,
         form: Form = "chat",
         tokenizer: str | None = None,
+        send_temperature: bool = True,
     ) -> None:
         urls = [url] if isinstance(url, str) else list(url)
         if not urls or len(set(urls)) < len(urls):
@@ -65,7 +72,7 @@ class Endpoint:
         if tokenizer and form == "chat":
             raise InputError("a tokenizer is for an endpoint's form 'completions', not for 'chat'")
         self.model, self.timeout, self.attempts = model, timeout, attempts
-        self.form, self.tokenizer = form, tokenizer
+        self.form, self.tokenizer, self.send_temperature = form, tokenizer, send_temperature
         self.servers = [Server(each, keys) for each in urls]
         self.account = Account(budget or Budget())
         self.answered = False  # whether any request ever was
@@ -85,23 +92,28 @@ class Endpoint:
         samples: Sequence[Sequence[int]] | None = None,
         seed: int | None = None,
         fields: Mapping[str, Any] | None = None,
+        write_call: WriteCall | None = None,
     ) -> list[Failure]:
         """Ask every request for its samples, hand each reply to `done(index, samples by number)` before the next
         is waited for, in any order, and return the requests of which some are missing.
 
         `samples` are the numbers of those wanted of each request, by default 0 alone; the first of a request is
         asked for with `seed` plus its number. A server that ignores how many are asked for is asked for the rest.
-        `fields` are further ones of the request's body. Texts are cut at MAX_RESPONSE characters.
+        `fields` are further ones of the request's body. Texts are cut at MAX_RESPONSE characters. `write_call` puts
+        a tool call that a server read in what the model wrote (`tool_calls`) back into the text.
 
         Raises TriceError where every request would fail alike, or the budget is spent; what was done by then, or by
         a Ctrl-C, has been delivered."""
-        options: dict[str, Any] = {"model": self.model, "temperature": temperature, "max_tokens": max_tokens}
+        options: dict[str, Any] = {"model": self.model, "max_tokens": max_tokens}
+        if self.send_temperature:
+            options["temperature"] = temperature
         if stop:
             options["stop"] = list(stop)
         wanted = [(0,)] * len(requests) if samples is None else samples
         self._began = (time.monotonic(), self.account.spent.requests)
         asks = [_Ask(i, *ask) for i, ask in enumerate(zip(requests, wanted, strict=True))]
-        return asyncio.run(_Run(self, done, options | dict(fields or {}), seed).work(asks))
+        run = _Run(self, done, options | dict(fields or {}), seed, write_call)
+        return asyncio.run(run.work(asks))
 
     @property
     def figures(self) -> str:
@@ -134,10 +146,20 @@ def connect(
     budget: Budget | None = None,
     form: Form = "chat",
     tokenizer: str | None = None,
+    send_temperature: bool = True,
 ) -> Endpoint:
     """The endpoint with the user's keys, as `api_keys` finds them."""
     keys = api_keys(keys_file)
-    return Endpoint(url, model, keys, timeout, budget=budget, form=form, tokenizer=tokenizer)
+    return Endpoint(
+        url,
+        model,
+        keys,
+        timeout,
+        budget=budget,
+        form=form,
+        tokenizer=tokenizer,
+        send_temperature=send_temperature,
+    )
 
 
 class _Ask(NamedTuple):
@@ -151,8 +173,16 @@ class _Ask(NamedTuple):
 class _Run:
     """What the requests of one `complete` share."""
 
-    def __init__(self, endpoint: Endpoint, done: Done, options: dict[str, Any], seed: int | None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        done: Done,
+        options: dict[str, Any],
+        seed: int | None,
+        write_call: WriteCall | None,
+    ) -> None:
         self.endpoint, self.done, self.options, self.seed = endpoint, done, options, seed
+        self.write_call = write_call
         self.account = endpoint.account
         self.servers = Servers(endpoint.servers, endpoint.account)
         self.clients: dict[tuple[str, str], AsyncOpenAI] = {}
@@ -186,7 +216,13 @@ class _Run:
         timeout = self.endpoint.timeout
         limits = openai.Timeout(timeout, connect=min(timeout, MAX_CONNECT))
         for server in self.endpoint.servers:
-            client = openai.AsyncOpenAI(api_key=NO_KEY, base_url=server.url, timeout=limits, max_retries=0)
+            try:
+                client = openai.AsyncOpenAI(
+                    api_key=NO_KEY, base_url=server.url, timeout=limits, max_retries=0
+                )
+            except (ImportError, ValueError) as error:  # of the environment's proxies; it may show a password
+                name = proxy_of(server.url) or "a proxy variable"
+                raise InputError(f"{name}: not a proxy that can be used ({type(error).__name__})") from None
             await connections.enter_async_context(client)
             for key in server.ring.keys:
                 self.clients[server.url, key.secret] = client.with_options(api_key=key.secret)
@@ -195,9 +231,7 @@ class _Run:
         for ask in todo:
             fault = await self._answer(ask)
             if fault:
-                self.failures.append(
-                    Failure(ask.number, str(fault), fault.passing or fault.status in REFUSED)
-                )
+                self.failures.append(Failure(ask.number, str(fault), fault.down))
             else:
                 self.answered += 1
 
@@ -205,10 +239,15 @@ class _Run:
         """Deliver all samples of one request, or those that came before the fault that ended it."""
         wanted = list(ask.samples)
 
-        def deliver(replies: list[Reply]) -> None:
+        def deliver(answer: Answer) -> None:
+            replies, fault = self._texts(ask.number, answer)
             found = dict(zip(wanted, replies, strict=False))
             del wanted[: len(found)]
-            self.done(ask.number, found)
+            if found:
+                self.endpoint.answered = True
+                self.done(ask.number, found)
+            if fault and wanted:  # the same request would get the same
+                raise fault
 
         while wanted:
             several = {"n": len(wanted)} if len(wanted) > 1 else {}  # not every server knows the field
@@ -219,9 +258,31 @@ class _Run:
             except Fault as fault:
                 if self._fatal(fault):
                     raise TriceError(f"{fault.url}: {fault}") from None
-                # Refused after others were answered: too long, or filtered; the question's own fault.
+                # Too long or filtered, or refused after others were answered: the question's own fault.
                 return fault
         return None
+
+    def _texts(self, number: int, answer: Answer) -> tuple[list[Reply], Fault | None]:
+        """The samples of a reply with their calls in the text, and why others have none."""
+        replies: list[Reply] = []
+        fault = answer.fault
+        for reply in answer.replies:
+            try:
+                replies.append(self._whole(number, reply))
+            except ValueError as error:
+                fault = fault or Fault(
+                    f"the reply holds a tool call that cannot be read: {error}", final=True, of_request=True
+                )
+        return replies, fault
+
+    def _whole(self, number: int, reply: Reply) -> Reply:
+        if reply.call is None or (self.write_call is None and reply.text):
+            return reply
+        if self.write_call is None:
+            raise ValueError("no tool was offered")
+        written = self.write_call(number, reply.call)
+        apart = "\n" if reply.text and not reply.text[-1].isspace() else ""
+        return Reply(f"{reply.text}{apart}{written}")
 
     def _passing(self, error: BaseException) -> bool:
         """Whether another attempt may fare better. A server that was never there is no server."""
@@ -233,10 +294,12 @@ class _Run:
         """Whether every request would fail alike."""
         if fault.unreachable:
             return not self.servers.fit()
+        if fault.of_request:
+            return False
         return fault.status == 404 or not (fault.passing or self.endpoint.answered)
 
     async def _persist(
-        self, request: Request, fields: dict[str, Any], samples: int, deliver: Callable[[list[Reply]], None]
+        self, request: Request, fields: dict[str, Any], samples: int, deliver: Callable[[Answer], None]
     ) -> None:
         """The one retry loop of a request."""
         import tenacity
@@ -250,9 +313,9 @@ class _Run:
         await retrying(self._attempt, request, fields, samples, deliver)
 
     async def _attempt(
-        self, request: Request, fields: dict[str, Any], samples: int, deliver: Callable[[list[Reply]], None]
+        self, request: Request, fields: dict[str, Any], samples: int, deliver: Callable[[Answer], None]
     ) -> None:
-        """Send one request once, or once more for each key that is refused. Raises Fault."""
+        """Send one request once, or once more for each key and each field that is refused. Raises Fault."""
         charged = most(request, samples, fields["max_tokens"])
         while True:
             async with self.servers.place(charged) as place:
@@ -265,26 +328,28 @@ class _Run:
                     continue  # with another server
                 started, client = time.monotonic(), self.clients[server.url, key.secret]
                 place.sent = True
-                result = await send(client, server.ring, request, fields, self.endpoint.timeout)
+                sent = server.adapted(fields)
+                result = await send(client, server.ring, request, sent, self.endpoint.timeout)
                 place.settle(self._cost(charged, result))
                 if isinstance(result, Answer):
-                    self.endpoint.answered = True
                     server.well()
                     # Before its place is free: a kill loses no more replies than there are places.
-                    return deliver(result.replies)
+                    return deliver(result)
                 if result.status == 429 or result.slow:
                     server.slow_down(started)
-            if result.status not in (401, 403):
+            if server.adapts(result, sent):
+                continue
+            if result.status not in (401, 402, 403):
                 self.servers.failed(server, key, result)
                 result.url = server.url
                 raise result
-            server.ring.take_out(key, result.status)
+            server.ring.take_out(key, str(result))
 
     def _cost(self, charged: Spent, result: Answer | Fault) -> Spent:
         """What an attempt cost: the usage that was told, else an estimate."""
         if result.spent is not None:
             return result.spent
-        if isinstance(result, Fault):
+        if isinstance(result, Fault) or result.fault:
             return charged
         if not self.estimates and self.account.budget.counts_tokens:
             self.estimates = True

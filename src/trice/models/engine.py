@@ -79,7 +79,8 @@ Parser = Callable[[str], dict[str, Any]]
 class Manner:
     """How the questions of one task are to be answered. `parsers` read the calls of the tools on offer; `own` names
     the task's own tools, the first of which is called where a call is compelled; where nothing can begin a response
-    for the model (not `opens`), it is asked for a call."""
+    for the model (not `opens`), it is asked for a call. `write` gives the text of a tool's call from its
+    arguments."""
 
     template: Template
     sampling: Sampling = field(default_factory=Sampling)
@@ -88,6 +89,7 @@ class Manner:
     own: tuple[str, ...] = ()
     compel: Compel | None = None
     opens: bool = True
+    write: Mapping[str, Callable[[dict[str, Any]], str]] = field(default_factory=dict)
 
     @property
     def opening(self) -> str:

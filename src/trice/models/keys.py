@@ -74,7 +74,7 @@ class KeyRing:
             # The client library's own complaint would show the key.
             if not re.fullmatch(r"[!-~]+", key):
                 raise InputError(f"key {number} of {len(keys)} holds a space or a character that no key has")
-        self.server = server
+        self.server, self.refusal = server, ""
         self._secrets = tuple(dict.fromkeys(keys))
         self.keys = [Key(secret) for secret in self._secrets or (NO_KEY,)]
 
@@ -96,20 +96,20 @@ class KeyRing:
                 raise NoKey(f"{self.server}: asks to wait {key.ready - now:.0f} s; try again then")
             await asyncio.sleep(key.ready - now)
         advice = "check" if self._secrets else "the server wants a key: set"
-        raise NoKey(f"{self.server}: no key was accepted; {advice} TRICE_API_KEYS or the key file")
+        said = f" ({self.refusal})" if self.refusal else ""
+        raise NoKey(f"{self.server}: no key was accepted; {advice} TRICE_API_KEYS or the key file{said}")
 
     def wait(self, seconds: float, only: Key | None = None) -> None:
         """Do not use `only` this key (by default: any) for so long."""
         for key in [only] if only else self.keys:
             key.ready = max(key.ready, time.monotonic() + seconds)
 
-    def take_out(self, key: Key, status: int) -> None:
-        """Use a refused key no more."""
+    def take_out(self, key: Key, refusal: str) -> None:
+        """Use a refused key no more; `refusal` is what the server said, such as `HTTP 401: …`."""
         if key in self.keys:  # requests under way at the same time may tell of the same key
-            self.keys = [other for other in self.keys if other is not key]
-            notice(
-                f"{self.server}: a key was refused (HTTP {status}) and is taken out; {len(self.keys)} left"
-            )
+            self.keys, self.refusal = [other for other in self.keys if other is not key], refusal
+            status = refusal.partition(":")[0]
+            notice(f"{self.server}: a key was refused ({status}) and is taken out; {len(self.keys)} left")
 
     def hide(self, text: str) -> str:
         """A reply as it may be kept: a server that echoes the request's headers puts no key into a file."""
@@ -125,5 +125,6 @@ class KeyRing:
             starts = range(max(1, len(secret) - PIECE + 1))
             if any(secret[start : start + PIECE].casefold() in folded for start in starts):
                 return "(message withheld: it shows a part of a key)"
+        text = re.sub(r"\S*\*{2}\S*", "[key]", text)  # a key of which a server shows the ends
         printable = "".join(character if character.isprintable() else " " for character in text)
         return " ".join(printable.split())[:200]

@@ -12,7 +12,7 @@ those before temperature and top-k. Does not cover beams.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -23,6 +23,7 @@ from trice.models.endpoint import Endpoint
 from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
 from trice.models.wire import Reply
 from trice.prompts import CHAT, decode
+from trice.records import Call
 
 NEVER = -100.0  # added to the logit of a token that may not be chosen: the lowest that servers take
 
@@ -64,6 +65,7 @@ class EndpointEngine:
             samples=[prompt.samples for prompt in prompts],
             seed=manner.sampling.seed,
             fields=self._fields(manner),
+            write_call=lambda _, call: write_offered(manner.write, call),
         )
 
     def _request(self, prompt: Prompt, manner: Manner) -> Request:
@@ -115,6 +117,14 @@ class EndpointEngine:
         needed = next(count for count, end in enumerate(ends) if end >= len(reply.text))
         _, count = _over(manner, ((whole[:end], seen) for seen, end in pairwise(ends[: needed + 1])))
         return Written(text, None, _sum(reply.logprobs, count))
+
+
+def write_offered(writers: Mapping[str, Callable[[dict[str, Any]], str]], call: Call) -> str:
+    """The text of a call that came as `tool_calls`. Raises ValueError where its tool was not offered, or no text is
+    read as these arguments."""
+    if call.name not in writers:
+        raise ValueError(f"{call.name[:100]!r} is no tool of this task")
+    return writers[call.name](call.arguments)
 
 
 def messages(prompt: Prompt, manner: Manner) -> list[dict[str, str]]:

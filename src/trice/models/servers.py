@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from trice.journal import notice
 from trice.models.budget import Account, Spent
 from trice.models.keys import MAX_WAIT, Key, KeyRing
+from trice.models.refusals import SUBSTITUTES
 from trice.models.wire import Fault
 
 FIRST_LIMIT = 4  # requests under way at a server at the start
@@ -37,6 +39,7 @@ class Server:
         self._cut = -math.inf
         self._faults = self._rests = 0
         self._rested = -math.inf  # when its rest is over
+        self._refused: set[str] = set()  # fields
 
     @property
     def ready(self) -> float:
@@ -53,6 +56,21 @@ class Server:
         that moment tell of the same overload."""
         if started >= self._cut:
             self.limit, self._cut = max(1.0, self.limit / 2), time.monotonic()
+
+    def adapted(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a request without those that this server refuses."""
+        names = {name: SUBSTITUTES[name] if name in self._refused else name for name in fields}
+        return {name: fields[field] for field, name in names.items() if name is not None}
+
+    def adapts(self, fault: Fault, sent: Mapping[str, Any]) -> bool:
+        """Whether a request was refused for a field that need not be sent, which it then never is again."""
+        refused = [name for name in fault.fields if name in sent]
+        for name in refused:
+            if name not in self._refused:
+                self._refused.add(name)
+                instead = f"sends {SUBSTITUTES[name]} instead" if SUBSTITUTES[name] else "leaves it out"
+                notice(f"{self.url}: refuses {name}; trice {instead} ({fault})")
+        return bool(refused)
 
     def failed(self, fault: Fault) -> float:
         """It failed; returns the seconds it has to rest now, 0 for none."""

@@ -1,10 +1,10 @@
 """One attempt at one request: what goes over the wire to an OpenAI-compatible server, and what came back.
 
 Chats go to `/chat/completions`, prompts to `/completions`. The server is a stranger: its reply is checked field by
-field, and a fault is returned, not raised, so that no exception of the client library, which holds the request and
-its headers, stays attached to ours.
+field (`trice.models.replies`), and a fault is returned, not raised, so that no exception of the client library,
+which holds the request and its headers, stays attached to ours.
 
-Does not cover streaming, or the reply's `tool_calls`.
+Does not cover streaming.
 """
 
 from __future__ import annotations
@@ -12,117 +12,19 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AliasChoices, AliasPath, BaseModel, Field, ValidationError, WrapValidator
-
-from trice.calls import MAX_RESPONSE
-from trice.models.budget import Request, Spent
+from trice.models.budget import Request
 from trice.models.keys import KeyRing
+from trice.models.refusals import proxied
+from trice.models.replies import Answer, Fault, Reply, read_error, read_reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-
-class Reply(NamedTuple):
-    """One sample. Where the server tells them: `tokens`, the ids it chose, `pieces`, the text of each token, and
-    `logprobs`, the natural log-probability of each."""
-
-    text: str
-    tokens: list[int] | None = None
-    pieces: list[str] | None = None
-    logprobs: list[float] | None = None
-
-
-class Answer(NamedTuple):
-    """A whole reply, of as many samples as the server liked; `spent` is None where it tells no usage."""
-
-    replies: list[Reply]
-    spent: Spent | None
-
-
-@dataclass(eq=False)
-class Fault(Exception):
-    """Why one attempt failed. `after`: seconds the server asks us to wait; `slow`: the time limit ran out; `url`:
-    the server's."""
-
-    reason: str
-    status: int | None = None
-    after: float = 0.0
-    slow: bool = False
-    unreachable: bool = False
-    url: str = ""
-
-    def __str__(self) -> str:
-        return self.reason
-
-    @property
-    def sick(self) -> bool:
-        """Whether it speaks against the server, not the request, the key or the pace."""
-        return self.status is None or self.status >= 500
-
-    @property
-    def passing(self) -> bool:
-        """Whether another attempt may fare better."""
-        return self.sick or self.status in (408, 409, 425, 429)
-
-    @property
-    def spent(self) -> Spent | None:
-        """What it cost: no tokens where it was refused; None where nobody knows."""
-        if self.unreachable:
-            return Spent()
-        return None if self.status is None else Spent(1)
-
-
-def _or_none(value: Any, check: Callable[[Any], Any]) -> Any:
-    try:
-        return check(value)
-    except ValidationError:
-        return None
-
-
-# What is extra must fit too, but its absence or disorder spoils no reply that is paid for.
-_Optional = WrapValidator(_or_none)
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(ge=0)
-
-
-class _Token(BaseModel):
-    token: str
-    logprob: float
-
-
-class _Choice(BaseModel):
-    text: str = Field(validation_alias=AliasChoices(AliasPath("message", "content"), "text"))
-    token_ids: Annotated[list[int] | None, _Optional] = None
-    content: Annotated[list[_Token] | None, _Optional] = Field(
-        None, validation_alias=AliasPath("logprobs", "content")
-    )
-    pieces: Annotated[list[str] | None, _Optional] = Field(
-        None, validation_alias=AliasPath("logprobs", "tokens")
-    )
-    logprobs: Annotated[list[float] | None, _Optional] = Field(
-        None, validation_alias=AliasPath("logprobs", "token_logprobs")
-    )
-
-    def reply(self, ring: KeyRing) -> Reply:
-        pieces, logprobs = self.pieces, self.logprobs
-        if self.content is not None:  # a chat's form
-            pieces, logprobs = [each.token for each in self.content], [each.logprob for each in self.content]
-        return Reply(ring.hide(self.text)[:MAX_RESPONSE], self.token_ids, pieces, logprobs)
-
-
-class _Completion(BaseModel):
-    """The part of a completion that is read. The client library would let any other shape pass."""
-
-    choices: list[_Choice] = Field(min_length=1)
-    usage: Annotated[_Usage | None, _Optional] = None
+__all__ = ["Answer", "Fault", "Reply", "send"]
 
 
 async def send(
@@ -133,29 +35,28 @@ async def send(
 
     try:
         async with asyncio.timeout(timeout):
-            completion = _Completion.model_validate_json(await _post(client, request, fields))
+            body, headers = await _post(client, request, fields)
     except openai.APIStatusError as error:
-        body = error.body
-        said = body.get("message", body) if isinstance(body, dict) else body
-        message = ring.message(str(said)) if said else ""
-        reason = f"HTTP {error.status_code}" + (f": {message}" if message else "")
-        return Fault(reason, error.status_code, after=_retry_after(error.response.headers))
+        response = error.response
+        return read_error(error.status_code, response.content, ring, _retry_after(response.headers))
     except (openai.APIConnectionError, TimeoutError) as error:
         # By name: the library's HTTP package is not the same in all its releases.
-        if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
-            return Fault("the server cannot be reached", unreachable=True)
+        cause = type(error.__cause__).__name__
+        if cause in ("ConnectError", "ConnectTimeout", "ProxyError"):
+            return Fault(f"the server cannot be reached{proxied(ring.server)}", unreachable=True)
         if isinstance(error, TimeoutError | openai.APITimeoutError):
-            return Fault(f"no answer within {timeout:g} s", slow=True)
-        return Fault("the connection broke")
-    except (openai.OpenAIError, ValidationError):
-        return Fault("the reply is no whole completion, or an empty one")
-    told = completion.usage
-    spent = Spent(1, told.prompt_tokens, told.completion_tokens) if told else None
-    return Answer([choice.reply(ring) for choice in completion.choices], spent)
+            return Fault(f"no answer within {timeout:g} s{proxied(ring.server)}", slow=True)
+        return Fault(f"the connection broke{proxied(ring.server)}")
+    except openai.OpenAIError:
+        return Fault("the reply cannot be read", final=True)
+    return read_reply(body, ring, _retry_after(headers))
 
 
-async def _post(client: AsyncOpenAI, request: Request, fields: Mapping[str, Any]) -> bytes:
-    """The body of the reply. Fields go as they are: not every server's are known to the client library."""
+async def _post(
+    client: AsyncOpenAI, request: Request, fields: Mapping[str, Any]
+) -> tuple[bytes, Mapping[str, str]]:
+    """The body of the reply and its headers. Fields go as they are: the client library does not know every
+    server's."""
     model, rest = fields["model"], {name: value for name, value in fields.items() if name != "model"}
     if isinstance(request, str) or (request and isinstance(request[0], int)):
         prompt: Any = request if isinstance(request, str) else list(request)
@@ -167,8 +68,7 @@ async def _post(client: AsyncOpenAI, request: Request, fields: Mapping[str, Any]
         raw = await client.chat.completions.with_raw_response.create(
             model=model, messages=messages, extra_body=rest
         )
-    body: bytes = raw.content
-    return body
+    return raw.content, raw.headers
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -31,6 +31,7 @@ from trice.sampling import Sampling
 from trice.tasks import Sources, Task, Tasks
 from trice.tasks.reading import called
 from trice.tools.many import Ahead, forget
+from trice.tools.writing import write_call
 
 if TYPE_CHECKING:
     from trice.models.endpoint import Endpoint
@@ -81,11 +82,16 @@ class Asking:
         if self.client is not None:
             at = self.client
             known = {"model": at.model, "endpoint": at.url, "form": at.form, "tokenizer": at.tokenizer}
-            return known | {
-                "template": self.form.name,
-                "compel": self.compel,
-                "sampling": asdict(self.sampling),
-            }
+            unsent = {} if at.send_temperature else {"send_temperature": False}
+            return (
+                known
+                | unsent
+                | {
+                    "template": self.form.name,
+                    "compel": self.compel,
+                    "sampling": asdict(self.sampling),
+                }
+            )
         from trice.models.local import resolve_dtype
 
         return {
@@ -205,6 +211,7 @@ def manner(tasks: Tasks, task: Task, asking: Asking) -> Manner:
         own,
         asking.compel,
         opens=not asking.chats,
+        write={tool.name: partial(write_call, tool) for tool in task.tools},
     )
 
 

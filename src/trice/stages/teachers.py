@@ -13,6 +13,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,11 +24,13 @@ from trice import calls
 from trice.errors import InputError
 from trice.journal import read_text, validate
 from trice.models.endpoint import Endpoint
+from trice.models.remote import write_offered
 from trice.models.wire import Reply
 from trice.progress import Progress
 from trice.records import Question
 from trice.tasks import MIXED, Tasks
 from trice.tools import Tool, annotation
+from trice.tools.writing import write_call
 
 CHUNK = 500  # offline labels handed over at once
 FAILURE = "endpoint failure"
@@ -187,7 +190,7 @@ class EndpointTeacher:
             "model": self.endpoint.model,
             "retries": self.retries,
             "prompt": hashlib.sha256(texts.encode()).hexdigest(),
-        }
+        } | ({} if self.endpoint.send_temperature else {"send_temperature": False})
 
     def teach(
         self, tasks: Tasks, questions: Mapping[int, Question], turn: int, done: Callable[[Labels], None]
@@ -197,6 +200,10 @@ class EndpointTeacher:
             self.prompts[tasks.of(question).name].request(question.input, " or ".join(question.answers))
             for question in questions.values()
         ]
+        writers = [
+            {tool.name: partial(write_call, tool) for tool in tasks.of(question).tools}
+            for question in questions.values()
+        ]
         with Progress("label again" if turn else "label", len(questions)) as progress:
 
             def deliver(index: int, replies: dict[int, Reply]) -> None:
@@ -204,7 +211,12 @@ class EndpointTeacher:
                 progress.advance(1, self.endpoint.figures)
 
             temperature = ASK_AGAIN_TEMPERATURE if turn else 0.0
-            failures = self.endpoint.complete(requests, deliver, temperature=temperature)
+            failures = self.endpoint.complete(
+                requests,
+                deliver,
+                temperature=temperature,
+                write_call=lambda index, call: write_offered(writers[index], call),
+            )
         return {numbers[each.request]: f"{FAILURE}: {each.reason}" for each in failures}
 
 
