@@ -185,10 +185,7 @@ def read(text: str, parsers: Mapping[str, Parser], *, over: bool = True) -> Read
                 raise ValueError("the call is empty")
             call = Call(name=match[1], arguments=parsers[match[1]](arguments))
             return Reading(Outcome.CALLED, call, written=text[match.start() : end + 1])
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # a parser is a stranger's code too: what it refuses is malformed
+        except (Exception, SystemExit) as error:  # a user's parser: what it refuses is malformed
             reason = reason or str(error) or "the arguments do not parse"
     return Reading(Outcome.MALFORMED, reason=reason) if reason else Reading(Outcome.ANSWERED)
 
