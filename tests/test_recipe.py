@@ -104,7 +104,7 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
         ("data=[{train: 4}]", "key 'data.0.dataset': Field required"),
         ("data=[{dataset: starter}, {dataset: starter}]", "key 'data': the name 'starter' is taken twice"),
         ("collect=[{origin: gold, from: base}]", "key 'collect': the name 'gold' is taken twice"),
-        ("collect=[{origin: a, from: afar}]", "key 'collect.0.from': Input should be 'base', 'early'"),
+        ("collect=[{origin: a, from: afar}]", "key 'collect.0.from': Input should be 'split', 'base'"),
         ("collect=[{origin: a, from: endpoint}]", "needs the key 'endpoint' with url and model"),
         ("collect=[{origin: a, from: base, endpoint: {url: u, model: m}}]", "needs the key 'endpoint'"),
         ("label.teacher=endpoint", "key 'label': teacher 'endpoint' needs the key 'endpoint'"),
