@@ -167,8 +167,8 @@ def test_the_command_answers_with_the_familys_template(
     for size in (1, 16):
         output = tmp_path / f"{size}.json"
         code, _, errors = command(
-            capsys, "generate", "--task", "math", "--model", trained.model, "--adapter", trained.stage2, "--data", questions,
-            "--output", output, "--template", trained.member.template, "--batch-size", size,
+            capsys, "generate", "--model", trained.model, "--adapter", trained.stage2, "--data", questions,
+            "--task", "math", "--output", output, "--template", trained.member.template, "--batch-size", size,
             "--max-new-tokens", TOKENS, "--device", "cpu", "--dtype", "float32",
         )  # fmt: skip
         assert code == 0, errors
