@@ -9,7 +9,7 @@ demo: $(VENV)/ready  ## set up, then run the whole loop on the starter set
 	$(BIN)/trice demo
 
 test: $(VENV)/ready  ## set up, then run the tests, in two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/ready  ## format, lint and types
 	$(BIN)/ruff format --check src tests benchmarks docs/generate.py

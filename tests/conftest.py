@@ -24,6 +24,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first, so that no process waits for one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def _tokenizer() -> Any:
     """Byte-level BPE of 320 tokens that opens every text with `<bos>`; pad and end are different tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers

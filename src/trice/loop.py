@@ -153,8 +153,8 @@ class Loop:
                     output = self.stage1 / source.name
                     label = f"label {name} {half}"
                     yield self._step(label, self._label, source, output, output=output, makes=[output])
-        mixed = [self._asked, *map(self._mixed, ("stage-1", "tool-0", "tool-100"))]
-        yield self._step("mix", self._mix, makes=mixed)
+        mixed = dict.fromkeys((self._asked, *map(self._mixed, ("stage-1", "tool-0", "tool-100"))))
+        yield self._step("mix", self._mix, makes=list(mixed))
 
     def _split(self, source: Path, direct: Asking) -> object:
         chosen = self.recipe.split
