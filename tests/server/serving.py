@@ -108,7 +108,7 @@ def streamed(chunks: Any) -> tuple[dict[int, str], list[tuple[int, str]], Any]:
     return contents, kinds, chunk
 
 
-def eventually(what: Any, seconds: float = 20.0) -> None:
+def eventually(what: Any, seconds: float = 120.0) -> None:
     """Wait until `what()`, at most so long."""
     end = time.monotonic() + seconds
     while not what():
