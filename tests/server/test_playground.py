@@ -63,7 +63,7 @@ def card(page: Any, model: str) -> Any:
     return page.get_by_role("article", name=model, exact=True)
 
 
-def finished(page: Any, seconds: float = 30) -> None:
+def finished(page: Any, seconds: float = 120) -> None:
     """Wait until nothing is being written any more."""
     cards = page.get_by_role("article")
     eventually(lambda: {each.get_attribute("aria-busy") for each in cards.all()} == {"false"}, seconds)
@@ -72,7 +72,7 @@ def finished(page: Any, seconds: float = 30) -> None:
 def shows(where: Any, *texts: str) -> None:
     """Wait until these texts can be seen there."""
     for text in texts:
-        where.get_by_text(text, exact=True).filter(visible=True).first.wait_for(timeout=10_000)
+        where.get_by_text(text, exact=True).filter(visible=True).first.wait_for(timeout=60_000)
 
 
 def refusals(tab: Tab, status: int) -> None:
