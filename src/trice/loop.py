@@ -17,7 +17,7 @@ from trice.models.adapters import CONFIG, WEIGHTS
 from trice.recipe import Recipe
 from trice.recipe_parts import COMPELLED, Origin
 from trice.records import Question
-from trice.stages.collect import collect, collect_gold, collect_split, origin_path
+from trice.stages.collect import GOLD, collect, collect_gold, collect_split, origin_path
 from trice.stages.data import raw_row
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import Asking, ask, generate
@@ -261,7 +261,7 @@ class Loop:
 
     def _candidates(self) -> Iterator[Step]:
         task, data = self.recipe.tasks, self._asked
-        gold = [origin_path(self.stage2, task, "gold")]
+        gold = [origin_path(self.stage2, task, GOLD)]
         yield self._step("collect gold", collect_gold, data, self.stage2, task, makes=gold)
         for origin in self.recipe.collect:
             output = origin_path(self.stage2, task, origin.origin)

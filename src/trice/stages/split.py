@@ -62,8 +62,9 @@ def split(
             f"not temperature {temperature:g} and known {known:g}"
         )
     tasks = Tasks(task, tools)
-    check_questions(tasks, read_rows(data, Question)[:limit])
-    _check_halves(data)
+    questions = read_rows(data, Question)
+    check_questions(tasks, questions[:limit])
+    _check_halves(data, questions)
     answers = answers_path(data)
 
     def passes(row: Response) -> bool:
@@ -86,9 +87,9 @@ def split(
     return halves
 
 
-def _check_halves(data: Path) -> None:
+def _check_halves(data: Path, questions: list[Question]) -> None:
     """Raise InputError where a half would overwrite other questions: data sets may be called `x` and `x_right`."""
-    ours = {str(row.id) for row in read_rows(data, Question)}
+    ours = {row.id for row in questions}
     for half in ("right", "wrong"):
         path = data.with_name(f"{data.stem}_{half}.json")
         there = path.is_file() and path.stat().st_size
