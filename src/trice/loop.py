@@ -328,10 +328,9 @@ class Loop:
     def _generate(self, name: str) -> None:
         recipe = self.recipe
         output = self._tested(name, "response")
-        free = self._tested(self._last(name), "response") if name in COMPELLED else None
         generate(
             self._tests, output, recipe.tasks, self._tester(name), origin=name, tools=recipe.tools,
-            retry=self.retry, free=free if free and free.is_file() else None,
+            retry=self.retry, free=self._free(name, "response"),
         )  # fmt: skip
 
     def _evaluate(self, name: str) -> str:
@@ -344,8 +343,14 @@ class Loop:
             tools=recipe.tools,
             runner=runner(recipe.engine, recipe.workers),
             any_passage=recipe.evaluate.any_passage,
+            turned=self._free(name, "result"),
         )
         return describe({"all": measures["total"]})
+
+    def _free(self, name: str, part: str) -> Path | None:
+        """For a setting with a tool choice, the file of the same model without one, if it is there already."""
+        path = self._tested(self._last(name), part) if name in COMPELLED else None
+        return path if path and path.is_file() else None
 
     def _tested(self, name: str, part: str) -> Path:
         return self.dev / f"{self.tasks.name}_{name}_{part}.json"

@@ -108,6 +108,21 @@ def test_models_side_by_side_call_and_answer(serve: Serve, browse: Browse) -> No
         assert page.get_by_role("article").count() == 2
 
 
+def test_a_question_asked_before_the_page_has_its_tasks_waits_for_them(serve: Serve, browse: Browse) -> None:
+    with serve("Jupiter") as server:
+        page = browse(server.url).page
+        held: list[Any] = []
+        page.route("**/v1/tasks", lambda route: held.append(route))
+        page.reload()
+        put(page, "Which planet?")
+        eventually(lambda: page.evaluate("1") and held)  # Playwright tells of requests only while it is asked
+        assert page.get_by_role("article").count() == 0
+        held[0].continue_()
+        card(page, "writer").wait_for(timeout=60_000)
+        finished(page)
+        shows(card(page, "writer"), "Jupiter")
+
+
 def test_answers_and_malformed_calls_are_told_apart(serve: Serve, browse: Browse) -> None:
     with serve("Jupiter") as server:
         page = browse(server.url).page

@@ -159,6 +159,22 @@ def test_a_real_model_reads_the_passages(index: Path, tmp_path: Path, five: Aski
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["in.json", "out.json"]
 
 
+def test_what_the_model_has_read_before_it_does_not_read_again(
+    index: Path, tmp_path: Path, five: Asking
+) -> None:
+    tools = {"WikiSearch": str(index)}
+    first = write(tmp_path / "first.json", [row("WikiSearch(Ruritania)", 1, **CASTLES), row("Onhava", 2)])
+    evaluate(first, tmp_path / "read.json", "qa", asking=five, tools=tools)
+    before = read(tmp_path / "read.json")
+    assert [each.get("turns") for each in before] == [["5"], None]
+    write(tmp_path / "read.json", [before[0] | {"turns": ["seven"]}, before[1]])  # no model of these says that
+    second = write(
+        tmp_path / "second.json", [row("WikiSearch(Ruritania)", 1, **CASTLES), row("WikiSearch(Zembla)", 2)]
+    )
+    evaluate(second, tmp_path / "out.json", "qa", asking=five, tools=tools, turned=tmp_path / "read.json")
+    assert [each["turns"] for each in read(tmp_path / "out.json")] == [["seven"], ["5"]]
+
+
 def test_evaluate_without_a_model_refuses_where_a_passage_would_have_to_be_read(
     index: Path, tmp_path: Path
 ) -> None:

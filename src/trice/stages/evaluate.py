@@ -8,7 +8,7 @@ from trice.journal import check_output, read_rows, refuse_repeated, write_rows
 from trice.measures import Share, by_dataset, check_base
 from trice.records import Response
 from trice.stages.generate import Asking
-from trice.stages.grade import Model, check_model_given, grade
+from trice.stages.grade import Model, check_model_given, grade, known_turns
 from trice.tasks import Sources, Tasks, check_questions
 from trice.tools.many import Runner, forget
 
@@ -26,16 +26,18 @@ def evaluate(
     limit: int | None = None,
     runner: Runner | None = None,
     any_passage: bool = False,
+    turned: Path | None = None,
 ) -> Measures:
     """Grade the responses of `data` into `output`; returns the measures of each data set and in total.
 
     `base` is an evaluated file of the base model without a tool, against which over-use, under-use and
     harmful use are counted. `asking` is the model that wrote the responses, for tools whose output it has to read.
     `runner` is what runs the calls. `any_passage` also asks the model over each passage alone, at the cost of those
-    calls of the model, and counts as the paper does: right where any of these answers is.
+    calls of the model, and counts as the paper does: right where any of these answers is. `turned` is an evaluated
+    file of the same model asked in the same way: the second turns that it has there are not asked for again.
     Raises InputError for gold answers that could never be matched, and where such a tool is called without a model.
     """
-    check_output(output, data, base)
+    check_output(output, data, base, turned)
     tasks = Tasks(task, tools)
     rows = read_rows(data, Response)[:limit]
     check_questions(tasks, rows)
@@ -45,7 +47,8 @@ def evaluate(
         check_base(rows, known)
     if asking is None:
         check_model_given(tasks, rows)
-    model = Model(task, asking, output, tools) if asking else None
+    answered = known_turns(tasks, read_rows(turned, Response)) if turned else {}
+    model = Model(task, asking, output, tools, answered) if asking else None
     graded = grade(tasks, rows, model, output=output, runner=runner, earlier=[data], any_passage=any_passage)
     measures = by_dataset(graded, known)
     write_rows(output, graded)

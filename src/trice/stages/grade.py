@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,21 +139,23 @@ def _strictly(task: Task, prediction: str | None, answers: Sequence[str]) -> dic
 
 @dataclass(frozen=True)
 class Model:
-    """A model to ask again, as it was asked at first: an `AskAgain` that a kill cannot hurt."""
+    """A model to ask again, as it was asked at first: an `AskAgain` that a kill cannot hurt. `known` holds answers
+    that it has given already, by the text of what was asked."""
 
     task: str
     asking: Asking
     output: Path
     tools: Sources | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, questions: Sequence[Question]) -> list[str]:
         sampling = replace(self.asking.sampling, samples=1)
         examples = "direct" if self.asking.examples else None  # those of the second turn's own task
         how = replace(self.asking, compel=None, sampling=sampling, examples=examples)
-        texts = dict.fromkeys(question.input for question in questions)
-        numbers = {text: number for number, text in enumerate(texts)}
-        answers = self._answers({numbers[question.input]: question for question in questions}, how)
-        return [answers[numbers[question.input]] for question in questions]
+        asked = {question.input: question for question in questions if question.input not in self.known}
+        answers = self._answers(dict(enumerate(asked.values())), how) if asked else []
+        found = {**self.known, **dict(zip(asked, answers, strict=True))}
+        return [found[question.input] for question in questions]
 
     def _answers(self, distinct: dict[int, Question], how: Asking) -> list[str]:
         """The answers by number; those of an earlier try are taken where the same was asked of the same model."""
@@ -172,6 +174,16 @@ class Model:
             lost = f"{len(rows) - len(answers)} of {len(rows)} questions got no second turn"
             raise TriceError(f"{self.output}: {lost}; run the same command again to ask for those alone")
         return [row.response for row in answers]
+
+
+def known_turns(tasks: Tasks, rows: Sequence[Response]) -> dict[str, str]:
+    """The second turns of evaluated responses: what the model was asked, and what it answered."""
+    found: dict[str, str] = {}
+    for row in rows:
+        asked = second_turn(row, read(tasks, row), row.execution) if row.turns else []
+        if len(asked) == len(row.turns or ()):  # older versions asked over each passage alone
+            found |= zip((question.input for question in asked), row.turns or (), strict=True)
+    return found
 
 
 def check_model_given(tasks: Tasks, rows: Sequence[Response]) -> None:
