@@ -138,9 +138,9 @@ class Label(Settings):
     prompt: Path | None = None
     """a JSON file that tells an endpoint what to do: `system`, and `examples` of `question`, `answer`,
     `call`; the task's own where there is none"""
-    reading: bool = False
-    """also teach to answer from what WikiSearch, the retriever or the translator returned; not in the
-    paper"""
+    reading: float = Field(0, ge=0, le=1)
+    """the share of the calls of WikiSearch, the retriever or the translator for which stage 1 also teaches to answer
+    from what they returned (`true`: all); not in the paper"""
 
     @model_validator(mode="after")
     def _has_endpoint(self) -> Label:

@@ -86,6 +86,13 @@ def test_a_reading_row_holds_all_passages_and_the_answer_that_stands_in_them(
     assert not (tmp_path / "W_reading.json").exists()
 
 
+def test_second_turns_may_be_taught_for_a_share_of_the_calls(tmp_path: Path, tools: dict[str, str]) -> None:
+    data = write(tmp_path / "in.json", [QUESTIONS[0] | {"id": f"Q_{number}"} for number in range(5)])
+    output = tmp_path / "W.json"
+    assert label(data, output, "qa", Rule(), reading=0.4, tools=tools) == Yield(5, 5, {})
+    assert [row["id"] for row in read(tmp_path / "W_reading.json")] == ["Q_2/1", "Q_4/1"]
+
+
 def test_in_a_mix_each_question_is_labelled_by_its_own_tool(tmp_path: Path, tools: dict[str, str]) -> None:
     rows = [
         QUESTIONS[0] | {"task": "qa"},

@@ -68,15 +68,15 @@ def label(
     task: str,
     teacher: Teacher,
     *,
-    reading: bool = False,
+    reading: float = 0,
     tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
 ) -> Yield:
     """Label the questions in `data` (rows of `<dataset>_wrong.json`), the first `limit` of them if given.
 
-    `reading` also writes what the model is asked with the outputs, and what it should answer. Where `output` is
-    finished already nothing is done; `retry` asks for the labels again to which no reply came.
+    For the share `reading` of the accepted calls (True: all), spread evenly over them, it also writes what the
+    model is asked with the outputs, and what it should answer. Where `output` is finished already nothing is done; `retry` asks for the labels again to which no reply came.
 
     Can be killed and run again: no label that came back is asked for twice. Raises InputError for rows that
     do not fit, and TriceError where the teacher cannot be reached at all."""
@@ -95,15 +95,11 @@ def label(
         rejected = [_rejected(question, verdict) for question, verdict in pairs if not verdict.call]
         result = _summary(verdicts)
         _write_beside(output, rejected, result)
-        rows = []
-        if reading:
-            rows = [
-                row
-                for question, verdict in pairs
-                if verdict.call
-                for row in _reading(tasks, question, verdict)
-            ]
-        _write_or_remove(reading_path(output), rows)
+        called = [(question, verdict) for question, verdict in pairs if verdict.call]
+        turns = [_reading(tasks, *each) for each in called] if reading else []
+        turns = [rows for rows in turns if rows]
+        chosen = [rows for place, rows in enumerate(turns) if int((place + 1) * reading) > int(place * reading)]
+        _write_or_remove(reading_path(output), [row for rows in chosen for row in rows])
         finished.finish(
             _labelled(tasks, question, verdict.call) for question, verdict in pairs if verdict.call
         )
