@@ -15,10 +15,10 @@ from trice.run import run
 
 SETS = ("starter", "starter-qa", "starter-lama", "starter-mlqa")
 SMALL = [
-    f"data=[{', '.join(f'{{dataset: {name}, train: 12, test: 4}}' for name in SETS)}]",
+    f"data=[{', '.join(f'{{dataset: {name}, train: 8, test: 3}}' for name in SETS)}]",
     "clone.batch_size=4",
-    "rlef.batch_size=8",
     "max_new_tokens=24",
+    "evaluate.settings=[zero-shot, stage-1, never, always]",  # the tutorial's test has stage 2
 ]
 
 
@@ -27,22 +27,22 @@ SMALL = [
 def test_the_demo_teaches_the_real_model_to_call_some_tools(tmp_path: Path) -> None:
     folder = run(load_recipe("demo", [*SMALL, f"output={tmp_path / 'demo'}"]))
     found = json.loads((folder / "results.json").read_text())
-    assert set(found["settings"]) == {"zero-shot", "stage-1", "both", "never", "always"}
+    assert set(found["settings"]) == {"zero-shot", "stage-1", "never", "always"}
     uses = {}
     for name, measures in found["settings"].items():
         assert set(measures) == {*SETS, "total"}
         total = measures["total"]
         uses[name] = {key: total[key]["count"] for key in ("tool_use", "malformed", "answered")}
-        assert sum(uses[name].values()) == total["accuracy"]["total"] == 16, name
-    assert uses["never"] == {"tool_use": 0, "malformed": 0, "answered": 16}
+        assert sum(uses[name].values()) == total["accuracy"]["total"] == 12, name
+    assert uses["never"] == {"tool_use": 0, "malformed": 0, "answered": 12}
     assert uses["always"]["answered"] == 0
     assert uses["zero-shot"]["tool_use"] == 0
     assert uses["stage-1"]["tool_use"] + uses["stage-1"]["malformed"] >= 1
     # What a model of this size knows: no arithmetic in the head, some of the facts.
     split = found["split"]
-    assert all(half["right"] + half["wrong"] == 12 for half in split.values())
+    assert all(half["right"] + half["wrong"] == 8 for half in split.values())
     assert split["starter"]["wrong"] > split["starter"]["right"]
-    assert split["starter-qa"]["right"] + split["starter-lama"]["right"] >= 4
+    assert split["starter-qa"]["right"] + split["starter-lama"]["right"] >= 2
     assert found["yields"]["starter"]["kept"] == split["starter"]["wrong"]
     assert found["yields"]["starter-qa"]["kept"] >= 1
     labelled = read(folder / "data/stage1/mix/mix.json")
@@ -50,8 +50,6 @@ def test_the_demo_teaches_the_real_model_to_call_some_tools(tmp_path: Path) -> N
     assert any(row.get("task") == "second-turn" for row in labelled)
     log = read(folder / "models/stage-1/log.jsonl")
     assert log[-1]["loss"] < log[0]["loss"]
-    ranked = read(folder / "data/stage2/mix/mix.json")
-    assert all(max(row["scores"]) == row["scores"][0] for row in ranked)
     always = read(folder / "data/dev/mix/mix_always_result.json")
     assert any(row.get("turns") for row in always if row["task"] == "qa")  # a passage was read
     page = (folder / "report.html").read_text()
