@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from trice.recipe import Recipe
 
-# Operations in matrix products, in GFLOP, of one question on average over the four starter sets: fitted to the steps'
-# seconds in a run of the demo at 53 GFLOP/s.
+# Operations in matrix products, in GFLOP, of one question on average over the four starter sets. They are fitted to
+# the seconds of each step in a run of the demo at 53 GFLOP/s.
 ANSWER = 13.0  # reading it and writing one response
 SAMPLE = 4.0  # writing another response
 SPLIT = 10.0  # the sampled answers of a question that the base model got right, over all questions

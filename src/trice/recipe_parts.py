@@ -139,8 +139,8 @@ class Label(Settings):
     """a JSON file that tells an endpoint what to do: `system`, and `examples` of `question`, `answer`,
     `call`; the task's own where there is none"""
     reading: float = Field(0, ge=0, le=1)
-    """the share of the calls of WikiSearch, the retriever or the translator for which stage 1 also teaches to answer
-    from what they returned (`true`: all); not in the paper"""
+    """the share of the calls of WikiSearch, the retriever or the translator for which stage 1 also teaches to
+    answer from what they returned (`true`: all); not in the paper"""
 
     @model_validator(mode="after")
     def _has_endpoint(self) -> Label:

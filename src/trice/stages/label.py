@@ -76,7 +76,8 @@ def label(
     """Label the questions in `data` (rows of `<dataset>_wrong.json`), the first `limit` of them if given.
 
     For the share `reading` of the accepted calls (True: all), spread evenly over them, it also writes what the
-    model is asked with the outputs, and what it should answer. Where `output` is finished already nothing is done; `retry` asks for the labels again to which no reply came.
+    model is asked with the outputs, and what it should answer. Where `output` is finished already nothing is
+    done; `retry` asks for the labels again to which no reply came.
 
     Can be killed and run again: no label that came back is asked for twice. Raises InputError for rows that
     do not fit, and TriceError where the teacher cannot be reached at all."""
@@ -98,7 +99,9 @@ def label(
         called = [(question, verdict) for question, verdict in pairs if verdict.call]
         turns = [_reading(tasks, *each) for each in called] if reading else []
         turns = [rows for rows in turns if rows]
-        chosen = [rows for place, rows in enumerate(turns) if int((place + 1) * reading) > int(place * reading)]
+        chosen = [
+            rows for place, rows in enumerate(turns) if int((place + 1) * reading) > int(place * reading)
+        ]
         _write_or_remove(reading_path(output), [row for rows in chosen for row in rows])
         finished.finish(
             _labelled(tasks, question, verdict.call) for question, verdict in pairs if verdict.call
