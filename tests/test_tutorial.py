@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from real import real_model
+from tiny import read
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial"
@@ -150,6 +151,8 @@ def test_part_2_teaches_the_model_to_call_its_readers_tool_selectively(tmp_path:
     # It calls for most facts about units, of which the base model knew too few to learn which it knows.
     assert share("both", "tool_use", "facts") >= 0.3
     assert share("both", "over_use") <= 0.5
+    ranked = read(folder / "runs/units/data/stage2/units/units.json")
+    assert all(max(row["scores"]) == row["scores"][0] for row in ranked)
     # More right than without training, than without the tool, and than with the tool always.
     for other, more in (("zero-shot", 0.25), ("never", 0.2), ("always", 0.0)):
         assert share("both", "accuracy") > share(other, "accuracy") + more, other

@@ -167,9 +167,8 @@ def test_what_the_model_has_read_before_it_does_not_read_again(
     evaluate(first, tmp_path / "read.json", "qa", asking=five, tools=tools)
     before = read(tmp_path / "read.json")
     assert [each.get("turns") for each in before] == [["5"], None]
-    write(
-        tmp_path / "read.json", [before[0] | {"turns": ["seven"]}, before[1]]
-    )  # no model of these says that
+    # No model here says that.
+    write(tmp_path / "read.json", [before[0] | {"turns": ["seven"]}, before[1]])
     second = write(
         tmp_path / "second.json", [row("WikiSearch(Ruritania)", 1, **CASTLES), row("WikiSearch(Zembla)", 2)]
     )

@@ -180,9 +180,10 @@ def known_turns(tasks: Tasks, rows: Sequence[Response]) -> dict[str, str]:
     """The second turns of evaluated responses: what the model was asked, and what it answered."""
     found: dict[str, str] = {}
     for row in rows:
-        asked = second_turn(row, read(tasks, row), row.execution) if row.turns else []
-        if len(asked) == len(row.turns or ()):  # older versions asked over each passage alone
-            found |= zip((question.input for question in asked), row.turns or (), strict=True)
+        turns = row.turns or []
+        asked = second_turn(row, read(tasks, row), row.execution) if turns else []
+        if len(asked) == len(turns):  # older versions asked over each passage alone
+            found |= zip((question.input for question in asked), turns, strict=True)
     return found
 
 

@@ -96,13 +96,10 @@ def label(
         rejected = [_rejected(question, verdict) for question, verdict in pairs if not verdict.call]
         result = _summary(verdicts)
         _write_beside(output, rejected, result)
-        called = [(question, verdict) for question, verdict in pairs if verdict.call]
-        turns = [_reading(tasks, *each) for each in called] if reading else []
-        turns = [rows for rows in turns if rows]
-        chosen = [
-            rows for place, rows in enumerate(turns) if int((place + 1) * reading) > int(place * reading)
-        ]
-        _write_or_remove(reading_path(output), [row for rows in chosen for row in rows])
+        taught = (
+            _spread([_reading(tasks, *each) for each in pairs if each[1].call], reading) if reading else []
+        )
+        _write_or_remove(reading_path(output), [row for rows in taught for row in rows])
         finished.finish(
             _labelled(tasks, question, verdict.call) for question, verdict in pairs if verdict.call
         )
@@ -196,6 +193,12 @@ def _stored(tasks: Tasks, response: Response) -> str:
     if not same(tasks.of(response).tools, written, reading.call):
         raise ValueError("the call alone is read as another one")
     return written
+
+
+def _spread(turns: Sequence[list[Labelled]], share: float) -> list[list[Labelled]]:
+    """This share of the calls' second turns, spread evenly over the calls that have any."""
+    there = [rows for rows in turns if rows]
+    return [rows for place, rows in enumerate(there) if int((place + 1) * share) > int(place * share)]
 
 
 def _reading(tasks: Tasks, question: Question, verdict: _Verdict) -> list[Labelled]:
