@@ -37,6 +37,8 @@ def parts(machine: Machine) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]
         rows, tokens = (8, 6) if machine.tiny else (128, 128)
         for way, write in {"ours": ours, "generate": theirs, "generate_batch": continuous}.items():
             yield f"{name}, {way}", partial(rate, machine, shape, write, shared, rows, tokens)
+            if write is ours:
+                yield f"{name}, ours, profile", partial(profile, machine, shared, 4 if machine.tiny else 32)
         shared.clear()
 
 
@@ -121,6 +123,12 @@ def rate(
         "step_ms": round(seconds / tokens * 1e3, 2),
         "peak_gb": round((machine.peak() - before) / 1e9, 2), "ok": written == rows * tokens, **more,
     }  # fmt: skip
+
+
+def profile(machine: Machine, shared: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Where the time of our prefill and so many steps of decoding goes."""
+    model, prompts = shared["model"], shared["prompts"]
+    return machine.profile(lambda: ours(model, prompts, tokens))
 
 
 def equality(machine: Machine) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def parts(machine: Machine) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]
     steps = Steps(machine, shape, count, rates)
     yield "stage 2", steps.stage2
     yield "stage 1", steps.stage1
+    yield "stage 2, profile", steps.profile
     yield "stage 2, gradient checkpointing", steps.checkpointing
     yield "TRL, stage 1", steps.trl
     if not machine.tiny:
@@ -185,6 +186,12 @@ class Steps:
             found["share_of_card"] = round(rate / self.rates["tflops"], 3)
         return found
 
+    def profile(self) -> dict[str, Any]:
+        model, _, ranked = self.made()
+        chunks = micro_batches(ranked, 512 if self.machine.tiny else 8192)
+        model.zero_grad()
+        return self.machine.profile(lambda: chunked(our_parts, model, chunks))
+
     def checkpointing(self) -> dict[str, Any]:
         model, _, ranked = self.made()
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -223,4 +230,4 @@ class Steps:
         torch.cuda.empty_cache()
         model, _, ranked = self.made()
         compile_layers(model)
-        return self.measure(ranked, our_parts, micro_batches(ranked, 4096))[0]
+        return self.measure(ranked, our_parts, micro_batches(ranked, 8192))[0]

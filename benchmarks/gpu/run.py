@@ -1,7 +1,7 @@
 """What trice does on one GPU, in one command without network, in less than ten minutes.
 
     python benchmarks/gpu/run.py --output FOLDER [--device cuda] [--tiny] [--phases exactness training …]
-        [--carried gpu-carry] [--total 570]
+        [--parts TEXT …] [--carried gpu-carry] [--total 570]
 
 Every phase is a process of its own with a time limit, and consists of parts. Results are in FOLDER/results.json,
 which is written after every phase; a phase that fails or overruns keeps the parts that it had finished, and the
@@ -41,6 +41,9 @@ def arguments() -> argparse.Namespace:
         "--tiny", action="store_true", help="small models and few rounds, to try the script itself"
     )
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=list(PHASES))
+    parser.add_argument(
+        "--parts", nargs="*", metavar="TEXT", help="only the parts whose names contain one of these"
+    )
     parser.add_argument("--carried", type=Path, default=FOLDER, help="what prepare.py made")
     parser.add_argument("--total", type=float, default=TOTAL, help="seconds")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
@@ -76,6 +79,7 @@ def run_limited(
         return {"status": "skipped", "reason": "no time was left", "parts": {}}
     command = [sys.executable, str(HERE / "run.py"), "--phase", name, "--site", str(site)]
     command += ["--output", str(scratch / name), "--device", given.device, "--carried", str(given.carried)]
+    command += ["--parts", *given.parts] if given.parts else []
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -124,6 +128,8 @@ def run_phase(given: argparse.Namespace) -> None:
     write(given.output / "phase.json", found)
     phase = importlib.import_module(f"phase_{given.phase}")
     for name, work in phase.parts(Machine(device, given.tiny, given.carried)):
+        if given.parts and not any(text in name for text in given.parts):
+            continue
         start = time.monotonic()
         try:
             value = work()

@@ -6,7 +6,8 @@ prompts have the published lengths; its vocabulary is filled up to the model's s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,6 +60,32 @@ class Machine:
 
     def peak(self) -> int:
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+    def profile(self, work: Callable[[], Any], count: int = 12) -> dict[str, Any]:
+        """Where the time of `work` goes: the share of the wall time in which the device is busy, and the kernels
+        (on a CPU, the operators) that take most of it, each as a share of the busy time."""
+        from torch.profiler import ProfilerActivity, profile
+
+        on_gpu = self.device.type == "cuda"
+        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as trace:
+            self.wait()
+            start = time.perf_counter()
+            work()
+            self.wait()
+            wall = time.perf_counter() - start
+        spent = {
+            each.key: (each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1e6
+            for each in trace.key_averages()
+        }
+        busy = sum(spent.values())
+        most = sorted(spent.items(), key=lambda pair: -pair[1])[:count]
+        calls = {each.key: each.count for each in trace.key_averages()}
+        return {
+            "wall_s": round(wall, 4), "busy": round(busy / wall, 3), "launches": sum(calls.values()),
+            "kernels": [
+                {"name": name[:110], "share": round(took / busy, 3), "calls": calls[name]} for name, took in most
+            ],
+        }  # fmt: skip
 
 
 class Skipped(Exception):

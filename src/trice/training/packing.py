@@ -12,10 +12,12 @@ Models that cannot run such a row get `rows`: one sequence a row, padded, with t
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 
 Layout = Literal["blocks", "mask", "rows"]
@@ -80,8 +82,14 @@ class Packed:
 
 def shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # slices are compared without a step in Python for each token
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def tree_size(examples: Sequence[Example]) -> int:
@@ -136,28 +144,35 @@ class _Tree:
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self.tokens: list[int] = []
-        self.parents: list[int] = []
         self.positions: list[int] = []
-        self.ends: list[int] = []  # of the tokens seen so far; of open paths filled in when they close
+        self.ends: list[int] = []  # where the subtree of each token ends
         self.paths: dict[tuple[int, int], list[int]] = {}
+        self.starts: list[int] = []  # the first token of each stretch that is laid out at once
+        self.stretches: list[list[int]] = []  # and the path that it belongs to
         path: list[int] = []
         before: list[int] = []
         for ids, question, number in sorted(_sequences(examples)):
             common = shared(before, ids)
             self._close(path[common:])
-            path, before = path[:common], ids
-            for token in ids[common:]:
-                self.parents.append(path[-1] if path else -1)
-                self.positions.append(len(path))
-                path.append(len(self.tokens))
-                self.tokens.append(token)
-                self.ends.append(0)
+            first = len(self.tokens)
+            path, before = path[:common] + list(range(first, first + len(ids) - common)), ids
+            if common < len(ids):
+                self.tokens += ids[common:]
+                self.positions += range(common, len(ids))
+                self.ends += [0] * (len(ids) - common)  # filled in when the path closes
+                self.starts.append(first)
+                self.stretches.append(path)
             self.paths[question, number] = path
         self._close(path)
 
     def _close(self, places: Sequence[int]) -> None:
         for place in places:
             self.ends[place] = len(self.tokens)
+
+    def above(self, place: int) -> list[int]:
+        """The ancestors of a token, from the first."""
+        stretch = bisect_right(self.starts, place) - 1
+        return self.stretches[stretch][: self.positions[place]]
 
 
 def pack(
@@ -170,7 +185,7 @@ def pack(
     else:
         tree = _Tree(examples)
         paths = tree.paths
-        tokens, positions = torch.tensor([tree.tokens]), torch.tensor([tree.positions])
+        tokens, positions = _tensor([tree.tokens]), _tensor([tree.positions])
         keys, allowed = _blocks(tree) if layout == "blocks" else (None, _whole(tree))
     return Packed(
         tokens_RT=tokens,
@@ -180,6 +195,11 @@ def pack(
         **_edges(examples, paths),
         **_candidates(examples),  # type: ignore[arg-type]
     ).to(device)
+
+
+def _tensor(numbers: Sequence[Any]) -> torch.Tensor:
+    """Whole numbers; through NumPy, which reads a list four times as fast."""
+    return torch.from_numpy(np.array(numbers, dtype=np.int64))
 
 
 def _padded(
@@ -199,7 +219,7 @@ def _padded(
 
 def _whole(tree: _Tree) -> torch.Tensor:
     """Who sees whom of all T tokens, [1, T, T]."""
-    place, end = torch.arange(len(tree.tokens)), torch.tensor(tree.ends)
+    place, end = torch.arange(len(tree.tokens)), _tensor(tree.ends)
     return ((place.unsqueeze(1) >= place) & (place.unsqueeze(1) < end)).unsqueeze(0)
 
 
@@ -219,41 +239,50 @@ def _blocks(tree: _Tree) -> tuple[torch.Tensor, torch.Tensor]:
     keys_BK = torch.full(
         (len(starts), longest + size), total
     )  # `total` is nobody, and becomes the last token
+    keys = keys_BK.numpy()
     for block, start in enumerate(starts):
-        above, place = [], tree.parents[start]
-        while place >= 0:
-            above.append(place)
-            place = tree.parents[place]
-        keys_BK[block, longest - len(above) : longest] = torch.tensor(above[::-1], dtype=torch.long)
-        own = range(start, min(start + size, total))
-        keys_BK[block, longest : longest + len(own)] = torch.tensor(own)
+        above = tree.above(start)
+        keys[block, longest - len(above) : longest] = above
+        own = min(size, total - start)
+        keys[block, longest : longest + own] = range(start, start + own)
     queries_BQ1 = torch.arange(len(starts) * size).view(len(starts), size, 1)
-    ends_B1K = torch.tensor([*tree.ends, 0])[keys_BK].unsqueeze(1)
+    ends_B1K = _tensor([*tree.ends, 0])[keys_BK].unsqueeze(1)
     allowed_BQK = (keys_BK.unsqueeze(1) <= queries_BQ1) & (queries_BQ1 < ends_B1K)
     return keys_BK.clamp(max=total - 1), allowed_BQK
 
 
 def _edges(examples: Sequence[Example], paths: dict[tuple[int, int], list[int]]) -> dict[str, torch.Tensor]:
     """Which hidden states predict which tokens, each distinct pair once, and which pairs a response consists of."""
-    states: dict[int, int] = {}
-    edges: dict[tuple[int, int], int] = {}
-    edge_N, response_N = [], []
-    slots = itertools.count()
+    sources: list[int] = []
+    targets: list[int] = []
+    counts: list[bool] = []
+    lengths: list[int] = []
     for question, example in enumerate(examples):
         for number, response in enumerate(example.responses):
-            slot, path = next(slots), paths[question, number]
-            for offset, (token, loss) in enumerate(zip(*response, strict=True), len(example.prompt)):
-                if loss:
-                    state = states.setdefault(path[offset - 1], len(states))
-                    edge_N.append(edges.setdefault((state, token), len(edges)))
-                    response_N.append(slot)
+            sources += paths[question, number][len(example.prompt) - 1 :]
+            targets += response.ids
+            counts += response.loss
+            lengths.append(len(response.ids))
+    with_loss = np.array(counts, dtype=bool)
+    source_N, target_N = (np.array(each, dtype=np.int64)[with_loss] for each in (sources, targets))
+    source_M, state_N = _distinct(source_N)
+    pair_E, edge_N = _distinct((state_N << 32) + target_N)
     return {
-        "source_M": torch.tensor(list(states), dtype=torch.long),
-        "state_E": torch.tensor([state for state, _ in edges], dtype=torch.long),
-        "target_E": torch.tensor([token for _, token in edges], dtype=torch.long),
-        "edge_N": torch.tensor(edge_N, dtype=torch.long),
-        "response_N": torch.tensor(response_N, dtype=torch.long),
+        "source_M": torch.from_numpy(source_M),
+        "state_E": torch.from_numpy(pair_E >> 32),
+        "target_E": torch.from_numpy(pair_E & (2**32 - 1)),
+        "edge_N": torch.from_numpy(edge_N),
+        "response_N": torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)[with_loss]),
     }
+
+
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values in order of appearance, and which of them each value is."""
+    found, first, which = np.unique(values, return_index=True, return_inverse=True)
+    order = first.argsort()
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return found[order], place[which]
 
 
 def _candidates(examples: Sequence[Example]) -> dict[str, torch.Tensor | None]:

@@ -16,14 +16,19 @@ import torch
 from trice.errors import TriceError
 from trice.journal import notice
 from trice.models.masks import layer_masks
+from trice.models.rounding import TIMES, rounding
 from trice.training.attention import NAME as TREE_ATTENTION
+from trice.training.attention import key_uses, multiplies_sparse
 from trice.training.head import token_log_probs, wide
 from trice.training.packing import Example, Layout, Packed, Tokens, pack
 
 PROBE = 24  # tokens of a prompt, and of a response, that the ways are compared on
-# Of a log-probability, and a little more where it is far from 0; half precision is coarse.
+# Of a log-probability, and a little more where it is far from 0.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}
-HALF_TOLERANCE = 0.3
+HALF_TOLERANCE = (
+    0.3  # in half precision, of the root mean square, unless the model's rounding makes more of it
+)
+HEAD_TOLERANCE = 0.05  # likewise, between our output head and its own on the same states
 
 
 class Way(NamedTuple):
@@ -90,7 +95,10 @@ def model_inputs(model: Any, packed: Packed) -> dict[str, Any]:
     keys = positions[0][packed.keys_BK]
     queries = keys[:, -allowed.shape[1] :]
     mask = layer_masks(model.config, allowed, queries, keys)
-    return {**shared, "attention_mask": mask, "tree_keys_BK": packed.keys_BK}
+    blocks: dict[str, Any] = {"attention_mask": mask, "tree_keys_BK": packed.keys_BK}
+    if multiplies_sparse(packed.keys_BK.device):
+        blocks["tree_uses"] = key_uses(packed.keys_BK, packed.tokens_RT.shape[1])
+    return {**shared, **blocks}
 
 
 def _through_own_head(model: Any, inputs: dict[str, Any], packed: Packed) -> torch.Tensor:
@@ -138,20 +146,34 @@ def _find(model: Any, probes: list[Example]) -> Way:
     was_training = model.training
     model.eval()
     theirs = torch.cat([_plain(model, probe, device) for probe in probes])
-    limit = TOLERANCE.get(model.dtype, HALF_TOLERANCE)
-    if getattr(model, "is_loaded_in_8bit", False):
-        # Which columns such a product keeps whole depends on all of its rows.
-        limit = HALF_TOLERANCE
+    # Which columns a product in 8 bits keeps whole depends on all of its rows.
+    exact = model.dtype in TOLERANCE and not getattr(model, "is_loaded_in_8bit", False)
+
+    def same(ours: torch.Tensor) -> bool:
+        if exact:
+            return bool((_apart(ours, theirs) <= TOLERANCE[model.dtype]).all())
+        far = _mean(ours, theirs)
+        if far <= HALF_TOLERANCE:
+            return True
+        model.set_attn_implementation(attention)
+        with rounding(model):
+            moved = torch.cat([_plain(model, probe, device) for probe in probes])
+        return far <= TIMES * _mean(moved, theirs)
+
     try:
         for way in WAYS:
             if way.layout == "blocks" and attention != "sdpa":
                 continue
-            model.set_attn_implementation(TREE_ATTENTION if way.layout == "blocks" else attention)
+            kernel = TREE_ATTENTION if way.layout == "blocks" else attention
+            model.set_attn_implementation(kernel)
+            packed = pack(probes, way.layout, device)
             try:
-                ours = log_probs(model, pack(probes, way.layout, device), way.own_head)
+                ours = log_probs(model, packed, way.own_head)
+                found = (exact or way.own_head or _head_is_all(model, packed, ours)) and same(ours)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
                 continue  # its forward takes no such mask, positions or argument
-            if bool(((ours - theirs).abs() <= limit * (1 + theirs.abs() / 8)).all()):
+            if found:
+                model.set_attn_implementation(kernel)
                 return way
     finally:
         model.train(was_training)
@@ -159,6 +181,15 @@ def _find(model: Any, probes: list[Example]) -> Way:
         f"{type(model).__name__}: no way of this trainer gives the model's own log-probabilities "
         f"({theirs.tolist()})"
     )
+
+
+def _head_is_all(model: Any, packed: Packed, ours: torch.Tensor) -> bool:
+    """Whether the model's own way from states to log-probabilities gives the same as our output head."""
+    try:
+        theirs = log_probs(model, packed, own_head=True)
+    except TypeError:  # its forward takes no `logits_to_keep`
+        return True
+    return _mean(ours, theirs) <= HEAD_TOLERANCE
 
 
 def _plain(model: Any, example: Example, device: torch.device) -> torch.Tensor:
@@ -171,6 +202,15 @@ def _plain(model: Any, example: Example, device: torch.device) -> torch.Tensor:
         chosen = logps.gather(1, tokens[0, -len(ids) :, None]).squeeze(1)
         found.append(chosen[torch.tensor(loss, device=device)])
     return torch.cat(found)
+
+
+def _apart(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    return (ours - theirs).abs() / (1 + theirs.abs() / 8)
+
+
+def _mean(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The root mean square of what they are apart."""
+    return float(_apart(ours, theirs).square().mean().sqrt())
 
 
 def mixed(model: Any) -> Any:
