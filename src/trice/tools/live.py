@@ -61,13 +61,13 @@ class LiveCalls:
     def _results(self) -> None:
         for key, result in self._pool.results():
             lasting = self._lasting.pop(key)
-            for take in self._waiting.pop(key):
-                take(result)
-            if lasting and isinstance(result, Execution):
+            if lasting and isinstance(result, Execution):  # first: who has the answer may close all of this
                 try:
                     self._stores.put(key, result, lasting)
                 except TriceError as failure:  # a full disk costs no answer
                     notice(str(failure))
+            for take in self._waiting.pop(key):
+                take(result)
 
     def _look(self, tool: Tool, call: Call, take: Take) -> None:
         """In the pool's own thread: take what is kept, else have it run."""
