@@ -12,8 +12,8 @@ test: $(VENV)/ready  ## set up, then run the tests, in two processes of one thre
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/ready  ## format, lint and types
-	$(BIN)/ruff format --check src tests benchmarks docs/generate.py
-	$(BIN)/ruff check src tests benchmarks docs/generate.py
+	$(BIN)/ruff format --check src tests benchmarks examples docs/generate.py
+	$(BIN)/ruff check src tests benchmarks examples docs/generate.py
 	$(BIN)/mypy
 
 docs: $(VENV)/ready  ## the site in site/, with every link checked

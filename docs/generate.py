@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 from typer.models import ArgumentInfo
 
+import trice
 from trice import recipe_parts, records
 from trice.cli import app
 from trice.cli.app import DATA, STAGES, USE, WHOLE
@@ -31,6 +33,18 @@ Made from the command line itself; `trice COMMAND --help` says the same. A stage
 name too. Results go to files and, in short, to stdout, notices to stderr. Exit codes: 0 done, 1 something failed, 2
 the input or the call is wrong.
 """
+PYTHON = """# Python
+
+What `import trice` offers, made from the docstrings. [From Python](../how-to/python.md) shows the whole loop.
+"""
+SUBJECTS = {
+    "Tools and tasks": ["tool", "Task", "Tool"],
+    "Models": ["load", "endpoint", "Model", "Answer"],
+    "Questions": ["questions", "Question", "Response", "Outcome"],
+    "The loop": ["split", "Split", "label", "clone", "rlef", "generate", "evaluate", "run"],
+    "Results": ["Evaluation", "Share", "Difference"],
+    "Errors": ["TriceError", "InputError", "ToolUnavailable", "ToolError"],
+}
 TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
 TAKES = {str: "text", Path: "path", float: "number", int: "whole number", bool: ""}
 OPTIONS = ["option", "meaning", "takes", "default"]
@@ -39,7 +53,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 def pages() -> dict[Path, str]:
     """Every page that is made from the code, in whole or in part, as it has to be."""
-    made = {DOCS / "reference" / "commands.md": commands()}
+    made = {DOCS / "reference" / "commands.md": commands(), DOCS / "reference" / "python.md": python()}
     for path in sorted(DOCS.rglob("*.md")):
         text = path.read_text(encoding="utf-8")
         if path not in made and MARK.search(text):
@@ -137,6 +151,57 @@ def fields(kind: type[BaseModel]) -> str:
             needed = "yes" if field.is_required() else ""
             rows.append([", ".join(f"`{each}`" for each in names), field.description or "", needed])
     return table(["field", "meaning", "needed"], rows)
+
+
+# Python
+
+
+def python() -> str:
+    """The page of all names of `import trice`, from their docstrings."""
+    parts = [PYTHON]
+    for title, names in SUBJECTS.items():
+        parts.append(f"## {title}\n")
+        parts += [documented(f"trice.{name}", getattr(trice, name)) for name in names]
+        if title == "Models":
+            parts += [
+                documented("Model.ask", trice.Model.ask),
+                documented("Model.unload", trice.Model.unload),
+            ]
+        if title == "Results":
+            methods = ("difference", "figure", "to_html")
+            parts += [documented(f"Evaluation.{name}", getattr(trice.Evaluation, name)) for name in methods]
+    missing = set(trice.__all__) - {name for names in SUBJECTS.values() for name in names}
+    assert not missing, missing
+    return "\n".join(parts)
+
+
+def documented(called: str, value: Any) -> str:
+    """One name: its signature, and its docstring with the sections as lists."""
+    signature = ""
+    if inspect.isfunction(value) or value is trice.Task:
+        given = inspect.signature(value)
+        empty = inspect.Parameter.empty
+        shown = [each.replace(annotation=empty) for each in given.parameters.values() if each.name != "self"]
+        signature = str(given.replace(parameters=shown, return_annotation=inspect.Signature.empty))
+    text = inspect.getdoc(value) or ""
+    first, *rest = re.split(r"\n(Args|Returns|Raises|Attributes|Example):\n", "\n" + text + "\n")
+    lines = [
+        f"### `{called}`\n",
+        f"```text\n{called}{signature}\n```\n" if signature else "",
+        first.strip(),
+        "",
+    ]
+    for title, body in zip(rest[::2], rest[1::2], strict=True):
+        body = textwrap.dedent(body).strip("\n")
+        if title == "Example":
+            lines += [f"```pycon\n{re.sub(' +# doctest: .*', '', body)}\n```", ""]
+        elif title == "Returns":
+            lines += [f"**Returns** {' '.join(body.split())}", ""]
+        else:
+            entries = re.findall(r"^(\w+): (.*(?:\n[ ]+.*)*)", body, re.MULTILINE)
+            rows = [f"- `{name}`: {' '.join(said.split())}" for name, said in entries]
+            lines += [f"**{title}**", "", *rows, ""]
+    return "\n".join(lines)
 
 
 # Commands

@@ -111,7 +111,13 @@ def test_the_reference_is_what_the_code_says() -> None:
     generate = importlib.util.module_from_spec(found)
     found.loader.exec_module(generate)
     pages = generate.pages()
-    assert {path.name for path in pages} == {"commands.md", "recipes.md", "files.md", "results.md"}
+    assert {path.name for path in pages} == {
+        "commands.md",
+        "python.md",
+        "recipes.md",
+        "files.md",
+        "results.md",
+    }
     stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
     assert not stale
 

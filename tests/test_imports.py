@@ -33,7 +33,7 @@ def run(*words: str) -> str:
     [
         "import trice",
         "import trice.recipe, trice.journal, trice.rewards, trice.tasks, trice.measures",
-        "import trice.run",
+        "import trice.pipeline",
         run("--help"),
         run("run", "--help"),
         run("serve", "--help"),

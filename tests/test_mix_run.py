@@ -11,8 +11,8 @@ import pytest
 
 from tiny import read, says, write
 from trice.errors import InputError
+from trice.pipeline import run
 from trice.recipe import load_recipe
-from trice.run import run
 from trice.tasks import MIX
 from trice.tools.index import Passage, build
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
+from trice.pipeline import run
 from trice.recipe import load_recipe
-from trice.run import run
 
 OWN = '''
 from trice.tools.function import FunctionTool

@@ -17,9 +17,9 @@ import torch
 
 from tiny import killed, read, says, tree
 from trice.errors import InputError, TriceError
+from trice.pipeline import run
 from trice.recipe import load_recipe
 from trice.recipe_parts import SETTINGS
-from trice.run import run
 
 SMALL = "{max_steps: 2, batch_size: 6, learning_rate: 1e-2, save_every: 1, lora: {r: 2, targets: all-linear}}"
 RECIPE = f"""

@@ -15,8 +15,8 @@ from tiny import command, read, says, sums, tree, write
 from trice.errors import TriceError
 from trice.journal import Journal
 from trice.ledger import Ledger, journal_path, lines, standing
+from trice.pipeline import run, status
 from trice.recipe import load_recipe
-from trice.run import run, status
 from trice.status import table
 from trice.steps import Step, Steps
 

@@ -82,8 +82,8 @@ def weights(carried: Path, folder: Path) -> dict[str, Any]:
 def loop(machine: Machine, folder: Path) -> dict[str, Any]:
     if not (folder / "model" / "config.json").is_file():
         raise Skipped("there are no weights")
+    from trice.pipeline import run
     from trice.recipe import load_recipe
-    from trice.run import run
 
     recipe = folder / "recipe.yaml"
     recipe.write_text(

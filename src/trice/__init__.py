@@ -1,7 +1,71 @@
 """Teach a language model when and how to use tools, from the tools' own results.
 
-Importing the package is cheap: nothing here pulls in torch. The stages live in `trice.stages` and
-`trice.training`, the whole loop in `trice.run`.
+    task = trice.Task("units", instruction="Answer; convert changes units.", tools=[convert], answers="numbers")
+    model = trice.load("gemma-3-270m")
+    known, unknown = trice.split(model, "train.jsonl", task)
+    stage1 = trice.clone(model, known + trice.label(unknown, task), task)
+    stage2 = trice.rlef(stage1, "train.jsonl", task)
+    trice.evaluate({"base": model, "stage 1": stage1, "both": stage2}, "test.jsonl", task)
+
+Names are imported when they are first used, so that `import trice` loads neither torch nor pydantic.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trice.api.data import questions
+    from trice.api.stages import Split, evaluate, generate, label, split
+    from trice.api.training import clone, rlef, run
+    from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
+    from trice.evaluation import Evaluation
+    from trice.measures import Difference, Share
+    from trice.models.model import Answer, Model, endpoint, load
+    from trice.records import Outcome, Question, Response
+    from trice.tasks.task import Task
+    from trice.tools import Tool
+    from trice.tools.function import tool
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "trice.tools": ["Tool"],
+    "trice.tools.function": ["tool"],
+    "trice.tasks.task": ["Task"],
+    "trice.models.model": ["Answer", "Model", "endpoint", "load"],
+    "trice.records": ["Outcome", "Question", "Response"],
+    "trice.api.data": ["questions"],
+    "trice.api.stages": ["Split", "evaluate", "generate", "label", "split"],
+    "trice.api.training": ["clone", "rlef", "run"],
+    "trice.evaluation": ["Evaluation"],
+    "trice.measures": ["Difference", "Share"],
+    "trice.errors": ["InputError", "ToolError", "ToolUnavailable", "TriceError"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022  by subject
+    # tools and tasks
+    "Task", "Tool", "tool",
+    # models
+    "Answer", "Model", "endpoint", "load",
+    # data
+    "Outcome", "Question", "Response", "questions",
+    # stages
+    "Split", "clone", "evaluate", "generate", "label", "rlef", "run", "split",
+    # results
+    "Difference", "Evaluation", "Share",
+    # errors
+    "InputError", "ToolError", "ToolUnavailable", "TriceError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trice' has no attribute '{name}'")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

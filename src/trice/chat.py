@@ -9,7 +9,7 @@ from trice.prompts import load_template
 from trice.records import Outcome, Question, Response
 from trice.sampling import Sampling
 from trice.stages.generate import Asking, ask, respond
-from trice.stages.grade import grade
+from trice.stages.grade import execute
 from trice.tasks import MIXED, Sources, Tasks
 
 
@@ -39,12 +39,11 @@ def chat(
 
     print("Type a question; an empty line ends.")
     while text := _read():
-        # The gold answer is unknown here; grading is for the outcome and the execution. In a mix any task
-        # will do: all of its questions are asked alike.
-        row = Question(id="chat", input=text, answer="0", task=MIXED[0] if tasks.mixed else None)
+        # In a mix any task will do: all of its questions are asked alike.
+        row = Question(id="chat", input=text, task=MIXED[0] if tasks.mixed else None)
         asked = ask(row, tasks.of(row))
         written = respond(engine, tasks, [asked], asking)
-        print(show(grade(tasks, written, answer)[0]))
+        print(show(execute(tasks, written, answer)[0]))
 
 
 def show(response: Response) -> str:

@@ -1,7 +1,7 @@
 """The steps of a run: what each setting needs, in order, every one the stage of its name.
 
 A finished step is skipped, an interrupted one goes on where it was: `trice.steps` and the stages see to that.
-Nothing here checks a recipe or claims a folder: that is `trice.run`.
+Nothing here checks a recipe or claims a folder: that is `trice.pipeline`.
 """
 
 from __future__ import annotations

@@ -106,8 +106,9 @@ class Question(Row):
     """the task's sentence; filled in where it is missing"""
     input: str = Field(validation_alias=AliasChoices("input", "question"))
     """the question's text"""
-    answer: str | list[str]
-    """the gold answer, or a list of accepted ones; for math each must hold a number, of several the last counts"""
+    answer: str | list[str] | None = None
+    """the gold answer, or a list of accepted ones; for math each must hold a number, of several the last counts;
+    only `generate` takes questions without one"""
     tool: Literal["required"] | None = None
     """`required` where only a tool can know the answer (stock, prices, time): the question counts as needing it and
     is never known, whatever the model says"""
@@ -136,7 +137,7 @@ class Question(Row):
             self.dataset = dataset_of(self.id)
         if self.dataset == ALL:
             raise ValueError(f"field 'dataset': the name '{ALL}' is taken: it means all data sets together")
-        if not self.answers or not all(answer.strip() for answer in self.answers):
+        if self.answer is not None and not (self.answer and all(answer.strip() for answer in self.answers)):
             raise ValueError("field 'answer': there is no gold answer")
         return self
 
@@ -146,7 +147,9 @@ class Question(Row):
 
     @property
     def answers(self) -> list[str]:
-        """The gold answers, any of which is accepted."""
+        """The gold answers, any of which is accepted; none where they are not known."""
+        if self.answer is None:
+            return []
         return self.answer if isinstance(self.answer, list) else [self.answer]
 
 

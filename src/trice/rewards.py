@@ -67,6 +67,18 @@ def correctness(question: Question, response: Response) -> float:
     return float(bool(response.correct))
 
 
+def execution(cost: float = 0.1) -> Rewarder:
+    """1 for a correct response, minus `cost` for a call; a malformed response gets minus `cost`. Needs no gold
+    response: any of several right ones is as good as the others."""
+
+    def reward(response: Response) -> float:
+        if response.outcome is Outcome.MALFORMED:
+            return -cost
+        return float(bool(response.correct)) - cost * (response.outcome is Outcome.CALLED)
+
+    return lambda responses: list(map(reward, responses))
+
+
 def _number(text: str | None) -> float | None:
     try:
         return round(float((text or "").replace(",", "")), 2)
@@ -84,9 +96,15 @@ def load_reward(name: str) -> Rewarder:
         raise InputError(f"reward '{name}': there is {', '.join(builtin)}, or your own as module:function")
     own = load_own("reward", name)
 
+    return rewarder_of(own, name)
+
+
+def rewarder_of(function: Callable[[Question, Response], float], name: str) -> Rewarder:
+    """A user's function as a rewarder. Its failure, or a value that is no finite number, is a TriceError."""
+
     def rewarder(responses: Sequence[Response]) -> list[float]:
         try:
-            return [_finite(own(response, response)) for response in responses]
+            return [_finite(function(response, response)) for response in responses]
         except Exception as error:
             raise TriceError(
                 f"reward '{name}' failed on question '{responses[0].id}': {type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ import pytest
 from trice.errors import InputError
 from trice.journal import read_rows
 from trice.records import Question
-from trice.tasks import MIX, MIXED, Task, Tasks, check_questions
+from trice.tasks import MIX, MIXED, TaskLike, Tasks, check_questions
 from trice.tools.wikisearch import WikiSearch
 
 OWN = '''
@@ -38,7 +38,7 @@ QUESTION = Question(id="x", input="q", answer="5")
 TOOLS = ["calculator", "WikiSearch", "QA", "translator"]
 
 
-def of(tasks: Tasks, name: str | None) -> Task:
+def of(tasks: Tasks, name: str | None) -> TaskLike:
     return tasks.of(Question(id="x", input="q", answer="5", task=name))
 
 

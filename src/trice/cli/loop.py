@@ -41,10 +41,10 @@ def run(
     retry_failed: o.RetryFailed = False,
 ) -> None:
     """Run a recipe from data to report; run again after a kill, it goes on where it was."""
+    from trice.pipeline import run as run_recipe
+    from trice.pipeline import status as run_status
     from trice.recipe import load_recipe
     from trice.report import summary
-    from trice.run import run as run_recipe
-    from trice.run import status as run_status
 
     chosen = load_recipe(recipe, overrides or ())
     if status:

@@ -33,7 +33,7 @@ from trice.datasets._benchmark import Benchmark, Dropped, HubRows, Parts, presen
 from trice.errors import InputError, TriceError
 from trice.journal import read_rows, refuse_repeated
 from trice.records import Question
-from trice.tasks import Task, load_task
+from trice.tasks import TaskLike, load_task
 from trice.tools import same_name
 
 __all__ = ["Dropped", "Entry", "Split", "catalogue", "load", "load_files"]
@@ -208,7 +208,7 @@ def load(
     )
 
 
-def _judged(row: Question | Dropped, task: Task) -> Question | Dropped:
+def _judged(row: Question | Dropped, task: TaskLike) -> Question | Dropped:
     """A question with the gold answers that the task's judge can accept; dropped, with its reason, without any."""
     if isinstance(row, Dropped):
         return row

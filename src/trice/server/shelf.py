@@ -19,7 +19,7 @@ from trice.models.adapters import read_made, read_recorded
 from trice.models.local import LocalModel, check_model, load
 from trice.prompts import Template, load_template
 from trice.records import Question, Row
-from trice.tasks import MIXED, Sources, Task, Tasks
+from trice.tasks import MIXED, Sources, TaskLike, Tasks
 
 SHOWN = 4  # questions to try for each task
 POOL = 40  # among which the shortest are taken
@@ -58,9 +58,9 @@ class Shelf:
     names: tuple[str, ...]  # of the tasks
     tries: dict[str, list[str]]
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str) -> TaskLike:
         """The task called `name`, one of `names`."""
-        return self.tasks.of(Question(id="any", input="any", answer="0", task=name))
+        return self.tasks.of(Question(id="any", input="any", task=name))
 
     def list_models(self) -> dict[str, Any]:
         """In OpenAI's form."""

@@ -67,7 +67,7 @@ class Serving:
             )
         instruction, text = request.parts()
         task = self._task(request)
-        question = Question(id="chat", input=text, instruction=instruction, answer="0", task=task)
+        question = Question(id="chat", input=text, instruction=instruction, task=task)
         return w.Asked(
             model, question, self._sampling(request), self._compel(request), request.stops,
             request.wishes.probability, bool(request.stream),

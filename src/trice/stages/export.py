@@ -20,7 +20,7 @@ from trice.errors import InputError
 from trice.journal import check_output, read_rows, validate, write_rows
 from trice.records import Labelled, Ranked, Row
 from trice.stages.messages import LeftOut, asked, reading, said
-from trice.tasks import Sources, Task, Tasks
+from trice.tasks import Sources, TaskLike, Tasks
 from trice.tools.turns import SECOND_TURN, parts
 from trice.tools.writing import description
 
@@ -72,12 +72,12 @@ def _as(kind: type[Any], rows: Sequence[Row]) -> list[Any]:
     return [validate(kind, row.model_dump(), row.where) for row in rows]
 
 
-def _task(tasks: Tasks, row: Labelled | Ranked) -> Task:
+def _task(tasks: Tasks, row: Labelled | Ranked) -> TaskLike:
     named = row.task if isinstance(row, Labelled) else (row.model_extra or {}).get("task")
     return tasks.of_row(named, row.instruction, row.where)
 
 
-def _prompt(task: Task, instruction: str, input: str) -> dict[str, Any]:
+def _prompt(task: TaskLike, instruction: str, input: str) -> dict[str, Any]:
     """The prompt, and what is offered: nothing where there is no tool, as some templates announce an empty list."""
     offered = [description(tool) for tool in task.tools]
     return {"prompt": asked(instruction, input)} | ({"tools": offered} if offered else {})
@@ -112,7 +112,7 @@ def _labelled(tasks: Tasks, rows: Sequence[Labelled]) -> Iterator[dict[str, Any]
     return (line for row, line in made if id(row) not in joined)
 
 
-def _over(task: Task, row: Labelled, second: Labelled) -> str | None:
+def _over(task: TaskLike, row: Labelled, second: Labelled) -> str | None:
     """The tool's output over which a second turn asks, where nothing of that row would be lost; else None."""
     call = said(task.tools, row.output).get("tool_calls", [{}])[0].get("function", {"name": None})["name"]
     tool = next((tool for tool in task.tools if tool.name == call), None)

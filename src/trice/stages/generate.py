@@ -28,7 +28,7 @@ from trice.progress import Progress
 from trice.prompts import CHAT, Example, Template, load_template
 from trice.records import Question, Response, Row
 from trice.sampling import Sampling
-from trice.tasks import Sources, Task, Tasks
+from trice.tasks import Sources, TaskLike, Tasks, identity
 from trice.tasks.reading import called
 from trice.tools.many import Ahead, forget
 from trice.tools.writing import write_call
@@ -50,13 +50,13 @@ def load_compel(name: str | None) -> Compel | None:
 @dataclass(frozen=True)
 class Asking:
     """How questions are put to a model: a local one, by an `engine` (with `workers`, where it is a cluster's), or
-    that of an endpoint (`client`). `examples` names worked ones (`find_examples`). `compel` makes every response
-    a call, or none."""
+    that of an endpoint (`client`). `examples` are worked ones, or name them (`find_examples`). `compel` makes every
+    response a call, or none. `opened` is an engine that is loaded already."""
 
     model: str
     adapter: Path | None = None
     template: str | Template = "plain"
-    examples: str | None = None
+    examples: str | tuple[Example, ...] | None = None
     compel: Compel | None = None
     sampling: Sampling = field(default_factory=Sampling)
     batch_size: int = 128
@@ -65,6 +65,7 @@ class Asking:
     engine: str = "transformers"
     workers: int | None = None
     client: Endpoint | None = None
+    opened: Engine | None = field(default=None, compare=False, repr=False)
 
     @property
     def form(self) -> Template:
@@ -108,7 +109,7 @@ class Asking:
 class Group(NamedTuple):
     """Questions, by their numbers, that are asked in one manner: those of one task."""
 
-    task: Task
+    task: TaskLike
     manner: Manner
     questions: dict[int, Question]
 
@@ -124,7 +125,7 @@ class More(NamedTuple):
 def generate(
     data: Path,
     output: Path,
-    task: str,
+    task: str | TaskLike,
     asking: Asking,
     *,
     origin: str = "",
@@ -150,7 +151,12 @@ def generate(
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)[:limit]]
     groups = grouped(tasks, questions, asking)
     check_asking(asking)
-    settings: dict[str, Any] = {"data": digest(data), "task": task, "origin": origin, "limit": limit}
+    settings: dict[str, Any] = {
+        "data": digest(data),
+        "task": identity(task),
+        "origin": origin,
+        "limit": limit,
+    }
     settings |= asking.settings() | {"template_sha256": asking.form.sha256}
     settings |= {"instructions": {group.task.name: group.task.instruction for group in groups}}
     settings |= {
@@ -181,7 +187,7 @@ def generate(
     return rows
 
 
-def ask(question: Question, task: Task) -> Question:
+def ask(question: Question, task: TaskLike) -> Question:
     """The question with the task's instruction, unless it has its own."""
     return question if question.instruction else question.model_copy(update={"instruction": task.instruction})
 
@@ -198,7 +204,7 @@ def grouped(tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list
     return list(groups.values())
 
 
-def manner(tasks: Tasks, task: Task, asking: Asking) -> Manner:
+def manner(tasks: Tasks, task: TaskLike, asking: Asking) -> Manner:
     """How a task's questions are answered."""
     own = tuple(tool.name for tool in tasks.own_tools(task))
     if asking.compel == "call" and not own:
@@ -241,6 +247,8 @@ def check_engine(name: str, sampling: Sampling) -> None:
 
 def open_engine(asking: Asking) -> Engine:
     """What answers, loaded."""
+    if asking.opened is not None:
+        return asking.opened
     if asking.client is not None:
         from trice.models.remote import EndpointEngine
 
@@ -439,10 +447,11 @@ def load_builtin_examples(task: str, kind: str) -> tuple[Example, ...]:
     return tuple(Example(row["input"], row["output"]) for row in kinds[kind])
 
 
-def find_examples(task: str, name: str | None) -> tuple[Example, ...]:
-    """A task's worked examples by name (`direct`, `calls`, `mixed`) or from a file; none for None."""
-    if name is None:
-        return ()
+def find_examples(task: str, name: str | tuple[Example, ...] | None) -> tuple[Example, ...]:
+    """A task's worked examples by name (`direct`, `calls`, `mixed`) or from a file; none for None; given ones as
+    they are."""
+    if not isinstance(name, str):
+        return name or ()
     return (
         read_examples(Path(name))
         if name.endswith((".json", ".jsonl", ".csv", ".gz", ".parquet"))

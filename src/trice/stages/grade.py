@@ -20,9 +20,10 @@ from trice.errors import InputError, TriceError
 from trice.journal import dump_row, read_text, write_text
 from trice.records import REQUIRED, Execution, Outcome, Question, Response
 from trice.stages.generate import Asking, generate
-from trice.tasks import Sources, Task, Tasks
+from trice.tasks import Sources, TaskLike, Tasks
 from trice.tasks.reading import Read, read
-from trice.tasks.text import TextTask, exact_match, f1
+from trice.tasks.task import Task
+from trice.tasks.text import exact_match, f1
 from trice.tools.many import Runner, beside, forget, run_all
 from trice.tools.turns import final_answer
 
@@ -49,11 +50,21 @@ def grade(
     found = [read(tasks, row) for row in rows]
     executions = _execute(found, output, runner, earlier)
     turns, alone = _second_turns(rows, found, executions, ask_again, any_passage)
-    graded = [_verdict(*each) for each in zip(rows, found, executions, turns, strict=True)]
+    executed = [_executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
+    graded = [_judged(*each) for each in zip(executed, found, strict=True)]
     graded = [_with_need(tasks, row) for row in graded]
     if not any_passage:
         return graded
     return [_any_passage(*each) for each in zip(graded, found, alone, strict=True)]
+
+
+def execute(tasks: Tasks, rows: Sequence[Response], ask_again: AskAgain | None = None) -> list[Response]:
+    """The same without gold answers: outcome, call, execution, second turns and prediction of each response, which
+    is all that `chat` and `Model.ask` need."""
+    found = [read(tasks, row) for row in rows]
+    executions = _execute(found, None, None, ())
+    turns, _ = _second_turns(rows, found, executions, ask_again, any_passage=False)
+    return [_executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
 
 
 def _execute(
@@ -111,28 +122,34 @@ def _any_passage(row: Response, found: Read, alone: list[str] | None) -> Respons
     return row.model_copy(update={"any_passage": any(judged) if judged else row.correct})
 
 
-def _verdict(row: Response, found: Read, execution: Execution | None, turns: list[str] | None) -> Response:
-    task, (outcome, call, reason, _), tool, own = found
+def _executed(row: Response, found: Read, execution: Execution | None, turns: list[str] | None) -> Response:
+    """The response with what came of it, and the prediction in that."""
+    task, (outcome, call, reason, _), tool, _ = found
     if turns is not None:
         prediction = task.predict(final_answer(turns))
-        correct = task.judge(prediction, row.answers)
     elif tool is not None:
         prediction = execution.output if execution else None
-        correct = task.judge(prediction, row.answers)
-        if tool.asks_again:  # another task's tool may find the answer in passing, which says nothing
-            correct = prediction is not None and own and tool.supports(row, prediction)
     else:
         # A call that did not parse is no answer: numbers inside it are not what the model claims.
         prediction = None if outcome is Outcome.MALFORMED else task.predict(visible(row.response))
-        correct = task.judge(prediction, row.answers)
-    graded = {"outcome": outcome, "reason": reason, "call": call, "execution": execution, "any_passage": None}
-    strict = _strictly(task, prediction, row.answers)
-    return row.model_copy(update=graded | {"turns": turns, "pred": prediction, "correct": correct} | strict)
+    told = {"outcome": outcome, "reason": reason, "call": call, "execution": execution, "any_passage": None}
+    return row.model_copy(update=told | {"turns": turns, "pred": prediction})
 
 
-def _strictly(task: Task, prediction: str | None, answers: Sequence[str]) -> dict[str, Any]:
+def _judged(row: Response, found: Read) -> Response:
+    """The executed response with the verdict on its prediction."""
+    task, tool = found.task, found.tool
+    if tool is not None and tool.asks_again and row.turns is None:
+        # another task's tool may find the answer in passing, which says nothing
+        correct = row.pred is not None and found.own and tool.supports(row, row.pred)
+    else:
+        correct = task.judge(row.pred, row.answers)
+    return row.model_copy(update={"correct": correct} | _strictly(task, row.pred, row.answers))
+
+
+def _strictly(task: TaskLike, prediction: str | None, answers: Sequence[str]) -> dict[str, Any]:
     """The stricter measures, of a task whose answers are words."""
-    if not isinstance(task, TextTask):
+    if not isinstance(task, Task) or task.answers == "numbers":
         return {"exact": None, "f1": None}
     return {"exact": exact_match(prediction, answers), "f1": round(f1(prediction, answers), 6)}
 
@@ -142,7 +159,7 @@ class Model:
     """A model to ask again, as it was asked at first: an `AskAgain` that a kill cannot hurt. `known` holds answers
     that it has given already, by the text of what was asked."""
 
-    task: str
+    task: str | TaskLike
     asking: Asking
     output: Path
     tools: Sources | None = None

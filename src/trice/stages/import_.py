@@ -18,7 +18,7 @@ from trice.journal import check_output, read_rows, validate, write_rows
 from trice.records import Labelled, Ranked, Row
 from trice.stages.export import LISTS, PLACE, TAKEN
 from trice.stages.messages import LeftOut, Message, Unfit, check_messages, exchange, question, reading
-from trice.tasks import Sources, Task, Tasks
+from trice.tasks import Sources, TaskLike, Tasks
 
 SIDES = ("chosen", "rejected")
 BESIDE = {f"{column}_{side}" for column in (*LISTS.values(), PLACE) for side in SIDES}
@@ -94,7 +94,7 @@ def _messages(row: Row, field: str, role: str) -> list[Message]:
     return check_messages(value, field, row.where)
 
 
-def _asked(tasks: Tasks, row: Row, prompt: Sequence[Message]) -> tuple[Task, str, str]:
+def _asked(tasks: Tasks, row: Row, prompt: Sequence[Message]) -> tuple[TaskLike, str, str]:
     """The task of a row, its instruction and input."""
     instruction, input = question(prompt)
     task = tasks.of_row(_fields(row).get("task"), instruction, row.where)

@@ -25,7 +25,7 @@ from trice.records import Labelled, Outcome, Question, Response
 from trice.stages.generate import GRADED
 from trice.stages.grade import grade
 from trice.stages.teachers import FAILURE, Labels, Teacher
-from trice.tasks import Sources, Tasks, check_questions
+from trice.tasks import Sources, TaskLike, Tasks, check_questions, identity
 from trice.tasks.reading import read
 from trice.tools.many import forget
 from trice.tools.turns import contains, parts
@@ -65,7 +65,7 @@ class _Verdict(NamedTuple):
 def label(
     data: Path,
     output: Path,
-    task: str,
+    task: str | TaskLike,
     teacher: Teacher,
     *,
     reading: float = 0,
@@ -85,7 +85,7 @@ def label(
         raise InputError(f"{data}: would be overwritten; choose another output than {output}")
     tasks = Tasks(task, tools)
     questions = _questions(data, tasks, limit)
-    settings = {"task": task, **teacher.description, "data": journal.digest(data), "limit": limit}
+    settings = {"task": identity(task), **teacher.description, "data": journal.digest(data), "limit": limit}
     with Journal(
         output, settings | {"reading": reading, "tools": tools}, len(questions), retry=retry
     ) as finished:

@@ -55,7 +55,7 @@ def mix(
             answered = [row for path in right for row in read_rows(path, Response)]
             refuse_repeated(answered, by_question=True)
             # Where only a tool can know the answer, none is taught without a call.
-            known = [_known(tasks, row) for row in answered if not tasks.requires_tool(row)]
+            known = [known_target(tasks, row) for row in answered if not tasks.requires_tool(row)]
             # A question labelled as well as known (a file labelled for `calls`) keeps the model's own answer.
             keys = {row.key for row in known}
             rows = known + [row for row in rows if row.key not in keys]
@@ -67,6 +67,8 @@ def mix(
 
 
 def _answer(tasks: Tasks, question: Question) -> Labelled:
+    if question.answer is None:
+        raise InputError(f"{question.where}: field 'answer': is missing")
     fields = {
         "instruction": question.instruction or tasks.of(question).instruction,
         "output": question.answers[0],
@@ -74,7 +76,8 @@ def _answer(tasks: Tasks, question: Question) -> Labelled:
     return Labelled.model_validate(question.model_dump() | fields)
 
 
-def _known(tasks: Tasks, response: Response) -> Labelled:
+def known_target(tasks: Tasks, response: Response) -> Labelled:
+    """The model's own answer to a question that it knows, as the target of stage 1."""
     fields = {
         "instruction": response.instruction or tasks.of(response).instruction,
         "output": response.response,

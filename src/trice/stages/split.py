@@ -19,7 +19,7 @@ from trice.journal import read_rows, write_rows
 from trice.records import Outcome, Question, Response
 from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.stages.generate import Asking, More, generate
-from trice.tasks import Sources, Tasks, check_questions
+from trice.tasks import Sources, TaskLike, Tasks, check_questions
 from trice.tasks.reading import read
 from trice.tools.many import beside
 
@@ -39,7 +39,7 @@ class Halves(NamedTuple):
 
 def split(
     data: Path,
-    task: str,
+    task: str | TaskLike,
     asking: Asking,
     *,
     samples: int = SPLIT_SAMPLES,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from trice.errors import InputError
 from trice.journal import validate
@@ -33,8 +33,8 @@ PUBLISHED = "@words-published"
 
 
 @runtime_checkable
-class Task(Protocol):
-    """What every task offers."""
+class TaskLike(Protocol):
+    """What every task offers: `trice.tasks.task.Task`, or a class of the user's with its own judge."""
 
     @property
     def name(self) -> str: ...
@@ -43,7 +43,7 @@ class Task(Protocol):
     def instruction(self) -> str: ...
 
     @property
-    def tools(self) -> tuple[Tool, ...]: ...
+    def tools(self) -> Sequence[Tool]: ...
 
     def predict(self, text: str) -> str | None:
         """The prediction in a response without a call, or in the model's answer to a tool's output; None
@@ -63,10 +63,16 @@ class Tasks:
     behind it: `mix,stock.yaml`. `@words-published` at the end judges answers in words by the paper's rule:
     `qa@words-published`. `name` is what files are called after, `sources` say what is behind the tools."""
 
-    def __init__(self, name: str, sources: Sources | None = None) -> None:
+    def __init__(self, name: str | TaskLike, sources: Sources | None = None) -> None:
         self.sources = {same_name(tool, TOOLS): source for tool, source in (sources or {}).items()}
-        self._known: dict[str, Task] = {}
-        self._apart: dict[str, tuple[Tool, ...]] = {}  # of the tasks that a mix offers together
+        self._known: dict[str, TaskLike] = {}
+        self._apart: dict[str, Sequence[Tool]] = {}  # of the tasks that a mix offers together
+        if not isinstance(name, str):
+            from trice.tasks.own import checked
+
+            task = checked(f"task '{getattr(name, 'name', name)}'", name)
+            self._known[task.name] = task
+            name = task.name
         self._published, name = name.endswith(PUBLISHED), name.removesuffix(PUBLISHED)
         first, *own = name.split(",")
         self.mixed = first == "mix"
@@ -79,7 +85,11 @@ class Tasks:
                 self._known[part] = replace(self._known[part], instruction=MIX, tools=offered)  # type: ignore[type-var]
         self.name = first if self.mixed else self._load(name).name
         self._default = name
-        if self._published and not self.mixed and getattr(self._load(name), "rule", None) is None:
+        if (
+            self._published
+            and not self.mixed
+            and getattr(self._load(name), "answers", "") != "words-published"
+        ):
             raise InputError(f"task '{name}{PUBLISHED}': task '{name}' does not judge answers in words")
         self._named = {part: self._load(part) for part in own}
         for part in own:  # files and folders are called after tasks
@@ -91,7 +101,7 @@ class Tasks:
         for tool in self.sources:
             load_tool(tool, self.sources[tool])  # refuses one that takes no source
 
-    def of(self, question: Question) -> Task:
+    def of(self, question: Question) -> TaskLike:
         """The task of one question. Raises InputError for a question of a mix that names none, or one that neither
         ships nor was named: a row of data loads no code."""
         if question.task == SECOND_TURN:
@@ -107,12 +117,12 @@ class Tasks:
             )
         return self._load(question.task)
 
-    def of_row(self, named: object, instruction: str, where: str) -> Task:
+    def of_row(self, named: object, instruction: str, where: str) -> TaskLike:
         """The task that a row at `where` names. Of one that names none (None) the first that asks with its
         instruction; where there is no such task the file's, or one that offers what the mix does. Raises InputError
         for a name that is none."""
         if named is not None:
-            return self.of(validate(Question, {"id": "-", "input": "-", "answer": "-", "task": named}, where))
+            return self.of(validate(Question, {"id": "-", "input": "-", "task": named}, where))
         names = (SECOND_TURN, *SHIPPED, *self._named) if self.mixed else (SECOND_TURN,)
         found = (task for task in map(self._load, names) if task.instruction == instruction)
         return next(found, None) or self._load(MIXED[0] if self.mixed else self._default)
@@ -126,34 +136,44 @@ class Tasks:
         """Whether only a tool can know the answer, by the question's own field `tool` or by its task's."""
         return REQUIRED in (question.tool, getattr(self.of(question), "tool", None))
 
-    def own_tools(self, task: Task) -> tuple[Tool, ...]:
+    def own_tools(self, task: TaskLike) -> Sequence[Tool]:
         """The tools of a task itself, without those that a mix offers besides."""
         return self._apart.get(task.name, task.tools)
 
-    def tool_names(self, task: Task) -> list[str]:
+    def tool_names(self, task: TaskLike) -> list[str]:
         """All tools a model may think of: those of its question's task, and those other questions are offered."""
         offered = (tool for each in (task, *self._known.values()) for tool in each.tools)
         return list(dict.fromkeys(tool.name for tool in offered))
 
-    def _load(self, name: str) -> Task:
+    def _load(self, name: str) -> TaskLike:
         if name not in self._known:
             task = load_task(name, self.sources)
             self._known[name] = published(task) if self._published else task
         return self._known[name]
 
 
-def published(task: Task) -> Task:
+def identity(task: str | TaskLike) -> str | dict[str, Any]:
+    """What a task is, as JSON: a name, or for an object all that responses and verdicts depend on."""
+    if isinstance(task, str):
+        return task
+    tools = [[tool.name, tool.description, tool.schema, tool.version or tool.behind] for tool in task.tools]
+    named = {"name": task.name, "instruction": task.instruction, "tools": tools}
+    return named | {"answers": getattr(task, "answers", None), "tool": getattr(task, "tool", None)}
+
+
+def published(task: TaskLike) -> TaskLike:
     """The task with answers in words judged by the paper's rule; another task as it is."""
-    from trice.tasks.text import TextTask
+    from trice.tasks.task import Task
 
-    return replace(task, rule="words-published") if isinstance(task, TextTask) else task
+    worded = isinstance(task, Task) and task.answers in ("words", "auto")
+    return replace(task, answers="words-published") if worded else task  # type: ignore[type-var]
 
 
-def load_task(name: str, sources: Sources | None = None) -> Task:
+def load_task(name: str, sources: Sources | None = None) -> TaskLike:
     """The task called `name`: one that ships, or the user's own as `module:name` or a YAML file. Raises InputError
     where there is none."""
-    from trice.tasks import own, text
-    from trice.tasks.math import Math
+    from trice.tasks import math, own, text
+    from trice.tasks.task import Task
 
     def tools(*names: str) -> tuple[Tool, ...]:
         return tuple(load_tool(each, (sources or {}).get(each)) for each in names)
@@ -165,12 +185,12 @@ def load_task(name: str, sources: Sources | None = None) -> Task:
         "hotpot": (text.HOTPOT, "retriever"),
     }
     if name == "math":
-        return Math()
+        return Task(name, math.INSTRUCTION, tools("calculator"), "numbers")
     if name in texts:
         instruction, tool = texts[name]
-        return text.TextTask(name, instruction, tools(tool))
+        return Task(name, instruction, tools(tool))
     if name == SECOND_TURN:
-        return text.TextTask(name, READING, ())
+        return Task(name, READING)
     if name.endswith((".yaml", ".yml")):
         return own.from_file(name, sources or {})
     if ":" not in name:
@@ -193,6 +213,8 @@ def task_asked(instructions: Iterable[str]) -> str | None:
 def check_questions(tasks: Tasks, questions: Sequence[Question]) -> None:
     """Raise InputError for the first question whose gold answer its task's own judge could never accept."""
     for question in questions:
+        if question.answer is None:
+            raise InputError(f"{question.where}: field 'answer': is missing")
         try:
             tasks.of(question).check(question.answers)
         except ValueError as error:

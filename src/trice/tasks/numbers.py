@@ -11,6 +11,7 @@ Nothing is evaluated: `2^3` ends in 3.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import partial
 from typing import Any
@@ -156,3 +157,14 @@ def _quotient(match: regex.Match[str]) -> Decimal:
         return bottom  # "3/0" is no fraction: its last number is 0
     fraction = FRACTION.divide(Decimal(match["top"]), bottom)
     return FRACTION.add(Decimal(match["whole"] or 0), fraction)
+
+
+def check(answers: Sequence[str]) -> None:
+    """Raise ValueError where a gold answer cannot be read as a number."""
+    for answer in answers:
+        if read_number(answer) is None:
+            raise ValueError(f"'{answer[:40]}' is not a number")
+        if is_torn(answer):
+            raise ValueError(
+                f"'{answer[:40]}' is not one number: decimals take a point; no times, dates or ranges"
+            )

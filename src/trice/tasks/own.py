@@ -23,9 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from trice.errors import InputError
 from trice.journal import read_text, validate
 from trice.own import load_own
-from trice.tasks import RESERVED, Sources, Task
-from trice.tasks.math import Math
-from trice.tasks.text import Rule, TextTask
+from trice.tasks import RESERVED, Sources, TaskLike
+from trice.tasks.task import NAME, Answers, Task
 from trice.tools import Tool, load_tool
 
 MEMBERS = ("name", "instruction", "tools", "predict", "judge", "check")
@@ -39,11 +38,11 @@ class TaskFile(BaseModel):
     name: str
     instruction: str
     tools: tuple[str, ...]
-    answers: Literal[Rule, "numbers"] = "words"
+    answers: Answers = "words"
     tool: Literal["required"] | None = None
 
 
-def from_file(path: str, sources: Sources) -> Task:
+def from_file(path: str, sources: Sources) -> TaskLike:
     """The task in a YAML file. Raises InputError naming file and key for what does not fit."""
     try:
         value = yaml.safe_load(read_text(Path(path)))
@@ -51,37 +50,36 @@ def from_file(path: str, sources: Sources) -> Task:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     told = validate(TaskFile, value, path)
     tools = tuple(load_tool(tool, sources.get(tool)) for tool in told.tools)
-    asked = (told.name, told.instruction.strip(), tools)
-    if told.answers == "numbers":
-        return _checked(path, Math(*asked, tool=told.tool))
-    return _checked(path, TextTask(*asked, told.answers, told.tool))
+    return checked(
+        f"task '{path}'", Task(told.name, told.instruction.strip(), tools, told.answers, told.tool)
+    )
 
 
-def from_module(name: str) -> Task:
+def from_module(name: str) -> TaskLike:
     """The task `module:name`, an object or a class. Raises InputError saying what it lacks."""
     own = load_own("task", name)
-    own = own() if isinstance(own, type) else own
-    if not isinstance(own, Task):
-        lacking = [member for member in MEMBERS if not hasattr(own, member)]
-        raise InputError(f"task '{name}': has no {' and no '.join(lacking)}")
-    if not isinstance(own.tools, tuple) or not all(isinstance(tool, Tool) for tool in own.tools):
+    return checked(f"task '{name}'", own() if isinstance(own, type) else own)
+
+
+def checked(where: str, task: object) -> TaskLike:
+    """A user's task. Raises InputError, beginning with `where`, saying what it lacks."""
+    if not isinstance(task, TaskLike):
+        lacking = [member for member in MEMBERS if not hasattr(task, member)]
+        raise InputError(f"{where}: has no {' and no '.join(lacking)}")
+    if not isinstance(task.tools, tuple) or not all(isinstance(tool, Tool) for tool in task.tools):
         raise InputError(
-            f"task '{name}': its tools are no tuple of tools; a function becomes a tool as FunctionTool(function)"
+            f"{where}: its tools are no tuple of tools; a function becomes a tool as FunctionTool(function)"
         )
-    return _checked(name, own)
-
-
-def _checked(where: str, task: Task) -> Task:
     if "\n" in task.instruction:  # stage-2 files tell the instruction from the question by the line break
-        raise InputError(f"task '{where}': its instruction holds a line break")
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", task.name):  # folders and files are called after it
-        raise InputError(f"task '{where}': its name '{task.name}' is not of small letters, digits and '-'")
+        raise InputError(f"{where}: its instruction holds a line break")
+    if not re.fullmatch(NAME, task.name):  # folders and files are called after it
+        raise InputError(f"{where}: its name '{task.name}' is not of small letters, digits and '-'")
     if task.name in RESERVED:
         raise InputError(
-            f"task '{where}': the name '{task.name}' is taken (trice's own: {', '.join(RESERVED)}); choose another"
+            f"{where}: the name '{task.name}' is taken (trice's own: {', '.join(RESERVED)}); choose another"
         )
     names = [tool.name for tool in task.tools]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"task '{where}': two of its tools are named '{name}'; rename or remove one")
+            raise InputError(f"{where}: two of its tools are named '{name}'; rename or remove one")
     return task

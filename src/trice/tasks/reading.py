@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from trice import calls
 from trice.records import Call, Response
-from trice.tasks import Task, Tasks
+from trice.tasks import TaskLike, Tasks
 from trice.tools import Tool
 
 
 class Read(NamedTuple):
     """A response as it was read: its task, the reading, and the tool it calls, which may be the task's own."""
 
-    task: Task
+    task: TaskLike
     reading: calls.Reading
     tool: Tool | None
     own: bool

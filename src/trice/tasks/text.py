@@ -14,15 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from trice.tasks.numbers import is_number, same_number
-from trice.tools import Tool
 from trice.tools.turns import contains, plain, words
-
-Rule = Literal["words", "words-published", "auto"]
-"""How a prediction is compared with the gold answers."""
 
 WORDS = 20  # of a prediction that are read
 READ = 20_000  # characters of a text that are compared word by word: more than any answer has
@@ -32,42 +26,27 @@ MLQA = "Given a context, please answer the question in English and you can use a
 HOTPOT = "Given a question, please answer it and you can use a retriever for help."
 
 
-@dataclass(frozen=True)
-class TextTask:
-    """A task of this kind: what differs is how it is asked, and the tools."""
+def matches(prediction: str, answers: Sequence[str], rule: str = "words") -> bool:
+    """Whether the prediction matches a gold answer under a rule: `words`, `auto` or `words-published`."""
+    read = " ".join(prediction.split()[:WORDS])
+    if rule == "words-published":
+        published = plain(read)
+        return any(plain(answer) in published for answer in answers)
+    if exact_match(prediction, answers):
+        return True
+    numbers = [answer for answer in answers if rule == "auto" and is_number(answer)]
+    if any(same_number(prediction, answer) for answer in numbers):
+        return True
+    return contains(read[:READ], [answer for answer in answers if answer not in numbers])
 
-    name: str
-    instruction: str
-    tools: tuple[Tool, ...]
-    rule: Rule = "words"
-    tool: str | None = None  # REQUIRED where only a tool can know the answers
 
-    def predict(self, text: str) -> str | None:
-        """The text itself, None where it is empty."""
-        return text.strip() or None
-
-    def judge(self, prediction: str | None, answers: Sequence[str]) -> bool:
-        """Whether the prediction matches a gold answer under the task's rule."""
-        if prediction is None:
-            return False
-        read = " ".join(prediction.split()[:WORDS])
-        if self.rule == "words-published":
-            published = plain(read)
-            return any(plain(answer) in published for answer in answers)
-        if exact_match(prediction, answers):
-            return True
-        numbers = [answer for answer in answers if self.rule == "auto" and is_number(answer)]
-        if any(same_number(prediction, answer) for answer in numbers):
-            return True
-        return contains(read[:READ], [answer for answer in answers if answer not in numbers])
-
-    def check(self, answers: Sequence[str]) -> None:
-        """Raise ValueError where no gold answer could ever be matched."""
-        written = [answer for answer in answers if words(answer)]
-        if not written:
-            raise ValueError(f"'{answers[0][:40]}' has no letter and no digit")
-        if all(len(answer.split()) > WORDS for answer in written):
-            raise ValueError(f"'{written[0][:40]} …' is longer than {WORDS} words")
+def check(answers: Sequence[str]) -> None:
+    """Raise ValueError where no gold answer could ever be matched."""
+    written = [answer for answer in answers if words(answer)]
+    if not written:
+        raise ValueError(f"'{answers[0][:40]}' has no letter and no digit")
+    if all(len(answer.split()) > WORDS for answer in written):
+        raise ValueError(f"'{written[0][:40]} …' is longer than {WORDS} words")
 
 
 def tokens(text: str) -> list[str]:

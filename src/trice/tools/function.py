@@ -47,6 +47,10 @@ class FunctionTool(Tool):
         if not self.description:
             raise InputError(f"tool '{self.name}': needs a docstring, which says what it does")
 
+    def __call__(self, *args: Any, **arguments: Any) -> Any:
+        """The function itself."""
+        return self._function(*args, **arguments)
+
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments."""
@@ -72,6 +76,42 @@ class FunctionTool(Tool):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             raise ValueError(f"argument '{name}': {first['msg']}") from None
+
+
+def tool(function: Callable[..., Any] | None = None, **limits: Any) -> Any:
+    """Make a function a tool that a model can call.
+
+    Args:
+        function: It needs a type for every argument and a docstring, which becomes the description.
+        limits: `time_limit` (seconds for one call), `workers` (calls at the same time), `rate` (calls begun in a
+            second), `patience` (seconds after which a slow call no longer holds up the next).
+
+    Returns:
+        A `FunctionTool`, which can still be called as the function; with `limits` alone, a decorator.
+
+    Raises:
+        InputError: If an argument has no type, or the docstring is missing.
+
+    Example:
+        >>> import trice
+        >>> @trice.tool(workers=4)
+        ... def stock(product: str, warehouse: str) -> int:
+        ...     'Say how many pieces of a product a warehouse holds.'
+        ...     return {("chair", "north"): 7}[product, warehouse]
+        >>> stock("chair", "north"), stock.name
+        (7, 'stock')
+    """
+    if function is None:
+        return lambda decorated: tool(decorated, **limits)
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        raise InputError(f"tool '{getattr(function, '__name__', function)}': is not a plain function")
+    return FunctionTool(function, **limits)
+
+
+def as_tool(tool_or_function: Tool | Callable[..., Any]) -> Tool:
+    """A tool as it is, a function as a tool."""
+    made: Tool = tool_or_function if isinstance(tool_or_function, Tool) else tool(tool_or_function)
+    return made
 
 
 def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:

@@ -1,0 +1,95 @@
+"""Questions from files, rows, pandas frames and Hugging Face data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from trice.errors import InputError
+from trice.journal import refuse_repeated, validate, write_rows
+from trice.records import Question
+from trice.rowfiles import records
+
+Source = str | Path | Iterable[Any]
+"""A file, or rows: mappings, `Question`s, a pandas frame, a Hugging Face data set."""
+
+
+def questions(source: Source, *, dataset: str = "") -> list[Question]:
+    """Read questions from a file or from rows.
+
+    Args:
+        source: A file of JSON lines, JSON, CSV or Parquet (also compressed with gzip); or mappings, `Question`s, a
+            pandas frame or a Hugging Face data set. Each row has `question`, and `answer` with the gold answer or a
+            list of accepted ones. `id`, `dataset`, `expression` (what a call should be given) and `tool`
+            (`required`) are optional.
+        dataset: The name that results are counted under.
+
+    Returns:
+        `Question` records, in order. Rows without an `id` get one from their number.
+
+    Raises:
+        InputError: If a row does not fit, naming its place and field, or two rows have the same id.
+
+    Example:
+        >>> import trice
+        >>> rows = trice.questions([{"question": "How many is a dozen?", "answer": "12"}], dataset="shop")
+        >>> rows[0].id, rows[0].answers
+        ('shop-1', ['12'])
+    """
+    found = []
+    for number, (where, row) in enumerate(_rows(source), start=1):
+        if isinstance(row, Question):
+            value: Any = row.model_dump()
+        elif isinstance(row, Mapping):
+            value = {"id": f"{dataset or 'question'}-{number}", **row}
+        else:
+            value = row
+        if dataset and isinstance(value, dict):
+            value["dataset"] = dataset
+        found.append(validate(Question, value, where))
+    refuse_repeated(found)
+    return found
+
+
+def _rows(source: Source) -> Iterator[tuple[str, Any]]:
+    if isinstance(source, str | Path):
+        yield from records(Path(source))
+        return
+    frame: Any = source
+    if hasattr(frame, "to_dict") and hasattr(frame, "columns"):  # of pandas
+        source = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    if isinstance(source, Mapping | bytes) or not isinstance(source, Iterable):
+        raise InputError(f"questions: expected a file or rows, not {type(source).__name__}")
+    for number, row in enumerate(source, start=1):
+        yield f"row {number}", row
+
+
+def some_questions(source: Source) -> list[Question]:
+    """Questions, at least one. Raises InputError if there is none."""
+    rows = questions(source)
+    if not rows:
+        raise InputError("questions: there are no rows")
+    return rows
+
+
+def write_questions(folder: Path, source: Source) -> Path:
+    """The questions as a stage's input file; responses keep what a stage knows of them."""
+    rows = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else None
+    given = rows if rows and all(isinstance(row, Question) for row in rows) else some_questions(source)
+    path = folder / "questions.json"
+    write_rows(path, given)
+    return path
+
+
+@contextmanager
+def working_folder(output: str | Path | None) -> Iterator[Path]:
+    """The folder `output`, or a temporary one."""
+    if output is None:
+        with TemporaryDirectory(prefix="trice-") as made:
+            yield Path(made)
+    else:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        yield Path(output)

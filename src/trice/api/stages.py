@@ -1,0 +1,275 @@
+"""Split, label, generate and evaluate as functions on objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trice.api.data import Source, some_questions, working_folder, write_questions
+from trice.errors import InputError
+from trice.journal import notice, read_rows, write_rows
+from trice.models.model import FewShot, Model, ToolChoice
+from trice.records import Labelled, Question, Response
+from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+
+if TYPE_CHECKING:
+    from trice.evaluation import Evaluation
+    from trice.stages.generate import Asking
+    from trice.stages.grade import Model as ReadAgain
+    from trice.tasks import TaskLike
+
+
+class Split(NamedTuple):
+    """Responses to the questions that a model knows, and to those it does not."""
+
+    known: list[Response]
+    unknown: list[Response]
+
+
+def split(
+    model: Model,
+    questions: Source,
+    task: str | TaskLike,
+    *,
+    few_shot: FewShot = None,
+    samples: int = SPLIT_SAMPLES,
+    temperature: float = SPLIT_TEMPERATURE,
+    known: float = KNOWN,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    output: str | Path | None = None,
+) -> Split:
+    """Ask a model every question with tools withheld, and split them by whether it knows the answer.
+
+    Args:
+        model: Usually the base model.
+        questions: As for `trice.questions`.
+        task: A `trice.Task` or the name of one that ships.
+        few_shot: Worked examples without calls, for a base model that does not follow the form otherwise.
+        samples: Answers to a question whose first one is right: that greedy one and sampled ones.
+        temperature: Of the sampled answers.
+        known: The share of right answers from which a question counts as known.
+        max_new_tokens: The longest answer, in tokens.
+        seed: Of the sampled answers.
+        output: A folder that keeps the answers.
+
+    Returns:
+        `known` and `unknown`, each a list of `Response` with the model's first answer.
+
+    Raises:
+        InputError: If a gold answer could never be matched, or an argument does not fit.
+
+    Example:
+        >>> import trice
+        >>> model = trice.load("gemma-3-270m")
+        >>> rows = trice.questions([{"question": "What is 271 * 828?", "answer": "224388"}])
+        >>> known, unknown = trice.split(model, rows, "math", few_shot="direct", samples=1)
+        >>> len(known), len(unknown)
+        (0, 1)
+    """
+    from trice.stages import split as stage
+
+    asking = model.asking(few_shot, max_new_tokens=max_new_tokens, seed=seed)
+    with working_folder(output) as folder:
+        data = write_questions(folder, questions)
+        halves = stage.split(data, task, asking, samples=samples, temperature=temperature, known=known)
+        notice(f"split: {halves}")
+        right, wrong = (
+            read_rows(path, Response) if count else []
+            for path, count in ((halves.right, halves.rights), (halves.wrong, halves.wrongs))
+        )
+        return Split(right, wrong)
+
+
+def label(
+    questions: Source,
+    task: str | TaskLike,
+    teacher: str = "rule",
+    *,
+    endpoint: Model | None = None,
+    retries: int = 0,
+    reading: float = 0,
+    output: str | Path | None = None,
+) -> list[Labelled]:
+    """Give questions a tool call as their target. Every call is executed, and kept if its result is the gold
+    answer.
+
+    Args:
+        questions: Usually `unknown` of `trice.split`.
+        task: A `trice.Task` or the name of one that ships.
+        teacher: `rule` (what the task's tool suggests, such as the question's `expression`), `annotations` (the
+            field `expression` alone) or `endpoint`.
+        endpoint: The model that teaches, for the teacher `endpoint`.
+        retries: How often that model is asked again after a label that was not accepted.
+        reading: The share of calls, 0 to 1, for which the answer over the tool's output is taught as well.
+        output: A folder that keeps labels and the rejected questions.
+
+    Returns:
+        `Labelled` records, the target in `output`. Questions without an accepted call are left out; a notice counts
+        them and gives the reasons.
+
+    Raises:
+        InputError: If the task has no tool, or the teacher is not known.
+        TriceError: If the endpoint cannot be reached.
+
+    Example:
+        >>> import trice
+        >>> rows = [{"question": "What is 271 * 828?", "answer": "224388", "expression": "271*828"}]
+        >>> trice.label(rows, "math")[0].output
+        'calculator(271*828)'
+    """
+    from trice.stages import label as stage
+    from trice.stages.teachers import load_teacher
+
+    chosen = load_teacher(teacher, _named(task), endpoint.client if endpoint else None, retries)
+    with working_folder(output) as folder:
+        target = folder / "labels.json"
+        result = stage.label(write_questions(folder, questions), target, task, chosen, reading=reading)
+        notice(f"label: {result}")
+        paths = (target, stage.reading_path(target))
+        filled = (path for path in paths if path.is_file() and path.stat().st_size)
+        return [row for path in filled for row in read_rows(path, Labelled)]
+
+
+def generate(
+    model: Model,
+    questions: Source,
+    task: str | TaskLike,
+    *,
+    tool_choice: ToolChoice = "auto",
+    few_shot: FewShot = None,
+    output: str | Path | None = None,
+    **sampling: Any,
+) -> list[Response]:
+    """Answer questions, and execute the calls in the responses. Gold answers are not needed.
+
+    Args:
+        model: Of `trice.load`, `trice.endpoint` or a training.
+        questions: As for `trice.questions`.
+        task: A `trice.Task` or the name of one that ships.
+        tool_choice: `auto`, `none` or `required`.
+        few_shot: Worked examples to put before each question.
+        output: A folder that keeps the responses.
+        sampling: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `samples`, `seed`, `beams`,
+            `repetition_penalty`. Greedy without them.
+
+    Returns:
+        `Response` records with `response`, `outcome`, `call`, `execution` and the prediction `pred`; several for a
+        question with `samples`.
+
+    Raises:
+        InputError: If an argument does not fit, before the model is loaded.
+
+    Example:
+        >>> import trice
+        >>> model = trice.load("gemma-3-270m")
+        >>> rows = trice.generate(model, [{"question": "What is 3 * 19?"}], "math", few_shot="calls")
+        >>> rows[0].outcome
+        <Outcome.CALLED: 'called'>
+    """
+    from trice.stages.grade import execute
+    from trice.tasks import Tasks
+
+    rows = some_questions(questions)
+    asking = model.asking(few_shot, tool_choice, **sampling)
+    with working_folder(output) as folder:
+        written, read_output = _written(rows, task, asking, folder / "responses.json")
+        return execute(Tasks(task), written, read_output)
+
+
+def evaluate(
+    models: Model | Mapping[str, Model],
+    questions: Source,
+    task: str | TaskLike,
+    *,
+    base: str | None = None,
+    few_shot: FewShot = None,
+    tool_choice: ToolChoice = "auto",
+    output: str | Path | None = None,
+    **sampling: Any,
+) -> Evaluation:
+    """Answer questions with one model or several, execute and judge the responses, and compare them.
+
+    Args:
+        models: One model, or several by the names they are shown under.
+        questions: As for `trice.questions`, with gold answers.
+        task: A `trice.Task` or the name of one that ships.
+        base: The name of the base model. It is asked with tools withheld, which says for every question whether it
+            needs a tool. Without it, the first model without an adapter.
+        few_shot: Worked examples for the base model, the same as for `trice.split`.
+        tool_choice: Of the other models: `auto`, `none` or `required`.
+        output: A folder that keeps the responses.
+        sampling: As for `trice.generate`. Greedy without it.
+
+    Returns:
+        An `Evaluation`: printed, it is a table; `.frame`, `.difference(a, b)`, `.figure()` and `.to_html(path)`.
+
+    Raises:
+        InputError: If a gold answer could never be matched, or an argument does not fit.
+
+    Example:
+        >>> import trice
+        >>> model = trice.load("gemma-3-270m")
+        >>> rows = [{"question": "What is 271 * 828?", "answer": "224388"}]
+        >>> result = trice.evaluate({"base": model}, rows, "math", few_shot="direct")
+        >>> result.measures["base"]["total"]["accuracy"].total
+        1
+    """
+    from trice.evaluation import Evaluation
+    from trice.tasks import Tasks, check_questions
+
+    named = {"model": models} if isinstance(models, Model) else dict(models)
+    if base is not None and base not in named:
+        raise InputError(f"base '{base}': is not among the models {', '.join(named)}")
+    rows, tasks = some_questions(questions), Tasks(task)
+    check_questions(tasks, rows)
+    local = (name for name, model in named.items() if model.adapter is None and model.client is None)
+    base = base or (next(local, None) if len(named) > 1 or base else None)
+    with working_folder(output) as folder:
+        found = {}
+        for name, model in named.items():
+            how: dict[str, Any] = {"few_shot": few_shot if name == base else None}
+            how["tool_choice"] = "none" if name == base else tool_choice
+            found[name] = graded(
+                model, rows, task, folder / _safe(name) / "responses.json", **how, **sampling
+            )
+        return Evaluation(found, base, tasks.name)
+
+
+def _written(
+    rows: Sequence[Question], task: str | TaskLike, asking: Asking, output: Path
+) -> tuple[list[Response], ReadAgain]:
+    """The responses, and what reads tools' outputs for them."""
+    from trice.stages import generate as stage
+    from trice.stages import grade
+
+    written = stage.generate(write_questions(output.parent, rows), output, task, asking)
+    return written, grade.Model(task, asking, output.with_name("results.json"))
+
+
+def graded(
+    model: Model, rows: Sequence[Question], task: str | TaskLike, output: Path, few_shot: FewShot = None,
+    tool_choice: ToolChoice = "auto", **sampling: Any,
+) -> list[Response]:  # fmt: skip
+    """Responses of one model, executed and judged. They are kept in `output`."""
+    from trice.stages.grade import grade
+    from trice.tasks import Tasks
+    from trice.tools.many import forget
+
+    asking = model.asking(few_shot, tool_choice, **sampling)
+    written, read_output = _written(rows, task, asking, output)
+    results = read_output.output
+    judged = grade(Tasks(task), written, read_output, output=results, earlier=[output])
+    write_rows(results, judged)
+    forget(results)
+    return judged
+
+
+def _named(task: str | TaskLike) -> str:
+    return task if isinstance(task, str) else task.name
+
+
+def _safe(name: str) -> str:
+    """A model's name as that of a folder."""
+    return "".join(each if each.isalnum() or each in "-." else "_" for each in name) or "_"

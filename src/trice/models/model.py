@@ -1,0 +1,273 @@
+"""A model as the Python API hands it around: which one it is, how it is prompted, and its engine once it is loaded.
+
+The weights are loaded at the first use and kept until `unload`. Training starts from the model's name and adapter,
+and does not change the model: it gives another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+from trice.errors import InputError
+from trice.prompts import Example
+from trice.records import Call, Execution, Outcome, Response
+
+if TYPE_CHECKING:
+    from trice.models.endpoint import Endpoint
+    from trice.models.engine import Engine
+    from trice.stages.generate import Asking
+    from trice.tasks import TaskLike
+
+ToolChoice = Literal["auto", "none", "required"]
+"""Whether the model may call a tool, may not, or has to: as in the OpenAI API."""
+FewShot = str | Sequence[tuple[str, str]] | None
+"""Worked examples: pairs of question and response, a file of them, or the name of those that a shipped task has."""
+COMPEL: dict[ToolChoice, Literal["answer", "call"] | None] = {
+    "auto": None,
+    "none": "answer",
+    "required": "call",
+}
+
+
+@dataclass
+class Answer:
+    """What a model answered to one question, and how it came to the answer.
+
+    Attributes:
+        text: The final answer: the model's own, a tool's output, or the model's answer over that output. Empty if
+            there is none.
+        outcome: `answered`, `called` or `malformed`.
+        response: The text the model wrote first.
+        call: The tool call in it, with `name` and `arguments`.
+        execution: What running the call gave: `output` or `error`.
+        readings: What the model answered over the tool's output, for tools whose output it reads.
+        messages: The same as messages of `role` and `content`, with `tool_calls`.
+    """
+
+    question: str
+    text: str
+    outcome: Outcome
+    response: str
+    call: Call | None = None
+    execution: Execution | None = None
+    readings: list[str] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(eq=False)
+class Model:
+    """A local model, with or without a trained adapter, or a model behind an endpoint. `trice.load` and
+    `trice.endpoint` make it."""
+
+    name: str
+    adapter: Path | None = None
+    template: str = "plain"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 128
+    client: Endpoint | None = None
+    _kept: TemporaryDirectory[str] | None = field(default=None, repr=False)  # a folder that lives as long
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What writes the responses, loaded."""
+        from trice.stages.generate import open_engine
+
+        return open_engine(self.asking(load=False))
+
+    def unload(self) -> None:
+        """Give the memory of the weights back; the next use loads them again."""
+        vars(self).pop("engine", None)
+
+    def asking(
+        self,
+        few_shot: FewShot = None,
+        tool_choice: ToolChoice = "auto",
+        *,
+        load: bool = True,
+        **sampling: Any,
+    ) -> Asking:
+        """How this model is asked, for the stages. Raises InputError for another tool choice."""
+        from trice.sampling import Sampling
+        from trice.stages.generate import Asking, check_asking
+
+        if tool_choice not in COMPEL:
+            raise InputError(f"tool_choice '{tool_choice}'; choose {', '.join(COMPEL)}")
+        asking = Asking(
+            self.name, self.adapter, self.template, _examples(few_shot), COMPEL[tool_choice], Sampling(**sampling),
+            self.batch_size, self.device, self.dtype, client=self.client,
+        )  # fmt: skip
+        check_asking(asking)
+        return replace_opened(asking, self.engine) if load else asking
+
+    def ask(
+        self,
+        question: str,
+        task: str | TaskLike,
+        *,
+        tool_choice: ToolChoice = "auto",
+        few_shot: FewShot = None,
+        max_new_tokens: int = 64,
+    ) -> Answer:
+        """Answer one question greedily: write a response, run the call in it, and give the final answer.
+
+        Args:
+            question: Its text.
+            task: A `trice.Task`, or the name of one that ships (`math`, `qa`, `lama`, `mlqa`, `hotpot`).
+            tool_choice: `auto`, `none` or `required`.
+            few_shot: Worked examples to put before the question.
+            max_new_tokens: The longest response, in tokens.
+
+        Returns:
+            An `Answer`; printing it shows the final answer.
+
+        Raises:
+            InputError: If the task is not known or lacks something on this machine.
+            ToolUnavailable: If the tool that is called cannot run.
+
+        Example:
+            >>> import trice
+            >>> model = trice.load("gemma-3-270m")
+            >>> str(model.ask("What is 12 * 34?", "math", tool_choice="required", few_shot="calls"))
+            '408'
+        """
+        from trice.records import Question
+        from trice.stages.generate import ask, respond
+        from trice.stages.grade import execute
+        from trice.tasks import MIXED, Tasks
+
+        tasks = Tasks(task)
+        asking = self.asking(few_shot, tool_choice, max_new_tokens=max_new_tokens)
+        # The questions of a mix are all asked alike.
+        row = Question(id="question", input=question, task=MIXED[0] if tasks.mixed else None)
+        (response,) = respond(self.engine, tasks, [ask(row, tasks.of(row))], asking)
+
+        def read_output(asked: Sequence[Question]) -> list[str]:
+            again = self.asking("direct" if few_shot else None, max_new_tokens=max_new_tokens)
+            return [each.response for each in respond(self.engine, tasks, asked, again)]
+
+        (done,) = execute(tasks, [response], read_output)
+        return answer_of(done, tasks.of(row))
+
+
+def replace_opened(asking: Asking, engine: Engine) -> Asking:
+    """The same, answered by an engine that is loaded already."""
+    from dataclasses import replace
+
+    return replace(asking, opened=engine)
+
+
+def answer_of(row: Response, task: TaskLike) -> Answer:
+    """An executed response as an answer."""
+    from trice.stages.messages import asked, said
+
+    assert row.outcome is not None
+    messages = [*asked(row.instruction, row.input), said(task.tools, row.response)]
+    if row.execution is not None:
+        messages.append({"role": "tool", "content": row.execution.output or f"Error: {row.execution.error}"})
+    if row.turns:
+        messages.append({"role": "assistant", "content": row.pred or ""})
+    return Answer(
+        row.input,
+        row.pred or "",
+        row.outcome,
+        row.response,
+        row.call,
+        row.execution,
+        row.turns or [],
+        messages,
+    )
+
+
+def load(
+    name: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    template: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int = 128,
+) -> Model:
+    """A local model, with or without a LoRA adapter. Its weights are loaded at the first use.
+
+    Args:
+        name: The name of a model on the Hugging Face hub, a folder, `gemma-3-270m` (the embedded one), or the
+            folder of an adapter, which knows its base model.
+        adapter: The folder of an adapter.
+        template: How prompts are written: `plain`, `alpaca`, `vicuna`, `chat` (the tokenizer's chat template) or a
+            JSON file. Without it the adapter's own, or `plain`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        batch_size: Responses that are written at the same time.
+
+    Returns:
+        A `Model`.
+
+    Raises:
+        InputError: If there is no such model or adapter, or they do not belong together.
+
+    Example:
+        >>> import trice
+        >>> trice.load("gemma-3-270m").name
+        'gemma-3-270m'
+    """
+    from trice.models.adapters import CONFIG, read_recorded
+    from trice.models.local import check_model, pick_device, resolve_dtype
+
+    if adapter is None and (Path(name) / CONFIG).is_file():
+        name, adapter = "", name
+    folder = Path(adapter) if adapter is not None else None
+    recorded = read_recorded(folder) if folder else None
+    model = str(name or (recorded and recorded.model) or "")
+    if not model:
+        raise InputError(f"{folder}: does not record its base model; give it as the name")
+    check_model(model, folder)
+    resolve_dtype(dtype, device)
+    pick_device(device)
+    form = template or (recorded and recorded.template) or "plain"
+    return Model(model, folder, form, device, dtype, batch_size)
+
+
+def endpoint(
+    url: str | Sequence[str], model: str, *, keys_file: Path | None = None, **settings: Any
+) -> Model:
+    """A model behind an OpenAI-compatible endpoint.
+
+    Args:
+        url: The address that ends in `/v1`, or several of them, which share the requests.
+        model: The model's name there.
+        keys_file: A private file of API keys, one on each line. Without it the environment variable
+            `TRICE_API_KEYS` is read.
+        settings: Keys of a recipe's `endpoint`, such as `form`, `timeout`, `max_requests` or `max_cost`.
+
+    Returns:
+        A `Model`. It can be asked and evaluated, not trained.
+
+    Raises:
+        InputError: If a setting is not known or the address cannot be meant.
+
+    Example:
+        >>> import trice
+        >>> trice.endpoint("http://localhost:8000/v1", "qwen3").name
+        'qwen3'
+    """
+    from trice.given import open_endpoint
+    from trice.recipe_parts import EndpointAt
+    from trice.training.settings import parse
+
+    value = {"url": url, "model": model, "keys_file": keys_file, **settings}
+    return Model(model, client=open_endpoint(parse(EndpointAt, value, "trice.endpoint")))
+
+
+def _examples(few_shot: FewShot) -> str | tuple[Example, ...] | None:
+    if few_shot is None or isinstance(few_shot, str):
+        return few_shot
+    return tuple(Example(str(question), str(response)) for question, response in few_shot)
