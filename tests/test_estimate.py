@@ -39,7 +39,7 @@ def test_what_the_recipe_asks_for_counts() -> None:
         asked("evaluate.settings=[zero-shot, stage-1]") < asked("evaluate.settings=[zero-shot, both]") < whole
     )
     assert asked("clone.epochs=4") > whole
-    # 255 training questions: once more as many, once more the work for them
+    # once more as many training questions, once more the work for them
     train = asked("scale=2") - whole
     assert asked("scale=3") == pytest.approx(whole + 2 * train)
 

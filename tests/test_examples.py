@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-import trice
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -23,12 +20,15 @@ def test_there_are_examples_and_each_fits_on_a_screen() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs(path: Path, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
-    source = {"PYTHONPATH": str(Path(trice.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, str(path), str(tiny_model("llama"))], cwd=tmp_path, env=os.environ | source,
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_an_example_runs(
+    path: Path,
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [path.name, str(tiny_model("llama"))])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out.strip()
     assert not list(tmp_path.iterdir())  # without `output` nothing is left

@@ -150,7 +150,7 @@ def test_part_2_teaches_the_model_to_call_its_readers_tool_selectively(tmp_path:
     assert share("both", "tool_use", "years") <= 0.1
     # It calls for most facts about units, of which the base model knew too few to learn which it knows.
     assert share("both", "tool_use", "facts") >= 0.3
-    assert share("both", "over_use") <= 0.5
+    assert share("both", "over_use") < share("always", "over_use")
     ranked = read(folder / "runs/units/data/stage2/units/units.json")
     assert all(max(row["scores"]) == row["scores"][0] for row in ranked)
     # More right than without training, than without the tool, and than with the tool always.
