@@ -325,6 +325,10 @@ def test_a_model_is_loaded_once_and_unloads(model: trice.Model) -> None:
             lambda model: model.ask("1?", "math", tool_choice="never"),
             "tool_choice 'never'; choose auto, none, req",
         ),
+        (
+            lambda model: trice.generate(model, sums(1), "math", temprature=1),
+            "unknown argument 'temprature'; choose",
+        ),
         (lambda model: trice.clone(model, [], "math"), "there are no examples"),
         (lambda model: trice.clone(model, [{"input": "1?"}], "math"), "example 1: field 'instruction'"),
         (
@@ -341,6 +345,20 @@ def test_what_does_not_fit_is_one_clear_error(
 ) -> None:
     with pytest.raises(trice.InputError, match=complaint):
         call(model)
+
+
+def test_weights_are_loaded_when_all_else_fits_and_a_comparison_keeps_one_model_in_memory(
+    model: trice.Model, tiny_model: Callable[[str], Path]
+) -> None:
+    with pytest.raises(trice.InputError, match="field 'answer'"):
+        trice.split(model, [{"question": "1?", "answer": "no number"}], "math")
+    assert not model.loaded
+    other = trice.load(str(tiny_model("qwen2")), device="cpu", dtype="float32")
+    trice.evaluate({"one": model, "two": other, "t w o": other}, sums(1), "math", max_new_tokens=1)
+    assert not model.loaded
+    assert not other.loaded
+    trice.generate(model, sums(1), "math", max_new_tokens=1)
+    assert model.loaded
 
 
 def test_settings_are_those_of_recipes() -> None:

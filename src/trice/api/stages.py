@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -231,9 +233,10 @@ def evaluate(
         for name, model in named.items():
             how: dict[str, Any] = {"few_shot": few_shot if name == base else None}
             how["tool_choice"] = "none" if name == base else tool_choice
-            found[name] = graded(
-                model, rows, task, folder / _safe(name) / "responses.json", **how, **sampling
-            )
+            loaded, responses = model.loaded, folder / _safe(name) / "responses.json"
+            found[name] = graded(model, rows, task, responses, **how, **sampling)
+            if len(named) > 1 and not loaded:  # together they may not fit into memory
+                model.unload()
         return Evaluation(found, base, tasks.name)
 
 
@@ -271,5 +274,6 @@ def _named(task: str | TaskLike) -> str:
 
 
 def _safe(name: str) -> str:
-    """A model's name as that of a folder."""
-    return "".join(each if each.isalnum() or each in "-." else "_" for each in name) or "_"
+    """A model's name as that of a folder, another one for another name."""
+    plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

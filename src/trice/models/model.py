@@ -7,7 +7,7 @@ and does not change the model: it gives another one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,6 +87,11 @@ class Model:
         """Give the memory of the weights back; the next use loads them again."""
         vars(self).pop("engine", None)
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return "engine" in vars(self)
+
     def asking(
         self,
         few_shot: FewShot = None,
@@ -95,18 +100,23 @@ class Model:
         load: bool = True,
         **sampling: Any,
     ) -> Asking:
-        """How this model is asked, for the stages. Raises InputError for another tool choice."""
+        """How this model is asked, for the stages; its weights are loaded when the first response is written.
+        Raises InputError for another tool choice, or an unknown setting of the sampling."""
         from trice.sampling import Sampling
         from trice.stages.generate import Asking, check_asking
 
         if tool_choice not in COMPEL:
             raise InputError(f"tool_choice '{tool_choice}'; choose {', '.join(COMPEL)}")
+        known = [each.name for each in fields(Sampling)]
+        for name in sampling:
+            if name not in known:
+                raise InputError(f"unknown argument '{name}'; choose from {', '.join(known)}")
         asking = Asking(
             self.name, self.adapter, self.template, _examples(few_shot), COMPEL[tool_choice], Sampling(**sampling),
             self.batch_size, self.device, self.dtype, client=self.client,
         )  # fmt: skip
         check_asking(asking)
-        return replace_opened(asking, self.engine) if load else asking
+        return replace(asking, opened=lambda: self.engine) if load else asking
 
     def ask(
         self,
@@ -156,13 +166,6 @@ class Model:
 
         (done,) = execute(tasks, [response], read_output)
         return answer_of(done, tasks.of(row))
-
-
-def replace_opened(asking: Asking, engine: Engine) -> Asking:
-    """The same, answered by an engine that is loaded already."""
-    from dataclasses import replace
-
-    return replace(asking, opened=engine)
 
 
 def answer_of(row: Response, task: TaskLike) -> Answer:

@@ -51,7 +51,7 @@ def load_compel(name: str | None) -> Compel | None:
 class Asking:
     """How questions are put to a model: a local one, by an `engine` (with `workers`, where it is a cluster's), or
     that of an endpoint (`client`). `examples` are worked ones, or name them (`find_examples`). `compel` makes every
-    response a call, or none. `opened` is an engine that is loaded already."""
+    response a call, or none. `opened` gives an engine that is kept loaded."""
 
     model: str
     adapter: Path | None = None
@@ -65,7 +65,7 @@ class Asking:
     engine: str = "transformers"
     workers: int | None = None
     client: Endpoint | None = None
-    opened: Engine | None = field(default=None, compare=False, repr=False)
+    opened: Callable[[], Engine] | None = field(default=None, compare=False, repr=False)
 
     @property
     def form(self) -> Template:
@@ -248,7 +248,7 @@ def check_engine(name: str, sampling: Sampling) -> None:
 def open_engine(asking: Asking) -> Engine:
     """What answers, loaded."""
     if asking.opened is not None:
-        return asking.opened
+        return asking.opened()
     if asking.client is not None:
         from trice.models.remote import EndpointEngine
 
