@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trice.api.data import questions
+    from trice.api.evaluation import Evaluation
+    from trice.api.models import Answer, Model, endpoint, load
     from trice.api.stages import Split, evaluate, generate, label, split
     from trice.api.training import clone, rlef, run
     from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
-    from trice.evaluation import Evaluation
     from trice.measures import Difference, Share
-    from trice.models.model import Answer, Model, endpoint, load
     from trice.records import Outcome, Question, Response
     from trice.tasks.task import Task
     from trice.tools import Tool
@@ -32,12 +32,12 @@ _HOMES = {
     "trice.tools": ["Tool"],
     "trice.tools.function": ["tool"],
     "trice.tasks.task": ["Task"],
-    "trice.models.model": ["Answer", "Model", "endpoint", "load"],
+    "trice.api.models": ["Answer", "Model", "endpoint", "load"],
     "trice.records": ["Outcome", "Question", "Response"],
     "trice.api.data": ["questions"],
     "trice.api.stages": ["Split", "evaluate", "generate", "label", "split"],
     "trice.api.training": ["clone", "rlef", "run"],
-    "trice.evaluation": ["Evaluation"],
+    "trice.api.evaluation": ["Evaluation"],
     "trice.measures": ["Difference", "Share"],
     "trice.errors": ["InputError", "ToolError", "ToolUnavailable", "TriceError"],
 }

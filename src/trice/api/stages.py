@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.api.data import Source, some_questions, working_folder, write_questions
+from trice.api.models import FewShot, Model, ToolChoice
 from trice.errors import InputError
 from trice.journal import notice, read_rows, write_rows
-from trice.models.model import FewShot, Model, ToolChoice
 from trice.records import Labelled, Question, Response
 from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 
 if TYPE_CHECKING:
-    from trice.evaluation import Evaluation
+    from trice.api.evaluation import Evaluation
     from trice.stages.generate import Asking
     from trice.stages.grade import Model as ReadAgain
     from trice.tasks import TaskLike
@@ -218,7 +218,7 @@ def evaluate(
         >>> result.measures["base"]["total"]["accuracy"].total
         1
     """
-    from trice.evaluation import Evaluation
+    from trice.api.evaluation import Evaluation
     from trice.tasks import Tasks, check_questions
 
     named = {"model": models} if isinstance(models, Model) else dict(models)

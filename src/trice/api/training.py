@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trice.api.data import Source, some_questions
+from trice.api.models import Model
 from trice.api.stages import graded
 from trice.errors import InputError
 from trice.journal import notice, validate, write_rows
-from trice.models.model import Model
 from trice.records import Labelled, Outcome, Question, Ranked, Response
 
 if TYPE_CHECKING:
