@@ -317,7 +317,11 @@ def test_a_model_is_loaded_once_and_unloads(model: trice.Model) -> None:
             lambda model: trice.evaluate(model, [{"question": "1?"}], "math"),
             r"row 1: field 'answer': is missing",
         ),
-        (lambda model: trice.split(model, [{"question": "1?"}], "math"), "field 'answer': is missing"),
+        (
+            lambda model: trice.split(model, [{"question": "1?"}], "math"),
+            "^row 1: field 'answer': is missing",
+        ),
+        (lambda model: trice.label([{"question": "1?"}], "math"), "^row 1: field 'answer': is missing"),
         (lambda model: trice.evaluate(model, [], "math"), "there are no rows"),
         (lambda model: trice.evaluate({"a": model}, sums(1), "math", base="b"), "base 'b': is not among"),
         (lambda model: model.ask("1?", "maths"), "unknown task 'maths'"),

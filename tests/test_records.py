@@ -32,10 +32,15 @@ def test_numbers_are_taken_as_text_and_answers_may_be_several() -> None:
     assert Question(id="7", input="q", answer=["a", "b"]).answers == ["a", "b"]
 
 
-@pytest.mark.parametrize("answer", ["", " ", [], ["4", ""], None])
-def test_without_a_gold_answer_there_is_no_question(answer: object) -> None:
+@pytest.mark.parametrize("answer", ["", " ", [], ["4", ""]])
+def test_an_empty_gold_answer_is_none(answer: object) -> None:
     with pytest.raises(ValidationError):
         Question.model_validate({"id": "a", "question": "q", "answer": answer})
+
+
+def test_a_question_to_be_answered_alone_needs_no_gold_answer() -> None:
+    """Files are refused without one, except by `generate` (test_rowfiles, test_api)."""
+    assert Question.model_validate({"id": "a", "question": "q"}).answers == []
 
 
 def test_extra_fields_travel_on_and_empty_ones_and_seconds_are_not_written() -> None:

@@ -24,7 +24,7 @@ from trice.errors import InputError, TriceError
 from trice.ledger import Ledger, append, journal_path, lines, open_alone, stamped, standing, sync_folder
 from trice.notices import first_process as first_process
 from trice.notices import notice as notice
-from trice.records import Row
+from trice.records import Question, Row
 from trice.rowfiles import decode, records
 
 RowT = TypeVar("RowT", bound=BaseModel)
@@ -102,12 +102,19 @@ def read_row(row_type: type[RowT], line: str, where: str) -> RowT:
     return validate(row_type, decode(line, where), where)
 
 
-def read_rows(path: Path, row_type: type[RowT], *, repeated: bool = False) -> list[RowT]:
+def read_rows(
+    path: Path, row_type: type[RowT], *, repeated: bool = False, unanswered: bool = False
+) -> list[RowT]:
     """Every row of a file as a `row_type`: JSON lines or another form that `trice.rowfiles` reads.
 
     Raises InputError with file, line number and field for the first row that does not fit, for a file without
-    rows and, unless rows may be `repeated`, for two rows with the same key."""
+    rows, unless rows may be `repeated` for two rows with the same key, and unless they may be `unanswered` for a
+    question without a gold answer."""
     rows = [validate(row_type, value, where) for where, value in records(path)]
+    if not unanswered:
+        for row in rows:
+            if isinstance(row, Question) and row.answer is None:
+                raise InputError(f"{row.where}: field 'answer': Field required")
     if not rows:
         raise InputError(f"{path}: holds no rows")
     if not repeated:

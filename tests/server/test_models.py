@@ -28,7 +28,7 @@ def expected(model: Path, adapter: Path | None, template: str) -> list[str]:
     """What the stage `generate` answers."""
     tasks = Tasks("math")
     asking = Asking(str(model), adapter, template, sampling=Sampling(24))
-    rows = [Question(id="chat", input=text, answer="0") for text in TEXTS]
+    rows = [Question(id="chat", input=text) for text in TEXTS]
     engine = TransformersEngine(load(str(model), adapter, device="cpu", dtype="float32"))
     return [
         row.response for row in respond(engine, tasks, [instruct(row, tasks.of(row)) for row in rows], asking)

@@ -46,7 +46,7 @@ def alone(server: Server, text: str, sampling: Sampling, template: str = "plain"
     """What `generate` writes: the same model, nobody else in the batch."""
     (model,) = server.serving.shelf.models.values()
     tasks = Tasks("math")
-    question = Question(id="chat", input=text, answer="0", task="math")
+    question = Question(id="chat", input=text, task="math")
     question = instruct(question, tasks.of(question))
     ((_, manner, _),) = grouped(tasks, [question], Asking("", template=template, sampling=sampling))
     found: dict[int, str] = {}

@@ -253,7 +253,8 @@ def test_a_kill_loses_no_label_and_pays_for_none_twice(tmp_path: Path) -> None:
         assert f"going on after {len(safe)} finished rows" in error
         paid = {i: server.paid[f"Question: What is {i} plus 7?\nGold answer: {i + 7}"] for i in range(60)}
         assert {paid[i] for i in range(60)} <= {1, 2, 3}
-        assert sum(paid.values()) - 60 <= 2 * server.most_under_way  # only those under way at the two kills
+        # At each of the two kills at most one request in each place is under way, and one reply is not stored yet.
+        assert sum(paid.values()) - 60 <= 2 * 2 * server.most_under_way
         again = label(data, tmp_path / "whole.json", "math", teacher(server))
     assert again == Yield(60, 60, {})
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()

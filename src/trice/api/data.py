@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trice.errors import InputError
 from trice.journal import refuse_repeated, validate, write_rows
 from trice.records import Question
 from trice.rowfiles import records
+
+if TYPE_CHECKING:
+    from trice.tasks import TaskLike
 
 Source = str | Path | Iterable[Any]
 """A file, or rows: mappings, `Question`s, a pandas frame, a Hugging Face data set."""
@@ -75,10 +78,15 @@ def some_questions(source: Source) -> list[Question]:
     return rows
 
 
-def write_questions(folder: Path, source: Source) -> Path:
-    """The questions as a stage's input file; responses keep what a stage knows of them."""
+def write_questions(folder: Path, source: Source, task: str | TaskLike | None = None) -> Path:
+    """The questions as a stage's input file; responses keep what a stage knows of them. With a task, raises
+    InputError for a gold answer that is missing or could never be matched."""
     rows = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else None
     given = rows if rows and all(isinstance(row, Question) for row in rows) else some_questions(source)
+    if task is not None:
+        from trice.tasks import Tasks, check_questions
+
+        check_questions(Tasks(task), given)
     path = folder / "questions.json"
     write_rows(path, given)
     return path

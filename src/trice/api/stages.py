@@ -74,7 +74,7 @@ def split(
 
     asking = model.asking(few_shot, max_new_tokens=max_new_tokens, seed=seed)
     with working_folder(output) as folder:
-        data = write_questions(folder, questions)
+        data = write_questions(folder, questions, task)
         halves = stage.split(data, task, asking, samples=samples, temperature=temperature, known=known)
         notice(f"split: {halves}")
         right, wrong = (
@@ -127,7 +127,7 @@ def label(
     chosen = load_teacher(teacher, _named(task), endpoint.client if endpoint else None, retries)
     with working_folder(output) as folder:
         target = folder / "labels.json"
-        result = stage.label(write_questions(folder, questions), target, task, chosen, reading=reading)
+        result = stage.label(write_questions(folder, questions, task), target, task, chosen, reading=reading)
         notice(f"label: {result}")
         paths = (target, stage.reading_path(target))
         filled = (path for path in paths if path.is_file() and path.stat().st_size)

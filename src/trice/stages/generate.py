@@ -148,7 +148,9 @@ def generate(
     """
     check_output(output, data)
     tasks = Tasks(task, tools)
-    questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)[:limit]]
+    questions = [
+        ask(question, tasks.of(question)) for question in read_rows(data, Question, unanswered=True)[:limit]
+    ]
     groups = grouped(tasks, questions, asking)
     check_asking(asking)
     settings: dict[str, Any] = {
@@ -165,7 +167,7 @@ def generate(
     settings |= {"more": asdict(more.sampling)} if more else {}
     with Journal(output, settings, len(questions) * asking.sampling.samples, retry=retry) as journal:
         if journal.finished:
-            return read_rows(output, Response)
+            return read_rows(output, Response, unanswered=True)
         if not journal.rows:
             forget(output, "calls")  # another time's
         samples = range((more or asking).sampling.samples)
