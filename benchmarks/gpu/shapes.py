@@ -73,13 +73,14 @@ class Machine:
             work()
             self.wait()
             wall = time.perf_counter() - start
+        found = trace.key_averages()
         spent = {
             each.key: (each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1e6
-            for each in trace.key_averages()
+            for each in found
         }
         busy = sum(spent.values())
         most = sorted(spent.items(), key=lambda pair: -pair[1])[:count]
-        calls = {each.key: each.count for each in trace.key_averages()}
+        calls = {each.key: each.count for each in found}
         return {
             "wall_s": round(wall, 4), "busy": round(busy / wall, 3), "launches": sum(calls.values()),
             "kernels": [

@@ -67,8 +67,6 @@ def mix(
 
 
 def _answer(tasks: Tasks, question: Question) -> Labelled:
-    if question.answer is None:
-        raise InputError(f"{question.where}: field 'answer': is missing")
     fields = {
         "instruction": question.instruction or tasks.of(question).instruction,
         "output": question.answers[0],
