@@ -18,16 +18,16 @@ from typing import Any
 import torch
 
 from trice.datasets import load
-from trice.journal import read_rows
-from trice.prompts import load_template
-from trice.records import Ranked, dataset_of
+from trice.formats.prompt import load_template
+from trice.storage.files import read_rows
 from trice.tasks.math import INSTRUCTION
-from trice.training.fit import example
+from trice.training.fine_tune import example
 from trice.training.losses import rank_loss, sequence_scores
+from trice.training.packed_forward import mixed, prepare
 from trice.training.packing import Example, Layout, pack
-from trice.training.policy import mixed, prepare
 from trice.training.settings import Rlef
 from trice.training.trainer import Parts, measure
+from trice.types import Ranked, dataset_of
 
 Step = Callable[[Any, Sequence[Example]], Parts]
 DATASETS = ("ASDiv", "SVAMP")

@@ -18,12 +18,12 @@ from peft import LoraConfig, get_peft_model
 
 from baselines import ours, timed
 from trice.datasets import load
+from trice.formats.prompt import load_template
 from trice.models.local import load_base, resolve_dtype
-from trice.prompts import load_template
-from trice.training.fit import example
-from trice.training.machine import compile_layers
+from trice.training.environment import compile_layers
+from trice.training.fine_tune import example
+from trice.training.packed_forward import prepare
 from trice.training.packing import Example
-from trice.training.policy import prepare
 
 QUESTIONS = 16
 

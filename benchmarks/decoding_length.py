@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trice.formats.prompt import decode, load_template
 from trice.models.detokenizer import Detokenizer
 from trice.models.engine import Manner
-from trice.prompts import decode, load_template
 from trice.tools.calculator import Calculator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trice.tools.dense import Dense
-from trice.tools.index import Index
-from trice.tools.turns import contains
+from trice.tools.dense_retrieval import Dense
+from trice.tools.passage_index import Index
+from trice.tools.second_turn import contains
 from trice.tools.wikisearch import line, summaries
 
 QUESTIONS = 1000

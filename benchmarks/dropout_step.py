@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from baselines import ours, questions, timed
 from trice.models.local import load_base
 from trice.training import dropout
-from trice.training.policy import prepare
+from trice.training.packed_forward import prepare
 
 
 def model(base: Any) -> Any:

@@ -27,16 +27,16 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from rates import matrix_rate
 from trice.datasets import load
-from trice.models.batches import Ask
-from trice.models.decoding import generate
-from trice.models.draw import greedy
+from trice.formats.prompt import decode
+from trice.models.batching import Ask
 from trice.models.engine import Finish, reach
+from trice.models.generation import generate
+from trice.models.kv_cache import Rows, attending
 from trice.models.local import LocalModel
 from trice.models.local import load as load_model
-from trice.models.rows import Rows, attending
-from trice.prompts import decode
-from trice.sampling import Sampling
-from trice.stages.generate import Asking, grouped
+from trice.models.sampling import Sampling
+from trice.models.token_sampling import greedy
+from trice.stages.generate import ModelSpec, grouped
 from trice.stages.generate import ask as instruct
 from trice.tasks import Tasks
 
@@ -226,8 +226,8 @@ def questions(
     else:
         found = load("starter", train=1, test=count).test
     asked = [instruct(question, tasks.of(question)) for question in found]
-    asking = Asking("", template=template, sampling=figure.sampling, examples=figure.examples)
-    ((_, manner, _),) = grouped(tasks, asked, asking)
+    spec = ModelSpec("", template=template, sampling=figure.sampling, examples=figure.examples)
+    ((_, manner, _),) = grouped(tasks, asked, spec)
     encode = manner.template.encode
     return [encode(loaded.tokenizer, q.instruction, q.input, manner.examples) for q in asked], manner.finish
 
@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--ours", type=int, default=200)
     parser.add_argument("--theirs", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=Asking("").batch_size)
+    parser.add_argument("--batch-size", type=int, default=ModelSpec("").batch_size)
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--template", default="plain")
     args = parser.parse_args()

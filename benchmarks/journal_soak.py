@@ -24,8 +24,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trice.journal import Journal
-from trice.ledger import journal_path, standing
+from trice.storage.run_store import Journal, journal_path, standing
 
 SETTINGS = {"soak": 1}
 

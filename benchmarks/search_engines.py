@@ -1,4 +1,4 @@
-"""Full-text search: tantivy (through `trice.tools.index`) beside bm25s, on the summaries or a synthetic corpus.
+"""Full-text search: tantivy (through `trice.tools.passage_index`) beside bm25s, on the summaries or a synthetic corpus.
 
 Each engine builds and searches in processes of its own, pinned to one core, and both get the same words: bm25s is
 given what tantivy's analyser makes of a text (lower case, no accents, English stems, no stop words), and tantivy's
@@ -39,7 +39,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from trice.tools.index import Index, Passage, analyser, build, read_passages
+from trice.tools.passage_index import Index, Passage, analyser, build, read_passages
 from trice.tools.wikisearch import PACKAGE
 
 QUERIES = 1000

@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 import openai
 
 from trice import datasets
-from trice.records import Question
+from trice.types import Question
 
 SETS = ("starter", "starter-qa", "starter-lama", "starter-mlqa")
 EARLY = 50  # questions after which memory is read for the first time

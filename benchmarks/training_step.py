@@ -34,7 +34,7 @@ from baselines import (
 )
 from rates import matrix_rate, needed, peak_memory, useful_flops
 from trice.models.local import load_base
-from trice.training.machine import compile_layers
+from trice.training.environment import compile_layers
 from trice.training.packing import Example, tree_size
 from trice.training.trainer import Parts
 

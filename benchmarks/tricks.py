@@ -25,8 +25,8 @@ import torch
 from baselines import best, lora_model, ours, published_stage2, questions, timed
 from rates import peak_memory
 from trice.models.local import load_base
-from trice.training.fit import longest
-from trice.training.machine import compile_layers
+from trice.training.environment import compile_layers
+from trice.training.fine_tune import longest
 from trice.training.packing import Example, pack, tree_size
 from trice.training.settings import Rlef
 from trice.training.trainer import measure

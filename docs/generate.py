@@ -18,10 +18,11 @@ from pydantic import BaseModel
 from typer.models import ArgumentInfo
 
 import trice
-from trice import recipe_parts, records
+from trice import types
 from trice.cli import app
 from trice.cli.app import DATA, STAGES, USE, WHOLE
-from trice.recipe import Recipe
+from trice.recipes import sections
+from trice.recipes.recipe import Recipe
 from trice.report import schema
 from trice.training.settings import Clone, Lora, Rlef
 
@@ -71,8 +72,8 @@ def tables(name: str) -> str:
         return keys(Rlef, {"default": Rlef}, without=set(Clone.model_fields))
     if name == "Recipe":
         return keys(Recipe, {"default": Recipe})
-    if hasattr(recipe_parts, name):
-        kind = getattr(recipe_parts, name)
+    if hasattr(sections, name):
+        kind = getattr(sections, name)
         return keys(kind, {"default": kind})
     if hasattr(schema, name):
         kind = getattr(schema, name)
@@ -80,7 +81,7 @@ def tables(name: str) -> str:
             [f"`{field.alias or key}`", field.description or ""] for key, field in kind.model_fields.items()
         ]
         return table(["field", "meaning"], rows)
-    return fields(getattr(records, name))
+    return fields(getattr(types, name))
 
 
 # Recipes

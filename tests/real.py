@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
-from trice.cache import cache_folder
 from trice.models import gemma
+from trice.storage.cache import cache_folder
 
 real_model = pytest.mark.skipif(
     importlib.util.find_spec(gemma.WHEELS) is None

@@ -275,7 +275,7 @@ def test_only_known_and_required_questions_are_taught_as_they_should_be(
     assert (known, len(unknown)) == ([], 2)
 
 
-# Asking
+# ModelSpec
 
 
 def test_an_answer_says_how_it_came_about(speaking: Callable[[str], trice.Model]) -> None:
@@ -327,7 +327,7 @@ def test_a_model_is_loaded_once_and_unloads(model: trice.Model) -> None:
         (lambda model: model.ask("1?", "maths"), "unknown task 'maths'"),
         (
             lambda model: model.ask("1?", "math", tool_choice="never"),
-            "tool_choice 'never'; choose auto, none, req",
+            "tool choice 'never' is not valid; choose auto, none or required",
         ),
         (
             lambda model: trice.generate(model, sums(1), "math", temprature=1),

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 import trice
-from trice.cache import make_once
+from trice.storage.cache import make_once
 
 INDEX = """
 import sys
 from pathlib import Path
 from functools import partial
-from trice.cache import make_once
-from trice.tools.index import Index, Passage, fill
+from trice.storage.cache import make_once
+from trice.tools.passage_index import Index, Passage, fill
 
 def passages():
     with open("made", "a") as file:

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trice.calls import MAX_OPENINGS, MAX_RESPONSE, closing, read, render, visible
-from trice.records import Outcome
+from trice.formats.calls import MAX_OPENINGS, MAX_RESPONSE, closing, read, render, visible
 from trice.tools.calculator import Calculator
-from trice.tools.function import FunctionTool
+from trice.tools.call_text import write_call
+from trice.tools.function_tool import FunctionTool
 from trice.tools.wikisearch import WikiSearch
-from trice.tools.writing import write_call
+from trice.types import Outcome
 
 
 def words(text: str) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tiny import says
-from trice.chat import chat, show
+from trice.cli.chat import chat, show
 from trice.errors import InputError
-from trice.records import Response
-from trice.stages.grade import grade
+from trice.stages.grading import grade
 from trice.tasks import Tasks
+from trice.types import Response
 
 
 def shown(text: str) -> list[str]:

@@ -116,7 +116,7 @@ def test_every_stage_is_a_command(trice: Run, five: Path, tmp_path: Path) -> Non
     raw, stage1, stage2, models = (tmp_path / name for name in ("raw", "stage1", "stage2", "models"))
     data = sums(raw / "S.json", 6, lambda i: "5" if i % 2 else str(i + 7))
     model = ("--model", five, *FAST)
-    assert "3 of 6 right" in done("split", *model, "--data", data, "--examples", "direct", "--batch-size", 4)
+    assert "3 of 6 right" in done("split", *model, "--data", data, "--few-shot", "direct", "--batch-size", 4)
     wrong = stage1 / "S_wrong.json"
     assert "kept 3 of 3" in done("label", "--data", raw / "S_wrong.json", "--output", wrong)
     mixed = stage1 / "math.json"
@@ -125,7 +125,7 @@ def test_every_stage_is_a_command(trice: Run, five: Path, tmp_path: Path) -> Non
     done("train", "clone", *model, "--data", mixed, "--output", models / "stage-1", *LORA)
     collect = ("collect", *model, "--data", mixed, "--output", stage2)
     done(*collect, "--origin", "gold")
-    done(*collect, "--origin", "forced", "--compel", "call", "--max-new-tokens", 4)
+    done(*collect, "--origin", "forced", "--tool-choice", "required", "--max-new-tokens", 4)
     told = done(
         *collect, "--origin", "drawn", "--adapter", models / "stage-1", "--samples", 2, "--temperature", 1,
         "--top-k", 50, "--top-p", 0.9, "--seed", 3, "--max-new-tokens", 4,
@@ -213,12 +213,12 @@ WRONG_INPUT = [
     ("report {none} {none}", "a report of several runs needs a folder of its own: give --output"),
     # names
     (f"{GENERATE} --data {{good}} --task maths", "unknown task 'maths'; there is: math"),
-    (f"{GENERATE} --data {{good}} --task maths --examples calls", "unknown task 'maths'; there is: math"),
+    (f"{GENERATE} --data {{good}} --task maths --few-shot calls", "unknown task 'maths'; there is: math"),
     (f"{GENERATE} --data {{good}} --template plian", "unknown template 'plian'; there is: alpaca, "),
     (f"{GENERATE} --data {{good}} --template {{torn}}", "torn.json: not JSON"),
     (f"{GENERATE} --data {{good}} --template chat", "this model's tokenizer has no chat template"),
-    (f"{GENERATE} --data {{good}} --examples many", "examples 'many': there is direct, calls, mixed"),
-    (f"{GENERATE} --data {{good}} --compel tool", "--compel tool: there is call, answer"),
+    (f"{GENERATE} --data {{good}} --few-shot many", "examples 'many': there is direct, calls, mixed"),
+    (f"{GENERATE} --data {{good}} --tool-choice tool", "tool choice 'tool' is not valid; choose auto, none or required"),
     (f"{GENERATE} --data {{good}} --adapter {{none}}", "none: no adapter here"),
     (f"{GENERATE} --data {{good}} --task math --adapter {{other}}", "was trained on base model 'google/gemma-2b'"),
     (f"{GENERATE} --data {{good}} --device gpu", "--device gpu: "),

@@ -10,8 +10,8 @@ import pytest
 from real import real_model
 from tiny import read
 from trice.models import gemma
-from trice.pipeline import run
-from trice.recipe import load_recipe
+from trice.recipes.recipe import load_recipe
+from trice.recipes.runner import run
 
 SETS = ("starter", "starter-qa", "starter-lama", "starter-mlqa")
 SMALL = [

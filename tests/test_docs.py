@@ -16,10 +16,10 @@ import typer
 import yaml
 from pydantic import BaseModel
 
-from trice import records
+from trice import types
 from trice.cli import app
-from trice.recipe import Recipe, load_recipe
-from trice.tasks.own import TaskFile
+from trice.recipes.recipe import Recipe, load_recipe
+from trice.tasks.custom import TaskFile
 from trice.training.settings import Clone, Rlef, parse, read_settings
 
 ROOT = Path(__file__).parent.parent
@@ -144,9 +144,9 @@ def undescribed(kind: type[BaseModel]) -> Iterator[str]:
 
 
 def test_every_key_and_field_says_what_it_means() -> None:
-    kinds = (Recipe, records.Question, records.Labelled, records.Ranked)
+    kinds = (Recipe, types.Question, types.Labelled, types.Ranked)
     assert not [name for kind in kinds for name in undescribed(kind)]
-    assert not [name for name, field in records.Response.model_fields.items() if not field.description]
+    assert not [name for name, field in types.Response.model_fields.items() if not field.description]
 
 
 def test_tables_hold_keys_defaults_and_bounds() -> None:
@@ -177,7 +177,7 @@ def test_example_rows_are_read() -> None:
     sections = re.findall(r"^Record: `(\w+)`(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     assert {name for name, _ in sections} == {"Question", "Response", "Labelled", "Ranked"}
     for name, section in sections:
-        kind = getattr(records, name)
+        kind = getattr(types, name)
         (block,) = [body for language, body in FENCE.findall(section) if language == "json"]
         for line in block.splitlines():
             row = kind.model_validate(json.loads(line))

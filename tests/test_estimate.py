@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tiny import command
-from trice.estimate import estimate, operations
-from trice.recipe import load_recipe
+from trice.recipes.estimate import estimate, operations
+from trice.recipes.recipe import load_recipe
 
 
 def minutes(*overrides: str) -> int:

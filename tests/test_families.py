@@ -14,11 +14,11 @@ import torch
 
 import families
 from tiny import command, read, sums, write
-from trice.models.batches import Ask
-from trice.models.decoding import generate
+from trice.formats.prompt import load_template
+from trice.models.batching import Ask
+from trice.models.generation import generate
 from trice.models.local import LocalModel, load
-from trice.prompts import load_template
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 from trice.training.clone import clone
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef

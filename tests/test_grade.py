@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
-from trice.journal import dump_row, validate
-from trice.records import Outcome, Question, Response
-from trice.stages.grade import grade
+from trice.stages.grading import grade
+from trice.storage.files import dump_row, validate
 from trice.tasks import Tasks, check_questions, load_task
+from trice.types import Outcome, Question, Response
 
 tasks = Tasks("math")
 question = Question(id="ASDiv_1", input="What is 3 times 19?", answer="57")

@@ -32,14 +32,14 @@ def run(*words: str) -> str:
     "code",
     [
         "import trice",
-        "import trice.recipe, trice.journal, trice.rewards, trice.tasks, trice.measures",
-        "import trice.pipeline",
+        "import trice.recipes.recipe, trice.storage.files, trice.rewards, trice.tasks, trice.metrics",
+        "import trice.recipes.runner",
         run("--help"),
         run("run", "--help"),
         run("serve", "--help"),
         run("tool", "calculator", "1+1"),
         run("data", "list"),
-        "import trice.stages.export, trice.stages.import_, trice.training.hub",
+        "import trice.stages.export_data, trice.stages.import_data, trice.training.hub",
         run("run", "demo", "clone.epcohs=1"),
     ],
 )

@@ -20,9 +20,9 @@ from pydantic import BaseModel
 
 from tiny import forked, killed, read, same_after_kills, tree
 from trice.errors import InputError, TriceError
-from trice.journal import Journal, differences, digest, read_rows, write_rows, write_text
-from trice.ledger import journal_path
-from trice.records import Question
+from trice.storage.files import differences, digest, read_rows, write_rows, write_text
+from trice.storage.run_store import Journal, journal_path
+from trice.types import Question
 
 GOOD = '{"id": "A_1", "question": "q", "answer": "4"}'
 

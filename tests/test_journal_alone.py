@@ -19,14 +19,13 @@ import pytest
 import trice
 from tiny import forked, tree
 from trice.errors import TriceError
-from trice.journal import Journal
-from trice.ledger import journal_path
+from trice.storage.run_store import Journal, journal_path
 
 SOAK = Path(__file__).parents[1] / "benchmarks" / "journal_soak.py"
 HOLD = """
 import sys, time
 from pathlib import Path
-from trice.journal import Journal
+from trice.storage.run_store import Journal
 with Journal(Path(sys.argv[1]), {"seed": 1}) as journal:
     journal.add({"a": {"text": "theirs"}})
     print("there", flush=True)

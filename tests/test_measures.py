@@ -2,10 +2,10 @@
 
 import pytest
 
-from trice import measures
+from trice import metrics
 from trice.errors import InputError
-from trice.measures import Share
-from trice.records import Outcome, Response
+from trice.metrics import Share
+from trice.types import Outcome, Response
 
 
 def row(id: str, outcome: str, correct: bool | None, dataset: str = "D") -> Response:
@@ -51,7 +51,7 @@ ROWS = [
 
 
 def test_measures_without_a_base_count_verdicts_and_outcomes():
-    assert measures.measure(ROWS) == {
+    assert metrics.measure(ROWS) == {
         "accuracy": Share(4, 9),
         "tool_use": Share(3, 9),
         "malformed": Share(2, 9),
@@ -60,7 +60,7 @@ def test_measures_without_a_base_count_verdicts_and_outcomes():
 
 
 def test_measures_against_need():
-    found = measures.measure(ROWS, BASE)
+    found = metrics.measure(ROWS, BASE)
     assert found["need"] == Share(5, 9)
     assert found["over_use"] == Share(2, 4)
     assert found["harmful_use"] == Share(1, 4)
@@ -68,28 +68,28 @@ def test_measures_against_need():
 
 
 def test_the_base_model_against_its_own_need():
-    found = measures.measure(BASE, BASE)
+    found = metrics.measure(BASE, BASE)
     assert (found["over_use"], found["under_use"]) == (Share(0, 4), Share(5, 5))
 
 
 def test_nothing_to_measure_gives_empty_shares():
-    assert measures.measure([], [])["under_use"].value is None
+    assert metrics.measure([], [])["under_use"].value is None
 
 
 def test_a_question_the_base_model_was_not_asked_is_named():
     with pytest.raises(InputError, match="question 'i' of 'D'"):
-        measures.measure(ROWS, BASE[:-1])
+        metrics.measure(ROWS, BASE[:-1])
 
 
 def test_an_ungraded_row_is_named():
     with pytest.raises(InputError, match="question 'x' is not graded"):
-        measures.measure([row("x", "answered", None)])
+        metrics.measure([row("x", "answered", None)])
 
 
 def test_the_same_id_in_two_data_sets_is_two_questions():
     base = [row("1", "answered", True, "A"), row("1", "answered", False, "B")]
     rows = [row("1", "called", True, "A"), row("1", "called", True, "B")]
-    found = measures.by_dataset(rows, base)
+    found = metrics.by_dataset(rows, base)
     assert list(found) == ["A", "B", "total"]
     assert found["A"]["need"] == Share(0, 1)
     assert found["B"]["need"] == Share(1, 1)
@@ -97,14 +97,14 @@ def test_the_same_id_in_two_data_sets_is_two_questions():
 
 
 def test_total_is_there_for_one_data_set_too():
-    assert list(measures.by_dataset(ROWS)) == ["D", "total"]
+    assert list(metrics.by_dataset(ROWS)) == ["D", "total"]
 
 
 def test_the_mean_of_seeds_counts_each_question_once():
-    assert measures.mean([Share(6, 10), Share(7, 10)]) == Share(6.5, 10)
-    assert measures.mean([Share(3, 10)]) == Share(3, 10)
-    assert measures.mean([Share(0, 0), Share(0, 0)]) == Share(0, 0)
-    assert measures.mean([Share(5, 10), Share(20, 20)]) == Share(7.5, 10)  # 75%, of the fewer questions
+    assert metrics.mean([Share(6, 10), Share(7, 10)]) == Share(6.5, 10)
+    assert metrics.mean([Share(3, 10)]) == Share(3, 10)
+    assert metrics.mean([Share(0, 0), Share(0, 0)]) == Share(0, 0)
+    assert metrics.mean([Share(5, 10), Share(20, 20)]) == Share(7.5, 10)  # 75%, of the fewer questions
 
 
 def verdicts(*values: int) -> list[Response]:
@@ -113,7 +113,7 @@ def verdicts(*values: int) -> list[Response]:
 
 def test_a_paired_difference_by_hand():
     # Differences 1, 1, 0, -1: mean 0.25, s² = (2·0.5625 + 0.0625 + 1.5625)/3 = 0.91667, s/√4 = 0.47871
-    found = measures.difference(verdicts(1, 1, 0, 0), verdicts(0, 0, 0, 1))
+    found = metrics.difference(verdicts(1, 1, 0, 0), verdicts(0, 0, 0, 1))
     assert found.delta == pytest.approx(0.25)
     assert found.low == pytest.approx(0.25 - 1.959964 * 0.478714, abs=1e-5)
     assert found.high == 1.0  # 0.25 + 0.938 is cut to the largest there is
@@ -121,17 +121,17 @@ def test_a_paired_difference_by_hand():
 
 def test_seeds_are_averaged_question_by_question_first():
     # Means over two seeds: 1, 0.5 against 0, 0.5: differences 1 and 0, s = 0.70711, s/√2 = 0.5
-    found = measures.difference(verdicts(1, 1) + verdicts(1, 0), verdicts(0, 1) + verdicts(0, 0))
+    found = metrics.difference(verdicts(1, 1) + verdicts(1, 0), verdicts(0, 1) + verdicts(0, 0))
     assert found.delta == pytest.approx(0.5)
     assert found.low == pytest.approx(0.5 - 1.959964 * 0.5, abs=1e-6)
 
 
 def test_one_question_tells_nothing():
-    assert measures.difference(verdicts(1), verdicts(0)) == (1.0, -1.0, 1.0)
+    assert metrics.difference(verdicts(1), verdicts(0)) == (1.0, -1.0, 1.0)
 
 
 def test_different_questions_are_not_compared():
     with pytest.raises(InputError, match="question '1' of 'D' is on one side"):
-        measures.difference(verdicts(1, 0), verdicts(1))
+        metrics.difference(verdicts(1, 0), verdicts(1))
     with pytest.raises(InputError, match="no questions"):
-        measures.difference([], [])
+        metrics.difference([], [])

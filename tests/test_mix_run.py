@@ -11,10 +11,10 @@ import pytest
 
 from tiny import read, says, write
 from trice.errors import InputError
-from trice.pipeline import run
-from trice.recipe import load_recipe
+from trice.recipes.recipe import load_recipe
+from trice.recipes.runner import run
 from trice.tasks import MIX
-from trice.tools.index import Passage, build
+from trice.tools.passage_index import Passage, build
 
 LANDS = ["Zembla", "Ruritania", "Gondal", "Angria", "Freedonia", "Sylvania"]
 PASSAGES = [Passage(land, f"{land} has {i} castles.") for i, land in enumerate(LANDS, 5)]
@@ -31,7 +31,7 @@ tools: {{WikiSearch: index, retriever: index}}
 label: {{teacher: rule, reading: true}}
 clone: {{max_steps: 2, batch_size: 4, learning_rate: 1e-2, lora: {{r: 2}}}}
 collect:
-  - {{origin: forced, from: base, examples: calls, compel: call}}
+  - {{origin: forced, from: base, few_shot: calls, tool_choice: required}}
 score: {{second_turn: true}}
 rlef: {{max_steps: 1, batch_size: 4}}
 evaluate: {{settings: [zero-shot, tool-100, stage-1, both]}}
@@ -144,15 +144,15 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
     """The model says 5, which is right for one of each data set's two questions."""
     required = DATA[1].replace("}", ", tool: required}")
     settings = "evaluate.settings=[zero-shot]"
-    out = run(load_recipe("mix.yaml", [settings, f"data=[{DATA[0]}, {required}]", "split.examples=direct"]))
+    out = run(load_recipe("mix.yaml", [settings, f"data=[{DATA[0]}, {required}]", "split.few_shot=direct"]))
     results = json.loads((out / "results.json").read_text())
     need = {name: part["need"]["count"] for name, part in results["settings"]["zero-shot"].items()}
     assert need == {"sums": 1, "lands": 2, "total": 3}
     assert results["need"]["qa"]["count"] == 2
     assert {row["tool"] for row in read(out / "data/raw/mix/lands.json")} == {"required"}
     asked = [json.loads(path.read_text().splitlines()[0]) for path in out.rglob(".*zero-shot*.journal")]
-    (header,) = (each["settings"] for each in asked if "compel" in each["settings"])
-    assert (header["compel"], len(header["examples"]["math"]) > 0) == ("answer", True)
+    (header,) = (each["settings"] for each in asked if "tool_choice" in each["settings"])
+    assert (header["tool_choice"], len(header["examples"]["math"]) > 0) == ("none", True)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
         ("collect=[{origin: a, from: base, model: x}]", "from 'model', and only that, needs the key 'model'"),
         ("collect=[{origin: a, from: base, adapter: x}]", "'adapter' and 'template' go with from 'model'"),
         ("collect=[{origin: a, from: model, model: no/such}]", "model 'no/such': neither"),
-        ("collect=[{origin: a, from: base, examples: many}]", "examples 'many': there is direct"),
+        ("collect=[{origin: a, from: base, few_shot: many}]", "examples 'many': there is direct"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_anything_runs(folder: Path, override: str, complaint: str) -> None:

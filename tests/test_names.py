@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tiny import command, read, write
-from trice.recipe import load_recipe
-from trice.tools.index import Passage, build
+from trice.recipes.recipe import load_recipe
+from trice.tools.passage_index import Passage, build
 
 
 def test_tools_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
-from trice.pipeline import run
-from trice.recipe import load_recipe
+from trice.recipes.recipe import load_recipe
+from trice.recipes.runner import run
 
 OWN = '''
-from trice.tools.function import FunctionTool
+from trice.tools.function_tool import FunctionTool
 
 def plus(first: int, second: int) -> int:
     """Adds two numbers."""
@@ -121,7 +121,7 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
         ),
         ("task=own_sums:nosuch", "task 'own_sums:nosuch': AttributeError"),
         ("evaluate.settings=[few-shot]", "examples 'mixed': task 'sums' has none of its own"),
-        ("split.examples=direct", "examples 'direct': task 'sums' has none of its own"),
+        ("split.few_shot=direct", "examples 'direct': task 'sums' has none of its own"),
         ("data=[{dataset: mine, train_file: train.jsonl}]", "'train_file' and 'test_file'"),
         (f"data=[{{{FILES.replace('mine', 'a/b')}}}]", "'a/b': use letters"),
         (f"data=[{{{FILES.replace('train.', 'nosuch.')}}}]", r"^nosuch\.jsonl: no such file"),

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
+from trice.formats.prompt import Example, load_template
 from trice.models.engine import Manner
-from trice.prompts import Example, load_template
 
 ALPACA = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "

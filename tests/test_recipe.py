@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trice.errors import InputError
-from trice.recipe import dump_recipe, load_recipe
-from trice.recipe_parts import SETTINGS
+from trice.recipes.recipe import dump_recipe, load_recipe
+from trice.recipes.sections import SETTINGS
 
 SHIPPED = sorted(
     item.name.removesuffix(".yaml")
@@ -66,8 +66,8 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
             "data=[{dataset: SVAMP}, {dataset: starter, test: 9}]",
             "title=a = b",
             "output=null",
-            "split.examples=direct",
-            "collect=[{origin: x, from: stage-1, compel: call}]",
+            "split.few_shot=direct",
+            "collect=[{origin: x, from: stage-1, tool_choice: required}]",
             "clone.lora.r=5",
         ],
     )
@@ -75,8 +75,8 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
     assert recipe.rlef.learning_rate == 5e-5
     assert (recipe.evaluate.settings, recipe.evaluate.seeds) == (["zero-shot"], [3, 4])
     assert [(entry.dataset, entry.test) for entry in recipe.data] == [("SVAMP", None), ("starter", 9)]
-    assert (recipe.title, recipe.output, recipe.split.examples) == ("a = b", None, "direct")
-    assert (recipe.collect[0].source, recipe.collect[0].compel) == ("stage-1", "call")
+    assert (recipe.title, recipe.output, recipe.split.few_shot) == ("a = b", None, "direct")
+    assert (recipe.collect[0].source, recipe.collect[0].tool_choice) == ("stage-1", "required")
 
 
 @pytest.mark.parametrize(

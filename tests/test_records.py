@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from trice.journal import dump_row
-from trice.records import Execution, Labelled, Outcome, Question, Ranked, Response
+from trice.storage.files import dump_row
+from trice.types import Execution, Labelled, Outcome, Question, Ranked, Response
 
 
 def test_text_stands_under_question_or_input() -> None:

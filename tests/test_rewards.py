@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from trice.errors import InputError, TriceError
-from trice.records import Outcome, Response
 from trice.rewards import load_reward, paper, released
-from trice.stages.grade import grade
+from trice.stages.grading import grade
 from trice.tasks import Tasks
+from trice.types import Outcome, Response
 
 CALL, ANSWER = "calculator(4+6)", "10"  # both right
 WRONG_CALL, FAILED_CALL, WRONG, SILENT = "calculator(4*6)", "calculator(4/0)", "7", "I do not know"

@@ -12,13 +12,13 @@ import pytest
 from pyarrow import parquet
 
 from trice.errors import InputError
-from trice.journal import read_rows
-from trice.measures import by_dataset
-from trice.recipe import load_recipe
-from trice.records import Labelled, Question, Ranked, Response
+from trice.metrics import by_dataset
+from trice.recipes.recipe import load_recipe
 from trice.stages.evaluate import evaluate
 from trice.stages.mix import mix
+from trice.storage.files import read_rows
 from trice.tasks import Tasks
+from trice.types import Labelled, Question, Ranked, Response
 
 ROWS = [{"id": f"A_{i}", "question": f"Was sind {i}, ü?", "answer": f"{i}"} for i in range(3)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

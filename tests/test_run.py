@@ -17,9 +17,9 @@ import torch
 
 from tiny import killed, read, says, tree
 from trice.errors import InputError, TriceError
-from trice.pipeline import run
-from trice.recipe import load_recipe
-from trice.recipe_parts import SETTINGS
+from trice.recipes.recipe import load_recipe
+from trice.recipes.runner import run
+from trice.recipes.sections import SETTINGS
 
 SMALL = "{max_steps: 2, batch_size: 6, learning_rate: 1e-2, save_every: 1, lora: {r: 2, targets: all-linear}}"
 RECIPE = f"""
@@ -32,10 +32,10 @@ max_new_tokens: 8
 data:
   - {{dataset: starter, train: 6, test: 3}}
   - {{dataset: SVAMP, train: 6, test: 3}}
-split: {{examples: direct, max_new_tokens: 4}}
+split: {{few_shot: direct, max_new_tokens: 4}}
 clone: {SMALL}
 collect:
-  - {{origin: few-shot, from: base, examples: calls, compel: call}}
+  - {{origin: few-shot, from: base, few_shot: calls, tool_choice: required}}
   - {{origin: early, from: early}}
   - {{origin: sampled, from: stage-1, samples: 2, temperature: 1.0, top_k: 50}}
 rlef: {SMALL}
@@ -408,7 +408,7 @@ def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path:
         ("clone.validate_every=2", "miniature.yaml: key 'clone.validate_every': there are no held-out questions"),
         ("rlef.validate_every=2", "key 'rlef.validate_every': there are no held-out questions: say how many with"),
         ("score.reward=none:such", "reward 'none:such': ModuleNotFoundError"),
-        ("split.examples=many", "examples 'many': there is direct, calls, mixed"),
+        ("split.few_shot=many", "examples 'many': there is direct, calls, mixed"),
         ("evaluate.few_shot=own.jsonl", "own.jsonl: no such file"),
         ("collect=[]", "stage 2 needs candidates"),
         ("collect=[{origin: a_b, from: base}]", "origin 'a_b': use letters"),

@@ -13,12 +13,11 @@ import pytest
 from test_imports import loaded
 from tiny import command, read, says, sums, tree, write
 from trice.errors import TriceError
-from trice.journal import Journal
-from trice.ledger import Ledger, journal_path, lines, standing
-from trice.pipeline import run, status
-from trice.recipe import load_recipe
-from trice.status import table
-from trice.steps import Step, Steps
+from trice.recipes.recipe import load_recipe
+from trice.recipes.runner import run, status
+from trice.recipes.status import table
+from trice.storage.run_store import Journal, Ledger, journal_path, lines, standing
+from trice.storage.steps import Step, Steps
 
 sys.path.append(str(Path(__file__).parent / "models"))
 from stand_in_server import StandIn

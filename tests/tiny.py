@@ -18,7 +18,13 @@ import pytest
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 HEAVY = ("torch", "peft", "accelerate", "transformers.trainer", "transformers.models.llama.modeling_llama")
-OURS = ("trice.pipeline", "trice.training.trainer", "trice.models.decoding", "trice.report.drawing", "pytest")
+OURS = (
+    "trice.recipes.runner",
+    "trice.training.trainer",
+    "trice.models.generation",
+    "trice.report.plot_style",
+    "pytest",
+)
 
 
 def write(path: Path, rows: Sequence[object]) -> Path:

@@ -25,8 +25,8 @@ from baselines import cloning
 from shapes import SMALL, Machine, tokenizer
 from trice.models.local import LocalModel, _kernel
 from trice.training.lora import with_lora
+from trice.training.packed_forward import mixed, prepare
 from trice.training.packing import Example, Tokens, pack
-from trice.training.policy import mixed, prepare
 from trice.training.settings import Lora, Rlef
 from trice.training.trainer import measure
 

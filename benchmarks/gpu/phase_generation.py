@@ -18,10 +18,10 @@ import torch
 from transformers import GenerationConfig
 
 from shapes import LLAMA_1B, LLAMA_7B, SMALL, TINY, Machine, Skipped, load_shape, prompt_texts
-from trice.models.batches import Ask
-from trice.models.decoding import generate
+from trice.models.batching import Ask
+from trice.models.generation import generate
 from trice.models.local import LocalModel
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 
 TIE = 1e-4
 Tokens = list[list[int]]

@@ -29,11 +29,11 @@ template: plain
 max_new_tokens: 40
 data:
   - {{dataset: starter, train: {train}, test: {test}}}
-split: {{examples: direct, max_new_tokens: 16}}
+split: {{few_shot: direct, max_new_tokens: 16}}
 label: {{teacher: rule}}
 clone: {{{small} epochs: 2, batch_size: 16, learning_rate: 1.0e-3, lora: {{r: 16, alpha: 32, targets: all-linear}}}}
 collect:
-  - {{origin: direct, from: base, examples: direct, compel: answer}}
+  - {{origin: direct, from: base, few_shot: direct, tool_choice: none}}
   - {{origin: sampled, from: stage-1, samples: 3, temperature: 1.0, top_k: 50}}
 score: {{reward: "trice.rewards:correctness"}}
 rlef: {{{small} alpha: 0.1, length_penalty: 0, epochs: 1, batch_size: 16, learning_rate: 5.0e-5}}
@@ -82,8 +82,8 @@ def weights(carried: Path, folder: Path) -> dict[str, Any]:
 def loop(machine: Machine, folder: Path) -> dict[str, Any]:
     if not (folder / "model" / "config.json").is_file():
         raise Skipped("there are no weights")
-    from trice.pipeline import run
-    from trice.recipe import load_recipe
+    from trice.recipes.recipe import load_recipe
+    from trice.recipes.runner import run
 
     recipe = folder / "recipe.yaml"
     recipe.write_text(

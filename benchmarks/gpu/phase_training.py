@@ -31,9 +31,9 @@ from baselines import (
 )
 from rates import needed, useful_flops
 from shapes import LLAMA_7B, TINY, Machine, Skipped, load_shape, prompt_texts
-from trice.training.machine import compile_layers
+from trice.training.environment import compile_layers
+from trice.training.packed_forward import prepare
 from trice.training.packing import Example, micro_batches, tree_size
-from trice.training.policy import prepare
 
 DATASHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 operations a second
 CANDIDATES = 5

@@ -129,7 +129,7 @@ def prompt_texts(count: int) -> tuple[str, ...]:
     """The paper's prompts of so many questions of the starter set: template alpaca, the math instruction. The last
     text is of calls."""
     from trice.datasets import load
-    from trice.prompts import load_template
+    from trice.formats.prompt import load_template
     from trice.tasks.math import INSTRUCTION
 
     rows = load("starter", train=count, test=1).train

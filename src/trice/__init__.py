@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from trice.api.stages import Split, evaluate, generate, label, split
     from trice.api.training import clone, rlef, run
     from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
-    from trice.measures import Difference, Share
-    from trice.records import Outcome, Question, Response
+    from trice.metrics import Difference, Share
     from trice.tasks.task import Task
     from trice.tools import Tool
-    from trice.tools.function import tool
+    from trice.tools.function_tool import tool
+    from trice.types import Outcome, Question, Response
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "trice.tools": ["Tool"],
-    "trice.tools.function": ["tool"],
+    "trice.tools.function_tool": ["tool"],
     "trice.tasks.task": ["Task"],
     "trice.api.models": ["Answer", "Model", "endpoint", "load"],
-    "trice.records": ["Outcome", "Question", "Response"],
+    "trice.types": ["Outcome", "Question", "Response"],
     "trice.api.data": ["questions"],
     "trice.api.stages": ["Split", "evaluate", "generate", "label", "split"],
     "trice.api.training": ["clone", "rlef", "run"],
     "trice.api.evaluation": ["Evaluation"],
-    "trice.measures": ["Difference", "Share"],
+    "trice.metrics": ["Difference", "Share"],
     "trice.errors": ["InputError", "ToolError", "ToolUnavailable", "TriceError"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
 from typing import Any, Self
 
-from trice.journal import first_process, notice
+
+def first_process() -> bool:
+    """Whether this is the one of a launch's processes that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def notice(text: str) -> None:
+    """One line for the person at the terminal, on stderr; of several processes only the first says it."""
+    if first_process():
+        print(text, file=sys.stderr, flush=True)
+
 
 EVERY = 15.0  # seconds between plain lines
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from trice.errors import InputError, TriceError
-from trice.own import load_own
-from trice.records import Outcome, Question, Response
+from trice.plugins import load_own
+from trice.types import Outcome, Question, Response
 
 Rewarder = Callable[[Sequence[Response]], list[float]]
 """From the graded responses of one question, the gold one first, to their rewards."""

@@ -6,9 +6,9 @@ from xml.sax.saxutils import escape
 import pytest
 
 from trice.datasets import asdiv
-from trice.datasets._benchmark import Dropped
+from trice.datasets.benchmark import Dropped
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 FIELDS = ("Body", "Question", "Solution-Type", "Answer", "Formula")
 PROBLEMS = [

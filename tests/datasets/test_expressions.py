@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from trice.datasets._expressions import equal, number, tidy, values
+from trice.datasets.expressions import equal, number, tidy, values
 from trice.tools.calculator import Calculator
 
 

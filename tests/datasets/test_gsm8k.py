@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from trice.datasets import gsm8k
-from trice.datasets._benchmark import Dropped
+from trice.datasets.benchmark import Dropped
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 
 @pytest.mark.parametrize(

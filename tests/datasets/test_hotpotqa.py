@@ -8,8 +8,8 @@ import pytest
 
 from trice.datasets import hotpotqa
 from trice.errors import InputError
-from trice.records import Question
 from trice.tasks import load_task
+from trice.types import Question
 
 SAMPLE, OFFICIAL = (
     f"hotpotqa/{name}.json" for name in ("hotpotqa_train_100_with_context", "hotpot_dev_distractor_v1")

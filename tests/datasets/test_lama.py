@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from trice.datasets import lama
-from trice.datasets._benchmark import Dropped
+from trice.datasets.benchmark import Dropped
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 FACT = {"uuid": "u1", "predicate_id": "P101", "sub_label": "Turing", "obj_label": "logic"}
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from trice.datasets import mlqa
-from trice.datasets._benchmark import Benchmark, Dropped, Parts
+from trice.datasets.benchmark import Benchmark, Dropped, Parts
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 BENCHMARKS = {each.name: each for each in mlqa.BENCHMARKS}
 

@@ -8,9 +8,9 @@ import pytest
 
 from trice import datasets
 from trice.datasets import multiarith
-from trice.datasets._benchmark import Dropped
+from trice.datasets.benchmark import Dropped
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 MULTIARITH, ADDSUB = multiarith.BENCHMARKS
 ROW = {

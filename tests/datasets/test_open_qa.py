@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trice.datasets import open_qa
-from trice.datasets._benchmark import Benchmark, Dropped
+from trice.datasets.benchmark import Benchmark, Dropped
 from trice.errors import InputError
 
 WEB, NATURAL, TRIVIA = open_qa.BENCHMARKS

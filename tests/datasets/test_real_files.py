@@ -47,7 +47,7 @@ def is_right(question: datasets.Question) -> bool:
     if not expression:
         return False
     calculator = Calculator()
-    call = tools.Call(name="calculator", arguments=calculator.parse(expression))
+    call = tools.ToolCall(name="calculator", arguments=calculator.parse(expression))
     output = tools.run(calculator, call).output
     return output is not None and round(float(output), 2) == round(float(str(question.answer)), 2)
 

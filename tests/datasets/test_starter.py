@@ -9,24 +9,24 @@ from fractions import Fraction
 
 import pytest
 
-from trice.datasets import starter
+from trice.datasets import starter_math
 from trice.errors import InputError
-from trice.journal import dump_row
-from trice.records import Question
+from trice.storage.files import dump_row
 from trice.tools.calculator import Calculator
+from trice.types import Question
 
 PRINT_DIGEST = """
 import hashlib
-from trice.datasets import starter
-from trice.journal import dump_row
-train, test = starter.make(200, 100, seed=7)
+from trice.datasets import starter_math
+from trice.storage.files import dump_row
+train, test = starter_math.make(200, 100, seed=7)
 print(hashlib.sha256("".join(map(dump_row, train + test)).encode()).hexdigest())
 """
 
 
 @pytest.fixture(scope="module")
 def many() -> tuple[list[Question], list[Question]]:
-    return starter.make(4000, 1000, seed=3)
+    return starter_math.make(4000, 1000, seed=3)
 
 
 def field(question: Question, name: str) -> str:
@@ -40,7 +40,7 @@ def form(expression: str) -> str:
 
 
 def test_the_same_seed_gives_the_same_bytes_in_any_process() -> None:
-    train, test = starter.make(200, 100, seed=7)
+    train, test = starter_math.make(200, 100, seed=7)
     here = hashlib.sha256("".join(map(dump_row, train + test)).encode()).hexdigest()
     runs = [
         subprocess.run(
@@ -56,11 +56,11 @@ def test_the_same_seed_gives_the_same_bytes_in_any_process() -> None:
 
 
 def test_another_seed_gives_other_questions() -> None:
-    assert starter.make(20, 20, seed=1) != starter.make(20, 20, seed=2)
+    assert starter_math.make(20, 20, seed=1) != starter_math.make(20, 20, seed=2)
 
 
 def test_fewer_are_the_beginning_of_more(many: tuple[list[Question], list[Question]]) -> None:
-    train, test = starter.make(150, 40, seed=3)
+    train, test = starter_math.make(150, 40, seed=3)
     assert (train, test) == (many[0][:150], many[1][:40])
 
 
@@ -91,14 +91,14 @@ def test_the_numbers_of_the_expression_stand_in_the_text(
 
 def test_templates_are_disjoint_and_every_one_is_used(many: tuple[list[Question], list[Question]]) -> None:
     train, test = ({field(question, "template") for question in part} for part in many)
-    assert train == {each.name for each in starter.templates() if not each.test}
-    assert test == {each.name for each in starter.templates() if each.test}
-    assert len(train) + len(test) == len(starter.templates()) >= 60
+    assert train == {each.name for each in starter_math.templates() if not each.test}
+    assert test == {each.name for each in starter_math.templates() if each.test}
+    assert len(train) + len(test) == len(starter_math.templates()) >= 60
 
 
 def test_every_form_in_the_test_part_is_learnt_from_another_template() -> None:
     train, test = (
-        {form(each.solve) for each in starter.templates() if each.test is held_out}
+        {form(each.solve) for each in starter_math.templates() if each.test is held_out}
         for held_out in (False, True)
     )
     assert test <= train
@@ -119,7 +119,9 @@ def test_levels_run_from_single_figures_to_large_numbers(
     assert max(numbers["4"]) >= 100_000
 
 
-@pytest.mark.parametrize(("train", "test"), [(starter.MAX_ROWS + 1, 1), (1, starter.MAX_ROWS + 1), (-1, 1)])
+@pytest.mark.parametrize(
+    ("train", "test"), [(starter_math.MAX_ROWS + 1, 1), (1, starter_math.MAX_ROWS + 1), (-1, 1)]
+)
 def test_more_than_it_can_make_is_refused(train: int, test: int) -> None:
     with pytest.raises(InputError, match="questions wanted; it makes 0 to"):
-        starter.make(train, test)
+        starter_math.make(train, test)

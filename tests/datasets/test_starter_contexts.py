@@ -6,14 +6,14 @@ from collections import Counter
 import pytest
 
 from trice import datasets
-from trice.datasets import contexts
+from trice.datasets import starter_contexts
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 
 @pytest.fixture(scope="module")
 def many() -> tuple[list[Question], list[Question]]:
-    return contexts.make(1500, 600, seed=3)
+    return starter_contexts.make(1500, 600, seed=3)
 
 
 def field(question: Question, name: str) -> str:
@@ -55,7 +55,7 @@ def test_most_questions_are_spanish(many: tuple[list[Question], list[Question]])
 
 def test_a_question_worked_out_by_hand() -> None:
     """Of two museums, the one that is asked for."""
-    rows = [row for row in contexts.make(1500, 0)[0] if field(row, "template") == "museum-two"]
+    rows = [row for row in starter_contexts.make(1500, 0)[0] if field(row, "template") == "museum-two"]
     (row, *_) = [
         row for row in rows if (field(row, "relation"), field(row, "language")) == ("museum-year", "es")
     ]
@@ -69,24 +69,26 @@ def test_a_question_worked_out_by_hand() -> None:
 def test_the_seed_decides_and_fewer_are_the_beginning_of_more(
     many: tuple[list[Question], list[Question]],
 ) -> None:
-    assert contexts.make(150, 40, seed=3) == (many[0][:150], many[1][:40])
-    assert contexts.make(20, 20, seed=1) != contexts.make(20, 20, seed=2)
+    assert starter_contexts.make(150, 40, seed=3) == (many[0][:150], many[1][:40])
+    assert starter_contexts.make(20, 20, seed=1) != starter_contexts.make(20, 20, seed=2)
 
 
 def test_all_it_promises_are_distinct() -> None:
-    parts = contexts.make(contexts.MAX_ROWS, contexts.MAX_ROWS)
-    assert all(len({row.input for row in part}) == contexts.MAX_ROWS for part in parts)
+    parts = starter_contexts.make(starter_contexts.MAX_ROWS, starter_contexts.MAX_ROWS)
+    assert all(len({row.input for row in part}) == starter_contexts.MAX_ROWS for part in parts)
 
 
 def test_loaded_by_name_and_in_the_catalogue() -> None:
     split = datasets.load("starter-mlqa", train=12, test=3, seed=1)
-    assert (split.train, split.test) == contexts.make(12, 3, 1)
+    assert (split.train, split.test) == starter_contexts.make(12, 3, 1)
     assert (split.train[11].id, split.test[2].id) == ("starter-mlqa_train-12", "starter-mlqa_test-3")
     (entry,) = [entry for entry in datasets.catalogue() if entry.name == "starter-mlqa"]
     assert (entry.task, entry.present) == ("mlqa", True)
 
 
-@pytest.mark.parametrize(("train", "test"), [(contexts.MAX_ROWS + 1, 1), (1, contexts.MAX_ROWS + 1), (-1, 1)])
+@pytest.mark.parametrize(
+    ("train", "test"), [(starter_contexts.MAX_ROWS + 1, 1), (1, starter_contexts.MAX_ROWS + 1), (-1, 1)]
+)
 def test_more_than_it_can_make_is_refused(train: int, test: int) -> None:
     with pytest.raises(InputError, match=r"starter-mlqa: .* questions wanted; it makes 0 to 5000"):
-        contexts.make(train, test)
+        starter_contexts.make(train, test)

@@ -7,9 +7,9 @@ from itertools import chain
 import pytest
 
 from trice import datasets
-from trice.datasets.facts import LAMA, QA, Fact, FactSet
+from trice.datasets.starter_facts import LAMA, QA, Fact, FactSet
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 SETS = pytest.mark.parametrize("made", [QA, LAMA], ids=lambda made: made.name)
 

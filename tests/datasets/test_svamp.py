@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from trice.datasets import svamp
-from trice.datasets._benchmark import Dropped
+from trice.datasets.benchmark import Dropped
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 ROW = {
     "ID": "chal-1",

@@ -4,7 +4,7 @@ A script names, for a question (any text that the last message of a request cont
 first requests in turn; after them, and for all others, it answers. With `faults`, so large a share of all requests
 goes wrong, in the ways of FAULTS in turn. Fields that are `unsupported` are refused with status 400. Behaviours:
 `400`, `404`, `422`, `500`,
-`429` and `503` (with Retry-After: 1), `429-bare` (without), `far` (429 asking for an hour), `drop`, `hang`,
+`429` and `503` (with Retry-After: 1), `429-bare` (without), `far` (429 spec for an hour), `drop`, `hang`,
 `slow` (an answer after 0.3 s), `brief` (429 with Retry-After: 0.05), `drip` (a byte now and then for 2 s),
 `torn` (fewer bytes than announced), `half` (half a JSON body), `empty` (no choices), `null` (no content),
 `surrogate` (text that is not Unicode), a body (text that begins with `{` or `<`: a whole reply with status 200),

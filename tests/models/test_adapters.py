@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM
 from tiny import read, write
 from trice.errors import InputError
 from trice.models.adapters import adapter_config, adapter_weights
-from trice.models.batches import Ask
-from trice.models.decoding import generate
+from trice.models.batching import Ask
+from trice.models.generation import generate
 from trice.models.local import load
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 from trice.training.rlef import rlef
 from trice.training.settings import Rlef
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trice.models import arithmetic
+from trice.models import cpu_dtype
 from trice.models.local import resolve_dtype
 
 RESTRICTED = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -19,7 +19,7 @@ RESTRICTED = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 def resolved(cache: Path, **environment: str) -> str:
     """What `auto` is in a process of its own."""
     code = "from trice.models.local import resolve_dtype; print(resolve_dtype('auto', 'cpu'))"
-    mine = {name: value for name, value in os.environ.items() if name not in arithmetic.VARIABLES}
+    mine = {name: value for name, value in os.environ.items() if name not in cpu_dtype.VARIABLES}
     env = mine | {"TRICE_CACHE": str(cache)} | environment
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -31,7 +31,7 @@ def test_without_instructions_for_bfloat16_auto_is_float32(tmp_path: Path) -> No
     kept = json.loads(file.read_text())
     assert kept["dtype"] == "float32"
     assert kept["machine"]["environment"] == dict(sorted(RESTRICTED.items()))
-    assert kept["seconds"]["float32"] < arithmetic.MARGIN * kept["seconds"]["bfloat16"]
+    assert kept["seconds"]["float32"] < cpu_dtype.MARGIN * kept["seconds"]["bfloat16"]
 
 
 def test_a_verdict_holds_for_later_processes_with_the_same_instructions(tmp_path: Path) -> None:
@@ -69,4 +69,4 @@ def test_without_a_cache_folder_auto_still_has_an_answer(
 
 
 def test_the_rate_is_that_of_some_processor() -> None:
-    assert 1e8 < arithmetic.rate("float32") < 1e14
+    assert 1e8 < cpu_dtype.rate("float32") < 1e14

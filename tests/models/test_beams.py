@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from trice.errors import InputError
-from trice.models.batches import Ask
-from trice.models.decoding import generate
+from trice.models.batching import Ask
+from trice.models.generation import generate
 from trice.models.local import LocalModel, load
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 
 PROMPTS = [[1, 70, 80], [1, 70, 81, 90, 100, 101], [1, 200]]
 SEARCH = Sampling(max_new_tokens=6, beams=4, samples=2)

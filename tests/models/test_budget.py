@@ -10,7 +10,7 @@ from stand_in_server import StandIn
 from trice.errors import InputError, TriceError
 from trice.models.budget import Budget, Spent
 from trice.models.endpoint import Endpoint
-from trice.models.wire import Reply
+from trice.models.http import Reply
 
 # Each question below may cost 11 + 5: a message's frame 8, "user" 2 and "q1" 1 tokens, and the length limit.
 MOST = Spent(1, 11, 5)

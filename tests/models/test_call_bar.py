@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from families import save
-from trice import calls
-from trice.calls import opening
-from trice.models.batches import Ask
-from trice.models.decoding import generate
+from trice.formats import calls
+from trice.formats.calls import opening
+from trice.formats.prompt import decode, load_template
+from trice.models.batching import Ask
 from trice.models.engine import Manner, Prompt
+from trice.models.generation import generate
 from trice.models.local import LocalModel, load
-from trice.prompts import decode, load_template
-from trice.records import Outcome
-from trice.sampling import Sampling
-from trice.stages.generate import Asking, open_engine
+from trice.models.sampling import Sampling
+from trice.stages.generate import ModelSpec, open_engine
+from trice.types import Outcome
 
 NAMES = ("a", "Question", "n", "er", "calculator")  # what tiny random models write now and then
 
@@ -49,7 +49,7 @@ def manner(sampling: Sampling, **options: object) -> Manner:
 def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_bar(
     loaded: LocalModel, sampling: Sampling
 ) -> None:
-    bar = manner(sampling, compel="answer").bar(loaded.tokenizer)
+    bar = manner(sampling, tool_choice="none").bar(loaded.tokenizer)
     begins = opening(NAMES)
     asks = [
         Ask(loaded.tokenizer(f"What is {n}+{n * n}?")["input_ids"], str(n), tuple(range(sampling.samples)))
@@ -73,7 +73,7 @@ def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_b
 
 def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalModel) -> None:
     tokenizer = loaded.tokenizer
-    bar, begins = manner(Sampling(), compel="answer").bar(tokenizer), opening(NAMES)
+    bar, begins = manner(Sampling(), tool_choice="none").bar(tokenizer), opening(NAMES)
     for text in (
         "",
         "It is",
@@ -101,7 +101,7 @@ def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalMod
 
 def test_endings_of_words_are_free(loaded: LocalModel) -> None:
     """A tool named `t` bars no "don't", and no token at all but before a parenthesis."""
-    bar = Manner(load_template("plain"), parsers={"t": dict}, own=("t",), compel="answer").bar(
+    bar = Manner(load_template("plain"), parsers={"t": dict}, own=("t",), tool_choice="none").bar(
         loaded.tokenizer
     )
     texts = {token: decode(loaded.tokenizer, [token]) for token in {*bar("I don'"), *bar("don't"), *bar("x")}}
@@ -110,8 +110,8 @@ def test_endings_of_words_are_free(loaded: LocalModel) -> None:
 
 
 def test_an_engine_answers_without_calls(folder: Path) -> None:
-    engine = open_engine(Asking(str(folder), device="cpu", dtype="float32"))
-    how = manner(Sampling(80, temperature=1.5, samples=8), compel="answer")
+    engine = open_engine(ModelSpec(str(folder), device="cpu", dtype="float32"))
+    how = manner(Sampling(80, temperature=1.5, samples=8), tool_choice="none")
     texts: list[str] = []
     prompts = [Prompt(str(n), "Add.", f"{n}+1?", tuple(range(8))) for n in range(6)]
     failures = engine.write(prompts, how, lambda _, found: texts.extend(each.text for each in found.values()))

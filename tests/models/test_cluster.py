@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 
 from tiny import command, read, sums
-from trice import cluster
+from trice import ray_cluster
 from trice.errors import InputError, TriceError
-from trice.models.cluster import RayEngine
+from trice.formats.prompt import load_template
 from trice.models.engine import Done, Failure, Manner, Prompt, Written
-from trice.prompts import load_template
-from trice.records import Call, Execution
-from trice.sampling import Sampling
-from trice.stages.generate import Asking, generate, open_engine
+from trice.models.ray_engine import RayEngine
+from trice.models.sampling import Sampling
+from trice.stages.generate import ModelSpec, generate, open_engine
 from trice.tools import Tool, load_tool
 from trice.tools.calculator import Calculator
-from trice.tools.cluster import runner
-from trice.tools.function import FunctionTool
-from trice.tools.many import executed, run_all
+from trice.tools.executor import executed, run_all
+from trice.tools.function_tool import FunctionTool
+from trice.tools.ray_executor import runner
+from trice.types import Execution, ToolCall
 
 ray = pytest.importorskip("ray")
 
@@ -51,8 +51,8 @@ def two_workers() -> Iterator[None]:
 
 
 @pytest.fixture
-def asking(tiny_model: Callable[[str], Path]) -> Asking:
-    return Asking(str(tiny_model("gemma3")), batch_size=4, device="cpu", dtype="float32")
+def spec(tiny_model: Callable[[str], Path]) -> ModelSpec:
+    return ModelSpec(str(tiny_model("gemma3")), batch_size=4, device="cpu", dtype="float32")
 
 
 def told(engine: object, prompts: Sequence[Prompt], manner: Manner) -> dict[tuple[int, int], Written]:
@@ -82,8 +82,8 @@ def halve(number: float) -> str:
 class Mortal:
     """An engine whose process is killed, the first time that it has handed over three responses."""
 
-    def __init__(self, asking: Asking, killed: Path) -> None:
-        self.engine, self.killed = open_engine(asking), killed
+    def __init__(self, spec: ModelSpec, killed: Path) -> None:
+        self.engine, self.killed = open_engine(spec), killed
 
     def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
         handed: list[int] = []
@@ -113,11 +113,11 @@ class Frail:
 
 
 def test_the_same_responses_as_one_process_though_a_worker_is_killed(
-    two_workers: None, tmp_path: Path, asking: Asking
+    two_workers: None, tmp_path: Path, spec: ModelSpec
 ) -> None:
     manner = drawn(samples=2, temperature=1.0, top_p=0.9, seed=3, logprobs=True)
-    alone = told(open_engine(asking), PROMPTS, manner)
-    spread = told(RayEngine(partial(Mortal, asking, tmp_path / "killed"), 2), PROMPTS, manner)
+    alone = told(open_engine(spec), PROMPTS, manner)
+    spread = told(RayEngine(partial(Mortal, spec, tmp_path / "killed"), 2), PROMPTS, manner)
     assert (tmp_path / "killed").exists()
     assert len(alone) == 48
     assert len({written.text for written in alone.values()}) > 20
@@ -127,10 +127,10 @@ def test_the_same_responses_as_one_process_though_a_worker_is_killed(
 
 
 def test_the_command_writes_the_same_bytes_with_ray(
-    two_workers: None, tmp_path: Path, asking: Asking, capsys: pytest.CaptureFixture[str]
+    two_workers: None, tmp_path: Path, spec: ModelSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, outputs = sums(tmp_path / "in.json", 10), [tmp_path / "one.json", tmp_path / "two.json"]
-    words = ["generate", "--model", asking.model, "--data", data, "--device", "cpu", "--dtype", "float32"]
+    words = ["generate", "--model", spec.model, "--data", data, "--device", "cpu", "--dtype", "float32"]
     words += ["--max-new-tokens", 8, "--batch-size", 4]
     assert command(capsys, *words, "--output", outputs[0])[0] == 0
     assert command(capsys, *words, "--output", outputs[1], "--engine", "ray", "--workers", 2)[0] == 0
@@ -138,10 +138,10 @@ def test_the_command_writes_the_same_bytes_with_ray(
     assert len(read(outputs[0])) == 10
 
 
-def test_a_run_may_go_on_on_a_cluster_but_not_with_another_writer(asking: Asking) -> None:
-    here = asking.settings()
-    assert replace(asking, engine="ray", workers=3).settings() == here
-    assert replace(asking, engine="ray:vllm").settings() == replace(asking, engine="vllm").settings() != here
+def test_a_run_may_go_on_on_a_cluster_but_not_with_another_writer(spec: ModelSpec) -> None:
+    here = spec.settings()
+    assert replace(spec, engine="ray", workers=3).settings() == here
+    assert replace(spec, engine="ray:vllm").settings() == replace(spec, engine="vllm").settings() != here
 
 
 def test_failures_keep_the_numbers_of_their_prompts(two_workers: None) -> None:
@@ -161,7 +161,7 @@ def test_what_a_worker_raises_is_told_in_one_line(two_workers: None) -> None:
 def test_a_prompt_that_kills_every_worker_is_given_up(
     two_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "RETRIES", 1)
+    monkeypatch.setattr(ray_cluster, "RETRIES", 1)
     with pytest.raises(TriceError, match="what is done is kept"):
         RayEngine(Frail, 1).write([Prompt("key 0", "", "die")], drawn(), print)
 
@@ -178,11 +178,11 @@ def test_a_tool_that_cannot_travel_is_refused(two_workers: None) -> None:
 
 def test_calls_are_run_on_the_workers(two_workers: None) -> None:
     halving = FunctionTool(halve)
-    calls: list[tuple[Tool, Call]] = [
-        (halving, Call(name="halve", arguments={"number": number}))
+    calls: list[tuple[Tool, ToolCall]] = [
+        (halving, ToolCall(name="halve", arguments={"number": number}))
         for number in (1, 2, 3, "x", 1, 4, 5, 6, 7)
     ]
-    calls.append((Calculator(), Call(name="calculator", arguments={"expression": "6*7"})))
+    calls.append((Calculator(), ToolCall(name="calculator", arguments={"expression": "6*7"})))
     found = run_all(calls, runner=runner("ray", 2))
     alone = run_all(calls)
 
@@ -203,7 +203,7 @@ def test_calls_to_servers_stay_here(two_workers: None) -> None:
     halving.workers = 4
     spread = runner("ray", 2)
     assert spread is not None
-    ((_, execution),) = spread({"a": (halving, Call(name="halve", arguments={"number": 1}))})
+    ((_, execution),) = spread({"a": (halving, ToolCall(name="halve", arguments={"number": 1}))})
     assert execution.output == f"0.5 by {os.getpid()}"
     assert [key for key, _ in executed({})] == []
 
@@ -232,22 +232,22 @@ def test_a_tools_source_travels_and_what_it_opened_does_not() -> None:
 def test_the_machines_are_shared_out(
     nodes: list[dict[str, float]], workers: int | None, expected: tuple[float, ...]
 ) -> None:
-    assert cluster.shared(nodes, workers) == expected
+    assert ray_cluster.shared(nodes, workers) == expected
 
 
 def test_a_cluster_without_cores_is_refused() -> None:
     with pytest.raises(InputError, match="no cores"):
-        cluster.shared([{"memory": 1e9}])
+        ray_cluster.shared([{"memory": 1e9}])
 
 
 def test_portions_are_small_enough_for_every_worker() -> None:
-    assert cluster.portions("abcdefghij", 1, 3) == ["abc", "def", "ghi", "j"]
-    assert cluster.portions("abcdefghij", 2, 256) == ["ab", "cd", "ef", "gh", "ij"]
-    assert cluster.portions("ab", 64, 256) == ["a", "b"]
+    assert ray_cluster.portions("abcdefghij", 1, 3) == ["abc", "def", "ghi", "j"]
+    assert ray_cluster.portions("abcdefghij", 2, 256) == ["ab", "cd", "ef", "gh", "ij"]
+    assert ray_cluster.portions("ab", 64, 256) == ["a", "b"]
 
 
 def test_an_engine_that_there_is_not_is_refused_before_the_model_is_loaded(
-    tmp_path: Path, asking: Asking
+    tmp_path: Path, spec: ModelSpec
 ) -> None:
     with pytest.raises(InputError, match=r"engine 'rai': there is transformers, vllm, ray, ray:vllm"):
-        generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", replace(asking, engine="rai"))
+        generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", replace(spec, engine="rai"))

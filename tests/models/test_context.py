@@ -13,8 +13,8 @@ import torch
 from families import save, tokenizer
 from tiny import command, read, sums, training, write
 from trice.errors import InputError
+from trice.formats.prompt import load_template
 from trice.models.local import context_length, load
-from trice.prompts import load_template
 
 CPU = ["--device", "cpu", "--dtype", "float32"]
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from trice.models.batches import Ask, entrants, packed, shared_prefix
-from trice.models.decoding import generate
-from trice.models.draw import BLOCK, greedy, top
+from trice.models.batching import Ask, entrants, packed, shared_prefix
+from trice.models.generation import generate
 from trice.models.local import LocalModel, load
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
+from trice.models.token_sampling import BLOCK, greedy, top
 
 TOKENS = 14  # written by each response where nothing ends it: longer than the tiny models' window of 8
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from families import tokenizer
+from trice.formats.prompt import load_template
 from trice.models.detokenizer import Detokenizer, tail
 from trice.models.engine import Manner
-from trice.prompts import load_template
 from trice.tools.calculator import Calculator
 
 KINDS = ("qwen", "glm", "gemma", "llama2", "mistral", "wordpiece", "clean")
@@ -124,7 +124,7 @@ def test_a_response_is_over_at_the_same_place_however_it_comes(opened: bool) -> 
     ]
     manner = Manner(
         load_template("plain"), parsers={"calculator": Calculator().parse}, own=("calculator",),
-        compel="call" if opened else None,
+        tool_choice="required" if opened else "auto",
     )  # fmt: skip
     draw, over = random.Random(0), 0
     for _ in range(600):

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from stand_in_server import StandIn
 
-from trice.calls import MAX_RESPONSE
 from trice.errors import InputError, TriceError
+from trice.formats.calls import MAX_RESPONSE
 from trice.models.endpoint import Endpoint
-from trice.models.wire import Reply
+from trice.models.http import Reply
 
 KEYS = ("sk-first-0123456789abcdef", "sk-other-fedcba9876543210")
 

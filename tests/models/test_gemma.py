@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from trice.cache import cache_folder
 from trice.errors import InputError, TriceError
 from trice.models import gemma
 from trice.models.local import check_model, load
+from trice.storage.cache import cache_folder
 from trice.training.clone import clone
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Rlef

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import families
-from trice.models.batches import Ask
-from trice.models.decoding import generate
+from trice.models.batching import Ask
 from trice.models.engine import Written
+from trice.models.generation import generate
 from trice.models.local import LocalModel, load
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 
 TIE = 1e-4  # of logits, or of beams' scores
 TOKENS = 12  # longer than the sliding layers' window

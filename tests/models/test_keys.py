@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trice.errors import InputError
+from trice.models.api_keys import api_keys
 from trice.models.endpoint import Endpoint
-from trice.models.keys import api_keys
 
 KEYS = ("sk-first-0123456789abcdef", "sk-other-fedcba9876543210")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from test_decoding import Spelled, some_prompts
 
-from trice.models.batches import Ask
-from trice.models.decoding import Live, Row, Way, generate
+from trice.models.batching import Ask
+from trice.models.generation import Live, Row, Way, generate
+from trice.models.kv_cache import Rows, attending
 from trice.models.local import LocalModel, load
-from trice.models.rows import Rows, attending
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 
 TOKENS = 12
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from trice.models.masks import layer_masks
+from trice.models.attention_masks import layer_masks
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 

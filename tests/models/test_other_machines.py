@@ -14,13 +14,13 @@ from test_decoding import Spelled
 from transformers import AutoModelForCausalLM
 
 import families
-from trice.models.batches import Ask
-from trice.models.decoding import generate
+from trice.models.batching import Ask
+from trice.models.generation import generate
 from trice.models.local import LocalModel, load
-from trice.sampling import Sampling
-from trice.training import policy
+from trice.models.sampling import Sampling
+from trice.training import packed_forward
+from trice.training.packed_forward import Way, prepare
 from trice.training.packing import Example, Tokens, pack
-from trice.training.policy import Way, prepare
 
 DEEP = {"num_hidden_layers": 32, "initializer_range": 1.0}
 
@@ -137,6 +137,6 @@ def test_gradients_gathered_by_a_sparse_product_are_the_same(
 
     expected = gradient()
     used = []
-    monkeypatch.setattr(policy, "multiplies_sparse", lambda device: used.append(device) is None)
+    monkeypatch.setattr(packed_forward, "multiplies_sparse", lambda device: used.append(device) is None)
     torch.testing.assert_close(gradient(), expected, rtol=1e-9, atol=1e-12)
     assert used

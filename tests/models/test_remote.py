@@ -11,11 +11,11 @@ import pytest
 from stand_in_server import StandIn
 
 from trice.errors import InputError
+from trice.formats.prompt import Example, load_template
 from trice.models.endpoint import Endpoint
+from trice.models.endpoint_engine import EndpointEngine
 from trice.models.engine import Failure, Manner, Prompt, Written
-from trice.models.remote import EndpointEngine
-from trice.prompts import Example, load_template
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 from trice.tools.calculator import Calculator
 
 SUM = Prompt("k", "Solve.", "1 plus 2?")
@@ -103,9 +103,9 @@ def test_a_prompt_is_written_in_the_template_and_begins_a_compelled_call() -> No
     body = sent(PLAIN, form="completions")
     assert body["prompt"] == "Question: 1 plus 2?\nAnswer:"
     assert body["stop"] == ["\n"]
-    compelled = sent(replace(PLAIN, compel="call"), form="completions")
+    compelled = sent(replace(PLAIN, tool_choice="required"), form="completions")
     assert compelled["prompt"] == "Question: 1 plus 2?\nAnswer: calculator("
-    assert says("1+2) = 3", replace(PLAIN, compel="call"), form="completions") == Written("1+2)")
+    assert says("1+2) = 3", replace(PLAIN, tool_choice="required"), form="completions") == Written("1+2)")
 
 
 def pieces(text: str) -> list[tuple[int, str, float]]:
@@ -171,7 +171,7 @@ def test_token_ids_end_where_the_response_does(tiny_model: Callable[[str], Path]
 
 
 def test_who_must_not_call_cannot_begin_one(tiny_model: Callable[[str], Path]) -> None:
-    manner = replace(PLAIN, compel="answer")
+    manner = replace(PLAIN, tool_choice="none")
     body = sent(manner, form="completions", tokenizer=str(tiny_model("llama")))
     assert set(body["logit_bias"].values()) == {-100.0}
 
@@ -180,7 +180,11 @@ def test_who_must_not_call_cannot_begin_one(tiny_model: Callable[[str], Path]) -
     ("manner", "options", "line"),
     [
         (replace(CHAT, sampling=Sampling(beams=4)), {}, "beams=4: an endpoint samples"),
-        (replace(PLAIN, compel="answer"), {"form": "completions"}, "tokenizer's name, for compel 'answer'"),
+        (
+            replace(PLAIN, tool_choice="none"),
+            {"form": "completions"},
+            "tokenizer's name, for tool_choice 'answer'",
+        ),
         (CHAT, {"form": "completions"}, "tokenizer's name, for template 'chat'"),
         (PLAIN, {"form": "completions", "tokenizer": "none/here"}, "tokenizer 'none/here': cannot be loaded"),
         (CHAT, {"tokenizer": "gpt"}, "a tokenizer is for an endpoint's form 'completions'"),

@@ -11,11 +11,11 @@ import pytest
 
 from tiny import command, sums
 from trice.errors import InputError
-from trice.models import vllm
+from trice.formats.prompt import load_template
+from trice.models import vllm_engine
 from trice.models.engine import Engine, Manner, Prompt, Written
-from trice.prompts import load_template
-from trice.sampling import Sampling
-from trice.stages.generate import Asking, open_engine
+from trice.models.sampling import Sampling
+from trice.stages.generate import ModelSpec, open_engine
 from trice.tools.calculator import Calculator
 
 installed = importlib.util.find_spec("vllm") is not None
@@ -28,7 +28,7 @@ def manner(**sampling: Any) -> Manner:
 
 
 def test_greedy_settings() -> None:
-    asked = vllm.settings(manner(max_new_tokens=9), PROMPT, 0)
+    asked = vllm_engine.settings(manner(max_new_tokens=9), PROMPT, 0)
     seed = asked.pop("seed")
     assert 0 <= seed < 2**48
     assert asked == {
@@ -45,7 +45,7 @@ def test_greedy_settings() -> None:
 
 def test_sampled_settings() -> None:
     drawn = manner(temperature=0.2, top_k=40, top_p=0.75, repetition_penalty=1.3, logprobs=True)
-    asked = vllm.settings(drawn, PROMPT, 1, [7, 9])
+    asked = vllm_engine.settings(drawn, PROMPT, 1, [7, 9])
     assert (asked["temperature"], asked["top_k"], asked["top_p"]) == (0.2, 40, 0.75)
     assert (asked["repetition_penalty"], asked["logprobs"]) == (1.3, 0)
     assert asked["logit_bias"] == {7: -100.0, 9: -100.0}
@@ -53,7 +53,7 @@ def test_sampled_settings() -> None:
 
 def test_a_seed_belongs_to_the_question_and_the_sample() -> None:
     def seed(prompt: Prompt, sample: int, **sampling: Any) -> int:
-        asked: int = vllm.settings(manner(**sampling), prompt, sample)["seed"]
+        asked: int = vllm_engine.settings(manner(**sampling), prompt, sample)["seed"]
         return asked
 
     assert seed(PROMPT, 1) == seed(PROMPT._replace(samples=(1,)), 1, temperature=1.0)
@@ -75,14 +75,14 @@ def test_beams_and_a_missing_vllm_are_refused(
 def test_room_is_made_for_the_adapters_rank(tmp_path: Path, rank: int, room: int) -> None:
     (tmp_path / "adapter_config.json").write_text(f'{{"r": {rank}}}')
     (tmp_path / "adapter_model.safetensors").touch()
-    assert vllm.room(tmp_path, "m") == room
+    assert vllm_engine.room(tmp_path, "m") == room
 
 
 def test_too_high_a_rank_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": 1024}')
     (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(InputError, match="rank 1024; vLLM takes at most 512"):
-        vllm.room(tmp_path, "m")
+        vllm_engine.room(tmp_path, "m")
 
 
 def told(engine: Engine, how: Manner, prompts: list[Prompt]) -> dict[tuple[int, int], Written]:
@@ -98,11 +98,11 @@ def told(engine: Engine, how: Manner, prompts: list[Prompt]) -> dict[tuple[int, 
 @pytest.mark.slow
 @pytest.mark.skipif(not installed, reason="vLLM is not installed")
 def test_vllm_writes_what_transformers_writes() -> None:
-    asking = Asking("gemma-3-270m", dtype="float32")
+    spec = ModelSpec("gemma-3-270m", dtype="float32")
     prompts = [Prompt(str(n), "Answer.", f"What is {n} plus {n + 3}?") for n in range(12)]
     greedy = manner(max_new_tokens=24, logprobs=True)
-    expected = told(open_engine(asking), greedy, prompts)
-    engine = vllm.VllmEngine("gemma-3-270m", dtype="float32")
+    expected = told(open_engine(spec), greedy, prompts)
+    engine = vllm_engine.VllmEngine("gemma-3-270m", dtype="float32")
     found = told(engine, greedy, prompts)
     same = [place for place in expected if found[place][:2] == expected[place][:2]]
     assert len(same) >= 11  # a tie may go the other way

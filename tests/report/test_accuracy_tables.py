@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_runs import graded, result, write
 
-from trice.measures import Share
+from trice.metrics import Share
 from trice.report import write_report
 from trice.report.results import frontier
 

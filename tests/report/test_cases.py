@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from trice.records import Response
 from trice.report.cases import Cases, Kind, asked, case_tables, find_cases, kind_of, written
-from trice.report.folder import Run
-from trice.report.page import BUDGET, MANY, MOST, TEXT, island
+from trice.report.html_page import BUDGET, MANY, MOST, TEXT, island
+from trice.report.run_reader import Run
+from trice.types import Response
 
 RIGHT, WRONG = True, False
 

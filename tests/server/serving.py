@@ -12,8 +12,8 @@ from typing import Any
 
 from tiny import says
 from trice.server.limits import Limits
-from trice.server.shelf import open_shelf
-from trice.server.start import Entrance, Server, open_server
+from trice.server.model_registry import open_shelf
+from trice.server.startup import Entrance, Server, open_server
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from trice.errors import ToolUnavailable
-from trice.records import Question
 from trice.tools import Tool, one_text
-from trice.tools.function import FunctionTool
-from trice.tools.turns import reading
+from trice.tools.function_tool import FunctionTool
+from trice.tools.second_turn import reading
+from trice.types import Question
 
 go_on = Event()
 runs: list[str] = []

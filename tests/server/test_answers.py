@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trice import calls
-from trice.records import Execution, Outcome
-from trice.server.answers import UNFINISHED, Answer
+from trice.formats import calls
+from trice.server.streamed_text import UNFINISHED, Answer
 from trice.tools.calculator import Calculator
+from trice.types import Execution, Outcome
 
 NAMES = ("calculator", "QA")
 PARSERS = {"calculator": Calculator().parse, "QA": lambda text: {"question": text}}

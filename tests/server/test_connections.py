@@ -16,7 +16,7 @@ from serving import ask, eventually, running, tool_task, writes
 from serving_tools import held as held
 
 from trice.server.limits import Limits
-from trice.server.start import Server
+from trice.server.startup import Server
 
 
 @contextmanager

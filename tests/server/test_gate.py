@@ -18,9 +18,9 @@ import pytest
 from serving import ask, client, lora, running
 
 from tiny import command
-from trice.server.gate import Gate, is_loopback, page_policy
-from trice.server.start import Entrance
-from trice.server.wire import Refused
+from trice.server.auth import Gate, is_loopback, page_policy
+from trice.server.schema import Refused
+from trice.server.startup import Entrance
 
 
 def get(url: str, path: str, **headers: str) -> http.client.HTTPResponse:

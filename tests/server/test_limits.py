@@ -18,7 +18,7 @@ from serving import ask, client, eventually, running, streamed, tool_task, write
 from serving_tools import held as held
 
 from trice.server.limits import Limits
-from trice.server.start import Server
+from trice.server.startup import Server
 
 
 @pytest.fixture

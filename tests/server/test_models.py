@@ -12,14 +12,14 @@ import pytest
 from serving import ask, client, eventually, lora, running, tool_task
 
 from tiny import command, write
-from trice.models.decoding import TransformersEngine
+from trice.models.generation import TransformersEngine
 from trice.models.local import load
-from trice.records import Question
-from trice.sampling import Sampling
-from trice.server.shelf import Served
-from trice.stages.generate import Asking, respond
+from trice.models.sampling import Sampling
+from trice.server.model_registry import Served
+from trice.stages.generate import ModelSpec, respond
 from trice.stages.generate import ask as instruct
 from trice.tasks import Tasks
+from trice.types import Question
 
 TEXTS = [f"Who is number {number}?" for number in range(6)]
 
@@ -27,11 +27,11 @@ TEXTS = [f"Who is number {number}?" for number in range(6)]
 def expected(model: Path, adapter: Path | None, template: str) -> list[str]:
     """What the stage `generate` answers."""
     tasks = Tasks("math")
-    asking = Asking(str(model), adapter, template, sampling=Sampling(24))
+    spec = ModelSpec(str(model), adapter, template, sampling=Sampling(24))
     rows = [Question(id="chat", input=text) for text in TEXTS]
     engine = TransformersEngine(load(str(model), adapter, device="cpu", dtype="float32"))
     return [
-        row.response for row in respond(engine, tasks, [instruct(row, tasks.of(row)) for row in rows], asking)
+        row.response for row in respond(engine, tasks, [instruct(row, tasks.of(row)) for row in rows], spec)
     ]
 
 

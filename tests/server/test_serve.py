@@ -12,15 +12,15 @@ import pytest
 import torch
 from serving import ask, client, running, streamed, tool_task, writes
 
-from trice.models.decoding import TransformersEngine
+from trice.formats.prompt import load_template
 from trice.models.engine import Prompt
-from trice.prompts import load_template
-from trice.records import Question
-from trice.sampling import Sampling
-from trice.server.start import Server
-from trice.stages.generate import Asking, content_key, grouped
+from trice.models.generation import TransformersEngine
+from trice.models.sampling import Sampling
+from trice.server.startup import Server
+from trice.stages.generate import ModelSpec, content_key, grouped
 from trice.stages.generate import ask as instruct
 from trice.tasks import Tasks
+from trice.types import Question
 
 QUESTIONS = [f"What is {i} plus {i * i}?" + " Say it." * (i % 4) for i in range(20)]
 
@@ -48,7 +48,7 @@ def alone(server: Server, text: str, sampling: Sampling, template: str = "plain"
     tasks = Tasks("math")
     question = Question(id="chat", input=text, task="math")
     question = instruct(question, tasks.of(question))
-    ((_, manner, _),) = grouped(tasks, [question], Asking("", template=template, sampling=sampling))
+    ((_, manner, _),) = grouped(tasks, [question], ModelSpec("", template=template, sampling=sampling))
     found: dict[int, str] = {}
     prompt = Prompt(content_key(question), question.instruction, text, tuple(range(sampling.samples)))
     TransformersEngine(model.loaded).write(

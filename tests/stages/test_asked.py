@@ -12,16 +12,16 @@ from stand_in_server import StandIn
 
 from tiny import command, read, sums, write
 from trice.errors import InputError, TriceError
-from trice.ledger import standing
+from trice.formats.prompt import load_template
 from trice.models.budget import Budget
 from trice.models.endpoint import Endpoint
-from trice.prompts import load_template
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 from trice.stages.evaluate import evaluate
-from trice.stages.generate import Asking, generate
+from trice.stages.generate import ModelSpec, generate
 from trice.stages.label import label
 from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
-from trice.tools.index import Passage, build
+from trice.storage.run_store import standing
+from trice.tools.passage_index import Passage, build
 
 
 def add(message: str) -> str:
@@ -72,11 +72,11 @@ def test_labels_keep_a_budget_too(tmp_path: Path) -> None:
 def test_a_question_that_failed_is_asked_again_where_that_is_wanted(tmp_path: Path) -> None:
     data, output = sums(tmp_path / "S.json", 4), tmp_path / "out.json"
     with StandIn(add, script={"2 and": ["500"]}) as server:
-        asking = Asking("m", client=Endpoint(server.url, "m", attempts=1))
-        assert [row.id for row in generate(data, output, "math", asking)] == ["S_0", "S_1", "S_3"]
-        assert len(generate(data, output, "math", asking)) == 3
+        spec = ModelSpec("m", client=Endpoint(server.url, "m", attempts=1))
+        assert [row.id for row in generate(data, output, "math", spec)] == ["S_0", "S_1", "S_3"]
+        assert len(generate(data, output, "math", spec)) == 3
         assert len(server.seen) == 4
-        assert len(generate(data, output, "math", asking, retry=True)) == 4
+        assert len(generate(data, output, "math", spec, retry=True)) == 4
         assert len(server.seen) == 5
     assert [row["id"] for row in read(output)] == ["S_0", "S_1", "S_2", "S_3"]
 
@@ -85,7 +85,7 @@ def test_a_question_that_is_there_twice_is_not_paid(tmp_path: Path) -> None:
     row = {"id": "S_1", "question": "What is 1 and 7?", "answer": "8"}
     data = write(tmp_path / "in.json", [row, row])
     with StandIn(add) as server, pytest.raises(InputError, match=rf"^{data}:2: field 'id': .*{data}:1 too"):
-        generate(data, tmp_path / "out.json", "math", Asking("m", client=Endpoint(server.url, "m")))
+        generate(data, tmp_path / "out.json", "math", ModelSpec("m", client=Endpoint(server.url, "m")))
     assert not server.seen
 
 
@@ -105,8 +105,8 @@ def test_a_second_turn_that_failed_is_asked_again_alone(
         return "Onhava" if "capital is" in message else "5"
 
     def turn() -> Any:
-        asking = Asking("m", client=Endpoint(server.url, "m", attempts=1))
-        return evaluate(data, tmp_path / "out.json", "qa", asking=asking, tools=tools)
+        spec = ModelSpec("m", client=Endpoint(server.url, "m", attempts=1))
+        return evaluate(data, tmp_path / "out.json", "qa", spec=spec, tools=tools)
 
     with StandIn(reads, script={"castles": ["500"]}) as server:
         with pytest.raises(TriceError, match="1 of 2 questions got no second turn; run the same command"):
@@ -134,8 +134,8 @@ def test_a_model_of_ones_own_is_prompted_as_it_was_trained_and_its_ids_are_kept(
     data, output = sums(tmp_path / "S.json", 1), tmp_path / "out.json"
     with StandIn(lambda _: "What is", tokens=apart) as server:
         client = Endpoint(server.url, "m", form="completions", tokenizer=name)
-        asking = Asking("m", client=client, compel="call", sampling=Sampling(logprobs=True))
-        generate(data, output, "math", asking)
+        spec = ModelSpec("m", client=client, tool_choice="required", sampling=Sampling(logprobs=True))
+        generate(data, output, "math", spec)
     assert tokenizer.decode(server.seen[0].body["prompt"]).endswith(
         "Question: What is 0 and 7?\nAnswer: calculator("
     )

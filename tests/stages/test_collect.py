@@ -14,11 +14,11 @@ from stand_in_server import StandIn
 from tiny import killed, read, same_after_kills, says, tree, write
 from trice.errors import InputError, TriceError
 from trice.models.endpoint import Endpoint
-from trice.records import Response
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 from trice.stages.collect import collect, collect_gold, origin_path
-from trice.stages.generate import Asking, Compel
+from trice.stages.generate import ModelSpec, ToolChoice
 from trice.tasks import MIX
+from trice.types import Response
 
 KEY = "sk-collect-0123456789abcdef"
 
@@ -40,16 +40,16 @@ def gold(path: Path, count: int = 5) -> Path:
 
 
 @pytest.fixture
-def asking(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Asking:
+def spec(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     model = says(tiny_model("llama"), tmp_path_factory.mktemp("model") / "five", "5")
     sampling = Sampling(max_new_tokens=6, temperature=1.0, samples=2, seed=3)
-    return Asking(str(model), sampling=sampling, batch_size=4, device="cpu", dtype="float32")
+    return ModelSpec(str(model), sampling=sampling, batch_size=4, device="cpu", dtype="float32")
 
 
-def work(folder: Path, asking: Asking) -> None:
+def work(folder: Path, spec: ModelSpec) -> None:
     data = gold(folder / "S.json")
     collect_gold(data, folder / "stage2", "math")
-    collect(data, folder / "stage2", "math", "sampled", asking)
+    collect(data, folder / "stage2", "math", "sampled", spec)
 
 
 def test_gold_is_the_stage_1_file_itself(tmp_path: Path) -> None:
@@ -64,24 +64,24 @@ def test_rows_without_an_id_cannot_be_joined(tmp_path: Path) -> None:
         collect_gold(data, tmp_path / "stage2", "math")
 
 
-def test_candidates_carry_their_question_origin_and_number(tmp_path: Path, asking: Asking) -> None:
-    rows = collect(gold(tmp_path / "S.json"), tmp_path, "math", "sampled", asking, limit=4)
+def test_candidates_carry_their_question_origin_and_number(tmp_path: Path, spec: ModelSpec) -> None:
+    rows = collect(gold(tmp_path / "S.json"), tmp_path, "math", "sampled", spec, limit=4)
     written = read(tmp_path / "math_sampled_response.json")
     assert len(rows) == len(written) == 8
     assert [(row["id"], row["sample"]) for row in written[:3]] == [("S_0", 0), ("S_0", 1), ("S_1", 0)]
     assert {(row["origin"], row["instruction"]) for row in written} == {("sampled", "Solve.")}
 
 
-def test_compelled_candidates_are_calls(tmp_path: Path, asking: Asking) -> None:
-    shown = replace(asking, compel="call", examples="calls")
+def test_compelled_candidates_are_calls(tmp_path: Path, spec: ModelSpec) -> None:
+    shown = replace(spec, tool_choice="required", few_shot="calls")
     rows = collect(gold(tmp_path / "S.json"), tmp_path, "math", "few-shot", shown)
     assert all(row.response.startswith("calculator(") for row in rows)
 
 
-def test_killed_and_run_again_the_files_are_the_same(tmp_path: Path, asking: Asking) -> None:
+def test_killed_and_run_again_the_files_are_the_same(tmp_path: Path, spec: ModelSpec) -> None:
     # the questions; gold: 2, 3, 4; journal, header, three batches: 5 to 10; candidates: 11, 12, 13; its end
     points = (3, 8, 10, 12, 17)
-    assert same_after_kills(tmp_path, work, asking, points=points) == len(points)
+    assert same_after_kills(tmp_path, work, spec, points=points) == len(points)
 
 
 @pytest.mark.parametrize("name", ["", "a_b", "../a", "a/b", ".a", "a b"])
@@ -98,15 +98,15 @@ def ask(
     server: StandIn, folder: Path, limit: int | None = None, retry: bool = False, **options: Any
 ) -> list[Response]:
     client = Endpoint(server.url, "m", [KEY], attempts=2)
-    asking = Asking("m", client=client, sampling=Sampling(samples=2), **options)
-    return collect(folder / "S.json", folder, "math", "gpt", asking, limit=limit, retry=retry)
+    spec = ModelSpec("m", client=client, sampling=Sampling(samples=2), **options)
+    return collect(folder / "S.json", folder, "math", "gpt", spec, limit=limit, retry=retry)
 
 
 def test_an_endpoint_is_asked_as_in_a_chat(tmp_path: Path) -> None:
     gold(tmp_path / "S.json")
     shown = write(tmp_path / "own.jsonl", [{"input": "1+1?", "output": "2"}])
     with StandIn(add) as server:
-        rows = ask(server, tmp_path, examples=str(shown), limit=3)
+        rows = ask(server, tmp_path, few_shot=str(shown), limit=3)
     assert [(row.id, row.sample, row.response) for row in rows[:3]] == [
         ("S_0", 0, "calculator(0+7)"),
         ("S_0", 1, "calculator(0+7)"),
@@ -119,17 +119,17 @@ def test_an_endpoint_is_asked_as_in_a_chat(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compel", "rule"),
+    ("tool_choice", "rule"),
     [
-        (None, "Solve. Reply with the answer alone, or with one call: calculator(...)."),
-        ("call", "Solve. Reply with one call and nothing else: calculator(...)."),
-        ("answer", "Solve. Reply with the answer alone, without any call."),
+        ("auto", "Solve. Reply with the answer alone, or with one call: calculator(...)."),
+        ("required", "Solve. Reply with one call and nothing else: calculator(...)."),
+        ("none", "Solve. Reply with the answer alone, without any call."),
     ],
 )
-def test_an_endpoint_is_told_whether_to_call(tmp_path: Path, compel: Compel | None, rule: str) -> None:
+def test_an_endpoint_is_told_whether_to_call(tmp_path: Path, tool_choice: ToolChoice, rule: str) -> None:
     gold(tmp_path / "S.json", 2)
     with StandIn(add) as server:
-        ask(server, tmp_path, compel=compel)
+        ask(server, tmp_path, tool_choice=tool_choice)
     assert {seen.body["messages"][0]["content"] for seen in server.seen} == {rule}
 
 
@@ -141,8 +141,8 @@ def test_in_a_mix_an_endpoint_is_shown_each_tasks_own_examples(tmp_path: Path) -
     data = write(tmp_path / "S.json", rows)
     with StandIn() as server:
         client = Endpoint(server.url, "m", [KEY])
-        asking = Asking("m", client=client, examples="calls", compel="call")
-        found = collect(data, tmp_path, "mix", "gpt", asking)
+        spec = ModelSpec("m", client=client, few_shot="calls", tool_choice="required")
+        found = collect(data, tmp_path, "mix", "gpt", spec)
     assert [(row.id, row.response) for row in found] == [("math_1", "MATH?"), ("qa_1", "QA?")]
     for seen in server.seen:
         system, *shown, _ = seen.body["messages"]
@@ -188,10 +188,10 @@ def test_questions_with_the_same_id_are_refused_before_anything_is_asked(tmp_pat
 
 
 def test_a_finished_origin_that_is_collected_anew_replaces_the_file_at_once(
-    tmp_path: Path, asking: Asking
+    tmp_path: Path, spec: ModelSpec
 ) -> None:
-    work(tmp_path / "x", asking)
-    before, other = tree(tmp_path / "x"), replace(asking, sampling=replace(asking.sampling, seed=4))
+    work(tmp_path / "x", spec)
+    before, other = tree(tmp_path / "x"), replace(spec, sampling=replace(spec.sampling, seed=4))
     assert killed(8, tmp_path / "x", work, tmp_path / "x", other)
     assert tree(tmp_path / "x") == before
     for name in ("x", "y"):

@@ -10,10 +10,10 @@ import pytest
 from tiny import killed, read, tree
 from trice import datasets
 from trice.errors import InputError
-from trice.journal import read_rows
-from trice.records import Question
-from trice.stages.data import listing, prepare
+from trice.stages.prepare_data import listing, prepare
+from trice.storage.files import read_rows
 from trice.tasks import load_task
+from trice.types import Question
 
 
 def test_the_starter_set_is_written_in_the_published_layout(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tiny import killed, read, tree, write
 from trice.errors import InputError
-from trice.measures import Share
+from trice.metrics import Share
 from trice.stages.evaluate import describe, evaluate
 
 RESPONSES = {

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from tiny import command, read, write
 from trice.errors import InputError
-from trice.journal import read_rows
-from trice.records import Labelled
-from trice.stages.export import export
-from trice.stages.import_ import import_
+from trice.stages.export_data import export
+from trice.stages.import_data import import_
+from trice.storage.files import read_rows
 from trice.tasks import READING
 from trice.tasks.math import INSTRUCTION
-from trice.tasks.text import QA
+from trice.tasks.word_judge import QA
+from trice.types import Labelled
 
 LOCAL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 USER = {"role": "user", "content": "What is 3 times 19?"}

@@ -14,8 +14,8 @@ from stand_in_server import FAULTS, StandIn
 
 import trice
 from tiny import read, sums
-from trice.ledger import standing
-from trice.models.servers import LAST_LIMIT
+from trice.models.server_pool import LAST_LIMIT
+from trice.storage.run_store import standing
 
 COUNT = 1000
 KILLS = (250, 600)  # after so many rows

@@ -11,28 +11,28 @@ import pytest
 
 from tiny import forked, killed, read, same_after_kills, says, sums, tree, write
 from trice.errors import InputError
-from trice.models.engine import Compel
-from trice.records import Outcome
-from trice.sampling import Sampling
-from trice.stages.generate import Asking, find_examples, generate, load_compel, manner
-from trice.stages.grade import grade
+from trice.models.engine import ToolChoice
+from trice.models.sampling import Sampling
+from trice.stages.generate import ModelSpec, find_examples, generate, load_tool_choice, manner
+from trice.stages.grading import grade
 from trice.tasks import MIX, MIXED, Tasks, load_task
+from trice.types import Outcome
 
 SAMPLED = Sampling(max_new_tokens=8, temperature=1.0, top_k=50, top_p=0.95, samples=3, seed=5)
 
 
 @pytest.fixture
-def asking(tiny_model: Callable[[str], Path]) -> Asking:
+def spec(tiny_model: Callable[[str], Path]) -> ModelSpec:
     sampling = Sampling(max_new_tokens=8)
-    return Asking(str(tiny_model("llama")), sampling=sampling, batch_size=2, device="cpu", dtype="float32")
+    return ModelSpec(str(tiny_model("llama")), sampling=sampling, batch_size=2, device="cpu", dtype="float32")
 
 
-def work(folder: Path, asking: Asking) -> None:
-    generate(sums(folder / "in.json"), folder / "out.json", "math", asking, origin="x")
+def work(folder: Path, spec: ModelSpec) -> None:
+    generate(sums(folder / "in.json"), folder / "out.json", "math", spec, origin="x")
 
 
-def test_responses_come_in_order_with_all_that_the_questions_hold(tmp_path: Path, asking: Asking) -> None:
-    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asking, origin="base", limit=4)
+def test_responses_come_in_order_with_all_that_the_questions_hold(tmp_path: Path, spec: ModelSpec) -> None:
+    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", spec, origin="base", limit=4)
     written = read(tmp_path / "out.json")
     assert [row["id"] for row in written] == [row.id for row in rows] == ["S_0", "S_1", "S_2", "S_3"]
     assert {row["origin"] for row in written} == {"base"}
@@ -42,24 +42,24 @@ def test_responses_come_in_order_with_all_that_the_questions_hold(tmp_path: Path
     assert sorted(tree(tmp_path)) == ["in.json", "out.json"]
 
 
-def test_a_question_keeps_its_own_instruction(tmp_path: Path, asking: Asking) -> None:
+def test_a_question_keeps_its_own_instruction(tmp_path: Path, spec: ModelSpec) -> None:
     row = {"id": "A_1", "instruction": "Add.", "input": "2 and 2?", "answer": "4"}
-    generate(write(tmp_path / "in.json", [row]), tmp_path / "out.json", "math", asking)
+    generate(write(tmp_path / "in.json", [row]), tmp_path / "out.json", "math", spec)
     assert read(tmp_path / "out.json")[0]["instruction"] == "Add."
 
 
-def test_questions_of_two_data_sets_may_share_their_ids(tmp_path: Path, asking: Asking) -> None:
+def test_questions_of_two_data_sets_may_share_their_ids(tmp_path: Path, spec: ModelSpec) -> None:
     rows = [
         {"id": str(i), "dataset": name, "question": f"{name} {'or ' * i}{i}?", "answer": "4"}
         for name in ("one", "two")
         for i in range(3)
     ]
-    generate(write(tmp_path / "in.json", rows), tmp_path / "out.json", "math", asking)
+    generate(write(tmp_path / "in.json", rows), tmp_path / "out.json", "math", spec)
     assert [row["input"] for row in read(tmp_path / "out.json")] == [row["question"] for row in rows]
 
 
-def test_samples_are_numbered_and_differ(tmp_path: Path, asking: Asking) -> None:
-    asked = replace(asking, sampling=SAMPLED, batch_size=6)
+def test_samples_are_numbered_and_differ(tmp_path: Path, spec: ModelSpec) -> None:
+    asked = replace(spec, sampling=SAMPLED, batch_size=6)
     rows = generate(sums(tmp_path / "in.json", 3), tmp_path / "out.json", "math", asked)
     assert [(row.id, row.sample) for row in rows] == [(f"S_{i}", k) for i in range(3) for k in range(3)]
     assert len({row.response for row in rows}) > 5
@@ -67,16 +67,16 @@ def test_samples_are_numbered_and_differ(tmp_path: Path, asking: Asking) -> None
 
 @pytest.mark.parametrize("sampling", [Sampling(max_new_tokens=8), SAMPLED], ids=["greedy", "sampled"])
 def test_killed_at_any_act_and_run_again_the_bytes_are_the_same(
-    tmp_path: Path, asking: Asking, sampling: Sampling
+    tmp_path: Path, spec: ModelSpec, sampling: Sampling
 ) -> None:
-    asked = replace(asking, sampling=sampling, batch_size=2 * sampling.samples)
+    asked = replace(spec, sampling=sampling, batch_size=2 * sampling.samples)
     # the questions; journal, header, folder; five responses; file, fsync, rename, folder; the journal's end
     assert same_after_kills(tmp_path, work, asked) == 1 + 3 + 5 + 4 + 3
     assert len(read(tmp_path / "whole" / "out.json")) == 5 * sampling.samples
 
 
-def test_the_seed_and_nothing_else_changes_what_is_sampled(tmp_path: Path, asking: Asking) -> None:
-    asked = replace(asking, sampling=SAMPLED)
+def test_the_seed_and_nothing_else_changes_what_is_sampled(tmp_path: Path, spec: ModelSpec) -> None:
+    asked = replace(spec, sampling=SAMPLED)
     for name, each in {
         "a": asked,
         "b": asked,
@@ -91,31 +91,31 @@ def test_the_seed_and_nothing_else_changes_what_is_sampled(tmp_path: Path, askin
     [
         ({"template": "alpaca"}, "template was 'plain', is now 'alpaca'"),
         ({"sampling": Sampling(max_new_tokens=9)}, "sampling.max_new_tokens was 8, is now 9"),
-        ({"compel": "call"}, "compel was None, is now 'call'"),
+        ({"tool_choice": "required"}, "tool_choice was 'auto', is now 'required'"),
     ],
 )
 def test_going_on_with_other_settings_is_refused(
-    tmp_path: Path, asking: Asking, change: dict[str, object], complaint: str
+    tmp_path: Path, spec: ModelSpec, change: dict[str, object], complaint: str
 ) -> None:
-    assert killed(7, tmp_path, work, tmp_path, asking)
+    assert killed(7, tmp_path, work, tmp_path, spec)
     before = tree(tmp_path)
     with pytest.raises(InputError, match=rf"begun with other settings \(.*{complaint}"):
-        work(tmp_path, replace(asking, **change))  # type: ignore[arg-type]
+        work(tmp_path, replace(spec, **change))  # type: ignore[arg-type]
     assert tree(tmp_path) == before
 
 
-def test_a_template_file_that_changed_is_another_setting(tmp_path: Path, asking: Asking) -> None:
+def test_a_template_file_that_changed_is_another_setting(tmp_path: Path, spec: ModelSpec) -> None:
     own = tmp_path / "own.json"
     own.write_text('{"prompt_input": "Q: {input} A:", "prompt_no_input": "{instruction}"}')
-    asked = replace(asking, template=str(own))
+    asked = replace(spec, template=str(own))
     assert killed(7, tmp_path / "run", work, tmp_path / "run", asked)
     own.write_text('{"prompt_input": "{input}", "prompt_no_input": "{instruction}"}')
     with pytest.raises(InputError, match="template_sha256 was"):
         work(tmp_path / "run", asked)
 
 
-def test_compelled_to_call_every_response_begins_with_the_tool(tmp_path: Path, asking: Asking) -> None:
-    asked = replace(asking, compel="call", sampling=SAMPLED)
+def test_compelled_to_call_every_response_begins_with_the_tool(tmp_path: Path, spec: ModelSpec) -> None:
+    asked = replace(spec, tool_choice="required", sampling=SAMPLED)
     rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
     assert len(rows) == 15
     assert all(row.response.startswith("calculator(") for row in rows)
@@ -140,9 +140,9 @@ def bent_on_calling(source: Path, folder: Path, tools: Sequence[str] = ("calcula
     return folder
 
 
-def test_compelled_to_answer_no_spelling_of_a_call_is_left(tmp_path: Path, asking: Asking) -> None:
-    model = bent_on_calling(Path(asking.model), tmp_path / "bent")
-    asked = replace(asking, model=str(model), compel="answer", sampling=SAMPLED, batch_size=64)
+def test_compelled_to_answer_no_spelling_of_a_call_is_left(tmp_path: Path, spec: ModelSpec) -> None:
+    model = bent_on_calling(Path(spec.model), tmp_path / "bent")
+    asked = replace(spec, model=str(model), tool_choice="none", sampling=SAMPLED, batch_size=64)
     rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
     assert {row.outcome for row in grade(Tasks("math"), rows)} == {Outcome.ANSWERED}
     assert not any("calculator(" in row.response for row in rows)
@@ -162,51 +162,53 @@ def mixed(path: Path) -> Path:
     return write(path, rows)
 
 
-def work_mixed(folder: Path, asking: Asking) -> None:
-    generate(mixed(folder / "in.json"), folder / "out.json", "mix", asking, origin="x")
+def work_mixed(folder: Path, spec: ModelSpec) -> None:
+    generate(mixed(folder / "in.json"), folder / "out.json", "mix", spec, origin="x")
 
 
 def test_responses_that_a_tool_choice_would_not_change_are_not_asked_for_again(
-    tmp_path: Path, asking: Asking
+    tmp_path: Path, spec: ModelSpec
 ) -> None:
     questions = sums(tmp_path / "in.json")
-    free = generate(questions, tmp_path / "free.json", "math", asking)
+    free = generate(questions, tmp_path / "free.json", "math", spec)
     plain = [row.model_copy(update={"tokens": None}) for row in free]
     calls = [row.model_copy(update={"response": f"calculator({i}+7)"}) for i, row in enumerate(plain)]
     marked = [row.model_copy(update={"response": "marked"}) for row in plain]
     given = write(tmp_path / "given.json", [row.model_dump(mode="json") for row in [*calls[:2], *marked[2:]]])
 
-    def compelled(choice: Compel, name: str, free: Path | None) -> list[str]:
-        asked = replace(asking, compel=choice)
+    def compelled(choice: ToolChoice, name: str, free: Path | None) -> list[str]:
+        asked = replace(spec, tool_choice=choice)
         rows = generate(questions, tmp_path / name, "math", asked, origin=choice, free=free)
         assert {row.origin for row in rows} == {choice}
         return [row.response for row in rows]
 
-    never, always = compelled("answer", "never.json", None), compelled("call", "always.json", None)
-    assert compelled("answer", "never2.json", tmp_path / "free.json") == never
-    assert compelled("call", "always2.json", tmp_path / "free.json") == always
-    assert compelled("answer", "never3.json", given) == [*never[:2], "marked", "marked", "marked"]
-    assert compelled("call", "always3.json", given) == ["calculator(0+7)", "calculator(1+7)", *always[2:]]
+    never, always = compelled("none", "never.json", None), compelled("required", "always.json", None)
+    assert compelled("none", "never2.json", tmp_path / "free.json") == never
+    assert compelled("required", "always2.json", tmp_path / "free.json") == always
+    assert compelled("none", "never3.json", given) == [*never[:2], "marked", "marked", "marked"]
+    assert compelled("required", "always3.json", given) == ["calculator(0+7)", "calculator(1+7)", *always[2:]]
 
 
-def test_in_a_mix_each_question_is_compelled_to_call_its_own_tool(tmp_path: Path, asking: Asking) -> None:
-    rows = generate(mixed(tmp_path / "in.json"), tmp_path / "out.json", "mix", replace(asking, compel="call"))
+def test_in_a_mix_each_question_is_compelled_to_call_its_own_tool(tmp_path: Path, spec: ModelSpec) -> None:
+    rows = generate(
+        mixed(tmp_path / "in.json"), tmp_path / "out.json", "mix", replace(spec, tool_choice="required")
+    )
     assert [row.id for row in rows] == [f"{task}_{i}" for i in range(2) for task in MIXED]
     assert {row.instruction for row in rows} == {MIX}
     for row in rows:
         assert row.response.startswith(f"{TOOLS[str(row.task)]}("), row
 
 
-def test_compelled_to_answer_no_tool_of_a_mix_is_called(tmp_path: Path, asking: Asking) -> None:
-    model = bent_on_calling(Path(asking.model), tmp_path / "bent", list(TOOLS.values()))
-    asked = replace(asking, model=str(model), compel="answer", sampling=SAMPLED, batch_size=64)
+def test_compelled_to_answer_no_tool_of_a_mix_is_called(tmp_path: Path, spec: ModelSpec) -> None:
+    model = bent_on_calling(Path(spec.model), tmp_path / "bent", list(TOOLS.values()))
+    asked = replace(spec, model=str(model), tool_choice="none", sampling=SAMPLED, batch_size=64)
     rows = generate(mixed(tmp_path / "in.json"), tmp_path / "out.json", "mix", asked)
     assert {row.outcome for row in grade(Tasks("mix"), rows)} == {Outcome.ANSWERED}
     assert not any(f"{tool}(" in row.response for row in rows for tool in TOOLS.values())
 
 
-def test_in_a_mix_each_task_is_shown_its_own_examples(tmp_path: Path, asking: Asking) -> None:
-    asked = replace(asking, examples="calls")
+def test_in_a_mix_each_task_is_shown_its_own_examples(tmp_path: Path, spec: ModelSpec) -> None:
+    asked = replace(spec, few_shot="calls")
     assert killed(7, tmp_path / "x", work_mixed, tmp_path / "x", asked)
     (header, *_) = (tmp_path / "x" / ".out.json.journal").read_text().splitlines()
     shown = json.loads(header)["settings"]["examples"]
@@ -220,7 +222,7 @@ def test_in_a_mix_each_task_is_shown_its_own_examples(tmp_path: Path, asking: As
 
 def test_a_response_ends_with_its_call_or_the_stop_text() -> None:
     tasks = Tasks("math")
-    finish = manner(tasks, load_task("math"), Asking("any")).finish
+    finish = manner(tasks, load_task("math"), ModelSpec("any")).finish
     assert finish("calculator((1+2)") is None
     assert finish("calculator((1+2))") == "calculator((1+2))"
     assert finish("calculator(1+)") is None  # not a call: the next parenthesis may close one
@@ -238,39 +240,39 @@ def test_examples_come_by_name_or_from_a_file(tmp_path: Path) -> None:
     assert (text, output) == ("1+1?", "2")
 
 
-def test_examples_stand_in_the_prompt_and_in_the_settings(tmp_path: Path, asking: Asking) -> None:
-    shown = replace(asking, examples="calls")
+def test_examples_stand_in_the_prompt_and_in_the_settings(tmp_path: Path, spec: ModelSpec) -> None:
+    shown = replace(spec, few_shot="calls")
     work(tmp_path / "with", shown)
-    work(tmp_path / "without", asking)
+    work(tmp_path / "without", spec)
     assert tree(tmp_path / "with") != tree(tmp_path / "without")
-    assert killed(7, tmp_path / "x", work, tmp_path / "x", asking)
+    assert killed(7, tmp_path / "x", work, tmp_path / "x", spec)
     with pytest.raises(InputError, match=r"examples\.math was"):
         work(tmp_path / "x", shown)
 
 
-def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, asking: Asking) -> None:
+def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, spec: ModelSpec) -> None:
     data, output = sums(tmp_path / "in.json"), tmp_path / "out.json"
     other, bare = tmp_path / "adapter", tmp_path / "bare"
-    for folder, base in ((other, "gemma-2b"), (bare, asking.model)):
+    for folder, base in ((other, "gemma-2b"), (bare, spec.model)):
         write(folder / "adapter_config.json", [{"base_model_name_or_path": base}])
     (other / "adapter_model.safetensors").touch()
     for complaint, call in {
-        "unknown task 'maths'": (data, "maths", asking),
-        "unknown template 'plian'": (data, "math", replace(asking, template="plian")),
-        "model 'no/model': neither": (data, "math", replace(asking, model="no/model")),
-        "none: no adapter here": (data, "math", replace(asking, adapter=tmp_path / "none")),
-        "was trained on base model 'gemma-2b', not on": (data, "math", replace(asking, adapter=other)),
-        "adapter_model.safetensors": (data, "math", replace(asking, adapter=bare)),
-        "dtype 'float8'": (data, "math", replace(asking, dtype="float8")),
-        "none.json: no such file": (tmp_path / "none.json", "math", asking),
+        "unknown task 'maths'": (data, "maths", spec),
+        "unknown template 'plian'": (data, "math", replace(spec, template="plian")),
+        "model 'no/model': neither": (data, "math", replace(spec, model="no/model")),
+        "none: no adapter here": (data, "math", replace(spec, adapter=tmp_path / "none")),
+        "was trained on base model 'gemma-2b', not on": (data, "math", replace(spec, adapter=other)),
+        "adapter_model.safetensors": (data, "math", replace(spec, adapter=bare)),
+        "dtype 'float8'": (data, "math", replace(spec, dtype="float8")),
+        "none.json: no such file": (tmp_path / "none.json", "math", spec),
     }.items():
         with pytest.raises(InputError, match=complaint):
             generate(call[0], output, call[1], call[2])
         assert not output.exists()
         assert not output.with_name(".out.json.journal").exists()
     with pytest.raises(InputError, match="--device gpu"):
-        generate(data, output, "math", replace(asking, device="gpu"))
-    generate(data, output, "math", asking)  # what the unknown device left behind is no obstacle
+        generate(data, output, "math", replace(spec, device="gpu"))
+    generate(data, output, "math", spec)  # what the unknown device left behind is no obstacle
 
 
 def test_wrong_names_of_examples_and_of_what_to_compel_are_refused(tmp_path: Path) -> None:
@@ -280,11 +282,11 @@ def test_wrong_names_of_examples_and_of_what_to_compel_are_refused(tmp_path: Pat
         find_examples("maths", "direct")
     with pytest.raises(InputError, match="field 'output'"):
         find_examples("math", str(write(tmp_path / "own.jsonl", [{"input": "1+1?"}])))
-    with pytest.raises(InputError, match="--compel tool: there is call, answer"):
-        load_compel("tool")
+    with pytest.raises(InputError, match="tool choice .tool. is not valid; choose auto, none or required"):
+        load_tool_choice("tool")
 
 
-def full(folder: Path, asking: Asking) -> None:
+def full(folder: Path, spec: ModelSpec) -> None:
     """Generate on a disk that is full after the second batch."""
     import resource
     import signal
@@ -295,13 +297,13 @@ def full(folder: Path, asking: Asking) -> None:
     size = (folder / ".out.json.journal").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))
     with pytest.raises(TriceError, match="cannot be written"):
-        work(folder, asking)
+        work(folder, spec)
 
 
-def test_a_full_disk_loses_no_batch(tmp_path: Path, asking: Asking) -> None:
-    work(tmp_path / "whole", asking)
-    assert killed(6, tmp_path / "full", work, tmp_path / "full", asking)
-    assert forked(full, tmp_path / "full", asking) == 0
+def test_a_full_disk_loses_no_batch(tmp_path: Path, spec: ModelSpec) -> None:
+    work(tmp_path / "whole", spec)
+    assert killed(6, tmp_path / "full", work, tmp_path / "full", spec)
+    assert forked(full, tmp_path / "full", spec) == 0
     assert not (tmp_path / "full" / "out.json").exists()
-    work(tmp_path / "full", asking)
+    work(tmp_path / "full", spec)
     assert tree(tmp_path / "full") == tree(tmp_path / "whole")

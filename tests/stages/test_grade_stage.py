@@ -12,15 +12,15 @@ import pytest
 
 from tiny import read, same_after_kills, says, write
 from trice.errors import InputError
-from trice.measures import Share, measure
-from trice.records import Outcome, Question, Response
-from trice.sampling import Sampling
+from trice.metrics import Share, measure
+from trice.models.sampling import Sampling
 from trice.stages.evaluate import evaluate
-from trice.stages.generate import Asking
-from trice.stages.grade import AskAgain, grade
+from trice.stages.generate import ModelSpec
+from trice.stages.grading import AskAgain, grade
 from trice.stages.score import score
 from trice.tasks import Tasks
-from trice.tools.index import Passage, build
+from trice.tools.passage_index import Passage, build
+from trice.types import Outcome, Question, Response
 
 PASSAGES = [
     Passage("Zembla", "Zembla is a distant northern land. Its capital is Onhava."),
@@ -44,10 +44,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def five(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Asking:
+def five(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     """A model that answers 5, whatever it reads."""
     model = says(tiny_model("llama"), tmp_path_factory.mktemp("model") / "five", "5")
-    return Asking(
+    return ModelSpec(
         str(model), sampling=Sampling(max_new_tokens=4), batch_size=2, device="cpu", dtype="float32"
     )
 
@@ -139,7 +139,7 @@ def test_the_answer_over_any_one_passage_is_a_measure_of_its_own(index: Path) ->
     assert "any_passage" not in measure(again)
 
 
-def test_a_real_model_reads_the_passages(index: Path, tmp_path: Path, five: Asking) -> None:
+def test_a_real_model_reads_the_passages(index: Path, tmp_path: Path, five: ModelSpec) -> None:
     data = write(
         tmp_path / "in.json",
         [
@@ -150,7 +150,7 @@ def test_a_real_model_reads_the_passages(index: Path, tmp_path: Path, five: Aski
         ],
     )
     tools = {"WikiSearch": str(index)}
-    found = evaluate(data, tmp_path / "out.json", "qa", asking=five, tools=tools)
+    found = evaluate(data, tmp_path / "out.json", "qa", spec=five, tools=tools)
     rows = read(tmp_path / "out.json")
     assert [each["correct"] for each in rows] == [True, False, True, False]
     assert [each.get("turns") for each in rows] == [["5"], ["5"], None, None]
@@ -160,11 +160,11 @@ def test_a_real_model_reads_the_passages(index: Path, tmp_path: Path, five: Aski
 
 
 def test_what_the_model_has_read_before_it_does_not_read_again(
-    index: Path, tmp_path: Path, five: Asking
+    index: Path, tmp_path: Path, five: ModelSpec
 ) -> None:
     tools = {"WikiSearch": str(index)}
     first = write(tmp_path / "first.json", [row("WikiSearch(Ruritania)", 1, **CASTLES), row("Onhava", 2)])
-    evaluate(first, tmp_path / "read.json", "qa", asking=five, tools=tools)
+    evaluate(first, tmp_path / "read.json", "qa", spec=five, tools=tools)
     before = read(tmp_path / "read.json")
     assert [each.get("turns") for each in before] == [["5"], None]
     # No model here says that.
@@ -172,7 +172,7 @@ def test_what_the_model_has_read_before_it_does_not_read_again(
     second = write(
         tmp_path / "second.json", [row("WikiSearch(Ruritania)", 1, **CASTLES), row("WikiSearch(Zembla)", 2)]
     )
-    evaluate(second, tmp_path / "out.json", "qa", asking=five, tools=tools, turned=tmp_path / "read.json")
+    evaluate(second, tmp_path / "out.json", "qa", spec=five, tools=tools, turned=tmp_path / "read.json")
     assert [each["turns"] for each in read(tmp_path / "out.json")] == [["seven"], ["5"]]
 
 
@@ -189,15 +189,15 @@ def test_evaluate_without_a_model_refuses_where_a_passage_would_have_to_be_read(
     assert str(caught.value) == said
 
 
-def work(folder: Path, index: Path, asking: Asking) -> None:
+def work(folder: Path, index: Path, spec: ModelSpec) -> None:
     os.environ["TRICE_CACHE"] = str(folder.parent / "cache")
     rows = [row(f"WikiSearch({words})", i) for i, words in enumerate(("Zembla", "Ruritania", "waxwing"))]
     data = write(folder / "in.json", [*rows, row("5", 3, **CASTLES)])
-    evaluate(data, folder / "out.json", "qa", asking=asking, tools={"WikiSearch": str(index)})
+    evaluate(data, folder / "out.json", "qa", spec=spec, tools={"WikiSearch": str(index)})
 
 
 def test_killed_in_the_second_turn_and_run_again_the_bytes_are_the_same(
-    index: Path, tmp_path: Path, five: Asking
+    index: Path, tmp_path: Path, five: ModelSpec
 ) -> None:
     # the rows; what is asked: 2, 3, 4; journal, header, folder, batches from 8; answers; their end; the result
     points = (4, 9, 17)
@@ -275,7 +275,7 @@ def gold(output: str) -> dict[str, Any]:
 
 
 def test_candidates_are_scored_with_a_model_that_reads_and_without(
-    index: Path, tmp_path: Path, five: Asking
+    index: Path, tmp_path: Path, five: ModelSpec
 ) -> None:
     folder, tools = tmp_path / "stage2", {"WikiSearch": str(index)}
     write(folder / "qa_gold_response.json", [gold("WikiSearch(zembla capital)")])
@@ -285,7 +285,7 @@ def test_candidates_are_scored_with_a_model_that_reads_and_without(
     assert found.responses[1:] == texts
     assert found.scores == [20, 15, 5, 10, 0, 0, 0]
     assert str(found.answer[1]).startswith("Zembla")
-    (read_by_five,) = score(folder, tmp_path / "qa.json", "qa", asking=five, tools=tools)
+    (read_by_five,) = score(folder, tmp_path / "qa.json", "qa", spec=five, tools=tools)
     assert read_by_five.scores == [20, 5, 5, 10, 0, 0, 0]
     assert read_by_five.answer[:3] == ["5", "5", "5"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["qa.json"]

@@ -16,14 +16,14 @@ import pytest
 
 import trice
 from trice.errors import InputError, TriceError
-from trice.ledger import journal_path
 from trice.models.endpoint import Endpoint
-from trice.records import Labelled, Response
-from trice.stages.grade import grade
-from trice.stages.grade import read as grade_read
+from trice.stages.grading import grade
+from trice.stages.grading import read as grade_read
 from trice.stages.label import Yield, label
 from trice.stages.teachers import Annotations, EndpointTeacher, load_teacher_prompts
+from trice.storage.run_store import journal_path
 from trice.tasks import MIXED, Tasks, load_task
+from trice.types import Labelled, Response
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 from stand_in_server import StandIn
@@ -214,7 +214,7 @@ RUN = """
 import sys
 from pathlib import Path
 from trice.models.endpoint import Endpoint
-from trice.models.keys import api_keys
+from trice.models.api_keys import api_keys
 from trice.stages.label import label
 from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
 url, data, output = sys.argv[1:]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tiny import read, tree, write
-from trice.records import Question
 from trice.stages.label import Yield, label
 from trice.stages.mix import mix
 from trice.stages.teachers import Rule, load_teacher
 from trice.tasks import MIX, Tasks
-from trice.tools.index import Passage, build
+from trice.tools.passage_index import Passage, build
+from trice.types import Question
 
 PASSAGES = [
     Passage("Zembla", "Zembla is a distant northern land. Its capital is Onhava."),

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from tiny import read, says, sums, write
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 from trice.stages.collect import collect, collect_gold
 from trice.stages.evaluate import evaluate
-from trice.stages.generate import Asking, generate
+from trice.stages.generate import ModelSpec, generate
 from trice.stages.score import score
 
 TOOLS = '''
 import threading
-from trice.tools.function import FunctionTool
+from trice.tools.function_tool import FunctionTool
 
 seen, met, writing = [], [], []
 one_came_back, over = threading.Event(), threading.Event()
@@ -63,7 +63,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.fixture
-def asking(tiny_model: Callable[[str], Path], tmp_path: Path) -> Asking:
+def spec(tiny_model: Callable[[str], Path], tmp_path: Path) -> ModelSpec:
     """A model that writes digits and closing parentheses, each as likely as the other, after `double(`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -77,15 +77,17 @@ def asking(tiny_model: Callable[[str], Path], tmp_path: Path) -> Asking:
         head[tokenizer.convert_tokens_to_ids([*"0123456789)"]), 0] = 2.0
     model.save_pretrained(folder)
     sampling = Sampling(max_new_tokens=48, temperature=1.0, top_k=0, top_p=1.0, seed=1)
-    return Asking(str(folder), sampling=sampling, batch_size=2, device="cpu", dtype="float32", compel="call")
+    return ModelSpec(
+        str(folder), sampling=sampling, batch_size=2, device="cpu", dtype="float32", tool_choice="required"
+    )
 
 
 def test_calls_are_run_while_the_model_writes_and_never_again(
-    tmp_path: Path, asking: Asking, tools: Any
+    tmp_path: Path, spec: ModelSpec, tools: Any
 ) -> None:
     responses = tmp_path / "responses.json"
     tools.writing.append("begun")
-    generate(sums(tmp_path / "in.json", 20), responses, "double.yaml", asking)
+    generate(sums(tmp_path / "in.json", 20), responses, "double.yaml", spec)
     assert tools.met == [True]  # though the first call hangs: others came back while the model waited
     tools.writing.clear()
     written = [row["response"] for row in read(responses)]
@@ -103,10 +105,10 @@ def test_calls_are_run_while_the_model_writes_and_never_again(
     assert not list(tmp_path.glob(".*calls*"))
 
 
-def test_what_was_run_ahead_changes_no_byte(tmp_path: Path, asking: Asking, tools: Any) -> None:
+def test_what_was_run_ahead_changes_no_byte(tmp_path: Path, spec: ModelSpec, tools: Any) -> None:
     tools.seen.append("none hangs")
-    generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", "double.yaml", asking)
-    generate(tmp_path / "in.json", tmp_path / "b.json", "double.yaml", asking, run_calls=False)
+    generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", "double.yaml", spec)
+    generate(tmp_path / "in.json", tmp_path / "b.json", "double.yaml", spec, run_calls=False)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert not (tmp_path / ".b.json.calls").exists()
     for name in "ab":
@@ -115,10 +117,10 @@ def test_what_was_run_ahead_changes_no_byte(tmp_path: Path, asking: Asking, tool
 
 
 def test_a_limited_evaluation_leaves_the_other_calls_where_they_are(
-    tmp_path: Path, asking: Asking, tools: Any
+    tmp_path: Path, spec: ModelSpec, tools: Any
 ) -> None:
     tools.seen.append("none hangs")
-    generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", "double.yaml", asking)
+    generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", "double.yaml", spec)
     evaluate(tmp_path / "a.json", tmp_path / "some.json", "double.yaml", limit=1)
     before = set(tools.seen)
     evaluate(tmp_path / "a.json", tmp_path / "all.json", "double.yaml")
@@ -129,7 +131,7 @@ def test_a_limited_evaluation_leaves_the_other_calls_where_they_are(
 
 
 def test_score_finds_what_was_run_while_candidates_were_collected(
-    tmp_path: Path, asking: Asking, tools: Any
+    tmp_path: Path, spec: ModelSpec, tools: Any
 ) -> None:
     tools.seen.append("none hangs")
     gold = [
@@ -144,7 +146,7 @@ def test_score_finds_what_was_run_while_candidates_were_collected(
     ]
     data, folder = write(tmp_path / "gold.json", gold), tmp_path / "stage2"
     collect_gold(data, folder, "double.yaml")
-    collect(data, folder, "double.yaml", "early", asking)
+    collect(data, folder, "double.yaml", "early", spec)
     ran = list(tools.seen)
     score(folder, folder / "double.json", "double.yaml")
     assert len(tools.seen) == len(set(tools.seen))

@@ -10,8 +10,8 @@ import pytest
 
 from tiny import killed, read, tree, write
 from trice.errors import InputError, TriceError
-from trice.records import Ranked
 from trice.stages.score import score
+from trice.types import Ranked
 
 
 def gold(number: int, output: str, **fields: Any) -> dict[str, Any]:

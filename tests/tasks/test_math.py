@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from trice.journal import read_rows
-from trice.records import Question, Response
-from trice.stages.grade import grade
+from trice.stages.grading import grade
+from trice.storage.files import read_rows
 from trice.tasks import Tasks, load_task
+from trice.types import Question, Response
 
 task = load_task("math")
 

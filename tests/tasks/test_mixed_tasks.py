@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from trice.errors import InputError
-from trice.journal import read_rows
-from trice.records import Question
+from trice.storage.files import read_rows
 from trice.tasks import MIX, MIXED, TaskLike, Tasks, check_questions
 from trice.tools.wikisearch import WikiSearch
+from trice.types import Question
 
 OWN = '''
-from trice.tools.function import FunctionTool
+from trice.tools.function_tool import FunctionTool
 
 def double(number: int) -> int:
     """Doubles a number."""

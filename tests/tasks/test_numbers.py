@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trice.tasks.numbers import read_number, same_number
+from trice.tasks.number_judge import read_number, same_number
 
 
 @pytest.mark.parametrize(

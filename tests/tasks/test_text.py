@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trice.errors import InputError
-from trice.recipe import load_recipe
-from trice.records import Question
+from trice.recipes.recipe import load_recipe
 from trice.tasks import Tasks, load_task
 from trice.tasks.task import Task
-from trice.tasks.text import exact_match, f1
+from trice.tasks.word_judge import exact_match, f1
+from trice.types import Question
 
 task = load_task("qa")
 

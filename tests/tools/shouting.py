@@ -3,8 +3,8 @@
 SHOUT = '''
 import os, signal, sys, threading
 from pathlib import Path
-from trice.records import Call
-from trice.tools.function import FunctionTool
+from trice.types import ToolCall
+from trice.tools.function_tool import FunctionTool
 
 last = threading.Event()
 

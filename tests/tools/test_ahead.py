@@ -17,9 +17,9 @@ from shouting import SHOUT
 
 import trice
 from trice.errors import InputError, ToolError
-from trice.records import Call, Response
 from trice.tools import BatchTool, Tool
-from trice.tools.many import Ahead, forget, run_all
+from trice.tools.executor import Ahead, forget, run_all
+from trice.types import Response, ToolCall
 
 
 class Loud(Tool):
@@ -70,11 +70,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "calls.sqlite"
 
 
-def pair(tool: Tool, text: str) -> tuple[Tool, Call]:
-    return tool, Call(name=tool.name, arguments={"text": text})
+def pair(tool: Tool, text: str) -> tuple[Tool, ToolCall]:
+    return tool, ToolCall(name=tool.name, arguments={"text": text})
 
 
-def found(tool: Tool, row: Response) -> tuple[Tool, Call] | None:
+def found(tool: Tool, row: Response) -> tuple[Tool, ToolCall] | None:
     """Every response is the argument of a call, but for the empty one."""
     return pair(tool, row.response) if row.response else None
 
@@ -201,11 +201,11 @@ def test_tools_of_one_name_share_no_outputs_unless_the_same_is_behind_them(tmp_p
 AHEAD = (
     SHOUT
     + """
-from trice.records import Response
-from trice.tools.many import Ahead, run_all
+from trice.types import Response
+from trice.tools.executor import Ahead, run_all
 
 tool, responses = FunctionTool(shout, patience=None), Path("x.json")
-pairs = {text: (tool, Call(name="shout", arguments={"text": text})) for text in "abcd"}
+pairs = {text: (tool, ToolCall(name="shout", arguments={"text": text})) for text in "abcd"}
 with Ahead(lambda row: pairs[row.response], responses) as ahead:
     ahead.take(Response(id="S_1", input="?", answer="!", response=text) for text in pairs)
     last.wait(30)

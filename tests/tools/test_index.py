@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from trice.errors import InputError, ToolError
-from trice.stages.data import index
-from trice.tools.index import MANIFEST, Index, Passage, build, read_passages
+from trice.stages.prepare_data import index
+from trice.tools.passage_index import MANIFEST, Index, Passage, build, read_passages
 
 PASSAGES = [
     Passage("Kestrel", "The kestrel hovers over fields and eats voles."),
@@ -152,7 +152,7 @@ def test_a_killed_build_leaves_no_index_and_the_next_one_is_whole(tmp_path: Path
     script = f"""
 import os, signal
 from pathlib import Path
-from trice.tools.index import Passage, build
+from trice.tools.passage_index import Passage, build
 def passages():
     yield from [Passage("Kestrel", "hovers")] * 1000
     os.kill(os.getpid(), signal.SIGKILL)

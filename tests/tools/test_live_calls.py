@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from trice.errors import TriceError
-from trice.records import Call, Execution
 from trice.tools import BatchTool, Tool, one_text
-from trice.tools.live import LiveCalls
+from trice.tools.live_executor import LiveCalls
+from trice.types import Execution, ToolCall
 
 
 class Slow(Tool):
@@ -56,8 +56,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRICE_CACHE", str(tmp_path))
 
 
-def call(text: str) -> Call:
-    return Call(name="any", arguments={"text": text})
+def call(text: str) -> ToolCall:
+    return ToolCall(name="any", arguments={"text": text})
 
 
 def test_the_same_call_of_a_tool_with_a_version_is_run_once() -> None:

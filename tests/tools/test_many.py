@@ -16,9 +16,9 @@ from shouting import SHOUT
 
 import trice
 from trice.errors import ToolError, TriceError
-from trice.records import Call, Execution
 from trice.tools import BatchTool, Tool
-from trice.tools.many import forget, run_all
+from trice.tools.executor import forget, run_all
+from trice.types import Execution, ToolCall
 
 
 class Loud(Tool):
@@ -94,8 +94,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "calls.sqlite"
 
 
-def calls(tool: Tool, *texts: str) -> list[tuple[Tool, Call]]:
-    return [(tool, Call(name=tool.name, arguments={"text": text})) for text in texts]
+def calls(tool: Tool, *texts: str) -> list[tuple[Tool, ToolCall]]:
+    return [(tool, ToolCall(name=tool.name, arguments={"text": text})) for text in texts]
 
 
 def outputs(executions: Sequence[Execution]) -> list[str | None]:
@@ -150,13 +150,13 @@ def test_a_users_outputs_are_kept_beside_the_file_that_is_made_until_it_is_finis
 SHOUTED = (
     SHOUT
     + """
-from trice.tools.many import run_all
+from trice.tools.executor import run_all
 
 class Versioned(FunctionTool):
     version = "1"
 
 tool = (Versioned if sys.argv[2] == "versioned" else FunctionTool)(shout)
-pairs = [(tool, Call(name="shout", arguments={"text": text})) for text in "abcd"]
+pairs = [(tool, ToolCall(name="shout", arguments={"text": text})) for text in "abcd"]
 print(*(execution.output for execution in run_all(pairs, Path("out.json"))))
 """
 )

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from trice.errors import TriceError
-from trice.records import Call, Execution
-from trice.tools import Tool, pool
-from trice.tools.function import FunctionTool
-from trice.tools.pool import executed
+from trice.tools import Tool, worker_pool
+from trice.tools.function_tool import FunctionTool
+from trice.tools.worker_pool import executed
+from trice.types import Execution, ToolCall
 
-Pending = dict[str, tuple[Tool, Call]]
+Pending = dict[str, tuple[Tool, ToolCall]]
 
 
 def calls(tool: Tool, *texts: str) -> Pending:
-    return {text: (tool, Call(name=tool.name, arguments={"text": text})) for text in texts}
+    return {text: (tool, ToolCall(name=tool.name, arguments={"text": text})) for text in texts}
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_too_many_hanging_calls_stop_the_work_and_what_is_done_is_told(
             hang()
         return text.upper()
 
-    monkeypatch.setattr(pool, "LOST", 2)
+    monkeypatch.setattr(worker_pool, "LOST", 2)
     done: dict[str, Execution] = {}
     tool = FunctionTool(shout, 0.3, patience=None)
     with pytest.raises(TriceError, match="shout: 2 calls hang; see why"):

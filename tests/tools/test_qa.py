@@ -10,13 +10,13 @@ import pytest
 import small_models
 from stand_in_server import StandIn
 
-from trice import calls
 from trice.errors import InputError
-from trice.records import Call, Outcome, Question
+from trice.formats import calls
 from trice.tools import BatchTool, load_tool, run
-from trice.tools.index import Passage, build
+from trice.tools.passage_index import Passage, build
 from trice.tools.qa import TOKENS
-from trice.tools.writers import first_line
+from trice.tools.text_models import first_line
+from trice.types import Outcome, Question, ToolCall
 
 pytest.importorskip("tantivy", reason="the extra 'search' is not installed")
 ASKED = ["Which owl shrieks?", "Where does the rook caw?"]
@@ -68,7 +68,7 @@ def test_an_extractive_model_marks_the_best_span(index: str, tmp_path: Path) -> 
 
 def test_an_extractive_model_needs_a_passage(index: str, tmp_path: Path) -> None:
     tool = load_tool("QA", f"{small_models.bert(tmp_path)}#{index}")
-    error = run(tool, Call(name="QA", arguments={"question": "zebra?"})).error
+    error = run(tool, ToolCall(name="QA", arguments={"question": "zebra?"})).error
     assert error == "nothing was found to read the answer in"
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
-from trice.records import Call, Execution, Question
 from trice.tools import Tool, load_tool, run
-from trice.tools.index import Passage, build
+from trice.tools.passage_index import Passage, build
 from trice.tools.retriever import Retriever
 from trice.tools.wikisearch import WORDS
+from trice.types import Execution, Question, ToolCall
 
 OWLS = [
     {"title": "Rook", "text": "The rook is a bird that caws."},
@@ -27,7 +27,7 @@ def question(**extra: Any) -> Question:
 
 
 def ask(tool: Tool, query: str) -> Execution:
-    return run(tool, Call(name=tool.name, arguments=tool.parse(query)))
+    return run(tool, ToolCall(name=tool.name, arguments=tool.parse(query)))
 
 
 def test_the_best_given_passages_come_a_line_each() -> None:

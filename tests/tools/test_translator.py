@@ -11,13 +11,13 @@ import pytest
 import small_models
 from stand_in_server import StandIn
 
-from trice import calls
 from trice.errors import InputError, ToolError, ToolUnavailable
-from trice.records import Call, Execution, Outcome, Question
+from trice.formats import calls
 from trice.tools import BatchTool, apertium, load_tool, run
 from trice.tools.languages import detect
+from trice.tools.text_models import first_line
 from trice.tools.translator import SHOWN, TOKENS
-from trice.tools.writers import first_line
+from trice.types import Execution, Outcome, Question, ToolCall
 
 pytest.importorskip("py3langid", reason="the extra 'search' is not installed")
 SPANISH = ["¿Dónde vive Ana?", "la casa", "blanca es grande", "El perro glúrbico come."]
@@ -32,7 +32,7 @@ def translate(source: str | None, *texts: str) -> list[str]:
 def translated(source: str | None, text: str) -> Execution:
     """What the call, as a model writes it, gives."""
     tool = load_tool("translator", source)
-    return run(tool, Call(name=tool.name, arguments=tool.parse(text)))
+    return run(tool, ToolCall(name=tool.name, arguments=tool.parse(text)))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_without_apertium_its_packages_are_named() -> None:
     with pytest.raises(InputError, match="apt install apertium apertium-eng-spa"):
         tool.check()
     with pytest.raises(ToolUnavailable, match="apertium-eng-spa"):
-        run(tool, Call(name="translator", arguments={"text": SPANISH[0]}))
+        run(tool, ToolCall(name="translator", arguments={"text": SPANISH[0]}))
 
 
 FOREIGN = ["¿Dónde vive Ana?", "Wer war der erste Kaiser von Österreich?", "¿Quién escribió la novela?"]
@@ -178,7 +178,9 @@ def test_what_apertium_does_not_know_goes_to_the_base_model(
 ) -> None:
     from tiny import says
 
-    monkeypatch.setattr("trice.tools.writers.MODEL", str(says(tiny_model("llama"), tmp_path / "says", "7")))
+    monkeypatch.setattr(
+        "trice.tools.text_models.MODEL", str(says(tiny_model("llama"), tmp_path / "says", "7"))
+    )
     assert translate(None, *FOREIGN) == [
         translate("apertium", FOREIGN[0])[0],
         "7",
@@ -192,7 +194,9 @@ def test_without_apertium_the_base_model_translates_all(
 ) -> None:
     from tiny import says
 
-    monkeypatch.setattr("trice.tools.writers.MODEL", str(says(tiny_model("llama"), tmp_path / "says", "7")))
+    monkeypatch.setattr(
+        "trice.tools.text_models.MODEL", str(says(tiny_model("llama"), tmp_path / "says", "7"))
+    )
     assert translate(None, *FOREIGN, "Who sings?") == ["7", "7", "7", "Who sings?"]
 
 

@@ -1,11 +1,11 @@
-"""Asking again, and finding answers in passages."""
+"""ModelSpec again, and finding answers in passages."""
 
 from __future__ import annotations
 
 import pytest
 
-from trice.records import Question
-from trice.tools.turns import READING, SECOND_TURN, contains, parts, plain, reading
+from trice.tools.second_turn import READING, SECOND_TURN, contains, parts, plain, reading
+from trice.types import Question
 
 
 def test_a_question_is_asked_again_over_a_context() -> None:

@@ -15,12 +15,12 @@ import pytest
 
 from tiny import command, read, says, write
 from trice.errors import ToolUnavailable, TriceError
-from trice.records import Call
 from trice.tools import BatchTool
-from trice.tools.function import FunctionTool
-from trice.tools.index import Passage, build
-from trice.tools.many import run_all
-from trice.tools.pool import executed
+from trice.tools.executor import run_all
+from trice.tools.function_tool import FunctionTool
+from trice.tools.passage_index import Passage, build
+from trice.tools.worker_pool import executed
+from trice.types import ToolCall
 
 TOOLS = '''
 from trice.errors import ToolUnavailable
@@ -116,7 +116,7 @@ def test_an_error_that_an_older_version_kept_is_not_believed(tmp_path: Path) -> 
         """Says it loudly."""
         return text.upper()
 
-    pairs = [(FunctionTool(shout), Call(name="shout", arguments={"text": text})) for text in "ab"]
+    pairs = [(FunctionTool(shout), ToolCall(name="shout", arguments={"text": text})) for text in "ab"]
     output = tmp_path / "x.json"
     run_all(pairs, output)
     beside = sqlite3.connect(tmp_path / ".x.json.calls", isolation_level=None)
@@ -142,7 +142,7 @@ def test_a_batch_that_is_too_much_for_the_memory_is_tried_in_pieces() -> None:
 
     def run(*texts: str) -> dict[str, str | None]:
         tool = Big()
-        pending = {text: (tool, Call(name="big", arguments={"text": text})) for text in texts}
+        pending = {text: (tool, ToolCall(name="big", arguments={"text": text})) for text in texts}
         return {key: execution.output for key, execution in executed(pending)}
 
     assert run("a", "b") == {"a": "A", "b": "B"}
@@ -177,7 +177,7 @@ def test_models_are_loaded_by_threads_at_the_same_time(tiny_model: Callable[[str
 def test_a_tools_model_is_loaded_once_and_used_by_several_threads(
     tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    from trice.tools.writers import open_writer
+    from trice.tools.text_models import open_writer
 
     source = str(says(tiny_model("llama"), tmp_path / "model", "7"))
     barrier, found = threading.Barrier(4), []
@@ -200,9 +200,9 @@ def test_a_tools_model_is_loaded_once_and_used_by_several_threads(
 def test_a_tool_that_hangs_is_refused_at_once_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from queue import Queue
 
-    from trice.records import Execution
-    from trice.tools import pool
-    from trice.tools.live import LiveCalls
+    from trice.tools import worker_pool
+    from trice.tools.live_executor import LiveCalls
+    from trice.types import Execution
 
     over, started = threading.Event(), []
 
@@ -216,12 +216,12 @@ def test_a_tool_that_hangs_is_refused_at_once_and_others_go_on(monkeypatch: pyte
         """Says it loudly."""
         return text.upper()
 
-    monkeypatch.setattr(pool, "LOST", 3)
+    monkeypatch.setattr(worker_pool, "LOST", 3)
     bad, good = FunctionTool(hangs, 0.05), FunctionTool(shout)
     found: Queue[Execution | TriceError] = Queue()
 
     def ask(tool: FunctionTool, text: str) -> Execution | TriceError:
-        calls.run(tool, Call(name=tool.name, arguments={"text": text}), found.put)
+        calls.run(tool, ToolCall(name=tool.name, arguments={"text": text}), found.put)
         return found.get(timeout=10)
 
     with LiveCalls() as calls:

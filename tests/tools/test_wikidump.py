@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from trice.errors import InputError
-from trice.stages.data import index
-from trice.tools.index import Index, Passage, read_passages
-from trice.tools.wikidump import cut, strip
+from trice.stages.prepare_data import index
+from trice.tools.passage_index import Index, Passage, read_passages
+from trice.tools.wikipedia_dump import cut, strip
 
 KESTREL = """{{Infobox bird|name={{lang|en|Kestrel}}|image=}}
 [[File:Kestrel.jpg|thumb|A ''kestrel'' in [[Kent|the county of Kent]], [https://example.org photographed] in 2010]]
@@ -136,7 +136,7 @@ def test_a_large_dump_does_not_stay_in_memory(tmp_path: Path) -> None:
     script = f"""
 import re
 from pathlib import Path
-from trice.tools.index import read_passages
+from trice.tools.passage_index import read_passages
 assert sum(1 for _ in read_passages(Path({str(source)!r}))) == 1
 print(*re.findall(r"VmHWM:\\s*(.*) kB", Path("/proc/self/status").read_text()))
 """

@@ -15,13 +15,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from trice import calls
 from trice.errors import InputError, ToolUnavailable
-from trice.records import Execution, Outcome, Question
+from trice.formats import calls
 from trice.tools import load_tool, run
-from trice.tools.index import Passage, build
-from trice.tools.turns import READING
+from trice.tools.passage_index import Passage, build
+from trice.tools.second_turn import READING
 from trice.tools.wikisearch import PACKAGE, WORDS, _retriever
+from trice.types import Execution, Outcome, Question
 
 
 @pytest.fixture(autouse=True)

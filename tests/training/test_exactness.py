@@ -14,8 +14,8 @@ from test_packing import some_examples
 
 from trice.models.local import load_base
 from trice.training.lora import with_lora
+from trice.training.packed_forward import Way, prepare
 from trice.training.packing import pack
-from trice.training.policy import Way, prepare
 from trice.training.settings import Lora, Rlef
 from trice.training.trainer import measure
 

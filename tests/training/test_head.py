@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trice.training import head
-from trice.training.head import token_log_probs
+from trice.training import output_head
+from trice.training.output_head import token_log_probs
 
 
 @pytest.mark.parametrize("cap", [None, 3.0])
@@ -16,8 +16,8 @@ def test_log_probs_and_gradient_are_those_of_the_plain_computation(
     states: int, edges: int, tile: int, cap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A state predicts several tokens, one, or none; tiles and slices of states end anywhere."""
-    monkeypatch.setattr(head, "TILE", {"cpu": tile})
-    monkeypatch.setattr(head, "STATES", 6)
+    monkeypatch.setattr(output_head, "TILE", {"cpu": tile})
+    monkeypatch.setattr(output_head, "STATES", 6)
     torch.manual_seed(states)
     hidden_MD = torch.randn(states, 5, dtype=torch.float64, requires_grad=True)
     weight_VD = 3 * torch.randn(11, 5, dtype=torch.float64)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trice.errors import InputError
-from trice.recipe import load_recipe
+from trice.recipes.recipe import load_recipe
 from trice.training.losses import ranking, sequence_scores
 from trice.training.settings import RankingObjective, Rlef, read_settings
 

@@ -15,8 +15,8 @@ from plainly import alone
 
 from trice.models.local import load
 from trice.training import packing
+from trice.training.packed_forward import prepare
 from trice.training.packing import Example, Layout, Tokens, micro_batches, pack, tree_size
-from trice.training.policy import prepare
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 

@@ -16,11 +16,11 @@ from tiny import command, training, write
 from trice.errors import InputError
 from trice.models.local import load_base
 from trice.training.capacity import Capacity, capacity, free_memory
+from trice.training.dry_run import Plan, plan
 from trice.training.lora import with_lora
+from trice.training.memory_estimate import QUANTIZED, rehearse
+from trice.training.packed_forward import log_probs, teach
 from trice.training.packing import Example, Tokens, pack
-from trice.training.plan import Plan, plan
-from trice.training.policy import log_probs, teach
-from trice.training.rehearsal import QUANTIZED, rehearse
 from trice.training.settings import Clone, Lora, Rlef, read_settings
 
 CPU = {"device": "cpu", "dtype": "float32"}

@@ -19,8 +19,8 @@ import yaml
 
 from tiny import command
 from trice.errors import InputError
-from trice.training.card import write_card
 from trice.training.hub import push
+from trice.training.model_card import write_card
 
 pytest.importorskip("huggingface_hub")
 TOKEN = "hf_" + "verySecret" * 3

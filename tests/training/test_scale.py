@@ -18,10 +18,10 @@ from tiny import command, read, sums, write
 from trice.errors import InputError
 from trice.models.local import load, load_base
 from trice.training.clone import clone
+from trice.training.environment import check_machine
 from trice.training.lora import with_lora
-from trice.training.machine import check_machine
+from trice.training.packed_forward import mixed, prepare
 from trice.training.packing import Example, Tokens, pack
-from trice.training.policy import mixed, prepare
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef
 
@@ -262,10 +262,10 @@ def test_an_adapter_of_a_quantised_base_generates_on_the_whole_one(
 
 def test_bitsandbytes_that_is_missing_or_has_no_such_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     how = settings(Clone, "quantize=4bit")
-    monkeypatch.setattr("trice.training.machine.find_spec", lambda name: object())
+    monkeypatch.setattr("trice.training.environment.find_spec", lambda name: object())
     with pytest.raises(InputError, match="does not cover device meta"):
         check_machine(how, "meta")
-    monkeypatch.setattr("trice.training.machine.find_spec", lambda name: None)
+    monkeypatch.setattr("trice.training.environment.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"quantize=4bit: needs bitsandbytes: pip install"):
         check_machine(how, "cpu")
 

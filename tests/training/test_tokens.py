@@ -10,19 +10,19 @@ import torch
 
 import families
 from tiny import read, sums, write
-from trice.models.batches import Ask
-from trice.models.decoding import generate
+from trice.formats.prompt import load_template
+from trice.models.batching import Ask
+from trice.models.generation import generate
 from trice.models.local import LocalModel, load
-from trice.prompts import load_template
-from trice.records import Ranked
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 from trice.stages.collect import collect, collect_gold
-from trice.stages.generate import Asking, Compel, Group, content_key, grouped
+from trice.stages.generate import Group, ModelSpec, ToolChoice, content_key, grouped
 from trice.stages.score import score
 from trice.tasks import Tasks
+from trice.training.packed_forward import prepare
 from trice.training.packing import Example, pack
-from trice.training.policy import prepare
 from trice.training.rlef import examples
+from trice.types import Ranked
 
 HOT = Sampling(max_new_tokens=10, temperature=1.3, samples=12, seed=3, logprobs=True)
 PLAIN = load_template("plain")
@@ -83,19 +83,19 @@ def logprobs(loaded: LocalModel, made: list[Example], ranked: list[Ranked], open
     return found
 
 
-@pytest.mark.parametrize("compel", [None, "call"])
+@pytest.mark.parametrize("tool_choice", ["auto", "required"])
 def test_training_holds_the_sampled_ids_and_gives_them_the_engines_log_probability(
-    folder: Path, tiny_model: Callable[[str], Path], compel: Compel | None
+    folder: Path, tiny_model: Callable[[str], Path], tool_choice: ToolChoice
 ) -> None:
     path = str(tiny_model("llama"))
-    asking = Asking(path, compel=compel, sampling=HOT, device="cpu", dtype="float32")
-    rows = collect(folder / "questions.json", folder / "stage2", "math", "sampled", asking)
+    spec = ModelSpec(path, tool_choice=tool_choice, sampling=HOT, device="cpu", dtype="float32")
+    rows = collect(folder / "questions.json", folder / "stage2", "math", "sampled", spec)
     ranked_path = folder / "math.json"
     ranked = score(folder / "stage2", ranked_path, "math", distinct=False)
     loaded = load(path, device="cpu", dtype="float32")
     tokenizer = loaded.tokenizer
     end, known = tokenizer.eos_token_id, len(tokenizer)
-    (group,) = grouped(Tasks("math"), list(rows[:: HOT.samples]), asking)
+    (group,) = grouped(Tasks("math"), list(rows[:: HOT.samples]), spec)
     drawn = sampled(loaded, group)
 
     made = examples(ranked_path, "plain")(tokenizer)
@@ -115,7 +115,7 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_engines_log_probabili
     assert kept == {*drifted, *strays}  # the others are the tokenizer's own cut
 
     # What the engine did not choose, an opening, has no part in its log-probability; nor has the end token.
-    opened = len(PLAIN.encode_response(tokenizer, "calculator(", end=False)) if compel else 0
+    opened = len(PLAIN.encode_response(tokenizer, "calculator(", end=False)) if tool_choice == "required" else 0
     recorded = {(row.id, row.sample): row.logprob or 0.0 for row in rows}
     texts = [{name: value for name, value in row.items() if name != "tokens"} for row in read(ranked_path)]
     recut = examples(write(folder / "texts.json", texts), "plain")(tokenizer)
@@ -129,8 +129,8 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_engines_log_probabili
 def test_another_familys_ids_are_never_trained_on(
     folder: Path, tiny_model: Callable[[str], Path], family: str
 ) -> None:
-    asking = Asking(str(tiny_model("llama")), sampling=HOT, device="cpu", dtype="float32")
-    collect(folder / "questions.json", folder / "stage2", "math", "llama", asking)
+    spec = ModelSpec(str(tiny_model("llama")), sampling=HOT, device="cpu", dtype="float32")
+    collect(folder / "questions.json", folder / "stage2", "math", "llama", spec)
     score(folder / "stage2", folder / "math.json", "math")
     rows = read(folder / "math.json")
     taken = [row.pop("tokens") for row in rows]

@@ -23,10 +23,10 @@ from torch._dynamo.utils import counters
 from trice.errors import InputError, TriceError
 from trice.models.local import LocalModel, load, load_base
 from trice.training.clone import clone
-from trice.training.fit import arguments, drop_long
+from trice.training.fine_tune import arguments, drop_long
 from trice.training.lora import with_lora
+from trice.training.packed_forward import prepare
 from trice.training.packing import Example, Tokens, pack
-from trice.training.policy import prepare
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef
 from trice.training.trainer import TriceTrainer, measure

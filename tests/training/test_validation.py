@@ -15,13 +15,13 @@ import torch
 
 from tiny import command, read, same_after_kills, says, training, tree, write
 from trice.errors import InputError
+from trice.formats.prompt import load_template
 from trice.models.local import load
-from trice.prompts import load_template
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
 from trice.stages.evaluate import evaluate
-from trice.stages.generate import Asking, generate
-from trice.tools.index import Passage, build
-from trice.tools.turns import over
+from trice.stages.generate import ModelSpec, generate
+from trice.tools.passage_index import Passage, build
+from trice.tools.second_turn import over
 from trice.training.clone import clone
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef, read_settings
@@ -123,8 +123,8 @@ def test_the_earliest_of_the_best_checkpoints_becomes_the_adapter(learned: Path,
 def test_it_measures_what_generate_and_evaluate_do(llama: str, tmp_path: Path) -> None:
     settings = CLONE.model_copy(update={"max_steps": 3, "validate_every": 3, "learning_rate": 2e-2})
     run = train(tmp_path, llama, settings, gold="7")
-    asking = Asking(llama, run, sampling=Sampling(max_new_tokens=4), **CPU)
-    generate(tmp_path / "validation.json", tmp_path / "response.json", "math", asking)
+    spec = ModelSpec(llama, run, sampling=Sampling(max_new_tokens=4), **CPU)
+    generate(tmp_path / "validation.json", tmp_path / "response.json", "math", spec)
     measures = evaluate(tmp_path / "response.json", tmp_path / "result.json", "math")["total"]
     assert validated(run) == {3: round(measures["accuracy"].value or 0, 6)}
 

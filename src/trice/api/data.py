@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trice.errors import InputError
-from trice.journal import refuse_repeated, validate, write_rows
-from trice.records import Question
-from trice.rowfiles import records
+from trice.storage.files import refuse_repeated, validate, write_rows
+from trice.storage.row_reader import records
+from trice.types import Question
 
 if TYPE_CHECKING:
     from trice.tasks import TaskLike

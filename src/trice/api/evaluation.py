@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from trice.errors import InputError
-from trice.journal import write_rows
-from trice.measures import Difference, Share, by_dataset, difference
-from trice.records import ALL, Response
+from trice.metrics import Difference, Share, by_dataset, difference
+from trice.storage.files import write_rows
+from trice.types import ALL, Response
 
 SHOWN = ("accuracy", "tool_use", "malformed", "over_use", "under_use")  # in the table, where they are known
 

@@ -11,27 +11,20 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from trice.errors import InputError
-from trice.prompts import Example
-from trice.records import Call, Execution, Outcome, Response
+from trice.formats.prompt import Example
+from trice.types import Execution, Outcome, Response, ToolCall
 
 if TYPE_CHECKING:
     from trice.models.endpoint import Endpoint
-    from trice.models.engine import Engine
-    from trice.stages.generate import Asking
+    from trice.models.engine import Engine, ToolChoice
+    from trice.stages.generate import ModelSpec
     from trice.tasks import TaskLike
 
-ToolChoice = Literal["auto", "none", "required"]
-"""Whether the model may call a tool, may not, or has to: as in the OpenAI API."""
 FewShot = str | Sequence[tuple[str, str]] | None
 """Worked examples: pairs of question and response, a file of them, or the name of those that a shipped task has."""
-COMPEL: dict[ToolChoice, Literal["answer", "call"] | None] = {
-    "auto": None,
-    "none": "answer",
-    "required": "call",
-}
 
 
 @dataclass
@@ -53,7 +46,7 @@ class Answer:
     text: str
     outcome: Outcome
     response: str
-    call: Call | None = None
+    call: ToolCall | None = None
     execution: Execution | None = None
     readings: list[str] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -81,7 +74,7 @@ class Model:
         """What writes the responses, loaded."""
         from trice.stages.generate import open_engine
 
-        return open_engine(self.asking(load=False))
+        return open_engine(self.spec(load=False))
 
     def unload(self) -> None:
         """Give the memory of the weights back; the next use loads them again."""
@@ -92,31 +85,30 @@ class Model:
         """Whether the weights are in memory."""
         return "engine" in vars(self)
 
-    def asking(
+    def spec(
         self,
         few_shot: FewShot = None,
         tool_choice: ToolChoice = "auto",
         *,
         load: bool = True,
         **sampling: Any,
-    ) -> Asking:
+    ) -> ModelSpec:
         """How this model is asked, for the stages; its weights are loaded when the first response is written.
         Raises InputError for another tool choice, or an unknown setting of the sampling."""
-        from trice.sampling import Sampling
-        from trice.stages.generate import Asking, check_asking
+        from trice.models.sampling import Sampling
+        from trice.stages.generate import ModelSpec, check_model_spec, load_tool_choice
 
-        if tool_choice not in COMPEL:
-            raise InputError(f"tool_choice '{tool_choice}'; choose {', '.join(COMPEL)}")
+        load_tool_choice(tool_choice)
         known = [each.name for each in fields(Sampling)]
         for name in sampling:
             if name not in known:
                 raise InputError(f"unknown argument '{name}'; choose from {', '.join(known)}")
-        asking = Asking(
-            self.name, self.adapter, self.template, _examples(few_shot), COMPEL[tool_choice], Sampling(**sampling),
+        spec = ModelSpec(
+            self.name, self.adapter, self.template, _examples(few_shot), tool_choice, Sampling(**sampling),
             self.batch_size, self.device, self.dtype, client=self.client,
         )  # fmt: skip
-        check_asking(asking)
-        return replace(asking, opened=lambda: self.engine) if load else asking
+        check_model_spec(spec)
+        return replace(spec, opened=lambda: self.engine) if load else spec
 
     def ask(
         self,
@@ -149,19 +141,19 @@ class Model:
             >>> str(model.ask("What is 12 * 34?", "math", tool_choice="required", few_shot="calls"))
             '408'
         """
-        from trice.records import Question
         from trice.stages.generate import ask, respond
-        from trice.stages.grade import execute
+        from trice.stages.grading import execute
         from trice.tasks import MIXED, Tasks
+        from trice.types import Question
 
         tasks = Tasks(task)
-        asking = self.asking(few_shot, tool_choice, max_new_tokens=max_new_tokens)
+        spec = self.spec(few_shot, tool_choice, max_new_tokens=max_new_tokens)
         # The questions of a mix are all asked alike.
         row = Question(id="question", input=question, task=MIXED[0] if tasks.mixed else None)
-        (response,) = respond(self.engine, tasks, [ask(row, tasks.of(row))], asking)
+        (response,) = respond(self.engine, tasks, [ask(row, tasks.of(row))], spec)
 
         def read_output(asked: Sequence[Question]) -> list[str]:
-            again = self.asking("direct" if few_shot else None, max_new_tokens=max_new_tokens)
+            again = self.spec("direct" if few_shot else None, max_new_tokens=max_new_tokens)
             return [each.response for each in respond(self.engine, tasks, asked, again)]
 
         (done,) = execute(tasks, [response], read_output)
@@ -170,7 +162,7 @@ class Model:
 
 def answer_of(row: Response, task: TaskLike) -> Answer:
     """An executed response as an answer."""
-    from trice.stages.messages import asked, said
+    from trice.stages.conversations import asked, said
 
     assert row.outcome is not None
     messages = [*asked(row.instruction, row.input), said(task.tools, row.response)]
@@ -262,8 +254,8 @@ def endpoint(
         >>> trice.endpoint("http://localhost:8000/v1", "qwen3").name
         'qwen3'
     """
-    from trice.given import open_endpoint
-    from trice.recipe_parts import EndpointAt
+    from trice.recipes.resolve import open_endpoint
+    from trice.recipes.sections import EndpointAt
     from trice.training.settings import parse
 
     value = {"url": url, "model": model, "keys_file": keys_file, **settings}

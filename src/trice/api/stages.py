@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.api.data import Source, some_questions, working_folder, write_questions
-from trice.api.models import FewShot, Model, ToolChoice
+from trice.api.models import FewShot, Model
 from trice.errors import InputError
-from trice.journal import notice, read_rows, write_rows
-from trice.records import Labelled, Question, Response
-from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.models.engine import ToolChoice
+from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.progress import notice
+from trice.storage.files import read_rows, write_rows
+from trice.types import Labelled, Question, Response
 
 if TYPE_CHECKING:
     from trice.api.evaluation import Evaluation
-    from trice.stages.generate import Asking
-    from trice.stages.grade import Model as ReadAgain
+    from trice.stages.generate import ModelSpec
+    from trice.stages.grading import Model as ReadAgain
     from trice.tasks import TaskLike
 
 
@@ -72,10 +74,10 @@ def split(
     """
     from trice.stages import split as stage
 
-    asking = model.asking(few_shot, max_new_tokens=max_new_tokens, seed=seed)
+    spec = model.spec(few_shot, max_new_tokens=max_new_tokens, seed=seed)
     with working_folder(output) as folder:
         data = write_questions(folder, questions, task)
-        halves = stage.split(data, task, asking, samples=samples, temperature=temperature, known=known)
+        halves = stage.split(data, task, spec, samples=samples, temperature=temperature, known=known)
         notice(f"split: {halves}")
         right, wrong = (
             read_rows(path, Response) if count else []
@@ -170,13 +172,13 @@ def generate(
         >>> rows[0].outcome
         <Outcome.CALLED: 'called'>
     """
-    from trice.stages.grade import execute
+    from trice.stages.grading import execute
     from trice.tasks import Tasks
 
     rows = some_questions(questions)
-    asking = model.asking(few_shot, tool_choice, **sampling)
+    spec = model.spec(few_shot, tool_choice, **sampling)
     with working_folder(output) as folder:
-        written, read_output = _written(rows, task, asking, folder / "responses.json")
+        written, read_output = _written(rows, task, spec, folder / "responses.json")
         return execute(Tasks(task), written, read_output)
 
 
@@ -241,14 +243,14 @@ def evaluate(
 
 
 def _written(
-    rows: Sequence[Question], task: str | TaskLike, asking: Asking, output: Path
+    rows: Sequence[Question], task: str | TaskLike, spec: ModelSpec, output: Path
 ) -> tuple[list[Response], ReadAgain]:
     """The responses, and what reads tools' outputs for them."""
     from trice.stages import generate as stage
-    from trice.stages import grade
+    from trice.stages import grading
 
-    written = stage.generate(write_questions(output.parent, rows), output, task, asking)
-    return written, grade.Model(task, asking, output.with_name("results.json"))
+    written = stage.generate(write_questions(output.parent, rows), output, task, spec)
+    return written, grading.Model(task, spec, output.with_name("results.json"))
 
 
 def graded(
@@ -256,12 +258,12 @@ def graded(
     tool_choice: ToolChoice = "auto", **sampling: Any,
 ) -> list[Response]:  # fmt: skip
     """Responses of one model, executed and judged. They are kept in `output`."""
-    from trice.stages.grade import grade
+    from trice.stages.grading import grade
     from trice.tasks import Tasks
-    from trice.tools.many import forget
+    from trice.tools.executor import forget
 
-    asking = model.asking(few_shot, tool_choice, **sampling)
-    written, read_output = _written(rows, task, asking, output)
+    spec = model.spec(few_shot, tool_choice, **sampling)
+    written, read_output = _written(rows, task, spec, output)
     results = read_output.output
     judged = grade(Tasks(task), written, read_output, output=results, earlier=[output])
     write_rows(results, judged)

@@ -13,8 +13,9 @@ from trice.api.data import Source, some_questions
 from trice.api.models import Model
 from trice.api.stages import graded
 from trice.errors import InputError
-from trice.journal import notice, validate, write_rows
-from trice.records import Labelled, Outcome, Question, Ranked, Response
+from trice.progress import notice
+from trice.storage.files import validate, write_rows
+from trice.types import Labelled, Outcome, Question, Ranked, Response
 
 if TYPE_CHECKING:
     from trice.tasks import TaskLike
@@ -173,10 +174,10 @@ def run(recipe: str | Path, *overrides: str) -> Path:
         >>> import trice
         >>> folder = trice.run("recipe.yaml", "output=runs/units")  # doctest: +SKIP
     """
-    from trice import pipeline
-    from trice.recipe import load_recipe
+    from trice.recipes import runner
+    from trice.recipes.recipe import load_recipe
 
-    return pipeline.run(load_recipe(str(recipe), overrides))
+    return runner.run(load_recipe(str(recipe), overrides))
 
 
 def _ranked(drawn: Sequence[Response], cost: float, reward: Reward | None) -> list[Ranked]:

@@ -35,7 +35,7 @@ def data(
     """List the data sets, or write one as questions: data/raw/<task>/ to train, data/dev/<task>/ to test.
 
     With 'index', make the passages of --source searchable in the folder --output."""
-    from trice.stages.data import index, listing, prepare
+    from trice.stages.prepare_data import index, listing, prepare
 
     if dataset in (None, "list"):
         print(listing(source))
@@ -63,7 +63,7 @@ def export(
     tool: o.Tools = None,
 ) -> None:
     """Write labelled or ranked data in a form of TRL, with tools and tool calls, for other trainers."""
-    from trice.stages.export import export as stage
+    from trice.stages.export_data import export as stage
 
     print(f"{stage(data, output, task, form=form, tools=o.sources(tool))} rows in {output}")
 
@@ -71,6 +71,6 @@ def export(
 @app.command("import", rich_help_panel=DATA)
 def import_(data: o.Data, output: o.Output, task: o.Task = "math", tool: o.Tools = None) -> None:
     """Read data in a form of TRL: as labelled data, or preference pairs as ranked data."""
-    from trice.stages.import_ import import_ as stage
+    from trice.stages.import_data import import_ as stage
 
     print(f"{stage(data, output, task, tools=o.sources(tool))} rows in {output}")

@@ -18,9 +18,9 @@ def demo(
     ] = None,
 ) -> None:
     """The whole loop on the starter set with Gemma 3 270M: `trice run` of the recipe that ships as demo."""
-    from trice.estimate import estimate
-    from trice.journal import notice
-    from trice.recipe import load_recipe
+    from trice.progress import notice
+    from trice.recipes.estimate import estimate
+    from trice.recipes.recipe import load_recipe
 
     if line := estimate(load_recipe("demo", overrides or ())):
         notice(line)
@@ -41,9 +41,9 @@ def run(
     retry_failed: o.RetryFailed = False,
 ) -> None:
     """Run a recipe from data to report; run again after a kill, it goes on where it was."""
-    from trice.pipeline import run as run_recipe
-    from trice.pipeline import status as run_status
-    from trice.recipe import load_recipe
+    from trice.recipes.recipe import load_recipe
+    from trice.recipes.runner import run as run_recipe
+    from trice.recipes.runner import status as run_status
     from trice.report import summary
 
     chosen = load_recipe(recipe, overrides or ())

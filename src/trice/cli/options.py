@@ -82,10 +82,15 @@ Engine = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Of a Ray cluster; default one for each GPU, else each machine.")
 ]
-Examples = Annotated[
+FewShot = Annotated[
     str | None, typer.Option(help="Worked examples in the prompt: direct, calls, mixed, or a .jsonl file.")
 ]
-Compel = Annotated[str | None, typer.Option(help="Force every response to be a 'call' or an 'answer'.")]
+ToolChoice = Annotated[
+    str,
+    typer.Option(
+        help="auto: the model decides; none: no call is possible; required: every response is a call."
+    ),
+]
 Samples = Annotated[int, typer.Option(min=1, help="Responses for each question.")]
 Beams = Annotated[int, typer.Option(min=1, help="Beams of a beam search; 1 is none.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]

@@ -9,9 +9,9 @@ import typer
 
 from trice.cli import options as o
 from trice.cli.app import STAGES, app
-from trice.cli.asking import asking_of, endpoint_of, meant
+from trice.cli.model_spec import endpoint_of, meant, model_spec_of
 from trice.errors import InputError
-from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 
 
 @app.command(rich_help_panel=STAGES)
@@ -22,7 +22,7 @@ def split(
     endpoint: o.Endpoint = None,
     keys_file: o.KeysFile = None,
     endpoint_set: o.EndpointSet = None,
-    examples: o.Examples = None,
+    few_shot: o.FewShot = None,
     template: o.Template = "plain",
     max_new_tokens: o.MaxNewTokens = 64,
     samples: o.Samples = SPLIT_SAMPLES,
@@ -46,12 +46,12 @@ def split(
     unknown ones go to <data>_right.json and _wrong.json."""
     from trice.stages.split import split as stage
 
-    asking = asking_of(
-        model, None, template, examples, None, batch_size, device, dtype, engine, workers,
+    spec = model_spec_of(
+        model, None, template, few_shot, "auto", batch_size, device, dtype, engine, workers,
         endpoint_of(endpoint, model, keys_file, endpoint_set), max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     print(stage(
-        data, task, asking, samples=samples, temperature=temperature, known=known, tools=o.sources(tool),
+        data, task, spec, samples=samples, temperature=temperature, known=known, tools=o.sources(tool),
         limit=limit, retry=retry_failed,
     ))  # fmt: skip
 
@@ -133,8 +133,8 @@ def collect(
     endpoint: o.Endpoint = None,
     keys_file: o.KeysFile = None,
     endpoint_set: o.EndpointSet = None,
-    examples: o.Examples = None,
-    compel: o.Compel = None,
+    few_shot: o.FewShot = None,
+    tool_choice: o.ToolChoice = "auto",
     template: o.TemplateOf = None,
     samples: o.Samples = 1,
     beams: o.Beams = 1,
@@ -160,14 +160,14 @@ def collect(
     if origin == "gold":
         print(stage.collect_gold(data, output, task, limit))
         return
-    asking = asking_of(
-        model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
+    spec = model_spec_of(
+        model, adapter, template, few_shot, tool_choice, batch_size, device, dtype, engine, workers,
         endpoint_of(endpoint, model, keys_file, endpoint_set),
         samples=samples, beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
         repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     rows = stage.collect(
-        data, output, task, origin, asking, tools=o.sources(tool), limit=limit, retry=retry_failed
+        data, output, task, origin, spec, tools=o.sources(tool), limit=limit, retry=retry_failed
     )
     print(f"{len(rows)} responses in {stage.origin_path(output, task, origin)}")
 
@@ -193,15 +193,15 @@ def score(
 ) -> None:
     """Parse, execute and judge every candidate, and rank each question's by reward."""
     from trice.stages.score import score as stage
-    from trice.tools.cluster import runner
+    from trice.tools.ray_executor import runner
 
     base, task, template = meant(adapter, model, task, template)
-    reader = (model or adapter) and asking_of(
-        base, adapter, template, None, None, 64, device, dtype, engine, workers,
+    reader = (model or adapter) and model_spec_of(
+        base, adapter, template, None, "auto", 64, device, dtype, engine, workers,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     rows = stage(
-        data, output, task, reward=reward, distinct=distinct, asking=reader or None, tools=o.sources(tool),
+        data, output, task, reward=reward, distinct=distinct, spec=reader or None, tools=o.sources(tool),
         runner=runner(engine, workers),
     )  # fmt: skip
     count = sum(len(row.responses) for row in rows)
@@ -218,8 +218,8 @@ def generate(
     endpoint: o.Endpoint = None,
     keys_file: o.KeysFile = None,
     endpoint_set: o.EndpointSet = None,
-    examples: o.Examples = None,
-    compel: o.Compel = None,
+    few_shot: o.FewShot = None,
+    tool_choice: o.ToolChoice = "auto",
     template: o.TemplateOf = None,
     samples: o.Samples = 1,
     beams: o.Beams = 1,
@@ -244,13 +244,13 @@ def generate(
     if model is None and adapter is None:
         raise InputError("--model: is missing; name a model, or an --adapter, which records its base")
     model, task, template = meant(adapter, model, task, template)
-    asking = asking_of(
-        model, adapter, template, examples, compel, batch_size, device, dtype, engine, workers,
+    spec = model_spec_of(
+        model, adapter, template, few_shot, tool_choice, batch_size, device, dtype, engine, workers,
         endpoint_of(endpoint, model, keys_file, endpoint_set),
         samples=samples, beams=beams, temperature=temperature, top_k=top_k, top_p=top_p,
         repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
-    rows = stage(data, output, task, asking, tools=o.sources(tool), limit=limit, retry=retry_failed)
+    rows = stage(data, output, task, spec, tools=o.sources(tool), limit=limit, retry=retry_failed)
     print(f"{len(rows)} responses in {output}")
 
 
@@ -262,7 +262,7 @@ def evaluate(
     base: Annotated[
         Path | None,
         typer.Option(
-            help="The base model's evaluated responses, generated with --compel answer and the examples of "
+            help="The base model's evaluated responses, generated with --tool-choice none and the --few-shot of "
             "split: what it gets wrong needs a tool; counts over- and under-use."
         ),
     ] = None,
@@ -274,7 +274,7 @@ def evaluate(
     endpoint: o.Endpoint = None,
     keys_file: o.KeysFile = None,
     endpoint_set: o.EndpointSet = None,
-    examples: o.Examples = None,
+    few_shot: o.FewShot = None,
     template: o.TemplateOf = None,
     max_new_tokens: o.MaxNewTokens = 64,
     batch_size: o.BatchSize = 128,
@@ -288,16 +288,16 @@ def evaluate(
     """Execute and judge responses, and print accuracy and tool use with 95% intervals."""
     from trice.stages.evaluate import describe
     from trice.stages.evaluate import evaluate as stage
-    from trice.tools.cluster import runner
+    from trice.tools.ray_executor import runner
 
     client = endpoint_of(endpoint, model or "", keys_file, endpoint_set)
     reads = model or adapter
     model, task, template = meant(adapter, model, task, template)
-    reader = reads and asking_of(
-        model, adapter, template, examples, None, batch_size, device, dtype, engine, workers, client,
+    reader = reads and model_spec_of(
+        model, adapter, template, few_shot, "auto", batch_size, device, dtype, engine, workers, client,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     print(describe(stage(
-        data, output, task, base=base, asking=reader or None, tools=o.sources(tool), limit=limit,
+        data, output, task, base=base, spec=reader or None, tools=o.sources(tool), limit=limit,
         runner=runner(engine, workers), any_passage=any_passage,
     )))  # fmt: skip

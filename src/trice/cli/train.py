@@ -10,7 +10,7 @@ import typer
 from trice.cli import options as o
 from trice.cli.app import train
 from trice.errors import InputError
-from trice.journal import first_process
+from trice.progress import first_process
 
 
 def _tell(trained: Path) -> None:
@@ -95,7 +95,7 @@ def _dry_run(
     examples: Any, model: str, adapter: Path | None, settings: Any, validated: tuple[Any, ...],
     seed: int, device: str, dtype: str,
 ) -> None:  # fmt: skip
-    from trice.training.plan import plan
+    from trice.training.dry_run import plan
     from trice.training.validation import load_validation
 
     load_validation(*validated)

@@ -9,7 +9,7 @@ import typer
 
 from trice.cli import options as o
 from trice.cli.app import USE, app
-from trice.cli.asking import meant
+from trice.cli.model_spec import meant
 from trice.errors import InputError, TriceError
 from trice.server.limits import Limits
 
@@ -26,8 +26,8 @@ def tool(
     source: Annotated[str | None, typer.Option(help="What is behind it: an index, a model, a URL.")] = None,
 ) -> None:
     """Run a tool once; its output alone goes to stdout."""
-    from trice.records import Call
     from trice.tools import load_tool, run
+    from trice.types import ToolCall
 
     chosen = load_tool(name, source)
     chosen.check()
@@ -35,7 +35,7 @@ def tool(
         arguments = chosen.parse(argument)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None
-    execution = run(chosen, Call(name=chosen.name, arguments=arguments))
+    execution = run(chosen, ToolCall(name=chosen.name, arguments=arguments))
     if execution.output is None:
         raise TriceError(f"{name}: {execution.error}")
     # A server's text or a model's: no character of it may steer the terminal.
@@ -54,7 +54,7 @@ def chat(
     dtype: o.Dtype = "auto",
 ) -> None:
     """Answer questions typed at the terminal: the decision, the call, the tool's result, the answer."""
-    from trice.chat import chat as talk
+    from trice.cli.chat import chat as talk
 
     model, task, template = meant(adapter, model, task, template)
     talk(
@@ -119,8 +119,8 @@ def serve(
     from trice.server import check_installed
 
     check_installed()
-    from trice.server.start import Entrance
-    from trice.server.start import serve as start
+    from trice.server.startup import Entrance
+    from trice.server.startup import serve as start
 
     known = meant(adapter, model, task, template)
     start(

@@ -18,23 +18,23 @@ from typing import NamedTuple
 
 from trice.datasets import (
     asdiv,
-    contexts,
-    facts,
     gsm8k,
     hotpotqa,
     lama,
     mlqa,
     multiarith,
     open_qa,
-    starter,
+    starter_contexts,
+    starter_facts,
+    starter_math,
     svamp,
 )
-from trice.datasets._benchmark import Benchmark, Dropped, HubRows, Parts, present
+from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, present
 from trice.errors import InputError, TriceError
-from trice.journal import read_rows, refuse_repeated
-from trice.records import Question
+from trice.storage.files import read_rows, refuse_repeated
 from trice.tasks import TaskLike, load_task
 from trice.tools import same_name
+from trice.types import Question
 
 __all__ = ["Dropped", "Entry", "Split", "catalogue", "load", "load_files"]
 
@@ -53,9 +53,12 @@ BENCHMARKS = {
     )
 }
 MADE = {  # by us: task, licence, and what makes the questions
-    starter.NAME: (starter.TASK, starter.LICENCE, starter.make),
-    **{each.name: (each.task, facts.LICENCE, each.make) for each in (facts.QA, facts.LAMA)},
-    contexts.NAME: (contexts.TASK, contexts.LICENCE, contexts.make),
+    starter_math.NAME: (starter_math.TASK, starter_math.LICENCE, starter_math.make),
+    **{
+        each.name: (each.task, starter_facts.LICENCE, each.make)
+        for each in (starter_facts.QA, starter_facts.LAMA)
+    },
+    starter_contexts.NAME: (starter_contexts.TASK, starter_contexts.LICENCE, starter_contexts.make),
 }
 NAMES = (*BENCHMARKS, *MADE)
 TASKS = {name: made[0] for name, made in MADE.items()} | {

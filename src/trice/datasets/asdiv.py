@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from trice.datasets._benchmark import Benchmark, Dropped, HubRows, Parts, Record, tidy_text
-from trice.datasets._expressions import NUMBER, number, tidy
+from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, tidy_text
+from trice.datasets.expressions import NUMBER, number, tidy
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 NAME = "ASDiv"
 FILE = "asdiv/ASDiv.xml"

@@ -14,9 +14,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from trice.datasets._benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows, read_jsonl
-from trice.datasets._expressions import MAX_LENGTH, NUMBER, Step, equal, number, tidy
-from trice.records import Question
+from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows, read_jsonl
+from trice.datasets.expressions import MAX_LENGTH, NUMBER, Step, equal, number, tidy
+from trice.types import Question
 
 NAME = "GSM8K"
 FILES = {"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"}

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trice.datasets._benchmark import (
+from trice.datasets.benchmark import (
     Benchmark,
     Dropped,
     HubRows,
@@ -23,7 +23,7 @@ from trice.datasets._benchmark import (
     tidy_text,
 )
 from trice.errors import InputError
-from trice.records import Question
+from trice.types import Question
 
 NAME = "HotpotQA"
 FILE = "hotpotqa/hotpot_dev_distractor_v1.json or hotpotqa/hotpotqa_train_100_with_context.json"

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trice.datasets._benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows, read_jsonl
+from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows, read_jsonl
 from trice.errors import InputError
-from trice.records import Question
-from trice.tools.clozes import MASK
+from trice.tools.cloze_questions import MASK
+from trice.types import Question
 
 TREX_FILES = "trex/evidence/P*.jsonl"
 SQUAD_FILE = "lama_squad/test.jsonl"

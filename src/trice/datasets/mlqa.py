@@ -17,19 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trice.datasets._benchmark import (
-    Benchmark,
-    Dropped,
-    HubRows,
-    Parts,
-    Record,
-    as_list,
-    read_json,
-    tidy_text,
-)
+from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, as_list, read_json, tidy_text
 from trice.errors import InputError
-from trice.records import Question
-from trice.tools.turns import over
+from trice.tools.second_turn import over
+from trice.types import Question
 
 LANGUAGES = ("es", "de", "vi", "zh", "hi", "ar")
 MLQA_FILE = "mlqa/{part}/{part}-context-en-question-{language}.json"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trice.datasets._benchmark import (
+from trice.datasets.benchmark import (
     Benchmark,
     Dropped,
     HubRows,
@@ -20,8 +20,8 @@ from trice.datasets._benchmark import (
     read_list,
     tidy_text,
 )
-from trice.datasets._expressions import number, tidy
-from trice.records import Question
+from trice.datasets.expressions import number, tidy
+from trice.types import Question
 
 
 def expression(equations: list[str]) -> str | None:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trice.datasets._benchmark import (
+from trice.datasets.benchmark import (
     Benchmark,
     Dropped,
     HubRows,
@@ -27,7 +27,7 @@ from trice.datasets._benchmark import (
     read_list,
     tidy_text,
 )
-from trice.records import Question
+from trice.types import Question
 
 Files = Mapping[str, Sequence[str]]
 WEB_QUESTIONS: Files = {

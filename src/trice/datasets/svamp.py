@@ -9,7 +9,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from trice.datasets._benchmark import (
+from trice.datasets.benchmark import (
     Benchmark,
     Dropped,
     HubRows,
@@ -19,8 +19,8 @@ from trice.datasets._benchmark import (
     read_list,
     tidy_text,
 )
-from trice.datasets._expressions import number, tidy
-from trice.records import Question
+from trice.datasets.expressions import number, tidy
+from trice.types import Question
 
 NAME = "SVAMP"
 FILE = "svamp/SVAMP.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError
-from trice.journal import read_object
+from trice.storage.files import read_object
 
 CONFIG = "adapter_config.json"
 MADE = "trice.json"  # how it was made, and the template it wants

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from trice.models.batches import Ask, entrants, packed
-from trice.models.call_bar import Bar
+from trice.models.batching import Ask, entrants, packed
+from trice.models.call_blocker import Bar
 from trice.models.detokenizer import Detokenizer, tail
-from trice.models.draw import bar, log_total, nucleus, penalise, top
 from trice.models.engine import Finish, Written, reach
+from trice.models.kv_cache import Rows
 from trice.models.local import LocalModel
-from trice.models.rows import Rows
-from trice.sampling import Sampling
+from trice.models.sampling import Sampling
+from trice.models.token_sampling import bar, log_total, nucleus, penalise, top
 
 TAIL = 80  # characters of a beam by which tokens are barred: the longest name of a tool, and more
 FLOOR = -1e9  # the score of a beam that is not there

@@ -1,4 +1,4 @@
-"""What asking an endpoint may cost, and what it has cost so far.
+"""What spec an endpoint may cost, and what it has cost so far.
 
 Tokens are those the server's `usage` tells, else estimated from the text. A request is charged in advance
 with the most it can come to, so nothing is sent that the budget might not bear; an attempt whose reply never

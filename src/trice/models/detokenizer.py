@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from trice.prompts import decode
+from trice.formats.prompt import decode
 
 WINDOW = 32  # ids that are decoded before the window moves
 CONTEXT = 12  # ids before the new text that are decoded with it

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from trice.errors import InputError, TriceError
-from trice.journal import notice
+from trice.models.api_keys import NO_KEY, NoKey, api_keys
 from trice.models.budget import Account, Budget, OutOfBudget, Request, Spent, most, text_tokens
 from trice.models.engine import Failure
-from trice.models.keys import NO_KEY, NoKey, api_keys
-from trice.models.refusals import proxy_of
-from trice.models.servers import LAST_LIMIT, Server, Servers
-from trice.models.wire import Answer, Fault, Reply, send
-from trice.records import Call
+from trice.models.http import Answer, Fault, Reply, send
+from trice.models.server_errors import proxy_of
+from trice.models.server_pool import LAST_LIMIT, Server, Servers
+from trice.progress import notice
+from trice.types import ToolCall
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -37,7 +37,7 @@ MAX_BACKOFF = 30.0  # seconds between two attempts where the server names no tim
 MAX_CONNECT = 10.0  # seconds until a server that does not take the connection counts as unreachable
 
 Done = Callable[[int, dict[int, Reply]], None]
-WriteCall = Callable[[int, Call], str]
+WriteCall = Callable[[int, ToolCall], str]
 """The text of a call in a request's answer, by the request's number. Raises ValueError where there is none."""
 
 Form = Literal["chat", "completions"]
@@ -48,7 +48,7 @@ class Endpoint:
 
     `timeout` is the time limit of one attempt in seconds, `attempts` how many a request gets. Several keys
     take turns, and so do servers. `account` tells what has been spent. `form` and `tokenizer` are for
-    `trice.models.remote`: how questions are put. Without `send_temperature` the server's default applies. Raises
+    `trice.models.endpoint_engine`: how questions are put. Without `send_temperature` the server's default applies. Raises
     InputError for a URL or key that cannot be meant."""
 
     def __init__(

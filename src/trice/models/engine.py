@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from trice import calls
-from trice.models.call_bar import CallBar
-from trice.prompts import Example, Template, decode
-from trice.records import Outcome
-from trice.sampling import Sampling
+from trice.formats import calls
+from trice.formats.prompt import Example, Template, decode
+from trice.models.call_blocker import CallBar
+from trice.models.sampling import Sampling
+from trice.types import Outcome
 
-Compel = Literal["call", "answer"]
+ToolChoice = Literal["auto", "none", "required"]
 Name = Literal["transformers", "vllm", "ray", "ray:vllm"]
 """Engines for models that are named; what stands behind `ray:` runs on the workers of a cluster."""
 
@@ -87,19 +87,19 @@ class Manner:
     examples: tuple[Example, ...] = ()
     parsers: Mapping[str, Parser] = field(default_factory=dict)
     own: tuple[str, ...] = ()
-    compel: Compel | None = None
+    tool_choice: ToolChoice = "auto"
     opens: bool = True
     write: Mapping[str, Callable[[dict[str, Any]], str]] = field(default_factory=dict)
 
     @property
     def opening(self) -> str:
         """How every response begins, where a call is compelled."""
-        return f"{self.own[0]}(" if self.compel == "call" and self.opens else ""
+        return f"{self.own[0]}(" if self.tool_choice == "required" and self.opens else ""
 
     @property
     def silent(self) -> tuple[str, ...]:
         """The tools that may not be called."""
-        return tuple(self.parsers) if self.compel == "answer" else ()
+        return tuple(self.parsers) if self.tool_choice == "none" else ()
 
     def ids(self, tokenizer: Any, prompt: Prompt) -> list[int]:
         """The token ids that a response to the prompt follows, a compelled call's beginning among them."""
@@ -146,7 +146,7 @@ class Manner:
     def leaves(self, tokenizer: Any, response: str, tokens: Sequence[int] | None) -> bool:
         """Whether a greedy response that was written without a tool choice is the same with this one: an answer
         without the opening of a call, or a call that begins with the very tokens of the opening."""
-        if self.compel == "answer":
+        if self.tool_choice == "none":
             return not (self.silent and calls.opening(self.silent).search(response))
         if not self.opening or calls.read(response, self.parsers).outcome is not Outcome.CALLED:
             return False

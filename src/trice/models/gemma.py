@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from trice.cache import cache_folder, make_once
 from trice.errors import InputError, TriceError
-from trice.journal import notice
 from trice.models import LOADING
+from trice.progress import notice
+from trice.storage.cache import cache_folder, make_once
 
 NAME = "gemma-3-270m"
 HUB = "google/gemma-3-270m"  # what it is called there

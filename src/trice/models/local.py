@@ -1,6 +1,6 @@
 """A causal language model of transformers on this machine: loading, with or without a LoRA adapter.
 
-Covers hub names, folders and the embedded default (`gemma-3-270m`). Generation is in `trice.models.decoding`,
+Covers hub names, folders and the embedded default (`gemma-3-270m`). Generation is in `trice.models.generation`,
 training in `trice.training`. A base can be loaded in 8 or 4 bits to train on; generation runs it whole.
 """
 
@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trice.errors import InputError
+from trice.formats.prompt import end_of_turn
 from trice.models import LOADING, gemma
 from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
-from trice.models.arithmetic import faster_dtype
-from trice.models.masks import KINDS
-from trice.models.merging import merge
-from trice.prompts import end_of_turn
+from trice.models.attention_masks import KINDS
+from trice.models.cpu_dtype import faster_dtype
+from trice.models.lora_merging import merge
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNLOADABLE = (
@@ -41,7 +41,7 @@ UNLOADABLE = (
 @dataclass
 class LocalModel:
     """A loaded model with its tokenizer. `name` is what the user called it; `device` where it lives. `own_head` is
-    found out when it first generates (`trice.models.rows`)."""
+    found out when it first generates (`trice.models.kv_cache`)."""
 
     name: str
     model: Any
@@ -97,7 +97,7 @@ def pick_device(device: str) -> torch.device:
 
 def resolve_dtype(dtype: str, device: str) -> str:
     """`auto` as a dtype's name: bfloat16 where the device computes clearly faster in it, else float32; on a CPU
-    this is measured (`trice.models.arithmetic`).
+    this is measured (`trice.models.cpu_dtype`).
 
     Raises InputError for a name that is no dtype."""
     if dtype == "auto":

@@ -13,11 +13,11 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, ValidationError, WrapValidator
 
-from trice.calls import MAX_RESPONSE
+from trice.formats.calls import MAX_RESPONSE
+from trice.models.api_keys import KeyRing
 from trice.models.budget import Spent
-from trice.models.keys import KeyRing
-from trice.models.refusals import Refusal, page, parse, proxied, read_refusal
-from trice.records import Call
+from trice.models.server_errors import Refusal, page, parse, proxied, read_refusal
+from trice.types import ToolCall
 
 REFUSED = (401, 402, 403, 404)  # whatever is asked: the key, the account or the address
 
@@ -31,7 +31,7 @@ class Reply(NamedTuple):
     tokens: list[int] | None = None
     pieces: list[str] | None = None
     logprobs: list[float] | None = None
-    call: Call | None = None
+    call: ToolCall | None = None
 
 
 @dataclass(eq=False)
@@ -252,7 +252,7 @@ def _unusable(reason: str) -> Fault:
     return Fault(reason, final=True, of_request=True)
 
 
-def _call(entry: Any) -> Call | None:
+def _call(entry: Any) -> ToolCall | None:
     """One of a reply's `tool_calls`, its arguments an object or that as JSON; None for another form."""
     function = entry.get("function") if isinstance(entry, dict) else None
     name, arguments = (
@@ -264,4 +264,4 @@ def _call(entry: Any) -> Call | None:
         except ValueError:
             return None
     known = isinstance(name, str) and isinstance(arguments, dict)
-    return Call(name=name, arguments=arguments) if known else None
+    return ToolCall(name=name, arguments=arguments) if known else None

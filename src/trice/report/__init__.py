@@ -1,6 +1,6 @@
 """The report of a run, or of several: one self-contained page, the same as Markdown, and the figures as JSON.
 
-`write_report` reads run folders (their layout: `trice.report.folder`) and writes `report.html`, `report.md`,
+`write_report` reads run folders (their layout: `trice.report.run_reader`) and writes `report.html`, `report.md`,
 `results.json` (its form: `trice.report.schema`) and `figures/*.png`; a partial run gives a shorter report. The
 same folders give the same bytes. Nothing is measured here: rows come graded.
 """
@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-from trice import journal
 from trice.errors import InputError
 from trice.report.cases import Cases, find_cases
-from trice.report.folder import RunInfo, read_run
+from trice.report.compare_runs import Found, merged, names_of, several_results, side_by_side, together
+from trice.report.elements import Section, cut, markdown, percent, span
 from trice.report.headline import Headline, as_section, headline
-from trice.report.page import page
+from trice.report.html_page import page
 from trice.report.results import work_out
-from trice.report.runs import Found, merged, names_of, several_results, side_by_side, together
+from trice.report.run_reader import RunInfo, read_run
 from trice.report.schema import as_json, run_results
 from trice.report.sections import case_section, how, sections
-from trice.report.text import Section, cut, markdown, percent, span
+from trice.storage import files
 
 __all__ = ["measured", "summary", "write_report"]
 
@@ -85,11 +85,11 @@ def _write(
 ) -> Path:
     title = cut(info.title or info.name or "trice", 200)
     text = markdown(title, [*map(as_section, headlines), *parts])
-    journal.write_text(folder / "results.json", content)
-    journal.write_text(folder / "report.md", text)
-    journal.write_text(folder / "report.html", page(info, title, headlines, parts, cases))
+    files.write_text(folder / "results.json", content)
+    files.write_text(folder / "report.md", text)
+    files.write_text(folder / "report.html", page(info, title, headlines, parts, cases))
     for figure in (one for part in parts for one in part.figures):
-        journal.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
+        files.write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
     return folder / "report.html"
 
 

@@ -1,7 +1,7 @@
 """The report's section on accuracy, in the form of the paper's tables: settings down, data sets across.
 
 The paper's Table 3 is about data sets that were trained on, its Table 4 about others; its own rows stand below ours
-where a data set is the same. Its figures are `trice.report.paper`'s.
+where a data set is the same. Its figures are `trice.report.paper_figures`'s.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from itertools import chain
 from statistics import fmean
 
 from trice.report import figures
-from trice.report.folder import Run
-from trice.report.paper import TABLE_3, VICUNA, paper_note, paper_rows
-from trice.report.results import Results, column_name, columns_of, share_of
-from trice.report.text import (
+from trice.report.elements import (
     NOTHING,
     Cell,
     Rows,
@@ -26,6 +23,9 @@ from trice.report.text import (
     share_cell,
     table,
 )
+from trice.report.paper_figures import TABLE_3, VICUNA, paper_note, paper_rows
+from trice.report.results import Results, column_name, columns_of, share_of
+from trice.report.run_reader import Run
 
 
 def accuracy(run: Run, results: Results) -> Section:

@@ -2,7 +2,7 @@
 
 The five kinds are those of the paper's Figure 5 (Qiao et al., NAACL 2024), found by comparing the responses
 to one question before and after a stage (`Kind`). Nothing is graded or run here. How the cases look in the
-page, and how much of them, is `trice.report.page`'s.
+page, and how much of them, is `trice.report.html_page`'s.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 
-from trice import calls
-from trice.measures import needs_tool
-from trice.records import Outcome, Question, Response
-from trice.report.folder import BASE, BOTH, STAGE_1, Run, group_of
-from trice.report.text import LONGEST, NOTHING, Cell, Table, cut, table
+from trice.formats import calls
+from trice.metrics import needs_tool
+from trice.report.elements import LONGEST, NOTHING, Cell, Table, cut, table
+from trice.report.run_reader import BASE, BOTH, STAGE_1, Run, group_of
+from trice.types import Outcome, Question, Response
 
 TITLE = "Cases"
 EACH = 3  # cases of a kind in the tables

@@ -1,6 +1,6 @@
 """The plots of a report about training and its data: losses, ordered pairs, rewards, labels.
 
-Each function gives a `Figure`, or None where there is nothing to draw. How it is drawn is `trice.report.drawing`'s.
+Each function gives a `Figure`, or None where there is nothing to draw. How it is drawn is `trice.report.plot_style`'s.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from trice.report import drawing
-from trice.report.folder import Log, Run, group_of
+from trice.report import plot_style
+from trice.report.elements import Figure
 from trice.report.results import Results
-from trice.report.text import Figure
+from trice.report.run_reader import Log, Run, group_of
 
 MAX_LEVELS = 6
 MAX_REASONS = 4
@@ -23,33 +23,33 @@ MAX_REASONS = 4
 def cloning(run: Run, results: Results) -> Figure | None:
     """The loss of every model that was only cloned."""
     logs = {name: log for name, log in run.logs.items() if not _ranks(log)}
-    canvas, axes = drawing.canvas_of(2.9)
+    canvas, axes = plot_style.canvas_of(2.9)
     if not _lines(axes, logs, "loss"):
         return None
     _finish(canvas, axes, "loss per response token")
-    return drawing.figure(canvas, "cloning-loss", "Stage 1 and the cloned baselines: training loss.")
+    return plot_style.figure(canvas, "cloning-loss", "Stage 1 and the cloned baselines: training loss.")
 
 
 def ranking(run: Run, results: Results) -> Figure | None:
     """The two terms of the stage-2 loss."""
     logs = {name: log for name, log in run.logs.items() if _ranks(log)}
-    canvas, (above, below) = drawing.canvas_of(3.9, 2)
+    canvas, (above, below) = plot_style.canvas_of(3.9, 2)
     if not _lines(above, logs, "rank_loss") | _lines(below, logs, "sft_loss"):
         return None
     above.set_ylabel("ranking loss")
     _finish(canvas, below, "SFT loss")
-    return drawing.figure(
+    return plot_style.figure(
         canvas, "ranking-loss", "Stage 2: the ranking loss and the loss on the best response."
     )
 
 
 def ordered(run: Run, results: Results) -> Figure | None:
     """The share of candidate pairs the policy ranks as their rewards do."""
-    canvas, axes = drawing.canvas_of(2.9)
+    canvas, axes = plot_style.canvas_of(2.9)
     if not _lines(axes, {name: log for name, log in run.logs.items() if _ranks(log)}, "ordered", 100):
         return None
     _finish(canvas, axes, "correctly ordered pairs, %")
-    return drawing.figure(
+    return plot_style.figure(
         canvas, "ordered-pairs", "Stage 2: candidate pairs ranked in the order of their rewards."
     )
 
@@ -66,7 +66,7 @@ def rewards(run: Run, results: Results) -> Figure | None:
         for label, low, high in ends
     }
     caption = "The rewards of the candidates, by origin."
-    return drawing.stacked("rewards", list(scores), bars, drawing.RAMP, "% of candidates", caption)
+    return plot_style.stacked("rewards", list(scores), bars, plot_style.RAMP, "% of candidates", caption)
 
 
 def yields(run: Run, results: Results) -> Figure | None:
@@ -87,7 +87,7 @@ def yields(run: Run, results: Results) -> Figure | None:
         for label, counts in parts.items()
     }
     caption = "Tool-call labels: kept where the call gives the gold answer; else why not."
-    return drawing.stacked("labels", list(found), bars, drawing.LABELS, "% of labels", caption)
+    return plot_style.stacked("labels", list(found), bars, plot_style.LABELS, "% of labels", caption)
 
 
 def scores_by_origin(run: Run) -> dict[str, list[float]]:
@@ -111,10 +111,10 @@ def _lines(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:
         group = group_of(name)
         axes.plot(
             *zip(*points, strict=True),
-            color=drawing.look(group, groups.index(group))[0],
+            color=plot_style.look(group, groups.index(group))[0],
             marker="." if len(points) < 3 else "",
             alpha=0.5 if group in drawn else 1,
-            label=None if group in drawn else drawing.label_of(group),
+            label=None if group in drawn else plot_style.label_of(group),
         )
         drawn.add(group)
     return bool(drawn)
@@ -127,7 +127,7 @@ def _finish(canvas: Any, axes: Any, unit: str) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawing.legend(canvas, axes)
+    plot_style.legend(canvas, axes)
 
 
 def _bins(levels: Sequence[float]) -> list[tuple[str, float, float]]:

@@ -1,6 +1,6 @@
 """The plots of a report about what the models do: accuracy, tool use, and the two against one another.
 
-Each function gives a `Figure`, or None where there is nothing to draw. How it is drawn is `trice.report.drawing`'s.
+Each function gives a `Figure`, or None where there is nothing to draw. How it is drawn is `trice.report.plot_style`'s.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trice.measures import Share
-from trice.report import drawing
-from trice.report.folder import ALWAYS, BASE, NEVER, Run, order
+from trice.metrics import Share
+from trice.report import plot_style
+from trice.report.elements import Figure
 from trice.report.results import Measures, Results, column_name, columns_of, frontier, share_of
-from trice.report.text import Figure
+from trice.report.run_reader import ALWAYS, BASE, NEVER, Run, order
 
 ENDS = ((NEVER, ALWAYS), ("tool-0", "tool-100"))  # the first pair there is
 RIGHT = {("needed", "called"), ("not needed", "answered")}
@@ -21,7 +21,7 @@ BOXED = 4  # points, from which on their quartiles are drawn
 
 def draw(plot: Callable[[Run, Results], Figure | None], run: Run, results: Results) -> list[Figure]:
     """The plot, in this report's style; empty where there is nothing to draw."""
-    with drawing.style():
+    with plot_style.style():
         figure = plot(run, results)
     return [figure] if figure else []
 
@@ -32,17 +32,17 @@ def accuracy(run: Run, results: Results) -> Figure | None:
     if not stages:
         return None
     columns = columns_of(results)
-    canvas, axes = drawing.canvas_of(0.9 + len(columns) * max(0.3, 0.12 * len(stages)))
+    canvas, axes = plot_style.canvas_of(0.9 + len(columns) * max(0.3, 0.12 * len(stages)))
     for index, name in enumerate(stages):
         found = [share_of(results, name, column, "accuracy") for column in columns]
         there = [(place, share) for place, share in enumerate(found) if share]
-        places = [place + drawing.dodge(index, len(stages)) for place, _ in there]
-        drawing.dots(axes, [share for _, share in there], places, drawing.look(name, index), name)
-    drawing.rows_down(axes, list(map(column_name, columns)))
+        places = [place + plot_style.dodge(index, len(stages)) for place, _ in there]
+        plot_style.dots(axes, [share for _, share in there], places, plot_style.look(name, index), name)
+    plot_style.rows_down(axes, list(map(column_name, columns)))
     axes.set_xlim(0, None)
     axes.set_xlabel("accuracy, %")
-    drawing.legend(canvas, axes)
-    return drawing.figure(canvas, "accuracy", "Accuracy by stage on each data set, with 95% intervals.")
+    plot_style.legend(canvas, axes)
+    return plot_style.figure(canvas, "accuracy", "Accuracy by stage on each data set, with 95% intervals.")
 
 
 def tool_use(run: Run, results: Results) -> Figure | None:
@@ -52,30 +52,30 @@ def tool_use(run: Run, results: Results) -> Figure | None:
     if not stages:
         return None
     lines = _use_lines(results, stages)
-    canvas, axes = drawing.canvas_of(3.1)
+    canvas, axes = plot_style.canvas_of(3.1)
     drawn: set[str] = set()
     for (dataset, _), points in lines.items():
-        look = drawing.look("", results.datasets.index(dataset))
-        drawing.strip(axes, points, look, "" if dataset in drawn else dataset)
+        look = plot_style.look("", results.datasets.index(dataset))
+        plot_style.strip(axes, points, look, "" if dataset in drawn else dataset)
         drawn.add(dataset)
     columns = [
         [points[place] for points in lines.values() if place in points] for place in range(len(stages) + 1)
     ]
     for place, values in enumerate(columns):
         if len(values) >= BOXED:
-            drawing.box(axes, place, values)
-    axes.set_xticks(range(1 + len(stages)), ["needed", *map(drawing.label_of, stages)])
+            plot_style.box(axes, place, values)
+    axes.set_xticks(range(1 + len(stages)), ["needed", *map(plot_style.label_of, stages)])
     axes.set_xlim(-0.5, len(stages) + 0.5)
     axes.set_ylim(-4, 104)
     axes.set_ylabel("% of questions")
     axes.grid(axis="x", visible=False)
-    drawing.legend(canvas, axes)
+    plot_style.legend(canvas, axes)
     seeds = " and training seed" if results.seeds else ""
     caption = (
         "Questions of each data set on which the tool is needed (the base model is wrong without it), and on which "
         f"it is called, by stage; a line a data set{seeds}, the box their quartiles."
     )
-    return drawing.figure(canvas, "tool-use", caption)
+    return plot_style.figure(canvas, "tool-use", caption)
 
 
 def _use_lines(results: Results, stages: list[str]) -> dict[tuple[str, str], dict[int, float]]:
@@ -110,9 +110,9 @@ def tradeoff(run: Run, results: Results) -> Figure | None:
     totals = results.totals
     if not any(_calls(results, name) for name in totals):
         return None  # there is nothing to weigh
-    canvas, axes = drawing.canvas_of(3.3)
+    canvas, axes = plot_style.canvas_of(3.3)
     for index, (name, found) in enumerate(totals.items()):
-        drawing.cross(axes, found["tool_use"], found["accuracy"], drawing.look(name, index), name)
+        plot_style.cross(axes, found["tool_use"], found["accuracy"], plot_style.look(name, index), name)
     _lines(axes, totals)
     return _finish_tradeoff(canvas, axes)
 
@@ -123,42 +123,42 @@ def tradeoffs(runs: Mapping[str, Results]) -> Figure | None:
     settings = sorted({name for results in runs.values() for name in results.totals}, key=order)
     if not settings:
         return None
-    canvas, axes = drawing.canvas_of(3.6)
+    canvas, axes = plot_style.canvas_of(3.6)
     for index, (run, results) in enumerate(runs.items()):
-        colour, _ = drawing.look("", index)
+        colour, _ = plot_style.look("", index)
         totals = results.totals
         for name, found in totals.items():
-            marker = drawing.look(name, settings.index(name))[1]
-            drawing.cross(axes, found["tool_use"], found["accuracy"], (colour, marker))
+            marker = plot_style.look(name, settings.index(name))[1]
+            plot_style.cross(axes, found["tool_use"], found["accuracy"], (colour, marker))
         _lines(axes, totals, colour)
-        drawing.entry(axes, colour, "", run)
+        plot_style.entry(axes, colour, "", run)
     for index, name in enumerate(settings):
-        drawing.entry(axes, drawing.INK, drawing.look(name, index)[1], name)
+        plot_style.entry(axes, plot_style.INK, plot_style.look(name, index)[1], name)
     return _finish_tradeoff(canvas, axes)
 
 
-def _lines(axes: Any, totals: Mapping[str, Mapping[str, Share]], colour: str = drawing.INK) -> None:
+def _lines(axes: Any, totals: Mapping[str, Mapping[str, Share]], colour: str = plot_style.INK) -> None:
     """The line from no calls to calls only, and the frontier: a step up where one more call pays."""
     points = {
         name: (100 * (found["tool_use"].value or 0), 100 * (found["accuracy"].value or 0))
         for name, found in totals.items()
     }
     ends = next((pair for pair in ENDS if set(pair) <= totals.keys()), ())
-    drawing.line(axes, [points[name] for name in ends], ":", colour)
-    drawing.line(axes, [points[name] for name in frontier(totals)], "-", colour, steps=True)
+    plot_style.line(axes, [points[name] for name in ends], ":", colour)
+    plot_style.line(axes, [points[name] for name in frontier(totals)], "-", colour, steps=True)
 
 
 def _finish_tradeoff(canvas: Any, axes: Any) -> Figure:
     axes.set_xlim(-3, 103)
     axes.set_xlabel("tool called, % of questions")
     axes.set_ylabel("accuracy, %")
-    drawing.legend(canvas, axes)
+    plot_style.legend(canvas, axes)
     caption = (
         "Accuracy against tool use on all questions, with 95% intervals. Dotted: from never to always calling, "
         "what calls at random would give. Solid: the frontier, the settings that no other beats in accuracy with "
         "as few calls."
     )
-    return drawing.figure(canvas, "accuracy-against-tool-use", caption)
+    return plot_style.figure(canvas, "accuracy-against-tool-use", caption)
 
 
 def _calls(results: Results, setting: str) -> bool:
@@ -170,11 +170,11 @@ def confusion(run: Run, results: Results) -> Figure | None:
     found = {name: results.confusion[name]["total"] for name in results.stages if name in results.confusion}
     if not found:
         return None
-    canvas, panels = drawing.canvas_of(0.55 + 0.8 * len(found), len(found))
+    canvas, panels = plot_style.canvas_of(0.55 + 0.8 * len(found), len(found))
     for axes, (name, matrix) in zip([panels] if len(found) == 1 else panels, found.items(), strict=True):
-        drawing.matrix(axes, name, matrix, RIGHT)
+        plot_style.matrix(axes, name, matrix, RIGHT)
     caption = (
         "Questions by need and outcome, with the percent of each row. Blue: called where the tool is needed, "
         "answered where it is not; orange: the rest."
     )
-    return drawing.figure(canvas, "need-and-use", caption)
+    return plot_style.figure(canvas, "need-and-use", caption)

@@ -1,17 +1,17 @@
 """What a run showed, in one sentence, a figure for each stage, and notes.
 
 Every number comes from the results, and no claim is made that an interval does not carry. How it is laid out is
-`trice.report.page`'s and `trice.report.text`'s.
+`trice.report.html_page`'s and `trice.report.elements`'s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trice.measures import Share
-from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, STAGE_1
+from trice.metrics import Share
+from trice.report.elements import NOTHING, Rows, Section, cut, percent, share_cell, span, table
 from trice.report.results import Comparison, Results
-from trice.report.text import NOTHING, Rows, Section, cut, percent, share_cell, span, table
+from trice.report.run_reader import ALWAYS, BASE, BOTH, NEVER, STAGE_1
 
 ALWAYS_NEEDED = 0.95
 STAGES = {BASE: "Base model", STAGE_1: "After stage 1", BOTH: "After both stages"}

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from trice import measures
-from trice.measures import Difference, Share
-from trice.records import Outcome, Response
-from trice.report.folder import ALWAYS, BASE, BOTH, NEVER, SETTINGS, STAGE_1, Run, group_of
-from trice.report.text import cut
+from trice import metrics
+from trice.metrics import Difference, Share
+from trice.report.elements import cut
+from trice.report.run_reader import ALWAYS, BASE, BOTH, NEVER, SETTINGS, STAGE_1, Run, group_of
+from trice.types import Outcome, Response
 
 Measures = dict[str, dict[str, Share]]  # data set (or setting) → measure → share
 Members = dict[str, list[Response]]  # setting as run → rows: the seeds of one group
@@ -123,12 +123,12 @@ def _known(rows: Sequence[Response], base: Sequence[Response]) -> bool:
 
 def _measures(rows: Sequence[Response], base: Sequence[Response]) -> Measures:
     """Measures by data set; those against need only where the base model's verdicts are there."""
-    return measures.by_dataset(rows, base if _known(rows, base) else None)
+    return metrics.by_dataset(rows, base if _known(rows, base) else None)
 
 
 def _confusion(rows: Sequence[Response], base: Sequence[Response]) -> dict[str, Confusion]:
     """Need against outcome, by data set and in total."""
-    needs = {(row.dataset, row.id): measures.needs_tool(row) for row in base}
+    needs = {(row.dataset, row.id): metrics.needs_tool(row) for row in base}
     counts: Counter[tuple[str, bool, Outcome | None]] = Counter()
     for row in rows:
         for part in (row.dataset, "total"):
@@ -152,7 +152,7 @@ def _pooled(members: Sequence[Measures]) -> Measures:
     first = members[0]
     return {
         dataset: {
-            name: measures.mean([one[dataset][name] for one in members if name in one.get(dataset, {})])
+            name: metrics.mean([one[dataset][name] for one in members if name in one.get(dataset, {})])
             for name in shares
         }
         for dataset, shares in first.items()
@@ -187,9 +187,9 @@ def compare(a: Members, b: Members) -> dict[str, Comparison]:
     seeds_a, seeds_b = (_by_seed(members) for members in (a, b))
     return {
         part: Comparison(
-            measures.difference(_only(sides[0], names), _only(sides[1], names)),
+            metrics.difference(_only(sides[0], names), _only(sides[1], names)),
             [
-                measures.difference(_only(rows, names), _only(seeds_b[seed], names)).delta
+                metrics.difference(_only(rows, names), _only(seeds_b[seed], names)).delta
                 for seed, rows in seeds_a.items()
                 if seed in seeds_b and _only(rows, names) and len(seeds_a) > 1
             ],
@@ -211,5 +211,5 @@ def _need(run: Run, base: Sequence[Response]) -> dict[str, Share]:
     for task in dict.fromkeys(run.tasks.values()):
         rows = [row for row in base if run.tasks[row.dataset] == task]
         if rows:
-            found[task] = measures.measure(rows, rows)["need"]
+            found[task] = metrics.measure(rows, rows)["need"]
     return found

@@ -12,10 +12,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trice.measures import Share
-from trice.report.folder import About, Run, Step, Yield
+from trice.metrics import Share
 from trice.report.headline import Headline
 from trice.report.results import Comparison, Results
+from trice.report.run_reader import About, Run, Step, Yield
 
 DIGITS = 6
 
@@ -72,7 +72,7 @@ class RunResults(Part):
     headline: HeadlineResult = Field(description="one sentence, a figure for each stage, notes")
     settings: dict[str, Measured] = Field(
         description="setting → data set or `total` → measure → share; settings that differ in training seed alone "
-        "are one, the mean over them. The measures are those of `trice.measures.measure`"
+        "are one, the mean over them. The measures are those of `trice.metrics.measure`"
     )
     seeds: dict[str, dict[str, Measured]] = Field(
         description="setting → setting as run → the same, for settings with more than one training seed"

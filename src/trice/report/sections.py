@@ -7,9 +7,7 @@ from typing import Any
 from trice.report import curves, figures
 from trice.report.accuracy import accuracy
 from trice.report.cases import TITLE, Cases, case_tables
-from trice.report.folder import Run
-from trice.report.results import Results, column_name, columns_of, share_of
-from trice.report.text import (
+from trice.report.elements import (
     NOTHING,
     Cell,
     Rows,
@@ -21,7 +19,9 @@ from trice.report.text import (
     share_cell,
     table,
 )
-from trice.report.tools import selective, tool_use
+from trice.report.results import Results, column_name, columns_of, share_of
+from trice.report.run_reader import Run
+from trice.report.tool_sections import selective, tool_use
 
 
 def sections(run: Run, results: Results) -> list[Section]:

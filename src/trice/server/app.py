@@ -1,7 +1,7 @@
 """The routes: OpenAI's models and chat completions, our tasks, health, metrics, and the playground page.
 
 What a client sends is bounded in size and time before anything is done with it; what goes wrong is answered in
-OpenAI's form. What happens between is `trice.server.talk`'s.
+OpenAI's form. What happens between is `trice.server.request_handler`'s.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from trice.server.gate import ALWAYS, page_policy
-from trice.server.talk import Serving, Talk, stream, whole
-from trice.server.wire import Refused, clip, read_request
+from trice.server.auth import ALWAYS, page_policy
+from trice.server.request_handler import Serving, Talk, stream, whole
+from trice.server.schema import Refused, clip, read_request
 
 ROUTES = ("/", "/health", "/metrics", "/v1/models", "/v1/tasks", "/v1/chat/completions")
 

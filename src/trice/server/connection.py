@@ -15,9 +15,9 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from trice.server.gate import ALWAYS
+from trice.server.auth import ALWAYS
 from trice.server.limits import Limits
-from trice.server.wire import Refused
+from trice.server.schema import Refused
 
 
 class Connection(H11Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trice.calls import Reading
-from trice.models.engine import Compel
-from trice.records import Execution, Question
-from trice.sampling import Sampling
-from trice.server.shelf import Served
+from trice.formats.calls import Reading
+from trice.models.engine import ToolChoice
+from trice.models.sampling import Sampling
+from trice.server.model_registry import Served
+from trice.types import Execution, Question
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Asked:
     model: Served
     question: Question
     sampling: Sampling
-    compel: Compel | None = None
+    tool_choice: ToolChoice = "auto"
     stops: tuple[str, ...] = ()
     probability: bool = False
     live: bool = False

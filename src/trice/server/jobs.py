@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trice.models.engine import Compel, Manner, Prompt
-from trice.records import Question
+from trice.models.engine import Manner, Prompt, ToolChoice
 from trice.server.events import Asked, Event
-from trice.stages.generate import Asking, manner
+from trice.stages.generate import ModelSpec, manner
 from trice.tasks import Tasks
+from trice.types import Question
 
 
 class Turn(NamedTuple):
@@ -49,14 +49,14 @@ class Job:
         return self.asked.model.context - self.asked.sampling.max_new_tokens
 
     def read(
-        self, tasks: Tasks, question: Question, compel: Compel | None = None
+        self, tasks: Tasks, question: Question, tool_choice: ToolChoice = "auto"
     ) -> tuple[Manner, list[int]]:
         """How a question is answered, and its prompt's ids. Raises InputError where a task without a tool is to
         call one."""
         asked, form = self.asked, self.asked.model.template
         form = form.model_copy(update={"stop": (*form.stop, *asked.stops)})
-        asking = Asking(asked.model.name, template=form, compel=compel, sampling=asked.sampling)
-        how = manner(tasks, tasks.of(question), asking)
+        spec = ModelSpec(asked.model.name, template=form, tool_choice=tool_choice, sampling=asked.sampling)
+        how = manner(tasks, tasks.of(question), spec)
         prompt = Prompt("", question.instruction, question.input)
         return how, how.ids(asked.model.loaded.tokenizer, prompt)
 

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from trice.errors import InputError, ToolUnavailable, TriceError
-from trice.journal import notice
-from trice.models.batches import Ask
-from trice.models.call_bar import CallBar
-from trice.models.decoding import Row, Way
+from trice.models.batching import Ask
+from trice.models.call_blocker import CallBar
 from trice.models.engine import Manner
-from trice.models.rows import attending
-from trice.records import Execution, Outcome, Response
-from trice.server.events import (
+from trice.models.generation import Row, Way
+from trice.models.kv_cache import attending
+from trice.progress import notice
+from trice.server.batches import Groups
+from trice.server.events import (  # fmt: skip
     Asked,
     Began,
     Chance,
@@ -38,15 +38,15 @@ from trice.server.events import (
     Over,
     Said,
     Turned,
-)  # fmt: skip
-from trice.server.groups import Groups
+)
 from trice.server.jobs import Job, Place, Turn
 from trice.server.limits import Limits
-from trice.server.shelf import Served, Shelf
+from trice.server.model_registry import Served, Shelf
 from trice.stages.generate import ask, content_key
-from trice.stages.grade import second_turn
-from trice.tasks.reading import Read, read
-from trice.tools.live import LiveCalls
+from trice.stages.grading import second_turn
+from trice.tasks.outcome import Read, read
+from trice.tools.live_executor import LiveCalls
+from trice.types import Execution, Outcome, Response
 
 
 class Crowded(Exception):
@@ -187,7 +187,7 @@ class Worker:
     def _begin(self, job: Job) -> None:
         asked = job.asked
         job.question = question = ask(asked.question, self.shelf.tasks.of(asked.question))
-        how, ids = job.read(self.shelf.tasks, question, asked.compel)
+        how, ids = job.read(self.shelf.tasks, question, asked.tool_choice)
         most = min(self.limits.max_prompt_tokens, job.room)
         if len(ids) > most:
             raise InputError(
@@ -198,7 +198,7 @@ class Worker:
         job.emit(Began(names))
         job.prompt += len(ids)
         live = self.groups.of(asked.model, question.instruction, how, ids)
-        if asked.probability and names and asked.compel is None:
+        if asked.probability and names and asked.tool_choice == "auto":
             tokenizer, template = asked.model.loaded.tokenizer, how.template
             written = [template.encode_response(tokenizer, name, end=False) for name in names]
             job.emit(Chance(dict(zip(names, live.chances(ids, written), strict=True))))

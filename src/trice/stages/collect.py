@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trice.errors import InputError
-from trice.journal import read_rows, write_rows
-from trice.records import Labelled, Response
-from trice.stages.generate import GRADED, Asking, generate
+from trice.stages.generate import GRADED, ModelSpec, generate
+from trice.storage.files import read_rows, write_rows
 from trice.tasks import Sources, Tasks
+from trice.types import Labelled, Response
 
 GOLD = "gold"
 
@@ -59,7 +59,7 @@ def collect(
     folder: Path,
     task: str,
     origin: str,
-    asking: Asking,
+    spec: ModelSpec,
     *,
     tools: Sources | None = None,
     limit: int | None = None,
@@ -69,4 +69,4 @@ def collect(
     if origin.casefold() == GOLD:  # their file is another stage's, also where file names have no case
         raise InputError(f"origin '{origin}': the name is taken by the gold responses; choose another")
     output = origin_path(folder, task, origin)
-    return generate(data, output, task, asking, origin=origin, tools=tools, limit=limit, retry=retry)
+    return generate(data, output, task, spec, origin=origin, tools=tools, limit=limit, retry=retry)

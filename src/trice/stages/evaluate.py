@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trice.journal import check_output, read_rows, refuse_repeated, write_rows
-from trice.measures import Share, by_dataset, check_base
-from trice.records import Response
-from trice.stages.generate import Asking
-from trice.stages.grade import Model, check_model_given, grade, known_turns
+from trice.metrics import Share, by_dataset, check_base
+from trice.stages.generate import ModelSpec
+from trice.stages.grading import Model, check_model_given, grade, known_turns
+from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
 from trice.tasks import Sources, Tasks, check_questions
-from trice.tools.many import Runner, forget
+from trice.tools.executor import Runner, forget
+from trice.types import Response
 
 Measures = dict[str, dict[str, Share]]
 
@@ -21,7 +21,7 @@ def evaluate(
     task: str,
     *,
     base: Path | None = None,
-    asking: Asking | None = None,
+    spec: ModelSpec | None = None,
     tools: Sources | None = None,
     limit: int | None = None,
     runner: Runner | None = None,
@@ -31,7 +31,7 @@ def evaluate(
     """Grade the responses of `data` into `output`; returns the measures of each data set and in total.
 
     `base` is an evaluated file of the base model without a tool, against which over-use, under-use and
-    harmful use are counted. `asking` is the model that wrote the responses, for tools whose output it has to read.
+    harmful use are counted. `spec` is the model that wrote the responses, for tools whose output it has to read.
     `runner` is what runs the calls. `any_passage` also asks the model over each passage alone, at the cost of those
     calls of the model, and counts as the paper does: right where any of these answers is. `turned` is an evaluated
     file of the same model asked in the same way: the second turns that it has there are not asked for again.
@@ -45,10 +45,10 @@ def evaluate(
     if known is not None:
         refuse_repeated(known, by_question=True)
         check_base(rows, known)
-    if asking is None:
+    if spec is None:
         check_model_given(tasks, rows)
     answered = known_turns(tasks, read_rows(turned, Response)) if turned else {}
-    model = Model(task, asking, output, tools, answered) if asking else None
+    model = Model(task, spec, output, tools, answered) if spec else None
     graded = grade(tasks, rows, model, output=output, runner=runner, earlier=[data], any_passage=any_passage)
     measures = by_dataset(graded, known)
     write_rows(output, graded)

@@ -1,7 +1,7 @@
 """Generate: an engine answers questions, each response stored as it comes, losing nothing to a kill.
 
 `split`, `collect` and every evaluation are this stage with other prompts. Responses are not judged
-here, but the calls in them are run beside (`trice.tools.many.Ahead`).
+here, but the calls in them are run beside (`trice.tools.executor.Ahead`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from pydantic import Field
 
-from trice import cluster
+from trice import ray_cluster
 from trice.errors import InputError, TriceError
-from trice.journal import Journal, check_output, digest, notice, read_rows
-from trice.models import vllm
+from trice.formats.prompt import CHAT, Example, Template, load_template
+from trice.models import vllm_engine
 from trice.models.adapters import adapter_weights
-from trice.models.engine import TOO_LONG, Compel, Engine, Failure, Manner, Name, Prompt, Written, writer
-from trice.progress import Progress
-from trice.prompts import CHAT, Example, Template, load_template
-from trice.records import Question, Response, Row
-from trice.sampling import Sampling
+from trice.models.engine import TOO_LONG, Engine, Failure, Manner, Name, Prompt, ToolChoice, Written, writer
+from trice.models.sampling import Sampling
+from trice.progress import Progress, notice
+from trice.storage.files import check_output, digest, read_rows
+from trice.storage.run_store import Journal
 from trice.tasks import Sources, TaskLike, Tasks, identity
-from trice.tasks.reading import called
-from trice.tools.many import Ahead, forget
-from trice.tools.writing import write_call
+from trice.tasks.outcome import called
+from trice.tools.call_text import write_call
+from trice.tools.executor import Ahead, forget
+from trice.types import Question, Response, Row
 
 if TYPE_CHECKING:
     from trice.models.endpoint import Endpoint
@@ -40,24 +41,24 @@ if TYPE_CHECKING:
 GRADED = set(Response.model_fields) - set(Question.model_fields)
 
 
-def load_compel(name: str | None) -> Compel | None:
-    """`name` as what to compel. Raises InputError for another word."""
-    if name is not None and name not in get_args(Compel):
-        raise InputError(f"--compel {name}: there is {', '.join(get_args(Compel))}")
-    return cast("Compel | None", name)
+def load_tool_choice(name: str) -> ToolChoice:
+    """The tool choice called `name`. Raises InputError if there is none."""
+    if name not in get_args(ToolChoice):
+        raise InputError(f"tool choice '{name}' is not valid; choose auto, none or required")
+    return cast("ToolChoice", name)
 
 
 @dataclass(frozen=True)
-class Asking:
+class ModelSpec:
     """How questions are put to a model: a local one, by an `engine` (with `workers`, where it is a cluster's), or
-    that of an endpoint (`client`). `examples` are worked ones, or name them (`find_examples`). `compel` makes every
+    that of an endpoint (`client`). `few_shot` are worked examples, or names them (`find_examples`). `tool_choice` makes every
     response a call, or none. `opened` gives an engine that is kept loaded."""
 
     model: str
     adapter: Path | None = None
     template: str | Template = "plain"
-    examples: str | tuple[Example, ...] | None = None
-    compel: Compel | None = None
+    few_shot: str | tuple[Example, ...] | None = None
+    tool_choice: ToolChoice = "auto"
     sampling: Sampling = field(default_factory=Sampling)
     batch_size: int = 128
     device: str = "auto"
@@ -89,7 +90,7 @@ class Asking:
                 | unsent
                 | {
                     "template": self.form.name,
-                    "compel": self.compel,
+                    "tool_choice": self.tool_choice,
                     "sampling": asdict(self.sampling),
                 }
             )
@@ -99,7 +100,7 @@ class Asking:
             "model": self.model,
             "adapter": self.adapter and digest(adapter_weights(self.adapter)),
             "template": load_template(self.template).name,
-            "compel": self.compel,
+            "tool_choice": self.tool_choice,
             "sampling": asdict(self.sampling),
             "dtype": resolve_dtype(self.dtype, self.device),
             "engine": writer(self.engine),
@@ -126,7 +127,7 @@ def generate(
     data: Path,
     output: Path,
     task: str | TaskLike,
-    asking: Asking,
+    spec: ModelSpec,
     *,
     origin: str = "",
     tools: Sources | None = None,
@@ -139,7 +140,7 @@ def generate(
 ) -> list[Response]:
     """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
     the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`. `free` holds
-    responses of the same model to the same questions under no tool choice: those that the tool choice of `asking`
+    responses of the same model to the same questions under no tool choice: those that the tool choice of `spec`
     would not change are taken from there. `more` samples those again whose first response passes.
 
     A prompt that is longer than the model's context gets no response, or with `long_is_empty` an empty one.
@@ -151,36 +152,36 @@ def generate(
     questions = [
         ask(question, tasks.of(question)) for question in read_rows(data, Question, unanswered=True)[:limit]
     ]
-    groups = grouped(tasks, questions, asking)
-    check_asking(asking)
+    groups = grouped(tasks, questions, spec)
+    check_model_spec(spec)
     settings: dict[str, Any] = {
         "data": digest(data),
         "task": identity(task),
         "origin": origin,
         "limit": limit,
     }
-    settings |= asking.settings() | {"template_sha256": asking.form.sha256}
+    settings |= spec.settings() | {"template_sha256": spec.form.sha256}
     settings |= {"instructions": {group.task.name: group.task.instruction for group in groups}}
     settings |= {
         "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
     }
     settings |= {"more": asdict(more.sampling)} if more else {}
-    with Journal(output, settings, len(questions) * asking.sampling.samples, retry=retry) as journal:
+    with Journal(output, settings, len(questions) * spec.sampling.samples, retry=retry) as journal:
         if journal.finished:
             return read_rows(output, Response, unanswered=True)
         if not journal.rows:
             forget(output, "calls")  # another time's
-        samples = range((more or asking).sampling.samples)
+        samples = range((more or spec).sampling.samples)
         contents = map(content_key, questions)
         keys = [[journal.key(content, sample) for sample in samples] for content in contents]
         if free and not journal.rows:
-            journal.add(_unchanged(groups, keys, asking, origin, free))
+            journal.add(_unchanged(groups, keys, spec, origin, free))
         with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
-            opened = cache(partial(open_engine, asking))
-            first = [each[: asking.sampling.samples] for each in keys]
-            _answer(groups, first, asking, origin, journal, ahead, opened, long_is_empty)
+            opened = cache(partial(open_engine, spec))
+            first = [each[: spec.sampling.samples] for each in keys]
+            _answer(groups, first, spec, origin, journal, ahead, opened, long_is_empty)
             if more:
-                chosen, how = _passing(groups, keys, journal, more), replace(asking, sampling=more.sampling)
+                chosen, how = _passing(groups, keys, journal, more), replace(spec, sampling=more.sampling)
                 _answer(chosen, keys, how, origin, journal, ahead, opened, long_is_empty)
             rows = [
                 Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
@@ -194,47 +195,47 @@ def ask(question: Question, task: TaskLike) -> Question:
     return question if question.instruction else question.model_copy(update={"instruction": task.instruction})
 
 
-def grouped(tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list[Group]:
+def grouped(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> list[Group]:
     """The questions of each task, in order of the tasks' first. Raises InputError where a task without a tool is
     compelled to call one."""
     groups: dict[str, Group] = {}
     for number, question in enumerate(questions):
         task = tasks.of(question)
         if task.name not in groups:
-            groups[task.name] = Group(task, manner(tasks, task, asking), {})
+            groups[task.name] = Group(task, manner(tasks, task, spec), {})
         groups[task.name].questions[number] = question
     return list(groups.values())
 
 
-def manner(tasks: Tasks, task: TaskLike, asking: Asking) -> Manner:
+def manner(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> Manner:
     """How a task's questions are answered."""
     own = tuple(tool.name for tool in tasks.own_tools(task))
-    if asking.compel == "call" and not own:
+    if spec.tool_choice == "required" and not own:
         raise InputError(f"task '{task.name}': has no tool to be compelled to call")
     return Manner(
-        asking.form,
-        asking.sampling,
-        find_examples(task.name, asking.examples),
+        spec.form,
+        spec.sampling,
+        find_examples(task.name, spec.few_shot),
         {tool.name: tool.parse for tool in task.tools},
         own,
-        asking.compel,
-        opens=not asking.chats,
+        spec.tool_choice,
+        opens=not spec.chats,
         write={tool.name: partial(write_call, tool) for tool in task.tools},
     )
 
 
-def check_asking(asking: Asking) -> None:
+def check_model_spec(spec: ModelSpec) -> None:
     """Raise InputError where what is to answer cannot be what is meant, before it is loaded."""
-    if asking.client is not None:
-        if asking.adapter:
+    if spec.client is not None:
+        if spec.adapter:
             raise InputError("an adapter is for a local model; an endpoint's is named as its model")
-        if asking.engine != "transformers":
-            raise InputError(f"engine '{asking.engine}': is for a local model, not for an endpoint")
+        if spec.engine != "transformers":
+            raise InputError(f"engine '{spec.engine}': is for a local model, not for an endpoint")
         return
     from trice.models.local import check_model
 
-    check_engine(asking.engine, asking.sampling)
-    check_model(asking.model, asking.adapter)
+    check_engine(spec.engine, spec.sampling)
+    check_model(spec.model, spec.adapter)
 
 
 def check_engine(name: str, sampling: Sampling) -> None:
@@ -242,34 +243,34 @@ def check_engine(name: str, sampling: Sampling) -> None:
     if name not in get_args(Name):
         raise InputError(f"engine '{name}': there is {', '.join(get_args(Name))}")
     if name.startswith("ray"):
-        cluster.check()
+        ray_cluster.check()
     if writer(name) == "vllm":
-        vllm.check(sampling)
+        vllm_engine.check(sampling)
 
 
-def open_engine(asking: Asking) -> Engine:
+def open_engine(spec: ModelSpec) -> Engine:
     """What answers, loaded."""
-    if asking.opened is not None:
-        return asking.opened()
-    if asking.client is not None:
-        from trice.models.remote import EndpointEngine
+    if spec.opened is not None:
+        return spec.opened()
+    if spec.client is not None:
+        from trice.models.endpoint_engine import EndpointEngine
 
-        return EndpointEngine(asking.client)
+        return EndpointEngine(spec.client)
     from trice.models.local import load, resolve_dtype
 
-    dtype = resolve_dtype(asking.dtype, asking.device)
-    if asking.engine.startswith("ray"):
-        from trice.models.cluster import RayEngine
+    dtype = resolve_dtype(spec.dtype, spec.device)
+    if spec.engine.startswith("ray"):
+        from trice.models.ray_engine import RayEngine
 
         # With the dtype of this machine, whatever the workers would choose: the output is that of one process.
-        there = replace(asking, engine=writer(asking.engine), dtype=dtype)
-        return RayEngine(partial(open_engine, there), asking.workers)
-    if asking.engine == "vllm":
-        return vllm.VllmEngine(asking.model, asking.adapter, dtype=dtype)
-    from trice.models.decoding import TransformersEngine
+        there = replace(spec, engine=writer(spec.engine), dtype=dtype)
+        return RayEngine(partial(open_engine, there), spec.workers)
+    if spec.engine == "vllm":
+        return vllm_engine.VllmEngine(spec.model, spec.adapter, dtype=dtype)
+    from trice.models.generation import TransformersEngine
 
-    loaded = load(asking.model, asking.adapter, device=asking.device, dtype=dtype)
-    return TransformersEngine(loaded, asking.batch_size)
+    loaded = load(spec.model, spec.adapter, device=spec.device, dtype=dtype)
+    return TransformersEngine(loaded, spec.batch_size)
 
 
 def content_key(question: Question) -> str:
@@ -282,7 +283,7 @@ def content_key(question: Question) -> str:
 def _answer(
     groups: Sequence[Group],
     keys: Sequence[Sequence[str]],
-    asking: Asking,
+    spec: ModelSpec,
     origin: str,
     journal: Journal,
     ahead: Ahead | None,
@@ -300,11 +301,11 @@ def _answer(
                 wanted[number] = missing
                 known.update(keys[number])  # a question that stands there twice is asked once
         left.append((group, wanted))
-    total = sum(len(group.questions) for group in groups) * asking.sampling.samples
+    total = sum(len(group.questions) for group in groups) * spec.sampling.samples
     waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
     if not waiting:
         return
-    engine, client = opened(), asking.client
+    engine, client = opened(), spec.client
     if client is not None:
         client.account.resume(journal.spent)
     if ahead:
@@ -335,16 +336,16 @@ def _answer(
 
 
 def _unchanged(
-    groups: Sequence[Group], keys: Sequence[Sequence[str]], asking: Asking, origin: str, free: Path
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], spec: ModelSpec, origin: str, free: Path
 ) -> dict[str, Response]:
-    """The responses in `free` that are the same under the tool choice of `asking`, by their keys."""
-    greedy = Sampling(asking.sampling.max_new_tokens, seed=asking.sampling.seed)
-    if asking.client is not None or asking.engine != "transformers" or asking.sampling != greedy:
+    """The responses in `free` that are the same under the tool choice of `spec`, by their keys."""
+    greedy = Sampling(spec.sampling.max_new_tokens, seed=spec.sampling.seed)
+    if spec.client is not None or spec.engine != "transformers" or spec.sampling != greedy:
         return {}
     from trice.models.local import load_tokenizer
 
     known = {(row.dataset, row.id): row for row in read_rows(free, Response)}
-    tokenizer = load_tokenizer(asking.model)
+    tokenizer = load_tokenizer(spec.model)
     found = {}
     for group in groups:
         for number, question in group.questions.items():
@@ -399,7 +400,7 @@ def answer(
     return engine.write(prompts, group.manner, done) if prompts else []
 
 
-def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], asking: Asking) -> list[Response]:
+def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> list[Response]:
     """One response to each question, in order, with nothing kept on disk: an empty one where the prompt is too long
     for the model. Raises TriceError for a question without a response."""
     found: dict[int, Response] = {}
@@ -407,7 +408,7 @@ def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], asking:
     def store(number: int, rows: dict[int, Response]) -> None:
         found[number] = rows[0]
 
-    for group in grouped(tasks, questions, asking):
+    for group in grouped(tasks, questions, spec):
         numbers = list(group.questions)
         for failure in answer(engine, group, store):
             if failure.reason.startswith(TOO_LONG):
@@ -415,7 +416,7 @@ def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], asking:
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
                 found[numbers[failure.request]] = _row(question, group.manner, "", 0, Written(""))
                 continue
-            raise TriceError(f"{asking.model}: no response: {failure.reason}")
+            raise TriceError(f"{spec.model}: no response: {failure.reason}")
     return [found[number] for number in range(len(questions))]
 
 

@@ -18,18 +18,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trice import journal
 from trice.errors import InputError
-from trice.journal import Journal, notice
-from trice.records import Labelled, Outcome, Question, Response
+from trice.progress import notice
 from trice.stages.generate import GRADED
-from trice.stages.grade import grade
+from trice.stages.grading import grade
 from trice.stages.teachers import FAILURE, Labels, Teacher
+from trice.storage import files
+from trice.storage.run_store import Journal
 from trice.tasks import Sources, TaskLike, Tasks, check_questions, identity
-from trice.tasks.reading import read
-from trice.tools.many import forget
-from trice.tools.turns import contains, parts
-from trice.tools.writing import one_line, same, write_call
+from trice.tasks.outcome import read
+from trice.tools.call_text import one_line, same, write_call
+from trice.tools.executor import forget
+from trice.tools.second_turn import contains, parts
+from trice.types import Labelled, Outcome, Question, Response
 
 # What is known of the base model's response, or of an earlier label: not the question's own fields.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)
@@ -85,12 +86,12 @@ def label(
         raise InputError(f"{data}: would be overwritten; choose another output than {output}")
     tasks = Tasks(task, tools)
     questions = _questions(data, tasks, limit)
-    settings = {"task": identity(task), **teacher.description, "data": journal.digest(data), "limit": limit}
+    settings = {"task": identity(task), **teacher.description, "data": files.digest(data), "limit": limit}
     with Journal(
         output, settings | {"reading": reading, "tools": tools}, len(questions), retry=retry
     ) as finished:
         if finished.finished and _yield_path(output).is_file():
-            return Yield(**json.loads(journal.read_text(_yield_path(output))))
+            return Yield(**json.loads(files.read_text(_yield_path(output))))
         verdicts = _teach(finished, tasks, questions, teacher)
         pairs = list(zip(questions, verdicts, strict=True))
         rejected = [_rejected(question, verdict) for question, verdict in pairs if not verdict.call]
@@ -110,7 +111,7 @@ def label(
 def _questions(data: Path, tasks: Tasks, limit: int | None) -> list[Question]:
     if limit is not None and limit < 1:
         raise InputError(f"limit: {limit} is less than 1")
-    questions = journal.read_rows(data, Question)
+    questions = files.read_rows(data, Question)
     check_questions(tasks, questions)
     return questions[:limit]
 
@@ -119,7 +120,7 @@ def _teach(
     finished: Journal, tasks: Tasks, questions: Sequence[Question], teacher: Teacher
 ) -> list[_Verdict]:
     """The verdict on every question, after as many turns as the teacher takes. Each reply is stored as it
-    comes; those of an earlier, killed run are found in the journal."""
+    comes; those of an earlier, killed run are found in the files."""
     client = teacher.endpoint
     if client is not None:
         client.account.resume(finished.spent)
@@ -234,7 +235,7 @@ def reading_path(output: Path) -> Path:
 
 def _write_or_remove(path: Path, rows: Sequence[Any]) -> None:
     if rows:
-        journal.write_rows(path, rows)
+        files.write_rows(path, rows)
     else:
         path.unlink(missing_ok=True)
 
@@ -260,6 +261,6 @@ def _summary(verdicts: Sequence[_Verdict]) -> Yield:
 def _write_beside(output: Path, rejected: Sequence[dict[str, Any]], result: Yield) -> None:
     path = _rejected_path(output)
     _write_or_remove(path, rejected)
-    journal.write_text(_yield_path(output), json.dumps(asdict(result)) + "\n")
+    files.write_text(_yield_path(output), json.dumps(asdict(result)) + "\n")
     if unanswered := result.reasons.get(FAILURE):
         notice(f"{unanswered} questions got no reply: they stand in {path}, which label takes as data too")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from trice.errors import InputError
-from trice.journal import check_output, read_rows, refuse_repeated, write_rows
-from trice.records import Labelled, Question, Response
+from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
 from trice.tasks import Tasks
+from trice.types import Labelled, Question, Response
 
 Kind = Literal["selective", "answers", "calls"]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.journal import check_output, read_rows, refuse_repeated, validate, write_rows
-from trice.records import Labelled, Outcome, Question, Ranked, Response
 from trice.rewards import load_reward
-from trice.stages.generate import GRADED, Asking
-from trice.stages.grade import Model, grade
+from trice.stages.generate import GRADED, ModelSpec
+from trice.stages.grading import Model, grade
+from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
 from trice.tasks import Sources, Tasks, check_questions
-from trice.tools.many import Runner, forget
+from trice.tools.executor import Runner, forget
+from trice.types import Labelled, Outcome, Question, Ranked, Response
 
 
 class Candidate(NamedTuple):
@@ -36,7 +36,7 @@ def score(
     *,
     reward: str = "paper",
     distinct: bool = True,
-    asking: Asking | None = None,
+    spec: ModelSpec | None = None,
     tools: Sources | None = None,
     runner: Runner | None = None,
 ) -> list[Ranked]:
@@ -44,7 +44,7 @@ def score(
 
     `reward` is `paper`, `released`, or a user's `module:function` of (question, response). `distinct` keeps
     one of several candidates with the same text. A tool's output that is no answer, such as a passage, is
-    read by the model of `asking`; without one, a call is right where its output supports a gold answer. `runner` is
+    read by the model of `spec`; without one, a call is right where its output supports a gold answer. `runner` is
     what runs the calls.
     Raises InputError for a folder without gold responses.
     """
@@ -61,7 +61,7 @@ def score(
     for gold, question in zip(golds, questions, strict=True):
         texts = [Candidate("gold", gold.output), *candidates.get((question.dataset, question.id), ())]
         written.append(_responses(question, _distinct(texts) if distinct else texts))
-    model = Model(task, asking, output, tools) if asking else None
+    model = Model(task, spec, output, tools) if spec else None
     every = [row for rows in written for row in rows]
     graded = iter(grade(tasks, every, model, output=output, runner=runner, earlier=paths))
     ranked = []

@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from trice.calls import visible
 from trice.errors import InputError
-from trice.journal import read_rows, write_rows
-from trice.records import Outcome, Question, Response
-from trice.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
-from trice.stages.generate import Asking, More, generate
+from trice.formats.calls import visible
+from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.stages.generate import ModelSpec, More, generate
+from trice.storage.files import read_rows, write_rows
 from trice.tasks import Sources, TaskLike, Tasks, check_questions
-from trice.tasks.reading import read
-from trice.tools.many import beside
+from trice.tasks.outcome import read
+from trice.tools.executor import beside
+from trice.types import Outcome, Question, Response
 
 
 class Halves(NamedTuple):
@@ -40,7 +40,7 @@ class Halves(NamedTuple):
 def split(
     data: Path,
     task: str | TaskLike,
-    asking: Asking,
+    spec: ModelSpec,
     *,
     samples: int = SPLIT_SAMPLES,
     temperature: float = SPLIT_TEMPERATURE,
@@ -51,7 +51,7 @@ def split(
 ) -> Halves:
     """Split `data` (rows of id, question, answer) by what the model knows.
 
-    Each question is answered as `asking` says, with its tools withheld; a response with a call is wrong all the
+    Each question is answered as `spec` says, with its tools withheld; a response with a call is wrong all the
     same, and is not run. Where that answer is right, `samples - 1` more are drawn at `temperature`, and the
     question is right if at least the share `known` of all answers is. `retry` asks those questions again that got
     no response, and so are in neither half.
@@ -70,9 +70,9 @@ def split(
     def passes(row: Response) -> bool:
         return bool(_judged(tasks, row).correct) and not tasks.requires_tool(row)
 
-    drawn = replace(asking.sampling, samples=samples, temperature=temperature)
+    drawn = replace(spec.sampling, samples=samples, temperature=temperature)
     rows = generate(
-        data, answers, task, _withheld(asking), origin="base", tools=tools, limit=limit, retry=retry,
+        data, answers, task, _withheld(spec), origin="base", tools=tools, limit=limit, retry=retry,
         run_calls=False, more=More(drawn, passes) if samples > 1 else None,
     )  # fmt: skip
     right, wrong = _halves(tasks, [_judged(tasks, row) for row in rows], samples, known)
@@ -103,12 +103,12 @@ def _check_halves(data: Path, questions: list[Question]) -> None:
             )
 
 
-def _withheld(asking: Asking) -> Asking:
+def _withheld(spec: ModelSpec) -> ModelSpec:
     """The same with tools withheld, where the endpoint can be told so."""
-    at = asking.client
+    at = spec.client
     if at is not None and at.form == "completions" and at.tokenizer is None:
-        return asking
-    return replace(asking, compel=asking.compel or "answer")
+        return spec
+    return replace(spec, tool_choice=spec.tool_choice or "answer")
 
 
 def answers_path(data: Path) -> Path:

@@ -20,17 +20,17 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from trice import calls
 from trice.errors import InputError
-from trice.journal import read_text, validate
+from trice.formats import calls
 from trice.models.endpoint import Endpoint
-from trice.models.remote import write_offered
-from trice.models.wire import Reply
+from trice.models.endpoint_engine import write_offered
+from trice.models.http import Reply
 from trice.progress import Progress
-from trice.records import Question
+from trice.storage.files import read_text, validate
 from trice.tasks import MIXED, Tasks
 from trice.tools import Tool, annotation
-from trice.tools.writing import write_call
+from trice.tools.call_text import write_call
+from trice.types import Question
 
 CHUNK = 500  # offline labels handed over at once
 FAILURE = "endpoint failure"
@@ -124,7 +124,7 @@ class TeacherExample(BaseModel):
 
 
 class TeacherPrompt(BaseModel):
-    """What a model is told so that it writes a call: `teacher_<task>.json` in `trice/prompts_data`."""
+    """What a model is told so that it writes a call: `teacher_<task>.json` in `trice/stages/teacher_prompts`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -161,7 +161,7 @@ def load_teacher_prompts(task: str, own: Path | None = None) -> dict[str, Teache
 
 
 def _prompt(task: str) -> TeacherPrompt:
-    file = resources.files("trice") / "prompts_data" / f"teacher_{task}.json"
+    file = resources.files("trice") / "stages" / "teacher_prompts" / f"teacher_{task}.json"
     if not file.is_file():
         raise InputError(f"there is no teacher's prompt for task '{task}'; use the teacher 'annotations'")
     return TeacherPrompt.model_validate_json(file.read_text(encoding="utf-8"))

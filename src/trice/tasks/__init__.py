@@ -1,7 +1,7 @@
 """Tasks: how a family of questions is asked, which tools belong to it, how a prediction is read and judged.
 
 A mix offers the tools of several tasks in one instruction; each of its questions is still read and judged by the
-question's own task. Grading responses is `trice.stages.grade`.
+question's own task. Grading responses is `trice.stages.grading`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from trice.errors import InputError
-from trice.journal import validate
-from trice.records import REQUIRED, Question
+from trice.storage.files import validate
 from trice.tools import SHIPPED as TOOLS
 from trice.tools import Tool, load_tool, same_name
-from trice.tools.turns import READING, SECOND_TURN
+from trice.tools.second_turn import READING, SECOND_TURN
+from trice.types import REQUIRED, Question
 
 Sources = Mapping[str, str]
 """What is behind a tool, by its name: a path, a URL, a model. Embedded defaults need none."""
@@ -68,7 +68,7 @@ class Tasks:
         self._known: dict[str, TaskLike] = {}
         self._apart: dict[str, Sequence[Tool]] = {}  # of the tasks that a mix offers together
         if not isinstance(name, str):
-            from trice.tasks.own import checked
+            from trice.tasks.custom import checked
 
             task = checked(f"task '{getattr(name, 'name', name)}'", name)
             self._known[task.name] = task
@@ -172,17 +172,17 @@ def published(task: TaskLike) -> TaskLike:
 def load_task(name: str, sources: Sources | None = None) -> TaskLike:
     """The task called `name`: one that ships, or the user's own as `module:name` or a YAML file. Raises InputError
     where there is none."""
-    from trice.tasks import math, own, text
+    from trice.tasks import custom, math, word_judge
     from trice.tasks.task import Task
 
     def tools(*names: str) -> tuple[Tool, ...]:
         return tuple(load_tool(each, (sources or {}).get(each)) for each in names)
 
     texts = {
-        "qa": (text.QA, "WikiSearch"),
-        "lama": (text.LAMA, "QA"),
-        "mlqa": (text.MLQA, "translator"),
-        "hotpot": (text.HOTPOT, "retriever"),
+        "qa": (word_judge.QA, "WikiSearch"),
+        "lama": (word_judge.LAMA, "QA"),
+        "mlqa": (word_judge.MLQA, "translator"),
+        "hotpot": (word_judge.HOTPOT, "retriever"),
     }
     if name == "math":
         return Task(name, math.INSTRUCTION, tools("calculator"), "numbers")
@@ -192,13 +192,13 @@ def load_task(name: str, sources: Sources | None = None) -> TaskLike:
     if name == SECOND_TURN:
         return Task(name, READING)
     if name.endswith((".yaml", ".yml")):
-        return own.from_file(name, sources or {})
+        return custom.from_file(name, sources or {})
     if ":" not in name:
         known = ", ".join(["math", *texts, "mix"])
         raise InputError(
             f"unknown task '{name}'; there is: {known}, or your own as module:name or a .yaml file"
         )
-    return own.from_module(name)
+    return custom.from_module(name)
 
 
 def task_asked(instructions: Iterable[str]) -> str | None:

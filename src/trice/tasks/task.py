@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from trice.errors import InputError
-from trice.tasks import numbers, text
+from trice.tasks import number_judge, word_judge
 from trice.tools import Tool
-from trice.tools.function import as_tool
+from trice.tools.function_tool import as_tool
 
 Answers = Literal["words", "words-published", "auto", "numbers"]
 """How a prediction is compared with the gold answers."""
@@ -74,7 +74,7 @@ class Task:
         none."""
         if self.answers != "numbers":
             return response.strip() or None
-        number = numbers.read_number(response)
+        number = number_judge.read_number(response)
         return None if number is None else f"{number:f}"
 
     def judge(self, prediction: str | None, answers: Sequence[str]) -> bool:
@@ -82,12 +82,12 @@ class Task:
         if prediction is None:
             return False
         if self.answers == "numbers":
-            return any(numbers.same_number(prediction, answer) for answer in answers)
-        return text.matches(prediction, answers, self.answers)
+            return any(number_judge.same_number(prediction, answer) for answer in answers)
+        return word_judge.matches(prediction, answers, self.answers)
 
     def check(self, answers: Sequence[str]) -> None:
         """Raise ValueError, with the reason, if these gold answers could never be matched."""
         if self.answers == "numbers":
-            numbers.check(answers)
+            number_judge.check(answers)
         else:
-            text.check(answers)
+            word_judge.check(answers)

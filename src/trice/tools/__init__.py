@@ -2,7 +2,7 @@
 
 What happens with a tool's output is the tool's to say: it is the answer, or the model is asked again with it
 (`ask_again`). `run` executes a call: whatever a tool does wrong becomes an execution with an error, and a tool that
-cannot run raises TriceError. Many calls at once are run by `trice.tools.many`.
+cannot run raises TriceError. Many calls at once are run by `trice.tools.executor`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
-from trice.calls import unquote
 from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
-from trice.own import load_own
-from trice.records import Call, Execution, Question
+from trice.formats.calls import unquote
+from trice.plugins import load_own
+from trice.types import Execution, Question, ToolCall
 
 SHIPPED = ("calculator", "WikiSearch", "QA", "translator", "retriever")  # names, in any case
 MAX_OUTPUT = 10_000  # characters of a tool's output that are kept
@@ -54,7 +54,7 @@ class Tool(ABC):
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments: those of `execute`. Raises InputError where they cannot be told."""
-        from trice.tools.function import arguments_of
+        from trice.tools.function_tool import arguments_of
 
         schema: dict[str, Any] = arguments_of(self.execute).model_json_schema()
         return schema
@@ -121,7 +121,7 @@ def annotation(question: Question) -> str | None:
 
 def single(text: str, argument: str) -> str:
     """The value of a tool's one argument, written alone or by its name: `query=capital of France`; bare, or quoted
-    as in `trice.calls`."""
+    as in `trice.formats.calls`."""
     value = re.sub(rf"^\s*{argument}\s*=(?!=)", "", text).strip()
     quoted = unquote(value)
     return value if quoted is None else quoted
@@ -143,7 +143,7 @@ def one_text(text: str, argument: str, most: int) -> dict[str, Any]:
     return {argument: value}
 
 
-def run(tool: Tool, call: Call) -> Execution:
+def run(tool: Tool, call: ToolCall) -> Execution:
     """Execute a call; a failure is an execution with an error, not an exception. Raises TriceError for a tool that
     cannot run.
 
@@ -174,7 +174,7 @@ def over_time(tool: Tool) -> Execution:
     return Execution(error=f"no result within {limit:g} seconds", seconds=limit)
 
 
-def timed(tool: Tool, call: Call) -> Execution:
+def timed(tool: Tool, call: ToolCall) -> Execution:
     """Execute a call for as long as it takes; a failure is an execution with an error. Raises TriceError for a tool
     that cannot run."""
     start = time.perf_counter()
@@ -219,7 +219,7 @@ def load_tool(name: str, source: str | None = None) -> Tool:
     program of QA and of the translator; None is the embedded default. Raises InputError where there is no such tool
     or source."""
     from trice.tools.calculator import Calculator
-    from trice.tools.function import FunctionTool
+    from trice.tools.function_tool import FunctionTool
     from trice.tools.qa import QA
     from trice.tools.retriever import Retriever
     from trice.tools.translator import Translator

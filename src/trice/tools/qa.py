@@ -11,10 +11,10 @@ from typing import Any
 
 from trice.errors import ToolError
 from trice.models.endpoint import is_url
-from trice.records import Question
-from trice.tools import BatchTool, clozes, extractive, one_text, text_schema, writers
-from trice.tools.turns import over, parts
+from trice.tools import BatchTool, cloze_questions, extractive_qa, one_text, text_models, text_schema
+from trice.tools.second_turn import over, parts
 from trice.tools.wikisearch import WikiSearch, key_terms
+from trice.types import Question
 
 MAX_QUESTION = 600  # characters
 WORDS = 60  # of a passage that a causal model or an endpoint reads
@@ -44,15 +44,15 @@ FORM = 1  # of what models are asked; another one gets other answers
 class QA(BatchTool):
     """`QA(What is the capital of Peru?)` gives `Lima`.
 
-    `source` is a model (extractive, seq2seq, or causal and shown examples), or `URL#model` for an endpoint; None is
+    `source` is a model (extractive_qa, seq2seq, or causal and shown examples), or `URL#model` for an endpoint; None is
     the base model. What stands behind a further `#` is where passages are searched: any source of WikiSearch."""
 
     name = "QA"
     description = "Answers a question in a few words."
 
     def __init__(self, source: str | None = None) -> None:
-        model, where = writers.split_source(source or "")
-        self.source, self.behind = model or writers.MODEL, source or ""
+        model, where = text_models.split_source(source or "")
+        self.source, self.behind = model or text_models.MODEL, source or ""
         self.ahead = is_url(self.source)
         self._search = WikiSearch(where or None, passages=1)
 
@@ -60,11 +60,11 @@ class QA(BatchTool):
     def version(self) -> str | None:
         if is_url(self.source) or self._search.version is None:
             return None
-        return f"{writers.version(self.source)} {FORM}, {self._search.version}"
+        return f"{text_models.version(self.source)} {FORM}, {self._search.version}"
 
     def check(self) -> None:
         """Raise InputError where the model or what is searched is missing."""
-        writers.kind(self.source)
+        text_models.kind(self.source)
         self._search.check()
 
     @property
@@ -78,21 +78,21 @@ class QA(BatchTool):
     def execute_batch(self, calls: Sequence[dict[str, Any]]) -> list[str]:
         """The answers. Raises ToolError where a model that needs a passage has none, or an endpoint fails."""
         questions = [" ".join(call["question"].split()) for call in calls]
-        if writers.kind(self.source) == "extractive":
+        if text_models.kind(self.source) == "extractive":
             return [self._span(question) for question in questions]
-        writer = writers.open_writer(self.source)
+        writer = text_models.open_writer(self.source)
         return writer.write([self._prompt(question, writer.shown) for question in questions], TOKENS)
 
     def suggest(self, question: Question) -> str | None:
         """A cloze as a question for what is missing, by its field `relation`; any other question as it is."""
         asked = parts(question.input)[1]
-        if clozes.MASK not in asked:
+        if cloze_questions.MASK not in asked:
             return asked
-        return clozes.written(asked, (question.model_extra or {}).get("relation"))
+        return cloze_questions.written(asked, (question.model_extra or {}).get("relation"))
 
     def _prompt(self, question: str, shown: bool) -> str:
         """What a model reads: with a passage, but for a cloze sentence that a model is shown how to complete."""
-        cloze = clozes.read(question)
+        cloze = cloze_questions.read(question)
         if shown and cloze:
             return _cloze_prompt(cloze)
         passages = self._passages(question)
@@ -103,13 +103,13 @@ class QA(BatchTool):
 
     def _passages(self, question: str) -> list[str]:
         """The best passage, if one fits."""
-        return self._search.find(key_terms(question.replace(clozes.MASK, " ")) or question)
+        return self._search.find(key_terms(question.replace(cloze_questions.MASK, " ")) or question)
 
     def _span(self, question: str) -> str:
         passages = self._passages(question)
         if not passages:
             raise ToolError("nothing was found to read the answer in")
-        return extractive.best_span(self.source, question, passages)
+        return extractive_qa.best_span(self.source, question, passages)
 
 
 def _question_prompt(question: str, passage: str) -> str:
@@ -118,16 +118,17 @@ def _question_prompt(question: str, passage: str) -> str:
     return "\n\n".join(f"{over(text, asked)}\nAnswer: {answer}" for text, asked, answer in rows).rstrip()
 
 
-def _cloze_prompt(cloze: clozes.Cloze) -> str:
+def _cloze_prompt(cloze: cloze_questions.Cloze) -> str:
     """What a model that is shown clozes continues with what is missing.
 
     Without a word for what that is, it goes on with the sentence itself, having read how the sentence ends: asked
     as below, it would be right half as often."""
     if cloze.kind is None:
-        parted = [(*text.split(clozes.MASK), word) for _, text, word in CLOZES]
+        parted = [(*text.split(cloze_questions.MASK), word) for _, text, word in CLOZES]
         shown = [f"After: {after.strip()}\nSentence: {before}{word}" for before, after, word in parted]
         return "\n\n".join([*shown, f"After: {cloze.after.strip()}\nSentence: {cloze.before.strip()}"])
     shown = [
-        f"Fill in the {kind}: {text.replace(clozes.MASK, GAP)}\nAnswer: {word}" for kind, text, word in CLOZES
+        f"Fill in the {kind}: {text.replace(cloze_questions.MASK, GAP)}\nAnswer: {word}"
+        for kind, text, word in CLOZES
     ]
     return "\n\n".join([*shown, f"Fill in the {cloze.kind}: {cloze.before}{GAP}{cloze.after}\nAnswer:"])

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from trice.errors import InputError
-from trice.records import Question
 from trice.tools import Tool
-from trice.tools.index import Passage
-from trice.tools.turns import plain
+from trice.tools.passage_index import Passage
+from trice.tools.second_turn import plain
 from trice.tools.wikisearch import PASSAGES, WikiSearch, line
+from trice.types import Question
 
 K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza, 2009)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from trice.errors import InputError, ToolError
 from trice.models.endpoint import is_url
-from trice.records import Question
-from trice.tools import BatchTool, apertium, one_text, text_schema, writers
+from trice.tools import BatchTool, apertium, one_text, text_models, text_schema
 from trice.tools.languages import ENGLISH, LANGUAGES, detect
-from trice.tools.turns import contains, parts, reading
+from trice.tools.second_turn import contains, parts, reading
+from trice.types import Question
 
 MAX_TEXT = 1_000  # characters
 TOKENS = 128  # of a translation, at most
@@ -43,7 +43,7 @@ class Translator(BatchTool):
     asks_again = True
 
     def __init__(self, source: str | None = None) -> None:
-        self.source, self.language = writers.split_source(source or "")
+        self.source, self.language = text_models.split_source(source or "")
         self.behind, self.ahead = source or "", is_url(self.source)
         if self.language and self.language not in LANGUAGES:
             raise InputError(
@@ -56,7 +56,7 @@ class Translator(BatchTool):
             return None
         names = [apertium.version()] if self.source in ("", APERTIUM) else []
         if self.source != APERTIUM:
-            names.append(f"{writers.version(self.source or writers.MODEL)} {FORM}")
+            names.append(f"{text_models.version(self.source or text_models.MODEL)} {FORM}")
         return ", ".join([*names, *apertium.pairs().values(), self.language])
 
     def check(self) -> None:
@@ -64,7 +64,7 @@ class Translator(BatchTool):
         if self.source == APERTIUM:
             apertium.check()
         elif self.source or not apertium.pairs():
-            writers.kind(self.source or writers.MODEL)
+            text_models.kind(self.source or text_models.MODEL)
         detect("")
 
     @property
@@ -86,7 +86,7 @@ class Translator(BatchTool):
             if language == ENGLISH:
                 continue
             by_program = self.source == APERTIUM or language in known
-            translate = apertium.translate if by_program else _by_model(self.source or writers.MODEL)
+            translate = apertium.translate if by_program else _by_model(self.source or text_models.MODEL)
             done |= zip(same, translate(same, language), strict=True)
         return [done[text] for text in texts]
 
@@ -105,13 +105,13 @@ class Translator(BatchTool):
 
 def _by_model(source: str) -> Callable[[Sequence[str], str], list[str]]:
     """What translates texts of one language with a model."""
-    writer = writers.open_writer(source)
-    if isinstance(writer, writers.Seq2Seq):
+    writer = text_models.open_writer(source)
+    if isinstance(writer, text_models.Seq2Seq):
         return lambda texts, language: _seq2seq(writer, texts, language)
     return lambda texts, _: writer.write([f"{SHOWN}Text: {_line(text)}\nEnglish:" for text in texts], TOKENS)
 
 
-def _seq2seq(writer: writers.Seq2Seq, texts: Sequence[str], language: str) -> list[str]:
+def _seq2seq(writer: text_models.Seq2Seq, texts: Sequence[str], language: str) -> list[str]:
     """The translations of a model that may have to be told the languages.
 
     Raises ToolError for a language that it does not know."""

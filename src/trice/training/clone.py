@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trice.journal import read_rows
-from trice.prompts import load_template
-from trice.records import Labelled
+from trice.formats.prompt import load_template
+from trice.storage.files import read_rows
 from trice.tasks import Sources, task_asked
 from trice.training.settings import Clone
 from trice.training.validation import load_validation
+from trice.types import Labelled
 
 
 def examples(data: Path, template: str, limit: int | None = None) -> Callable[[Any], list[Any]]:
@@ -19,7 +19,7 @@ def examples(data: Path, template: str, limit: int | None = None) -> Callable[[A
     rows, form = read_rows(data, Labelled, repeated=True)[:limit], load_template(template)
 
     def make(tokenizer: Any) -> list[Any]:
-        from trice.training.fit import example
+        from trice.training.fine_tune import example
 
         return [example(form, tokenizer, row.instruction, row.input, [row.output], [0.0]) for row in rows]
 
@@ -55,7 +55,7 @@ def clone(
     held_out = load_validation(settings, validation, task or "math", tools, max_new_tokens)
 
     task = task or task_asked(row.instruction for row in read_rows(data, Labelled))
-    from trice.training.fit import fit
+    from trice.training.fine_tune import fit
 
     return fit(
         "clone", make, data, model, None, output, settings,

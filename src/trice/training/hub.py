@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trice.errors import InputError, TriceError
-from trice.journal import read_object, read_text
 from trice.models.adapters import CONFIG, MADE, adapter_weights, read_made
-from trice.training.card import CARD, hub_name
+from trice.storage.files import read_object, read_text
+from trice.training.model_card import CARD, hub_name
 
 BROKEN_OFF = ("Connect", "Timeout", "Network", "Protocol", "ReadError", "WriteError", "Offline")
 

@@ -21,11 +21,11 @@ from accelerate.utils import gather_object
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback
 
-from trice.journal import write_rows
 from trice.progress import Progress
+from trice.storage.files import write_rows
 from trice.training.losses import ranking, sequence_scores
+from trice.training.packed_forward import Way, mixed
 from trice.training.packing import Example, Packed, micro_batches, pack
-from trice.training.policy import Way, mixed
 from trice.training.settings import Clone, Rlef
 from trice.training.validation import MEASURED, figures
 
@@ -137,7 +137,7 @@ class Loader(DataLoader[Example]):
 
 
 class TriceTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` over lists of `Example`, for a model that went through `trice.training.policy.prepare`.
+    """`Trainer` over lists of `Example`, for a model that went through `trice.training.packed_forward.prepare`.
 
     It validates by `validate`."""
 

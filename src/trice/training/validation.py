@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trice.errors import InputError
-from trice.journal import digest, read_rows
-from trice.measures import Share
-from trice.prompts import Template
-from trice.records import Outcome, Question, Response
-from trice.sampling import Sampling
-from trice.stages.generate import Asking, ask, respond
-from trice.stages.grade import grade
+from trice.formats.prompt import Template
+from trice.metrics import Share
+from trice.models.sampling import Sampling
+from trice.stages.generate import ModelSpec, ask, respond
+from trice.stages.grading import grade
+from trice.storage.files import digest, read_rows
 from trice.tasks import Sources, Tasks, check_questions, check_tools
-from trice.tools.many import forget
+from trice.tools.executor import forget
 from trice.training.settings import Clone
+from trice.types import Outcome, Question, Response
 
 if TYPE_CHECKING:
     from trice.models.local import LocalModel
@@ -56,13 +56,13 @@ class Validation:
         Calls of tools without a version are kept beside the adapter `output` until its training ends (`clear`):
         none is paid for twice, and a run that was killed finds what it found before."""
 
-        from trice.models.decoding import TransformersEngine
+        from trice.models.generation import TransformersEngine
 
-        asking = Asking(loaded.name, template=template, sampling=Sampling(self.max_new_tokens))
+        spec = ModelSpec(loaded.name, template=template, sampling=Sampling(self.max_new_tokens))
         engine = TransformersEngine(loaded)
 
         def write(questions: Sequence[Question]) -> list[Response]:
-            return respond(engine, self.tasks, questions, asking)
+            return respond(engine, self.tasks, questions, spec)
 
         def ask_again(questions: Sequence[Question]) -> list[str]:
             distinct = {question.input: question for question in questions}

@@ -1,0 +1,79 @@
+"""Chat: questions typed at a terminal, answered by the model, its calls executed for all to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trice.formats.prompt import load_template
+from trice.models.sampling import Sampling
+from trice.stages.generate import ModelSpec, ask, respond
+from trice.stages.grading import execute
+from trice.tasks import MIXED, Sources, Tasks
+from trice.types import Outcome, Question, Response
+
+
+def chat(
+    model: str,
+    adapter: Path | None = None,
+    task: str = "math",
+    template: str = "plain",
+    *,
+    max_new_tokens: int = 64,
+    tools: Sources | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> None:
+    """Read questions from the terminal until an empty line or the end of input."""
+    tasks = Tasks(task, tools)
+    spec = ModelSpec(model, adapter, template, sampling=Sampling(max_new_tokens))
+    load_template(template)
+    from trice.models.generation import TransformersEngine
+    from trice.models.local import load
+
+    loaded = load(model, adapter, device=device, dtype=dtype)
+    engine = TransformersEngine(loaded)
+
+    def answer(questions: Sequence[Question]) -> list[str]:
+        return [row.response for row in respond(engine, tasks, questions, spec)]
+
+    print("Type a question; an empty line ends.")
+    while text := _read():
+        # In a mix any task will do: all of its questions are asked alike.
+        row = Question(id="chat", input=text, task=MIXED[0] if tasks.mixed else None)
+        asked = ask(row, tasks.of(row))
+        written = respond(engine, tasks, [asked], spec)
+        print(show(execute(tasks, written, answer)[0]))
+
+
+def show(response: Response) -> str:
+    """The decision, the call, the tool's result and the answer, a line each."""
+    lines = [f"  response  {response.response}"]
+    if response.outcome is Outcome.MALFORMED:
+        lines.append(f"  decision  a malformed call: {response.reason}")
+    elif response.execution and response.call:
+        arguments = ", ".join(str(value) for value in response.call.arguments.values())
+        output = response.execution.output
+        result = f"error: {response.execution.error}" if output is None else output
+        lines += [
+            f"  decision  call {response.call.name}",
+            f"  call      {arguments}",
+            f"  result    {result}",
+            *(f"  reading   {turn}" for turn in response.turns or ()),
+        ]
+    else:
+        lines.append("  decision  answer without a tool")
+    lines.append(f"  answer    {response.pred if response.pred is not None else 'none'}")
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """No character of a model's may steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in line)
+
+
+def _read() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,107 @@
+"""The starter sets of facts (`facts.yaml`): open questions (`starter-qa`) and cloze sentences (`starter-lama`).
+
+A fact is in the training part of both sets or in the test part of both, whatever the seed, so no test question is
+about a fact that was trained on in either form. Facts are popular or obscure, for a small model knows some and not
+others, and WikiSearch finds some and not others.
+
+Does not cover facts that change within years: officeholders, populations, records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from trice.datasets.starter_common import cut
+from trice.types import Question
+
+LICENCE = "MIT"
+TEST_SHARE = 4  # one fact in so many is a test fact
+
+
+class Fact(NamedTuple):
+    """A subject, how it may be asked for, and the accepted answers."""
+
+    relation: str
+    subject: str
+    answers: list[str]
+    level: str
+    texts: list[str]
+
+    @property
+    def test(self) -> bool:
+        """Whether it belongs to the test parts: by a hash, so a fact added later moves no other."""
+        digest = hashlib.sha256(f"{self.relation}:{self.subject}".encode()).digest()
+        return digest[0] % TEST_SHARE == 0
+
+    def row(self, text: str) -> dict[str, Any]:
+        """The fields of a question that asks for it with one of its texts."""
+        words = text.replace("{}", self.subject)
+        return {
+            "input": words[0].upper() + words[1:],
+            "answer": self.answers,
+            "relation": self.relation,
+            "subject": self.subject,
+            "level": self.level,
+            "language": "en",
+        }
+
+
+@cache
+def _file() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return content
+
+
+@dataclass(frozen=True)
+class FactSet:
+    """A data set made from the facts, with the texts under `form`."""
+
+    name: str
+    task: str
+    form: str
+
+    def facts(self) -> list[Fact]:
+        """All its facts, in the file's order."""
+        return [
+            Fact(
+                relation, subject, [answers] if isinstance(answers, str) else answers, level, about[self.form]
+            )
+            for relation, about in _file().items()
+            for level in ("popular", "obscure")
+            for subject, answers in about[level].items()
+        ]
+
+    def make(
+        self, train: int | None = None, test: int | None = None, seed: int = 0
+    ) -> tuple[list[Question], list[Question]]:
+        """Training and test questions with `relation`, `subject`, `level`, `language`; by default each fact once.
+
+        Raises InputError where more are wanted than there are facts times ways to ask."""
+        return self._part("train", False, train, seed), self._part("test", True, test, seed)
+
+    def _part(self, part: str, held_out: bool, size: int | None, seed: int) -> list[Question]:
+        facts = [fact for fact in self.facts() if fact.test is held_out]
+        most = sum(len(fact.texts) for fact in facts)
+        rows = _rows(facts, random.Random(f"{seed}:{self.name}:{part}"))
+        return cut(self.name, part, rows, len(facts) if size is None else size, most)
+
+
+def _rows(facts: list[Fact], rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Every fact once in some order, then every one again with a text it was not asked with."""
+    left = [(fact, rng.sample(fact.texts, len(fact.texts))) for fact in rng.sample(facts, len(facts))]
+    while left:
+        for fact, texts in left:
+            yield fact.row(texts.pop())
+        left = [(fact, texts) for fact, texts in left if texts]
+
+
+QA = FactSet("starter-qa", "qa", "ask")
+LAMA = FactSet("starter-lama", "lama", "cloze")

@@ -1,0 +1,123 @@
+"""The starter set for math: word problems from our own templates (`starter.yaml`), for a start without any files.
+
+The same seed gives the same questions in any process. A template belongs to the training part or to the test
+part, so no test question is a training question with other numbers. Level 1 is a sum of single figures,
+level 5 has money, percent, averages and units; levels 2 to 4 grow in figures and steps.
+
+Does not cover anything but one gold expression of `+ - * /`, whose every step is above zero.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trice.datasets.expressions import number, values
+from trice.datasets.starter_common import cut, fill
+from trice.types import Question
+
+NAME = "starter"
+TASK = "math"
+LICENCE = "MIT"
+TRAIN = 2000
+TEST = 300
+MAX_ROWS = 20_000  # of one part; every template can make its share of these distinct
+MAX_DRAWS = 10_000  # tries at one question: numbers that do not divide, or a text already used
+
+
+@dataclass(frozen=True)
+class Template:
+    """A problem with gaps; `solve` is its gold expression over the one-letter gaps, `places` the decimals
+    its steps may have."""
+
+    name: str
+    level: int
+    solve: str
+    text: str
+    places: int = 0
+    test: bool = False
+
+
+@cache
+def _file() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return content
+
+
+@cache
+def templates() -> tuple[Template, ...]:
+    """All templates, in the file's order."""
+    return tuple(Template(**template) for template in _file()["templates"])
+
+
+def _fill(template: Template, rng: random.Random) -> tuple[str, dict[str, str]]:
+    """The text with its gaps filled, and what each gap was filled with."""
+    (name, he, his), (other, _, _) = (person.split() for person in rng.sample(_file()["people"], 2))
+    words: dict[str, str] = {
+        "name": name,
+        "other": other,
+        "he": he,
+        "his": his,
+        "He": he.title(),
+        "His": his.title(),
+    }
+    return fill(template.text, words, _file()["pools"], rng), words
+
+
+def _attempt(template: Template, rng: random.Random) -> dict[str, Any] | None:
+    """The fields of one question, or None where the drawn numbers make no sensible problem: two are equal,
+    or a step is not above zero or has too many decimals."""
+    text, words = _fill(template, rng)
+    drawn = [word for gap, word in words.items() if len(gap) == 1]
+    expression = re.sub("[a-z]", lambda gap: words[gap[0]], template.solve)
+    steps = values(expression)
+    sensible = all(step > 0 and (step * 10**template.places).denominator == 1 for step in steps)
+    if len(set(drawn)) < len(drawn) or not sensible:
+        return None
+    return {
+        "input": text,
+        "answer": _decimal(steps[-1]),
+        "expression": expression,
+        "template": template.name,
+        "level": template.level,
+    }
+
+
+def _decimal(value: Fraction) -> str:
+    """An exact decimal in its shortest form."""
+    return number(format(Decimal(value.numerator) / Decimal(value.denominator), "f")) or ""
+
+
+def _rows(part: str, chosen: Sequence[Template], seed: int) -> Iterator[dict[str, Any]]:
+    """Distinct questions without end, every template in turn."""
+    rng = random.Random(f"{seed}:{part}")
+    seen: set[str] = set()
+    while True:
+        for template in rng.sample(chosen, len(chosen)):
+            tries = (_attempt(template, rng) for _ in range(MAX_DRAWS))
+            row = next(each for each in tries if each and each["input"] not in seen)
+            seen.add(row["input"])
+            yield row
+
+
+def make(
+    train: int | None = None, test: int | None = None, seed: int = 0
+) -> tuple[list[Question], list[Question]]:
+    """Training and test questions, with `expression`, `template` and `level`; by default TRAIN and TEST of them.
+
+    Raises InputError where more are wanted than it makes distinct (MAX_ROWS of each)."""
+    kept = [template for template in templates() if not template.test]
+    held_out = [template for template in templates() if template.test]
+    return (
+        cut(NAME, "train", _rows("train", kept, seed), TRAIN if train is None else train, MAX_ROWS),
+        cut(NAME, "test", _rows("test", held_out, seed), TEST if test is None else test, MAX_ROWS),
+    )

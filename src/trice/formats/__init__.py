@@ -1,0 +1,1 @@
+"""How questions and calls are written as text, and how calls are parsed from it."""

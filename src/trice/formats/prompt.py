@@ -1,0 +1,195 @@
+"""Prompt templates: an instruction, an input and perhaps worked examples as the text a model continues.
+
+Templates are data: JSON files in `trice/formats/templates` (alpaca and vicuna as the published checkpoints were
+trained, plain), a file of the user's own in the same form, or `chat`, the tokenizer's own chat template. Arguments
+of a chat template follow its name: `chat:enable_thinking=false`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from trice.errors import InputError
+from trice.storage.files import read_text, validate
+
+CHAT = "chat"
+
+
+class Example(NamedTuple):
+    """A worked example to stand before the question."""
+
+    input: str
+    output: str
+
+
+class Template(BaseModel):
+    """How prompts are written. Fields are those of the published files; ours have defaults.
+
+    `response_prefix` stands between the prompt and every response; `example_end` after each worked example;
+    a response that contains one of `stop` ends before it. `chat_template_kwargs` go to the chat template.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    prompt_input: str
+    prompt_no_input: str
+    response_prefix: str = ""
+    example_end: str = "\n\n"
+    stop: tuple[str, ...] = ()
+    chat_template_kwargs: dict[str, Any] = {}
+
+    @property
+    def sha256(self) -> str:
+        """A checksum of its form: a template file can change under its name."""
+        unused = set() if self.chat_template_kwargs else {"chat_template_kwargs"}
+        return hashlib.sha256(self.model_dump_json(exclude=unused).encode()).hexdigest()
+
+    def text(
+        self, instruction: str, input: str, examples: Sequence[Example] = (), tokenizer: Any = None
+    ) -> str:
+        """The whole prompt, worked examples first."""
+        if self.name == CHAT:
+            return _chat(tokenizer, instruction, input, examples, self.chat_template_kwargs)
+        shown = [
+            self._one(instruction, example.input) + self.response_prefix + example.output + self.example_end
+            for example in examples
+        ]
+        return "".join(shown) + self._one(instruction, input)
+
+    def _one(self, instruction: str, input: str) -> str:
+        # str.replace, not str.format: instruction and input are strangers' text and may hold braces.
+        form = self.prompt_input if input else self.prompt_no_input
+        before, _, after = form.partition("{input}")
+        return before.replace("{instruction}", instruction) + (
+            input + after.replace("{instruction}", instruction) if "{input}" in form else ""
+        )
+
+    def encode(
+        self, tokenizer: Any, instruction: str, input: str, examples: Sequence[Example] = ()
+    ) -> list[int]:
+        """Token ids of the prompt, with the tokenizer's own start token."""
+        text = self.text(instruction, input, examples, tokenizer)
+        ids: list[int] = tokenizer(text, add_special_tokens=self.name != CHAT)["input_ids"]
+        if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
+            ids = ids[:-1]
+        return ids
+
+    def encode_response(
+        self, tokenizer: Any, response: str, *, end: bool = True, written: Sequence[int] | None = None
+    ) -> list[int]:
+        """Token ids of a response as it follows the prompt, closed with the end token if `end`: the ids it was
+        `written` in, where they are this tokenizer's for it, else the tokenizer's own way to cut it."""
+        if written is not None and _spells(tokenizer, written, response):
+            ids = list(written)
+        else:
+            ids = tokenizer(self.response_prefix + response, add_special_tokens=False)["input_ids"]
+        return [*ids, self.end(tokenizer)] if end else ids
+
+    def end(self, tokenizer: Any) -> int:
+        """The token that ends a response: the chat template's end of a turn, else the tokenizer's end token."""
+        turn_end = end_of_turn(tokenizer) if self.name == CHAT else None
+        return int(tokenizer.eos_token_id if turn_end is None else turn_end)
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the tokenizer's chat template writes after what the assistant says, for instance
+    `<end_of_turn>`; None where there is none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return _end_of_turn(tokenizer, str(template)) if template else None
+
+
+@lru_cache(maxsize=8)
+def _end_of_turn(tokenizer: Any, template: str) -> int | None:
+    said = "ANSWER"
+    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": said}]
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template is code from the model's files, and may fail in any way
+        return None
+    after = text.rpartition(said)[2].lstrip()
+    ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    first = next((token for token in ids if tokenizer.decode([token]).strip()), None)
+    return first if first in tokenizer.added_tokens_decoder else None
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of token ids, without special tokens."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    return text
+
+
+def _spells(tokenizer: Any, ids: Sequence[int], response: str) -> bool:
+    """Whether the tokenizer reads `ids` as the response, but for white space around it: a model's ids mean other
+    texts, or nothing, to the tokenizer of another family."""
+    if not all(0 <= token < len(tokenizer) for token in ids):
+        return False
+    return decode(tokenizer, ids).strip() == response.strip()
+
+
+def _chat(
+    tokenizer: Any, instruction: str, input: str, examples: Sequence[Example], options: dict[str, Any]
+) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            "template 'chat': this model's tokenizer has no chat template; use plain, or another"
+        )
+    messages = []
+    for example in examples:
+        messages += [
+            {"role": "user", "content": f"{instruction}\n{example.input}"},
+            {"role": "assistant", "content": example.output},
+        ]
+    content = f"{instruction}\n{input}" if input else instruction
+    messages.append({"role": "user", "content": content})
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+    return text
+
+
+def _chat_template_kwargs(text: str) -> dict[str, Any]:
+    """The arguments in `enable_thinking=false,effort=low`: JSON values, and any other text as it is."""
+    found: dict[str, Any] = {}
+    for argument in text.split(","):
+        name, equals, value = argument.strip().partition("=")
+        if not (name.isidentifier() and equals):
+            raise InputError(
+                f"template '{CHAT}:{text}': '{argument}' is no argument; write {CHAT}:enable_thinking=false"
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def load_template(name: str | Template) -> Template:
+    """The template called `name`, or read from the JSON file `name`. Raises InputError naming those there are."""
+    if isinstance(name, Template):
+        return name
+    if name == CHAT or name.startswith(f"{CHAT}:"):
+        options = _chat_template_kwargs(name.partition(":")[2]) if name != CHAT else {}
+        return Template(name=CHAT, prompt_input="", prompt_no_input="", chat_template_kwargs=options)
+    folder = resources.files("trice") / "formats" / "templates"
+    known = sorted(
+        item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")
+    )
+    if name in known:
+        text = (folder / f"{name}.json").read_text(encoding="utf-8")
+    elif name.endswith(".json"):
+        text = read_text(Path(name))
+    else:
+        raise InputError(f"unknown template '{name}'; there is: {', '.join([*known, CHAT])}, or a .json file")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"template {name}: not JSON ({error})") from None
+    named = {"name": Path(name).stem} | value if isinstance(value, dict) else value
+    return validate(Template, named, f"template {name}")

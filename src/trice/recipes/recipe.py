@@ -1,0 +1,181 @@
+"""A recipe: one YAML file that says the whole loop, from data sets to report.
+
+Every key is checked before anything runs; an unknown one is an error that names the nearest known one.
+`key=value` overrides go down with dots (`clone.epochs=2`), values are YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from trice.errors import InputError
+from trice.models.engine import Name as Engine
+from trice.models.sampling import Sampling
+from trice.recipes.sections import DataSet, Evaluation, Label, Origin, Score, Split
+from trice.storage.files import read_text
+from trice.tasks import PUBLISHED, SHIPPED
+from trice.training.settings import FREE, Clone, Rlef, Settings, override, parse
+
+
+class Recipe(Settings):
+    """The whole loop."""
+
+    name: str
+    """what the run is called; also its folder's name under `runs/`"""
+    title: Annotated[str, FREE] = ""
+    """the report's heading; the name where it is empty"""
+    task: str = "math"
+    """how questions are asked and judged, and which tool belongs to them: `math` (calculator), `qa`
+    (WikiSearch), `lama` (QA), `mlqa` (translator), your own as `module:name` or a `.yaml` file, or `mix`"""
+    judge: Literal["words", "words-published"] = "words"
+    """how answers in words are compared with the gold ones: `words` (as whole words within the first 20) or
+    `words-published` (as a substring of them, as in the paper)"""
+    per_task: bool = False
+    """with `mix`: train a model for each task instead of one for all (the paper's SPLIT), in
+    `models/<task>/<setting>`; unseen data sets of a task that is not trained on are left out"""
+    tools: dict[str, str] = {}
+    """what is behind a tool, by its name, such as `{WikiSearch: passages.index, translator:
+    facebook/nllb-200-distilled-600M}`"""
+    model: str
+    """base model: hub name, folder, or `gemma-3-270m`"""
+    template: str = "plain"
+    """the prompt's form: `plain` (which shows no instruction: tools are learned from training or worked
+    examples alone), `alpaca`, `vicuna`, `chat`, or a `.json` file of `prompt_input` and `prompt_no_input`
+    with `{instruction}` and `{input}`, and perhaps `response_prefix`, `example_end`, `stop`"""
+    output: Annotated[Path | None, FREE] = None
+    """the run's folder; `runs/<name>` where there is none"""
+    scale: float = Field(1.0, gt=0)
+    """multiplies `data.train`"""
+    validation: int = Field(0, ge=0)
+    """hold so many training questions of each data set out: to choose checkpoints by, where `clone` or `rlef`
+    has `validate_every`; else to evaluate on them instead of the test questions, for tuning"""
+    seed: int = 0
+    """of mixing and of generation"""
+    device: Annotated[str, FREE] = "auto"
+    """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`"""
+    dtype: str = "auto"
+    """of the weights: `auto` (bfloat16 or float32, whichever the device computes faster in; on a CPU this is
+    measured once), `float32`, `bfloat16`, `float16`"""
+    engine: Engine = "transformers"
+    """what runs the models that answer: `transformers`, `vllm`, or the workers of a Ray cluster, `ray` (with
+    transformers) and `ray:vllm`"""
+    workers: Annotated[int | None, FREE] = Field(None, ge=1)
+    """of a Ray cluster; none: one for each GPU, or for each machine where there is no GPU"""
+    batch_size: Annotated[int, FREE] = Field(128, ge=1)
+    """responses generated at a time"""
+    max_new_tokens: int = Field(64, ge=1)
+    """length limit of a response, in tokens"""
+    data: list[DataSet] = Field(min_length=1)
+    split: Split = Split()
+    label: Label = Label()
+    clone: Clone = Clone()
+    collect: list[Origin] = []
+    score: Score = Score()
+    rlef: Rlef = Rlef()
+    evaluate: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind_of_lora(cls, value: Any) -> Any:
+        """Both stages train the same LoRA layers, unless stage 2 is given its own."""
+        parts = [value.get(key) or {} for key in ("clone", "rlef")] if isinstance(value, dict) else []
+        if len(parts) == 2 and all(isinstance(part, dict) for part in parts) and "lora" in parts[0]:
+            value = {**value, "rlef": {"lora": parts[0]["lora"], **parts[1]}}
+        return value
+
+    @model_validator(mode="after")
+    def _no_name_twice(self) -> Recipe:
+        # Files are called after data sets and origins.
+        for key, names in (
+            ("data", [entry.dataset for entry in self.data]),
+            ("collect", ["gold", *(origin.origin for origin in self.collect)]),
+        ):
+            folded = [name.casefold() for name in names]  # there are file systems without case
+            for name in names[::-1]:
+                if folded.count(name.casefold()) > 1:
+                    raise ValueError(f"key '{key}': the name '{name}' is taken twice (case does not count)")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> Recipe:
+        for entry in self.data:
+            if self.task == "mix" and entry.task is None:
+                raise ValueError(f"data set '{entry.dataset}': in a mix, own questions need the key 'task'")
+            if self.task in SHIPPED and entry.task not in (None, self.task):
+                raise ValueError(
+                    f"data set '{entry.dataset}': is of task '{entry.task}', not '{self.task}'; see 'mix'"
+                )
+        if self.per_task and self.task != "mix":
+            raise ValueError("key 'per_task': goes with task 'mix'")
+        if all(entry.train == 0 for entry in self.data):
+            raise ValueError("key 'data': there is nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_validate_on(self) -> Recipe:
+        for key, stage in (("clone", self.clone), ("rlef", self.rlef)):
+            if stage.validate_every and not self.validation:
+                raise ValueError(
+                    f"key '{key}.validate_every': there are no held-out questions: say how many with 'validation'"
+                )
+        return self
+
+    @property
+    def tasks(self) -> str:
+        """The task as the stages take it: a mix with the user's own ones behind it, then the rule."""
+        own = dict.fromkeys(str(entry.task) for entry in self.data if entry.task not in SHIPPED)
+        named = ",".join([self.task, *own]) if self.task == "mix" else self.task
+        return named + PUBLISHED if self.judge == "words-published" else named
+
+    @property
+    def trains(self) -> bool:
+        """Whether a setting is more than the base model."""
+        return not {"zero-shot", "few-shot"}.issuperset(self.evaluate.settings)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a setting needs stage 2, and so candidates."""
+        return not {"stage-2", "both"}.isdisjoint(self.evaluate.settings)
+
+    @property
+    def validates(self) -> bool:
+        """Whether a stage chooses its checkpoint by the held-out questions, so that they are no test any more."""
+        return bool(self.clone.validate_every or self.rlef.validate_every)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives: `output`, else `runs/<name>`."""
+        return self.output or Path("runs") / self.name
+
+    def sampling(self, **changes: Any) -> Sampling:
+        """Greedy decoding with this recipe's length and seed, unless changed."""
+        return Sampling(**({"max_new_tokens": self.max_new_tokens, "seed": self.seed} | changes))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, or one that ships with the package by its name (`demo`).
+
+    Raises InputError with file and key for what does not fit.
+    """
+    shipped = resources.files("trice") / "recipes" / f"{name}.yaml"
+    text = shipped.read_text("utf-8") if shipped.is_file() else read_text(Path(name))
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{name}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{name}: a recipe is a mapping of keys to values")
+    for text in overrides:
+        override(value, text)
+    return parse(Recipe, value, name)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)

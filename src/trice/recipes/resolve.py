@@ -1,0 +1,53 @@
+"""What a recipe only names, opened: its data sets' questions and its endpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trice import datasets
+from trice.recipes.recipe import Recipe
+from trice.recipes.sections import DataSet, EndpointAt
+
+if TYPE_CHECKING:
+    from trice.models.endpoint import Endpoint
+
+
+def load_data(recipe: Recipe, entry: DataSet) -> datasets.Split:
+    """An entry's questions; `scale` multiplies those to train on. In a mix each names its task; each says where
+    the entry requires a tool. Raises
+    InputError where they are not there."""
+    train = entry.train and max(1, round(entry.train * recipe.scale))
+    if entry.train_file and entry.test_file:
+        part = datasets.load_files(
+            entry.dataset, entry.train_file, entry.test_file, train=train, test=entry.test
+        )
+    else:
+        part = datasets.load(entry.dataset, hub=entry.hub, train=train, test=entry.test)
+    named = ({"task": entry.task} if recipe.task == "mix" else {}) | (
+        {"tool": entry.tool} if entry.tool else {}
+    )
+    if not named:
+        return part
+    train_rows, test_rows = (
+        [row.model_copy(update=named) for row in rows] for rows in (part.train, part.test)
+    )
+    return part._replace(train=train_rows, test=test_rows)
+
+
+def open_endpoint(at: EndpointAt) -> Endpoint:
+    """A client of the endpoint. Raises InputError for missing keys, a URL that cannot be meant, a cost without
+    prices."""
+    from trice.models.budget import Budget
+    from trice.models.endpoint import connect
+
+    budget = Budget(at.max_requests, at.max_tokens, at.max_cost, at.prompt_price, at.completion_price)
+    return connect(
+        at.url,
+        at.model,
+        at.keys_file,
+        at.timeout,
+        budget=budget,
+        form=at.form,
+        tokenizer=at.tokenizer,
+        send_temperature=at.send_temperature,
+    )

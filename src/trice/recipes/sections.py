@@ -1,0 +1,234 @@
+"""The groups of keys a recipe has beside those of training: data sets, split, label, candidates, evaluation.
+
+What each key means stands under it; docs/reference/recipes.md is made of that.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from trice.datasets import NAMES, TASKS
+from trice.models.engine import ToolChoice
+from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.tools import same_name
+from trice.training.settings import FREE, Settings
+from trice.types import ALL
+
+Setting = Literal[
+    "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both", "never", "always"
+]
+SETTINGS: tuple[Setting, ...] = (
+    "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both",
+)  # fmt: skip
+TOOL_CHOICES: dict[str, ToolChoice] = {"never": "none", "always": "required"}
+
+
+class DataSet(Settings):
+    """One data set, by name or from files of the user's own."""
+
+    dataset: str
+    """a name that `trice data` lists; for your own files a name of your choice, of letters, digits, `-` and
+    `.`"""
+    task: str | None = None
+    """of your own files in a `mix`: `math`, `qa`, `lama`, `mlqa`, `stock.yaml` or `module:name`; that of a
+    listed data set is known"""
+    hub: bool = False
+    """fetch it from the Hugging Face hub, not from the official files under `TRICE_DATA`"""
+    train_file: Path | None = None
+    """your own training questions, JSON lines, CSV or Parquet, with `id`, `question`, `answer`, for labels
+    `expression`"""
+    test_file: Path | None = None
+    """your own test questions, in the same form"""
+    train: int | None = Field(None, ge=0)
+    """training questions, before `scale`; none: as many as the paper's, all that a starter set makes by
+    itself (2,000 of `starter`, 800 of `starter-mlqa`, each fact once of the others), your whole file"""
+    test: int | None = Field(None, ge=1)
+    """test questions; none: the same (300 of `starter`, 200 of `starter-mlqa`)"""
+    tool: Literal["required"] | None = None
+    """`required` where only a tool can know the answers (stock, prices, time): no question is known, each is
+    labelled with a call, and each counts as needing the tool"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_task(cls, value: Any) -> Any:
+        """A benchmark's task is known, and so is how its name is written."""
+        if isinstance(value, dict) and isinstance(value.get("dataset"), str) and not value.get("train_file"):
+            value = {**value, "dataset": same_name(value["dataset"], NAMES)}
+        if isinstance(value, dict) and value.get("dataset") in TASKS:
+            return {"task": TASKS[value["dataset"]], **value}
+        return value
+
+    @model_validator(mode="after")
+    def _both_files(self) -> DataSet:
+        if (self.train_file is None) != (self.test_file is None):
+            raise ValueError("own questions need both 'train_file' and 'test_file'")
+        if self.train_file and (self.dataset in NAMES or self.hub):
+            raise ValueError(f"own questions need a name of their own, not '{self.dataset}', and no 'hub'")
+        if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
+            raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
+        if self.dataset.casefold() == ALL:
+            raise ValueError(
+                f"the data set's name '{self.dataset}' is taken: it means all data sets together"
+            )
+        return self
+
+
+class Split(Settings):
+    """The base model answers every training question with tools withheld."""
+
+    few_shot: str | None = None
+    """worked examples in the prompt: `direct`, `calls`, `mixed`, a `.jsonl` file of `input` and `output`, or
+    none; `zero-shot`, and so the need of test questions, is asked with the same"""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """length limit of an answer, in tokens; none: as in evaluation"""
+    samples: int = Field(SPLIT_SAMPLES, ge=1)
+    """answers to a question whose first, greedy one is right; the others are drawn"""
+    temperature: float = Field(SPLIT_TEMPERATURE, gt=0)
+    """at which they are drawn"""
+    known: float = Field(KNOWN, gt=0, le=1)
+    """a question counts as known if at least this share of its answers is right; the first always has to be"""
+
+
+class EndpointAt(Settings):
+    """An OpenAI-compatible server, or several. Keys come from TRICE_API_KEYS, OPENAI_API_KEY or `keys_file`."""
+
+    url: str | list[str]
+    """such as `http://localhost:8000/v1`, or a list of servers of the same model, which take turns"""
+    model: str
+    """the model's name there"""
+    keys_file: Annotated[Path | None, FREE] = None
+    """one key a line, in a file that others cannot read"""
+    timeout: Annotated[float, FREE] = Field(60, gt=0)
+    """seconds for one attempt"""
+    form: Literal["chat", "completions"] = "chat"
+    """`chat` (the server's own chat template), or `completions`: the prompt is written in the recipe's
+    `template`, as for a local model; for your own model behind vLLM, SGLang or llama.cpp"""
+    tokenizer: str | None = None
+    """with `form: completions`: a hub name or folder; prompts are then sent as token ids, and ids are kept
+    where the server returns them (vLLM from 0.10.2, SGLang), so that nothing is tokenised anew on the way to
+    training"""
+    send_temperature: bool = True
+    """whether requests name a temperature; with `false` the server's default applies. A server that refuses the
+    field is no longer sent it in any case"""
+    max_requests: Annotated[int | None, FREE] = Field(None, ge=1)
+    """most requests to send, failed ones too"""
+    max_tokens: Annotated[int | None, FREE] = Field(None, ge=1)
+    """most tokens to pay for, read and written"""
+    max_cost: Annotated[float | None, FREE] = Field(None, gt=0)
+    """most to spend; needs the prices"""
+    prompt_price: Annotated[float, FREE] = Field(0.0, ge=0)
+    """of a million tokens read, in any currency"""
+    completion_price: Annotated[float, FREE] = Field(0.0, ge=0)
+    """of a million tokens written"""
+
+
+class Label(Settings):
+    """The teacher, who gives a call to questions that the base model got wrong."""
+
+    teacher: Literal["annotations", "rule", "endpoint"] = "annotations"
+    """`annotations` (the data set's own gold expression), `rule` (what the task's tool suggests: that to the
+    calculator and to your own tool, key terms to WikiSearch, the cloze, as a question where its relation is
+    known, to QA, the question itself to the translator), both offline, or `endpoint`"""
+    endpoint: EndpointAt | None = None
+    retries: int = Field(2, ge=0)
+    """how often an endpoint is asked again for a label that was rejected"""
+    prompt: Path | None = None
+    """a JSON file that tells an endpoint what to do: `system`, and `examples` of `question`, `answer`,
+    `call`; the task's own where there is none"""
+    reading: float = Field(0, ge=0, le=1)
+    """the share of the calls of WikiSearch, the retriever or the translator for which stage 1 also teaches to
+    answer from what they returned (`true`: all); not in the paper"""
+
+    @model_validator(mode="after")
+    def _has_endpoint(self) -> Label:
+        if self.teacher == "endpoint" and self.endpoint is None:
+            raise ValueError("teacher 'endpoint' needs the key 'endpoint' with url and model")
+        return self
+
+
+class Origin(Settings):
+    """Where candidates come from."""
+
+    origin: str
+    """its name: letters, digits, `-` and `.`"""
+    source: Literal["split", "base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
+    """`split` (the base model's answers from when its questions were split, with nothing asked again), `base` (the
+    base model), `early` (stage 1's first checkpoint), `stage-1` (its last), `endpoint`, or `model` (any other)"""
+    endpoint: EndpointAt | None = None
+    model: str | None = None
+    """with `from: model`: a hub name or folder, of any family"""
+    adapter: Path | None = None
+    """with `from: model`: an adapter's folder, or any checkpoint's"""
+    template: str | None = None
+    """with `from: model`: its prompt's form; the recipe's where there is none"""
+    few_shot: str | None = None
+    """worked examples in the prompt, as in `split`"""
+    tool_choice: ToolChoice = "auto"
+    """`none` forbids a tool call, `required` forces one"""
+    samples: int = Field(1, ge=1)
+    """responses to each question"""
+    beams: int = Field(1, ge=1)
+    """of a beam search, whose best ones are the samples; 1 is none"""
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy"""
+    top_k: int = Field(0, ge=0)
+    """keep the k likeliest tokens; 0 keeps all"""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """keep the likeliest tokens of this mass"""
+    repetition_penalty: float = Field(1.0, gt=0)
+    """above 1, tokens that stand in the prompt or the response already are less likely; the paper generated
+    with 1.3"""
+
+    @model_validator(mode="after")
+    def _has_endpoint(self) -> Origin:
+        if (self.source == "endpoint") != (self.endpoint is not None):
+            raise ValueError("from 'endpoint', and only that, needs the key 'endpoint' with url and model")
+        if self.endpoint and self.beams > 1:
+            raise ValueError("'beams' is for local models, not for an endpoint")
+        if (self.source == "model") != (self.model is not None):
+            raise ValueError("from 'model', and only that, needs the key 'model'")
+        if self.source != "model" and (self.adapter or self.template):
+            raise ValueError("'adapter' and 'template' go with from 'model'")
+        if self.source == "split" and self.model_dump(exclude_defaults=True, exclude={"origin", "source"}):
+            raise ValueError("from 'split' asks nothing again: it goes with the key 'origin' alone")
+        return self
+
+
+class Score(Settings):
+    """How candidates are ranked."""
+
+    reward: str = "paper"
+    """`paper`, `released` (the scorer published beside the paper), `trice.rewards:correctness` (1 or 0, so
+    right responses tie), or your own `module:function`"""
+    distinct: bool = True
+    """keep one of several candidates with the same text"""
+    second_turn: bool = False
+    """the stage-1 model reads what a tool returned, where that is no answer yet, and the candidate is judged
+    by its answer; else a call is right where the output supports a gold answer"""
+
+
+class Evaluation(Settings):
+    """Which settings are trained and evaluated."""
+
+    settings: list[Setting] = Field(list(SETTINGS), min_length=1)
+    """what to train and evaluate, see below"""
+    seeds: list[int] = Field([0], min_length=1)
+    """training seeds; those after the first train and evaluate `stage-1` and `both` again, on the candidates
+    of the first seed"""
+    few_shot: str = "mixed"
+    """the worked examples of `few-shot`, as in `split`"""
+    any_passage: bool = False
+    """also ask the model over each passage alone, for the measure `any_passage`: right where any of these answers
+    is, as the paper counts; it takes as many more answers of the model as there are passages"""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Evaluation:
+        for key, values in (("settings", self.settings), ("seeds", self.seeds)):
+            for value in values:
+                if values.count(value) > 1:  # type: ignore[arg-type]
+                    raise ValueError(f"'{key}' holds {value!r} twice")
+        return self

@@ -1,0 +1,196 @@
+"""Reading a run folder: whatever files are there become one `Run`; what is missing is simply empty.
+
+    recipe.yaml                                      the recipe, as run
+    run.json                                         `RunInfo`
+    data/raw/<task>/<dataset>_right.json, _wrong     the split by the base model
+    data/stage1/<task>/<dataset>_wrong_yield.json    `Yield`
+    data/stage2/<task>/<task>.json                   rows `Ranked`
+    data/dev/<task>/<task>_<setting>_result.json     graded rows `Response`
+    models/<setting>/log.jsonl                       one object of numbers a logged step
+
+A setting named `<group>.seed<n>` is another training seed of `<group>`. A file that is there and does not
+fit raises InputError. Counting and showing is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from trice.errors import InputError
+from trice.recipes.sections import Setting
+from trice.storage import files
+from trice.types import Ranked, Response
+
+SETTINGS: tuple[str, ...] = get_args(Setting)
+BASE, STAGE_1, BOTH = "zero-shot", "stage-1", "both"
+NEVER, ALWAYS = "never", "always"
+Log = list[dict[str, float]]
+
+
+class Loose(BaseModel):
+    """A JSON object read for the fields named here."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+
+class Hardware(Loose):
+    """The machine of a run."""
+
+    cpu: str = ""
+    cores: int | None = None
+    memory_gb: float | None = None
+
+
+class Step(Loose):
+    """A step of the loop: wall time in seconds, the highest resident memory in MB."""
+
+    name: str
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+
+
+class About(Loose):
+    """What was run, and on what; `licences` by data set or model, `versions` by package."""
+
+    trice: str = ""
+    name: str = ""
+    title: str = ""
+    model: str = ""
+    licences: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    seed: int | None = None
+    hardware: Hardware = Hardware()
+
+
+class RunInfo(About):
+    """`run.json`: the same, and how long each step took."""
+
+    steps: list[Step] = []
+
+
+class Yield(Loose):
+    """How many labels of one data set were kept, and why the others were not."""
+
+    kept: int
+    total: int
+    reasons: dict[str, int] = {}
+
+
+@dataclass
+class Run:
+    """What a run folder holds. `results` is by setting in the order of display; `tasks` is by data set.
+    `apart`: each task has models of its own."""
+
+    info: RunInfo = field(default_factory=RunInfo)
+    recipe: str = ""
+    results: dict[str, list[Response]] = field(default_factory=dict)
+    tasks: dict[str, str] = field(default_factory=dict)
+    split: dict[str, dict[str, int]] = field(default_factory=dict)
+    yields: dict[str, Yield] = field(default_factory=dict)
+    ranked: list[Ranked] = field(default_factory=list)
+    logs: dict[str, Log] = field(default_factory=dict)
+    apart: bool = False
+
+    @property
+    def unseen(self) -> list[str]:
+        """The data sets that were tested on and not trained on, as far as the split tells."""
+        return [name for name in self.tasks if self.split and name not in self.split]
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The recipe's keys; none where it is no recipe."""
+        try:
+            value = yaml.safe_load(self.recipe)
+        except yaml.YAMLError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def group_of(setting: str) -> str:
+    """The setting without its seed: `stage-1.seed2` → `stage-1`."""
+    return re.sub(r"\.seed\d+$", "", setting)
+
+
+def order(setting: str) -> tuple[int, str, int, str]:
+    """The sort key of display: known groups in their order, others after, a group's seeds together."""
+    group = group_of(setting)
+    place = SETTINGS.index(group) if group in SETTINGS else len(SETTINGS)
+    seed = setting[len(group) :].removeprefix(".seed")
+    return place, group, int(seed or 0), setting
+
+
+def read_run(folder: Path) -> Run:
+    """Everything in `folder` a report can show. Raises InputError where it is no folder or a file is bad."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run folder")
+    run = Run(info=RunInfo(name=folder.resolve().name))
+    if (folder / "run.json").exists():
+        run.info = _object(folder / "run.json", RunInfo)
+    if (folder / "recipe.yaml").exists():
+        run.recipe = files.read_text(folder / "recipe.yaml")
+    _read_data(run, folder / "data")
+    _read_results(run, folder / "data" / "dev")
+    models = folder / "models"  # a folder for each setting, or for each task and setting
+    paths = [path for form in ("*", "*/*") for path in models.glob(f"{form}/log.jsonl")]
+    logs = {path.parent.relative_to(models).as_posix(): _log(path) for path in paths}
+    run.logs = {name: logs[name] for name in sorted(logs, key=order) if logs[name]}
+    return run
+
+
+def _read_data(run: Run, data: Path) -> None:
+    for path in sorted(data.glob("raw/*/*.json")):
+        dataset, _, side = path.stem.rpartition("_")
+        if dataset and side in ("right", "wrong"):
+            run.split.setdefault(dataset, {"right": 0, "wrong": 0})[side] = _count(path)
+    for path in sorted(data.glob("stage1/*/*_wrong_yield.json")):
+        run.yields[path.stem.removesuffix("_wrong_yield")] = _object(path, Yield)
+    for path in sorted(data.glob("stage2/*/*.json")):
+        if path.stem == path.parent.name:
+            run.ranked += files.read_rows(path, Ranked)
+
+
+def _read_results(run: Run, dev: Path) -> None:
+    found: dict[str, list[Response]] = {}
+    for path in sorted(dev.glob("*/*_result.json")):
+        task = path.parent.name
+        setting = path.stem.removesuffix("_result").removeprefix(f"{task}_")
+        if setting == task or not path.stem.startswith(f"{task}_"):
+            continue  # a result outside the settings of a run
+        rows = files.read_rows(path, Response)
+        found.setdefault(setting, []).extend(rows)
+        run.tasks |= {row.dataset: row.task or task for row in rows}
+    run.apart = len({path.parent.name for path in dev.glob("*/*_result.json")}) > 1
+    run.results = {setting: found[setting] for setting in sorted(found, key=order)}
+
+
+def _object(path: Path, kind: type[files.RowT]) -> files.RowT:
+    """A file that holds one JSON object."""
+    return files.validate(kind, files.read_object(path), str(path))
+
+
+def _count(path: Path) -> int:
+    """Rows of a JSONL file, which may be empty: a base model can be right on nothing."""
+    return sum(bool(line.strip()) for line in files.read_text(path).split("\n"))
+
+
+def _log(path: Path) -> Log:
+    """The numbers of a training log; a last line torn by a kill is left out."""
+    lines = files.read_text(path).split("\n")
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line) if line.strip() else None
+        except ValueError as error:
+            if number == len(lines):
+                continue
+            raise InputError(f"{path}:{number}: not a JSON object ({error})") from None
+        if isinstance(value, dict) and isinstance(value.get("step"), int):
+            entries.append({key: float(n) for key, n in value.items() if isinstance(n, int | float)})
+    return entries

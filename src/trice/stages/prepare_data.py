@@ -1,0 +1,87 @@
+"""Data: a data set's questions in the published layout, and a corpus of passages made searchable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trice import datasets
+from trice.errors import InputError
+from trice.progress import notice
+from trice.stages.generate import ask
+from trice.storage.files import write_rows
+from trice.tasks import Tasks
+from trice.tools.passage_index import build, is_dump, read_passages
+from trice.types import Question
+
+LISTED = 4  # files of a data set that are named in the list
+
+
+def prepare(
+    dataset: str,
+    output: Path,
+    source: Path | None = None,
+    *,
+    hub: bool = False,
+    train: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> str:
+    """Write `raw/<task>/<dataset>.json` (to train) and `dev/<task>/<dataset>.json` (to test) under `output`.
+
+    Returns a line that says how many questions each holds. Raises InputError for an unknown data set or
+    missing files, TriceError where the hub cannot be reached.
+    """
+    part = datasets.load(dataset, source, hub=hub, train=train, test=test, seed=seed)
+    (entry,) = [entry for entry in datasets.catalogue() if entry.name.lower() == dataset.lower()]
+    tasks = Tasks(entry.task)
+    raw, dev = (output / kind / entry.task / f"{entry.name}.json" for kind in ("raw", "dev"))
+    if part.train:  # an unseen data set has none
+        write_rows(raw, map(raw_row, part.train))
+    if part.test:
+        write_rows(dev, (ask(question, tasks.of(question)) for question in part.test))
+    for reason, left_out in _by_reason(part.dropped).items():
+        notice(f"{entry.name}: {len(left_out)} rows left out, such as {left_out[0]}: {reason}")
+    return f"{len(part.train)} questions in {raw}, {len(part.test)} in {dev} ({entry.licence})"
+
+
+def _by_reason(dropped: Sequence[datasets.Dropped]) -> dict[str, list[str]]:
+    """The ids of rows left out for the same reason; what it quotes of a row does not count."""
+    reasons: dict[str, list[str]] = {}
+    for row in dropped:
+        reasons.setdefault(re.sub(r"'.*'", "'…'", row.reason), []).append(row.id)
+    return reasons
+
+
+def index(source: Path, output: Path) -> str:
+    """Index the passages of a JSONL file (`title`, `text`) or a Wikipedia dump (`*.xml.bz2`) into the folder
+    `output`, for WikiSearch.
+
+    Every line of a JSONL file is checked first. Raises InputError for one that does not fit, or where
+    `output` is there already."""
+    if output.exists():
+        raise InputError(f"{output}: is there already; remove it, or choose another folder")
+    # Unpacking a dump twice would take as long as indexing it.
+    total = 0 if is_dump(source) else sum(1 for _ in read_passages(source))
+    return f"{build(read_passages(source, told=not is_dump(source)), output, total)} passages in {output}"
+
+
+def raw_row(question: Question) -> dict[str, Any]:
+    """A question in the form of `data/raw`, its text under `question`."""
+    left_out = {"input"} if question.instruction else {"instruction", "input"}
+    row = question.model_dump(mode="json", exclude=left_out, exclude_none=True)
+    return {"id": row.pop("id"), "question": question.input, "answer": row.pop("answer")} | row
+
+
+def listing(source: Path | None = None) -> str:
+    """The data sets there are, a line each: name, task, present or which files are wanted and where they come from,
+    licence."""
+    lines = []
+    for entry in datasets.catalogue(source):
+        more = f" and {len(entry.files) - LISTED} more" if len(entry.files) > LISTED else ""
+        wanted = f"missing: {', '.join(entry.files[:LISTED])}{more}{' (or --hub)' if entry.hub else ''}"
+        state = "present" if entry.present else f"{wanted}; from {entry.home}"
+        lines.append(f"{entry.name:<16} {entry.task:<6} {state}; {entry.licence}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Files: readers and atomic writers, the run store, locks and the cache."""

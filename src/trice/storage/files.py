@@ -1,0 +1,212 @@
+"""Reading rows with validation, and writing files atomically.
+
+A row that does not fit is refused with its file, line and field. A file is written whole or not at all. Long work
+whose rows are stored one by one is in `trice.storage.run_store`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from trice.errors import InputError, TriceError
+from trice.storage.row_reader import decode, records
+from trice.types import Question, Row
+
+RowT = TypeVar("RowT", bound=BaseModel)
+
+
+def _why(error: ValidationError, value: object) -> str:
+    """The first complaint of a pydantic error about `value`, as `field 'x': what is wrong`. Of a field that may
+    be of several types, all that is wrong with the one that fits best."""
+    found = [(_named(each["loc"], value, each["type"] == "missing"), each["msg"]) for each in error.errors()]
+    top = found[0][0][:1]
+    field = max((path for path, _ in found if path[:1] == top), key=len)
+    messages = dict.fromkeys(text.removeprefix("Value error, ") for path, text in found if path == field)
+    message = ", or: ".join(messages)
+    return f"field '{'.'.join(field)}': {message}" if field else message
+
+
+def _named(path: Sequence[str | int], value: object, missing: bool) -> tuple[str, ...]:
+    """The parts of pydantic's path to a fault that stand in the file: not those that name a type it tried."""
+    names = []
+    for place, part in enumerate(path, start=1):
+        if (isinstance(value, Mapping) and part in value) or (
+            isinstance(value, list) and isinstance(part, int)
+        ):
+            value = value[part]  # type: ignore[index, call-overload]
+        elif not (missing and place == len(path)):
+            continue
+        names.append(str(part))
+    return tuple(names)
+
+
+def validate(row_type: type[RowT], value: object, where: str) -> RowT:
+    """`value`, which stands at `where`, as a `row_type`. Raises InputError naming the field at fault."""
+    try:
+        row = row_type.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_why(error, value)}") from None
+    if isinstance(row, Row):
+        row._where = where
+    return row
+
+
+def check_output(output: Path, *inputs: Path | None) -> None:
+    """Raise InputError where an output is one of the files it is made of, which it would replace."""
+    for path in inputs:
+        if path is not None and path.resolve() == output.resolve():
+            raise InputError(f"{output}: is an input, which the output would replace; name another --output")
+
+
+def read_text(path: Path) -> str:
+    """The file's text. Raises InputError where it is missing, unreadable or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that is a file's content. Raises InputError where it is none."""
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a JSON object ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
+
+
+def read_row(row_type: type[RowT], line: str, where: str) -> RowT:
+    """One line of JSON, which stands at `where`, as a `row_type`. Raises InputError where it does not fit."""
+    return validate(row_type, decode(line, where), where)
+
+
+def read_rows(
+    path: Path, row_type: type[RowT], *, repeated: bool = False, unanswered: bool = False
+) -> list[RowT]:
+    """Every row of a file as a `row_type`: JSON lines or another form that `trice.storage.row_reader` reads.
+
+    Raises InputError with file, line number and field for the first row that does not fit, for a file without
+    rows, unless rows may be `repeated` for two rows with the same key, and unless they may be `unanswered` for a
+    question without a gold answer."""
+    rows = [validate(row_type, value, where) for where, value in records(path)]
+    if not unanswered:
+        for row in rows:
+            if isinstance(row, Question) and row.answer is None:
+                raise InputError(f"{row.where}: field 'answer': Field required")
+    if not rows:
+        raise InputError(f"{path}: holds no rows")
+    if not repeated:
+        refuse_repeated(rows)
+    return rows
+
+
+def refuse_repeated(rows: Iterable[object], *, by_question: bool = False) -> None:
+    """Raise InputError naming the places of two rows with the same key; `by_question` where there may be only one
+    row of a question."""
+    places: dict[tuple[str | int, ...], str] = {}
+    for row in rows:
+        key = row.key if isinstance(row, Row) else None
+        if key is None or not isinstance(row, Row):
+            continue
+        key = key[:2] if by_question else key
+        if key in places:
+            more = f" (origin '{key[2]}', sample {key[3]})" if len(key) > 2 else ""
+            raise InputError(
+                f"{row.where}: field 'id': '{key[1]}' of data set '{key[0]}'{more} is in {places[key]} too; "
+                "every id may be there only once"
+            )
+        places[key] = row.where
+
+
+def dump_row(row: BaseModel | Mapping[str, Any]) -> str:
+    """A row as one line of JSON, without empty optional fields."""
+    value = row.model_dump(mode="json", exclude_none=True) if isinstance(row, BaseModel) else row
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary file beside it, fsync, rename.
+
+    Raises TriceError where it cannot be written (a full disk, no permission); an older file then stays."""
+    # One name, so that what a kill left is written over by the next try.
+    scratch = path.with_name(f".{path.name.removeprefix('.')}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise TriceError(f"{path}: cannot be written ({error.strerror})") from error
+        raise
+
+
+def write_rows(path: Path, rows: Iterable[BaseModel | Mapping[str, Any]]) -> None:
+    """Write a JSONL file whole or not at all."""
+    write_text(path, "".join(dump_row(row) + "\n" for row in rows))
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, to recognise changed input. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed between two settings, in words: `seed was 1, is now 2; lora.r was 8, is now 16`."""
+    old, new = flat(before), flat(now)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return "; ".join(f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in keys)
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
+def to_json(value: object, sort: bool = True) -> str:
+    """A value as JSON, the same whatever the order of its keys; a path by its name."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=sort, default=_plain)
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else str(value)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's names as durable as its files, where the file system can."""
+    with contextlib.suppress(OSError):
+        place = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)

@@ -1,0 +1,85 @@
+"""A user's own task: a class of theirs, or one short YAML file.
+
+    name: stock
+    instruction: Answer the customer; in_stock tells what a warehouse holds.
+    tools: [stock:in_stock]
+    answers: words
+
+`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math, `auto` as numbers
+where the gold answer is one and as words elsewhere, `words-published` as the paper does. `tool: required` says
+that only a tool can know them, as with live data: no question counts as known to the model. Does not cover another
+way to judge, which takes a class.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from trice.errors import InputError
+from trice.plugins import load_own
+from trice.storage.files import read_text, validate
+from trice.tasks import RESERVED, Sources, TaskLike
+from trice.tasks.task import NAME, Answers, Task
+from trice.tools import Tool, load_tool
+
+MEMBERS = ("name", "instruction", "tools", "predict", "judge", "check")
+
+
+class TaskFile(BaseModel):
+    """The file's keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    instruction: str
+    tools: tuple[str, ...]
+    answers: Answers = "words"
+    tool: Literal["required"] | None = None
+
+
+def from_file(path: str, sources: Sources) -> TaskLike:
+    """The task in a YAML file. Raises InputError naming file and key for what does not fit."""
+    try:
+        value = yaml.safe_load(read_text(Path(path)))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    told = validate(TaskFile, value, path)
+    tools = tuple(load_tool(tool, sources.get(tool)) for tool in told.tools)
+    return checked(
+        f"task '{path}'", Task(told.name, told.instruction.strip(), tools, told.answers, told.tool)
+    )
+
+
+def from_module(name: str) -> TaskLike:
+    """The task `module:name`, an object or a class. Raises InputError saying what it lacks."""
+    own = load_own("task", name)
+    return checked(f"task '{name}'", own() if isinstance(own, type) else own)
+
+
+def checked(where: str, task: object) -> TaskLike:
+    """A user's task. Raises InputError, beginning with `where`, saying what it lacks."""
+    if not isinstance(task, TaskLike):
+        lacking = [member for member in MEMBERS if not hasattr(task, member)]
+        raise InputError(f"{where}: has no {' and no '.join(lacking)}")
+    if not isinstance(task.tools, tuple) or not all(isinstance(tool, Tool) for tool in task.tools):
+        raise InputError(
+            f"{where}: its tools are no tuple of tools; a function becomes a tool as FunctionTool(function)"
+        )
+    if "\n" in task.instruction:  # stage-2 files tell the instruction from the question by the line break
+        raise InputError(f"{where}: its instruction holds a line break")
+    if not re.fullmatch(NAME, task.name):  # folders and files are called after it
+        raise InputError(f"{where}: its name '{task.name}' is not of small letters, digits and '-'")
+    if task.name in RESERVED:
+        raise InputError(
+            f"{where}: the name '{task.name}' is taken (trice's own: {', '.join(RESERVED)}); choose another"
+        )
+    names = [tool.name for tool in task.tools]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{where}: two of its tools are named '{name}'; rename or remove one")
+    return task

@@ -1,0 +1,73 @@
+"""The tasks whose answer is a name, a date, a few words: open questions, cloze sentences, other languages.
+
+A prediction is correct if a gold answer occurs as whole words (`trice.tools.second_turn.words`) within its first 20
+words, or if it is an exact match. The rule `words-published` is that of the paper: the answer occurs as a
+substring, ignoring case. `auto` compares with a gold answer that is a number as numbers, with the others as words.
+
+The instructions are constants of the format: the published checkpoints
+were trained on these sentences (evaluate/generate.py of github.com/zjunlp/TRICE), except those of `mix` and
+`hotpot`, which are ours. Does not cover other spellings of a name, dates and numbers: those have to be among
+the gold answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from trice.tasks.number_judge import is_number, same_number
+from trice.tools.second_turn import contains, plain, words
+
+WORDS = 20  # of a prediction that are read
+READ = 20_000  # characters of a text that are compared word by word: more than any answer has
+QA = "Given a question, please answer it and you can use a WikiSearch for help."
+LAMA = "Given a question, please answer it and you can use a QA model for help."
+MLQA = "Given a context, please answer the question in English and you can use a translator for help."
+HOTPOT = "Given a question, please answer it and you can use a retriever for help."
+
+
+def matches(prediction: str, answers: Sequence[str], rule: str = "words") -> bool:
+    """Whether the prediction matches a gold answer under a rule: `words`, `auto` or `words-published`."""
+    read = " ".join(prediction.split()[:WORDS])
+    if rule == "words-published":
+        published = plain(read)
+        return any(plain(answer) in published for answer in answers)
+    if exact_match(prediction, answers):
+        return True
+    numbers = [answer for answer in answers if rule == "auto" and is_number(answer)]
+    if any(same_number(prediction, answer) for answer in numbers):
+        return True
+    return contains(read[:READ], [answer for answer in answers if answer not in numbers])
+
+
+def check(answers: Sequence[str]) -> None:
+    """Raise ValueError where no gold answer could ever be matched."""
+    written = [answer for answer in answers if words(answer)]
+    if not written:
+        raise ValueError(f"'{answers[0][:40]}' has no letter and no digit")
+    if all(len(answer.split()) > WORDS for answer in written):
+        raise ValueError(f"'{written[0][:40]} …' is longer than {WORDS} words")
+
+
+def tokens(text: str) -> list[str]:
+    """The words of an answer without articles, as SQuAD's official evaluation compares them (Rajpurkar and others,
+    EMNLP 2016); with them where it has no others."""
+    found = words(text[:READ])
+    return [word for word in found if word not in ("a", "an", "the")] or found
+
+
+def exact_match(prediction: str | None, answers: Sequence[str]) -> bool:
+    """Whether the prediction is one of the gold answers, word for word."""
+    found = tokens(prediction or "")
+    return bool(found) and any(found == tokens(answer) for answer in answers)
+
+
+def f1(prediction: str | None, answers: Sequence[str]) -> float:
+    """The best overlap of words with a gold answer, between 0 and 1: the harmonic mean of precision and recall over
+    the words, each counted as often as it stands in both."""
+    return max((_f1(tokens(prediction or ""), tokens(answer)) for answer in answers), default=0.0)
+
+
+def _f1(found: list[str], gold: list[str]) -> float:
+    common = (Counter(found) & Counter(gold)).total()
+    return 2 * common / (len(found) + len(gold)) if common else 0.0

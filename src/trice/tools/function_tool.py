@@ -1,0 +1,193 @@
+"""A typed function as a tool: name, description, arguments and their JSON schema are read from it.
+
+A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is
+quoted (`trice.formats.calls` has the rules), a JSON list or object, or bare text; a bare value runs to the next comma, and
+to the end of the call where the tool takes but one argument. Types are checked, and made from text, by pydantic.
+Does not cover methods, `*args` and `**kwargs`, or an unmatched closing parenthesis in a bare value.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
+
+from trice.errors import InputError
+from trice.formats.calls import signs, unquote
+from trice.tools import PATIENCE, TIME_LIMIT, Tool
+
+_KEY = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)")
+_CLOSING = {")": "(", "]": "[", "}": "{"}
+
+
+class FunctionTool(Tool):
+    """`function` as a tool. It needs a docstring, and a type for every argument. Its limits are those of every
+    tool: seconds, calls at the same time, calls a second, seconds before the next one no longer waits for it."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        time_limit: float = TIME_LIMIT,
+        *,
+        workers: int = 1,
+        rate: float | None = None,
+        patience: float | None = PATIENCE,
+    ) -> None:
+        self.name: str = function.__name__
+        self.description = inspect.getdoc(function) or ""
+        self.behind = f"{function.__module__}:{function.__qualname__}"
+        self.time_limit, self.workers, self.rate, self.patience = time_limit, workers, rate, patience
+        self._function = function
+        self._arguments = arguments_of(function)
+        if not self.description:
+            raise InputError(f"tool '{self.name}': needs a docstring, which says what it does")
+
+    def __call__(self, *args: Any, **arguments: Any) -> Any:
+        """The function itself."""
+        return self._function(*args, **arguments)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments."""
+        return self._arguments.model_json_schema()
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """The arguments in `text`. Raises ValueError for a wrong type, an unknown name or one that is missing."""
+        names = list(self._arguments.model_fields)
+        return self._checked(_read(text, names)).model_dump(mode="json", exclude_unset=True)
+
+    def execute(self, **arguments: Any) -> str:
+        """The function's result as text."""
+        values = self._checked(arguments)
+        return str(self._function(**{name: getattr(values, name) for name in type(values).model_fields}))
+
+    def _checked(self, given: dict[str, Any]) -> BaseModel:
+        for name in given:
+            if name not in self._arguments.model_fields:
+                raise ValueError(f"{self.name} has no argument '{name}'")
+        try:
+            return self._arguments.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"argument '{name}': {first['msg']}") from None
+
+
+def tool(function: Callable[..., Any] | None = None, **limits: Any) -> Any:
+    """Make a function a tool that a model can call.
+
+    Args:
+        function: It needs a type for every argument and a docstring, which becomes the description.
+        limits: `time_limit` (seconds for one call), `workers` (calls at the same time), `rate` (calls begun in a
+            second), `patience` (seconds after which a slow call no longer holds up the next).
+
+    Returns:
+        A `FunctionTool`, which can still be called as the function; with `limits` alone, a decorator.
+
+    Raises:
+        InputError: If an argument has no type, or the docstring is missing.
+
+    Example:
+        >>> import trice
+        >>> @trice.tool(workers=4)
+        ... def stock(product: str, warehouse: str) -> int:
+        ...     'Say how many pieces of a product a warehouse holds.'
+        ...     return {("chair", "north"): 7}[product, warehouse]
+        >>> stock("chair", "north"), stock.name
+        (7, 'stock')
+    """
+    if function is None:
+        return lambda decorated: tool(decorated, **limits)
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        raise InputError(f"tool '{getattr(function, '__name__', function)}': is not a plain function")
+    return FunctionTool(function, **limits)
+
+
+def as_tool(tool_or_function: Tool | Callable[..., Any]) -> Tool:
+    """A tool as it is, a function as a tool."""
+    made: Tool = tool_or_function if isinstance(tool_or_function, Tool) else tool(tool_or_function)
+    return made
+
+
+def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
+    """The function's parameters as a pydantic model. Raises InputError for what cannot be one."""
+    where = f"tool '{function.__name__}'"
+    try:
+        types = typing.get_type_hints(function)
+    except Exception as error:  # an annotation is the user's code
+        raise InputError(f"{where}: its types cannot be read: {error}") from None
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise InputError(f"{where}: argument '{name}': must be one that can be given by name")
+        if name not in types:
+            raise InputError(f"{where}: argument '{name}': has no type")
+        fields[name] = (types[name], ... if parameter.default is parameter.empty else parameter.default)
+    if not fields:
+        raise InputError(f"{where}: takes no argument")
+    try:
+        return create_model(function.__name__, **fields)
+    except (PydanticUserError, NameError) as error:
+        raise InputError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def _read(text: str, names: list[str]) -> dict[str, Any]:
+    """The arguments in `text` by name: those by position first, as in Python. Raises ValueError where there are too
+    many, or one twice."""
+    first = _KEY.match(text)
+    if len(names) == 1 and (first is None or first[1] != names[0]):  # `x = 5` can be an equation
+        return {names[0]: _value(text)}
+    texts: dict[str, str] = {}
+    named = ""
+    for place, piece in enumerate(_pieces(text)):
+        key = _KEY.match(piece)
+        if key is None and named:  # a comma within a bare value
+            texts[named] += f",{piece}"
+            continue
+        if key is None and place == len(names):
+            raise ValueError(f"more than {len(names)} arguments")
+        named = key[1] if key else ""
+        name = named or names[place]
+        if name in texts:
+            raise ValueError(f"argument '{name}' is given twice")
+        texts[name] = piece[key.end() :] if key else piece
+    return {name: _value(value) for name, value in texts.items()}
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` cut at its commas, except those in quotes or brackets."""
+    start, open_brackets = 0, []
+    for match in signs(text):
+        sign = match[0]
+        if sign in _CLOSING.values():
+            open_brackets.append(sign)
+        elif sign in _CLOSING:
+            if open_brackets and open_brackets[-1] == _CLOSING[sign]:
+                open_brackets.pop()
+        elif sign == "," and not open_brackets:
+            yield text[start : match.start()]
+            start = match.end()
+    yield text[start:]
+
+
+def _value(text: str) -> Any:
+    """A written value: what a quoted one says, a list or object from its JSON, else the text itself."""
+    text = text.strip()
+    quoted = unquote(text)
+    if quoted is not None:
+        return quoted
+    if text[:1] in ("'", '"') and text[0] not in text[1:]:
+        raise ValueError(f"a quoted value does not end: {text[:40]}")
+    if text[:1] in ("[", "{"):
+        try:
+            value = json.loads(text)
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            return value
+        except (ValueError, RecursionError):
+            return text
+    return text

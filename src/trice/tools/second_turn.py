@@ -1,0 +1,97 @@
+"""ModelSpec the model again with what a tool gave: the second turn's form, and finding answers in passages.
+
+The instruction and the form of the context are constants of the format (evaluate/evaluate.py of
+github.com/zjunlp/TRICE has them for translated questions; passages are put the same way here).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import regex
+
+from trice.formats.calls import visible
+from trice.types import Question
+
+READING = "Given a context, please answer the question."
+SECOND_TURN = "second-turn"  # the task of a question that is asked again
+CONTEXT = "Context: "
+ASKED = "\nQuestion: "
+
+
+def reading(question: Question, context: str, asked: str, turn: int = 1) -> Question:
+    """The question as it is asked again: what is `asked`, over a context. `turn` numbers those of one output."""
+    form = {"task": SECOND_TURN, "instruction": READING, "input": over(context, asked)}
+    return question.model_copy(update={"id": f"{question.id}/{turn}", **form})
+
+
+def over(context: str, asked: str) -> str:
+    """The input of a question that has a context; `parts` takes it apart again."""
+    return f"{CONTEXT}{context}{ASKED}{asked}"
+
+
+def parts(input: str) -> tuple[str, str]:
+    """The context of a question that has one, else nothing, and what is asked."""
+    context, found, asked = input.rpartition(ASKED)
+    return (context.removeprefix(CONTEXT), asked) if found else ("", input)
+
+
+def final_answer(turns: Sequence[str]) -> str:
+    """The one answer of the turns over a tool's output: the first that is not empty, without its reasoning. Gold
+    answers have no part in the choice: grading, chat and the server all use this function."""
+    return next((answer for turn in turns if (answer := visible(turn).strip())), "")
+
+
+def plain(text: str) -> str:
+    """Text without its case, with single blanks, each character written in one way (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def contains(text: str, answers: Sequence[str]) -> bool:
+    """Whether one of the answers occurs in a text as whole words, in whatever punctuation.
+
+    A word with an apostrophe counts both as it is written and as its parts of two letters and more: "Paris" is in
+    "Paris's" and "Italie" in "l'Italie", and "D" is not in "I'd"."""
+    found = _WORD.findall(_unified(text))
+    parted = [part for word in found for part in _apart(word)]
+    readings = {f" {' '.join(map(_bare, found))} ", f" {' '.join(map(_bare, parted))} "}
+    golds = (" ".join(words(answer)) for answer in answers)
+    return any(f" {gold} " in reading for gold in golds if gold for reading in readings)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in the form in which they are compared: NFKC, case folded, without punctuation, quotes
+    and apostrophes. Accents are kept. A number is one word with its sign and decimals, without thousands
+    separators. "C++" and "C#" are not "C".
+
+    In scripts that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) and in
+    Korean, where particles follow a noun without one, each character is a word."""
+    return [_bare(word) for word in _WORD.findall(_unified(text))]
+
+
+_SAME = str.maketrans(dict.fromkeys("’‘‛ʼʻ`´′＇", "'") | dict.fromkeys("‐‑‒–—―−﹘﹣－", "-"))
+_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+_LETTER = rf"[[\p{{L}}\p{{N}}\p{{M}}]--[{_ALONE}]]"
+_WORD = regex.compile(
+    rf"""(?<!{_LETTER}) {_LETTER} [+\#]++ (?!{_LETTER})    # C++, C#, A+
+       | (?: (?<![\p{{L}}\p{{N}}\p{{M}})\]%]) - )?             # "10-3" ends in 3
+         (?: [0-9]{{1,3}} (?:,[0-9]{{3}})+ (?![0-9]) | [0-9]+ ) (?:\.[0-9]+)? {_LETTER}*
+       | [{_ALONE}] \p{{M}}*
+       | {_LETTER}+ (?:'{_LETTER}+)*""",
+    regex.VERBOSE | regex.VERSION1,
+)
+_FORMAT = regex.compile(r"\p{Cf}+")  # soft hyphens, zero-width characters
+
+
+def _unified(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text.translate(_SAME)).casefold()
+    return str(_FORMAT.sub("", unicodedata.normalize("NFKC", folded)))
+
+
+def _bare(word: str) -> str:
+    return word.replace("'", "").replace(",", "")
+
+
+def _apart(word: str) -> list[str]:
+    return [part for part in word.split("'") if len(part) > 1] if "'" in word else [word]

@@ -1,0 +1,298 @@
+"""What both stages do around the trainer: tokens from rows, the adapter, checkpoints, the finished folder.
+
+A run that was killed goes on from its last whole checkpoint and ends in the same bytes; one that was begun
+with other settings is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trice import __version__
+from trice.errors import InputError
+from trice.formats.prompt import Template, load_template
+from trice.models.adapters import CONFIG, MADE, WEIGHTS, adapter_weights
+from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
+from trice.progress import Progress, first_process, notice
+from trice.storage.files import differences, digest, read_object, write_text
+from trice.storage.locks import alone
+from trice.training.environment import check_machine, compile_layers, deepspeed, processes, sharded
+from trice.training.lora import adapter_lora, with_lora
+from trice.training.model_card import write_card
+from trice.training.packing import Example, Tokens
+from trice.training.settings import Clone, Rlef
+from trice.training.validation import Validation, clear
+
+
+def example(
+    template: Template,
+    tokenizer: Any,
+    instruction: str,
+    input: str,
+    responses: Sequence[str],
+    rewards: Sequence[float],
+    written: Sequence[Sequence[int] | None] | None = None,
+) -> Example:
+    """The tokens of one question and its responses, those they were `written` in where these are there and the
+    tokenizer's; every response token and the end token carry loss."""
+    prompt = template.encode(tokenizer, instruction, input)
+    encoded = [
+        template.encode_response(tokenizer, response, written=ids)
+        for response, ids in zip(responses, written or [None] * len(responses), strict=True)
+    ]
+    return Example(prompt, [Tokens(ids, [True] * len(ids)) for ids in encoded], list(rewards))
+
+
+def longest(example: Example) -> int:
+    """Tokens of a question's prompt with its longest response."""
+    return len(example.prompt) + max(len(response.ids) for response in example.responses)
+
+
+def drop_long(examples: Sequence[Example], max_length: int) -> list[Example]:
+    """Without the questions whose prompt and longest response exceed `max_length` tokens; says how many."""
+    kept = [example for example in examples if longest(example) <= max_length]
+    if len(kept) < len(examples):
+        notice(
+            f"left out {len(examples) - len(kept)} of {len(examples)} questions longer than {max_length} tokens"
+        )
+    if not kept:
+        raise InputError(f"max_length {max_length}: every question is longer")
+    return kept
+
+
+def claim(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: Clone) -> bool:
+    """Make `output` this run's own. Returns True where it is already finished.
+
+    `fixed` and the settings' identity are what the adapter depends on, `about` is recorded beside them. Raises
+    InputError, naming the difference, where training was begun with others.
+    """
+    path, done = (
+        output / MADE,
+        (output / CONFIG).is_file() and any((output / name).is_file() for name in WEIGHTS),
+    )
+    now = json.loads(json.dumps(fixed | settings.identity()))
+    # A call that stopped before its first checkpoint, for bad input perhaps, leaves nothing to protect.
+    if path.is_file() and (done or any(output.glob("checkpoint-*"))):
+        known = type(settings)().identity() | read_object(path)  # an older version had fewer settings
+        before = {key: known.get(key) for key in now}
+        if before != now:
+            raise InputError(
+                f"{output}: begun with other settings ({differences(before, now)}); "
+                "use those again, or another --output"
+            )
+        if done:
+            return True
+    if first_process():
+        made = about | fixed | settings.model_dump(mode="json")
+        write_text(path, json.dumps(made, indent=2) + "\n")
+    return False
+
+
+def checked(settings: Clone, model: str, adapter: Path | None, device: str) -> Clone:
+    """The settings that count, an adapter's own LoRA among them. Raises InputError, before anything expensive,
+    where model, adapter, settings and machine do not go together."""
+    check_model(model, adapter)
+    check_machine(settings, device)
+    return settings.model_copy(update={"lora": adapter_lora(adapter)}) if adapter else settings
+
+
+def count_steps(settings: Clone, questions: int) -> tuple[int, int]:
+    """Optimiser steps of an epoch and of the whole training."""
+    an_epoch = -(-questions // settings.batch_size)
+    return an_epoch, settings.max_steps if settings.max_steps > 0 else math.ceil(an_epoch * settings.epochs)
+
+
+def trainer_state(checkpoint: Path) -> Any:
+    """What the trainer wrote last into a checkpoint."""
+    return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest whole checkpoint; torn ones, of a kill during saving, are removed."""
+    steps = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(steps):
+        try:
+            trainer_state(path)
+            return path
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    return None
+
+
+def arguments(output: Path, settings: Clone, seed: int, loaded: LocalModel, steps_per_epoch: int) -> Any:
+    """transformers' TrainingArguments for these settings."""
+    import torch
+    from transformers import TrainingArguments
+
+    on_cpu = loaded.device.type == "cpu"
+    made = TrainingArguments(
+        output_dir=str(output),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.batch_size,  # of all processes: the trainer deals it out itself
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=settings.save_every or steps_per_epoch,
+        eval_strategy="steps" if settings.validate_every else "no",
+        eval_steps=settings.validate_every or None,
+        metric_for_best_model="accuracy" if settings.validate_every else None,
+        restore_callback_states_from_checkpoint=settings.patience > 0,  # how often it has been patient
+        seed=seed,
+        data_seed=seed,
+        report_to=settings.report_to or "none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=on_cpu,
+        # Small gradients vanish in float16 unless the loss is scaled up, which only a GPU's trainer does.
+        fp16=loaded.model.dtype == torch.float16 and not on_cpu,
+        bf16=loaded.model.dtype == torch.bfloat16 and deepspeed(),  # which has to be told
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=False,
+        label_names=[],
+    )
+    if made.n_gpu > 1:  # one process trains on one GPU; several are several processes
+        made._n_gpu = 1
+    return made
+
+
+def fit(
+    stage: str,
+    examples: Callable[[Any], list[Example]],
+    data: Path,
+    model: str,
+    adapter: Path | None,
+    output: Path,
+    settings: Clone,
+    *,
+    task: str | None,
+    template: str,
+    seed: int,
+    limit: int | None,
+    device: str,
+    dtype: str,
+    validation: Validation | None = None,
+) -> Path:
+    """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer;
+    `validation` chooses which checkpoint the adapter is. `task` is recorded in the adapter, for its use."""
+    settings = checked(settings, model, adapter, device)
+    dtype = resolve_dtype(dtype, device)
+    fixed = {
+        "stage": stage,
+        "model": model,
+        "adapter": adapter and digest(adapter_weights(adapter)),
+        "data": digest(data),
+        "template": template,
+        "template_sha256": load_template(template).sha256,
+        "seed": seed,
+        "dtype": dtype,
+        **({"limit": limit} if limit else {}),
+        **({"validation": validation.made_by()} if validation else {}),
+    }
+    about = {"trice": __version__, "task": task}
+    team = processes(device)
+    with alone(output) if team.is_main_process else nullcontext():
+        with team.main_process_first():
+            if claim(output, fixed, about, settings):
+                notice(f"{output}: already trained with these settings")
+                return output
+            checkpoint = last_checkpoint(output)
+        # Weights that will be cut up meet the device in pieces, since whole they may not fit on it.
+        loaded = load_base(
+            model, adapter, device="cpu" if sharded() else device, dtype=dtype, quantize=settings.quantize
+        )
+        loaded = replace(loaded, device=pick_device(device))
+        validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
+        final = _run(examples, loaded, adapter, output, settings, seed, validate, checkpoint)
+        if team.is_main_process:
+            clear(output)
+            write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
+            _take(final, output)
+        team.wait_for_everyone()
+    return output
+
+
+def _run(
+    examples: Callable[[Any], list[Example]],
+    loaded: LocalModel,
+    adapter: Path | None,
+    output: Path,
+    settings: Clone,
+    seed: int,
+    validate: Callable[[int, int], list[int]] | None,
+    checkpoint: Path | None,
+) -> Path:
+    """Train, and give the checkpoint that is wanted: the best where there are validations, else the last."""
+    from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
+
+    from trice.training.packed_forward import prepare
+    from trice.training.trainer import Log, TriceTrainer, write_log
+
+    rows = drop_long(examples(loaded.tokenizer), min(settings.max_length, loaded.context))
+    steps_per_epoch, total = count_steps(settings, len(rows))
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    state = trainer_state(checkpoint) if checkpoint else {}
+    # Killed after its last step: the trainer itself would do one more.
+    if checkpoint and (done >= total or _stopped(state)):
+        if first_process():
+            write_log(output / "log.jsonl", state["log_history"])
+        return _best(output, state["best_global_step"]) or checkpoint
+    way = prepare(loaded.model, rows)
+    model = with_lora(loaded, adapter, settings.lora, seed)
+    if settings.compile:
+        compile_layers(model)
+    trainer = TriceTrainer(
+        settings,
+        way,
+        validate,
+        model=model,
+        args=arguments(output, settings, seed, loaded, steps_per_epoch),
+        train_dataset=rows,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if settings.patience:
+        trainer.add_callback(EarlyStoppingCallback(settings.patience))
+    if isinstance(settings, Rlef) and settings.objective == "dpo":
+        trainer.add_reference()
+    random.seed(seed)
+    with Progress(f"train {output.name}, steps", total, done) as progress:
+        trainer.add_callback(Log(output / "log.jsonl", progress))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return _best(output, trainer.state.best_global_step) or output / f"checkpoint-{trainer.state.global_step}"
+
+
+def _stopped(state: Any) -> bool:
+    """Whether training was to end at this checkpoint, all steps done or patience at its end."""
+    return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _best(output: Path, step: int | None) -> Path | None:
+    """The checkpoint of the step with the best validation, the earliest of equals; None without validations."""
+    if not step:
+        return None
+    notice(f"{output}: takes step {step}, the best on the held-out questions")
+    return output / f"checkpoint-{step}"
+
+
+def _take(checkpoint: Path, output: Path) -> None:
+    """A checkpoint's adapter as the run's, each file whole, its configuration last: that marks it as finished."""
+    for name in (WEIGHTS[0], CONFIG):
+        scratch = output / ".saving"  # always the same, so that what a kill leaves is tidied up
+        shutil.copyfile(checkpoint / name, scratch)
+        os.replace(scratch, output / name)

@@ -1,0 +1,276 @@
+"""The rows that travel between stages, one class per file form of `data/`.
+
+Field names are those of the published files. Extra fields are kept and passed on, so a row can carry what a
+data set knows beyond the question (its gold expression, its grade) through every stage.
+Nothing here reads or writes files: that is `trice.storage.files`.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+ALL = "total"  # names all data sets together, in measures and reports
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+
+
+class Outcome(StrEnum):
+    """What a response turned out to be. A malformed call is never counted as an abstention."""
+
+    ANSWERED = "answered"
+    CALLED = "called"
+    MALFORMED = "malformed"
+
+
+class ToolCall(BaseModel):
+    """A tool invocation as written by a model, the same record whatever form it was written in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Execution(BaseModel):
+    """What running a call gave: an output or an error, never both. Seconds are not written to files,
+    so that the same run gives the same bytes twice."""
+
+    output: str | None = None
+    error: str | None = None
+    seconds: float = Field(default=0.0, exclude=True)
+
+
+class Row(BaseModel):
+    """A JSON object on one line of a file; unknown fields are kept."""
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True, use_attribute_docstrings=True)
+    _where: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_missing(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or None not in value.values():
+            return value
+        names = set(cls.model_fields)
+        for field in cls.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                names |= {name for name in field.validation_alias.choices if isinstance(name, str)}
+        return {name: each for name, each in value.items() if each is not None or name not in names}
+
+    @property
+    def key(self) -> tuple[str | int, ...] | None:
+        """What no other row of its file may share, data set and id first; None where rows may be alike."""
+        return None
+
+    @property
+    def where(self) -> str:
+        """The file and line it was read from, for messages; empty for a row made here."""
+        return self._where
+
+    def __eq__(self, other: object) -> bool:
+        # pydantic's own would compare where they were read as well
+        return (
+            isinstance(other, Row) and type(self) is type(other) and self.model_dump() == other.model_dump()
+        )
+
+
+def dataset_of(id: str) -> str:
+    """The data set that an id names: what stands before its first `_`, `-`, `:` or `/`."""
+    prefix = re.match(r"[^_\-:/]+(?=[_\-:/])", id)
+    return prefix[0] if prefix and prefix[0] != ALL else "unnamed"
+
+
+def _without_question(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in value.items() if name not in ("input", "question")}
+
+
+REQUIRED = "required"  # of the field `tool`, of a task's and of a data set's
+
+
+class Question(Row):
+    """One problem with its gold answer(s): `data/raw` (text under `question`) and `data/dev` (under `input`)."""
+
+    id: str = Field(min_length=1)
+    """names the question; rows of different files are joined by it and the data set"""
+    dataset: str = ""
+    """under what the report counts it; without it, the beginning of the id up to `_`, `-`, `:` or `/`, else
+    `unnamed`"""
+    task: str | None = None
+    """in a mix, where each row needs it (recipes put it there): the task that reads and judges the row;
+    `second-turn` where it is asked again with a tool's output"""
+    instruction: str = ""
+    """the task's sentence; filled in where it is missing"""
+    input: str = Field(validation_alias=AliasChoices("input", "question"))
+    """the question's text"""
+    answer: str | list[str] | None = None
+    """the gold answer, or a list of accepted ones; for math each must hold a number, of several the last counts;
+    only `generate` takes questions without one"""
+    tool: Literal["required"] | None = None
+    """`required` where only a tool can know the answer (stock, prices, time): the question counts as needing it and
+    is never known, whatever the model says"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_form(cls, value: Any) -> Any:
+        # Published rows of qa and lama have their question under `instruction`, and no input or an empty one.
+        if not isinstance(value, dict):
+            return value
+        given = {name: value[name] for name in ("input", "question") if value.get(name) is not None}
+        texts = {name: text for name, text in given.items() if str(text).strip()}
+        if len(texts) == 2 and len(set(map(str, texts.values()))) == 2:
+            raise ValueError("fields 'input' and 'question' are two different questions; keep one of them")
+        if not texts and str(value.get("instruction") or "").strip():
+            return _without_question(value) | {"input": value["instruction"], "instruction": ""}
+        if given and not texts:
+            raise ValueError(f"field '{next(iter(given))}': the question is empty")
+        # One of two fields is left out: it would be passed on as another question.
+        return _without_question(value) | {"input": next(iter(texts.values()))} if len(given) == 2 else value
+
+    @model_validator(mode="after")
+    def _name_the_dataset(self) -> Self:
+        # Published rows carry the data set only inside the id ("ASDiv_12", "GSM8K-3").
+        if not self.dataset:
+            self.dataset = dataset_of(self.id)
+        if self.dataset == ALL:
+            raise ValueError(f"field 'dataset': the name '{ALL}' is taken: it means all data sets together")
+        if self.answer is not None and not (self.answer and all(answer.strip() for answer in self.answers)):
+            raise ValueError("field 'answer': there is no gold answer")
+        return self
+
+    @property
+    def key(self) -> tuple[str | int, ...] | None:
+        return self.dataset, self.id
+
+    @property
+    def answers(self) -> list[str]:
+        """The gold answers, any of which is accepted; none where they are not known."""
+        if self.answer is None:
+            return []
+        return self.answer if isinstance(self.answer, list) else [self.answer]
+
+
+class Response(Question):
+    """A question and what a model wrote: `data/stage2/*_response.json` and `data/dev`. The fields from `outcome` on
+    are filled by `score` and `evaluate`."""
+
+    response: str
+    """what the model wrote"""
+    origin: str = ""
+    """which model, by the name it was given"""
+    sample: Count = 0
+    """counts the responses of one origin to one question, from 0"""
+    tokens: list[Count] | None = None
+    """the token ids it was written in, without the end token, where the engine tells them and the model's
+    tokenizer would cut the text into others; a row without them is cut again in training, with the same
+    result"""
+    logprob: Number | None = None
+    """the sum of the natural log-probabilities of the ids the model chose for it, at temperature 1 and
+    without the end token; where `Sampling(logprobs=True)` asks for it and the engine offers it"""
+    outcome: Outcome | None = None
+    """`answered`, `called` or `malformed`"""
+    reason: str | None = None
+    """why a call is malformed"""
+    call: ToolCall | None = None
+    """the first call that parses: its `name` and `arguments`"""
+    execution: Execution | None = None
+    """what running it gave: `output` or `error`"""
+    turns: list[str] | None = None
+    """what the model answered when it was asked again with the output, such as all passages of a search together; a
+    list of one answer, unless a tool of your own asks several questions"""
+    any_passage: bool | None = None
+    """whether the answer over any one passage alone is right, where `evaluate` is given `any_passage`; for a
+    response that read no passages the same as `correct`"""
+    pred: str | None = None
+    """the prediction: the first of the turns that is not empty; else a call's output; else for math the last
+    number of the text, for the other tasks the text; missing where there is none"""
+    known_share: float | None = None
+    """the share of right answers, where `split` asked several times"""
+    correct: bool | None = None
+    """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer occurs
+    as whole words within its first 20 words, ignoring case and punctuation, or it is an exact match"""
+    exact: bool | None = None
+    """where answers are words: whether it is a gold answer word for word"""
+    f1: Annotated[Number, Field(ge=0, le=1)] | None = None
+    """where answers are words: the best overlap of words with a gold answer, 0 to 1"""
+
+    @property
+    def key(self) -> tuple[str | int, ...] | None:
+        return self.dataset, self.id, self.origin, self.sample
+
+    @field_validator("pred", mode="before")
+    @classmethod
+    def _first_prediction(cls, value: Any) -> Any:
+        # Published result files of qa list one prediction for each passage, or none.
+        return next(iter(value), None) if isinstance(value, list) else value
+
+
+class Labelled(Row):
+    """A question and its gold response: `data/stage1`. Published files hold only the first three fields."""
+
+    instruction: str
+    """as in questions"""
+    input: str
+    """as in questions"""
+    output: str = Field(min_length=1)
+    """the gold response: a call, or a direct answer"""
+    id: str = ""
+    """as in questions"""
+    dataset: str = ""
+    """as in questions"""
+    task: str | None = None
+    """as in questions"""
+    answer: str | list[str] = ""
+    """as in questions"""
+
+    @property
+    def key(self) -> tuple[str | int, ...] | None:
+        return (self.dataset or dataset_of(self.id), self.id) if self.id else None
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not (self.instruction.strip() or self.input.strip()):
+            raise ValueError("field 'input': the question is empty")
+        if not self.output.strip():
+            raise ValueError("field 'output': the response is empty")
+        return self
+
+
+class Ranked(Row):
+    """A question, its candidate responses and their rewards: `data/stage2/<task>/<task>.json`."""
+
+    query: str
+    """instruction and input, joined by a line break"""
+    responses: list[str] = Field(min_length=1)
+    """the candidates"""
+    origin: list[str] = []
+    """where each comes from"""
+    scores: list[Number]
+    """the reward of each"""
+    answer: list[str | None] = []
+    """the prediction read from each, `null` where there is none"""
+    tokens: list[list[Count] | None] | None = None
+    """a response's own, as above, `null` where it has none; left out where none has any"""
+    id: str = ""
+    """the question's"""
+
+    @model_validator(mode="after")
+    def _same_lengths(self) -> Self:
+        if len(self.scores) != len(self.responses):
+            raise ValueError(f"field 'scores': {len(self.scores)} scores for {len(self.responses)} responses")
+        if self.tokens is not None and len(self.tokens) != len(self.responses):
+            raise ValueError(f"field 'tokens': {len(self.tokens)} lists for {len(self.responses)} responses")
+        if not self.query.strip():
+            raise ValueError("field 'query': the question is empty")
+        return self
+
+    @property
+    def instruction(self) -> str:
+        return self.query.partition("\n")[0]
+
+    @property
+    def input(self) -> str:
+        return self.query.partition("\n")[2]
