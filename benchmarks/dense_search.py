@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trice.tools.dense_retrieval import Dense
-from trice.tools.passage_index import Index
-from trice.tools.second_turn import contains
-from trice.tools.wikisearch import line, summaries
+from trice.tools.dense_retrieval import DenseRetriever
+from trice.tools.passage_index import PassageIndex
+from trice.tools.second_turn import contains_answer
+from trice.tools.wikisearch import format_passage, summaries_index
 
 QUESTIONS = 1000
 DEPTHS = (1, 2, 5, 20)
@@ -38,14 +38,18 @@ def questions() -> list[tuple[str, list[str]]]:
     return [(row["qText"], row["answers"]) for row in rows]
 
 
-def measured(search: Index | Dense, asked: str, answers: list[str]) -> tuple[float, float]:
+def measured(search: PassageIndex | DenseRetriever, asked: str, answers: list[str]) -> tuple[float, float]:
     """The rank of the first passage with an answer, from 1, and the milliseconds it took to search."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         found = search.search(asked, max(DEPTHS))
         times.append(time.perf_counter() - start)
-    hits = (rank for rank, passage in enumerate(found, start=1) if contains(line(passage), answers))
+    hits = (
+        rank
+        for rank, passage in enumerate(found, start=1)
+        if contains_answer(format_passage(passage), answers)
+    )
     return next(hits, np.inf), min(times) * 1000
 
 
@@ -53,8 +57,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    index, rows = summaries(), questions()
-    searches = {"BM25": index, "dense": Dense(index), "hybrid": Dense(index, hybrid=True)}
+    index, rows = summaries_index(), questions()
+    searches = {"BM25": index, "dense": DenseRetriever(index), "hybrid": DenseRetriever(index, hybrid=True)}
     print(
         f"| {len(rows)} questions | " + " | ".join(f"hit@{k}, %" for k in DEPTHS) + " | p50, ms | p99, ms |"
     )

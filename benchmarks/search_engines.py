@@ -39,7 +39,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from trice.tools.passage_index import Index, Passage, analyser, build, read_passages
+from trice.tools.passage_index import Passage, PassageIndex, analyser, build_index, read_passages
 from trice.tools.wikisearch import PACKAGE
 
 QUERIES = 1000
@@ -117,7 +117,7 @@ def searched_text(passage: Passage) -> str:
 
 
 def build_ours(corpus: Path, folder: Path) -> None:
-    build(read_passages(corpus), folder)
+    build_index(read_passages(corpus), folder)
 
 
 def build_theirs(corpus: Path, folder: Path) -> None:
@@ -134,7 +134,7 @@ def build_theirs(corpus: Path, folder: Path) -> None:
 
 
 def open_ours(folder: Path) -> Callable[[str, int], list[str]]:
-    index = Index(folder)
+    index = PassageIndex(folder)
     return lambda query, k: [passage.text for passage in index.search(query, k)]
 
 

@@ -14,7 +14,7 @@ from trice.errors import InputError
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run
 from trice.tasks import MIX
-from trice.tools.passage_index import Passage, build
+from trice.tools.passage_index import Passage, build_index
 
 LANDS = ["Zembla", "Ruritania", "Gondal", "Angria", "Freedonia", "Sylvania"]
 PASSAGES = [Passage(land, f"{land} has {i} castles.") for i, land in enumerate(LANDS, 5)]
@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable
     write(tmp_path / "lands_test.jsonl", castles((0, 4)))
     given = [{"title": passage.title, "text": passage.text} for passage in PASSAGES[:2]]
     write(tmp_path / "unseen.jsonl", castles((0, 5), passages=given))
-    build(PASSAGES, tmp_path / "index")
+    build_index(PASSAGES, tmp_path / "index")
     model = says(tiny_model("llama"), tmp_path / "five", "5")
     (tmp_path / "mix.yaml").write_text(f"{RECIPE}model: {model}\n")
     return tmp_path

@@ -8,11 +8,11 @@ import pytest
 
 from tiny import command, read, write
 from trice.recipes.recipe import load_recipe
-from trice.tools.passage_index import Passage, build
+from trice.tools.passage_index import Passage, build_index
 
 
 def test_tools_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build([Passage("Owl", "Owls hoot.")], tmp_path / "index")
+    build_index([Passage("Owl", "Owls hoot.")], tmp_path / "index")
     assert command(capsys, "tool", "Calculator", "2+3")[:2] == (0, "5\n")
     found = command(capsys, "tool", "wikisearch", "owls", "--source", tmp_path / "index")
     assert found[:2] == (0, "Owl: Owls hoot.\n")
@@ -22,7 +22,7 @@ def test_tools_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_sources_of_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build([Passage("Owl", "Owls hoot.")], tmp_path / "index")
+    build_index([Passage("Owl", "Owls hoot.")], tmp_path / "index")
     write(tmp_path / "q.json", [{"id": "a_1", "input": "Do owls?", "answer": "hoot", "expression": "owls"}])
     words = ["label", "--task", "qa", "--teacher", "rule", "--tool", f"wikisearch={tmp_path / 'index'}"]
     words += ["--data", str(tmp_path / "q.json"), "--output", str(tmp_path / "l.json")]

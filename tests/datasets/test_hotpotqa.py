@@ -54,7 +54,7 @@ def test_its_tool_searches_the_passages(tmp_path: Path) -> None:
     question = hotpotqa.question(hotpotqa.read(put(tmp_path, SAMPLE, ROW))["test"][0])
     assert isinstance(question, Question)
     (tool,) = load_task("hotpot").tools
-    assert "Lilu is a spirit." in tool.given(question).execute("Lilu")
+    assert "Lilu is a spirit." in tool.for_question(question).execute("Lilu")
 
 
 def test_the_official_file_comes_before_the_sample(tmp_path: Path) -> None:

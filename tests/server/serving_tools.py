@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from trice.errors import ToolUnavailable
-from trice.tools import Tool, one_text
+from trice.tools import Tool, parse_text_argument
 from trice.tools.function_tool import FunctionTool
-from trice.tools.second_turn import reading
+from trice.tools.second_turn import second_turn_question
 from trice.types import Question
 
 go_on = Event()
@@ -69,16 +69,19 @@ class _Ends(Tool):
 class _Look(Tool):
     """Finds two passages, which a model has to read."""
 
-    name, description, asks_again = "look", "Looks it up.", True
+    name, description, needs_second_turn = "look", "Looks it up.", True
 
     def parse(self, text: str) -> dict[str, Any]:
-        return one_text(text, "query", 50)
+        return parse_text_argument(text, "query", 50)
 
     def execute(self, query: str) -> str:
         return f"{query} one\n{query} two"
 
-    def ask_again(self, question: Question, output: str) -> list[Question]:
-        return [reading(question, line, question.input, n) for n, line in enumerate(output.split("\n"))]
+    def second_turn(self, question: Question, output: str) -> list[Question]:
+        return [
+            second_turn_question(question, line, question.input, n)
+            for n, line in enumerate(output.split("\n"))
+        ]
 
 
 _wait.__name__, _hang.__name__ = "wait", "soon"

@@ -21,7 +21,7 @@ from trice.stages.generate import ModelSpec, generate
 from trice.stages.label import label
 from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
 from trice.storage.run_store import standing
-from trice.tools.passage_index import Passage, build
+from trice.tools.passage_index import Passage, build_index
 
 
 def add(message: str) -> str:
@@ -94,7 +94,7 @@ def test_a_second_turn_that_failed_is_asked_again_alone(
 ) -> None:
     monkeypatch.setenv("TRICE_CACHE", str(tmp_path / "cache"))
     passages = [Passage("Zembla", "Its capital is Onhava."), Passage("Ruritania", "It has 5 castles.")]
-    build(passages, tmp_path / "index")
+    build_index(passages, tmp_path / "index")
     rows = [
         {"id": "Q_1", "input": "capital?", "answer": "Onhava", "response": "WikiSearch(Zembla)"},
         {"id": "Q_2", "input": "castles?", "answer": "5", "response": "WikiSearch(Ruritania)"},

@@ -17,7 +17,7 @@ from trice.errors import InputError
 from trice.stages.export_data import export
 from trice.stages.import_data import import_
 from trice.storage.files import read_rows
-from trice.tasks import READING
+from trice.tasks import SECOND_TURN_INSTRUCTION
 from trice.tasks.math import INSTRUCTION
 from trice.tasks.word_judge import QA
 from trice.types import Labelled
@@ -121,7 +121,7 @@ def test_a_second_turn_goes_with_its_call(tmp_path: Path) -> None:
         "answer": "Neptune",
     }
     turn = {
-        "instruction": READING,
+        "instruction": SECOND_TURN_INSTRUCTION,
         "input": f"Context: {passage}\nQuestion: {asked['input']}",
         "output": "Neptune",
     }
@@ -221,7 +221,11 @@ RESPONSES = st.one_of(
 
 @LOCAL
 @given(
-    st.lists(st.tuples(TEXT.filter(lambda text: text != READING), TEXT, RESPONSES), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(TEXT.filter(lambda text: text != SECOND_TURN_INSTRUCTION), TEXT, RESPONSES),
+        min_size=1,
+        max_size=4,
+    ),
     st.sampled_from(["completion", "messages"]),
 )
 def test_labelled_questions_come_back_as_they_were(

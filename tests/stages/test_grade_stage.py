@@ -19,7 +19,7 @@ from trice.stages.generate import ModelSpec
 from trice.stages.grading import AskAgain, grade
 from trice.stages.score import score
 from trice.tasks import Tasks
-from trice.tools.passage_index import Passage, build
+from trice.tools.passage_index import Passage, build_index
 from trice.types import Outcome, Question, Response
 
 PASSAGES = [
@@ -39,7 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search") / "index"
-    build(PASSAGES, folder)
+    build_index(PASSAGES, folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from trice.stages.label import Yield, label
 from trice.stages.mix import mix
 from trice.stages.teachers import Rule, load_teacher
 from trice.tasks import MIX, Tasks
-from trice.tools.passage_index import Passage, build
+from trice.tools.passage_index import Passage, build_index
 from trice.types import Question
 
 PASSAGES = [
@@ -37,7 +37,7 @@ READING = "Given a context, please answer the question."
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setenv("TRICE_CACHE", str(tmp_path / "cache"))
-    build(PASSAGES, tmp_path / "index")
+    build_index(PASSAGES, tmp_path / "index")
     return {"WikiSearch": str(tmp_path / "index")}
 
 
@@ -118,12 +118,12 @@ def test_in_a_mix_each_question_is_labelled_by_its_own_tool(tmp_path: Path, tool
 )
 def test_what_each_tool_suggests(task: str, asked: str, suggested: str | None) -> None:
     (tool,) = Tasks(task).of(question := Question(id="x", input=asked, answer="y")).tools
-    assert tool.suggest(question) == suggested
+    assert tool.suggest_arguments(question) == suggested
 
 
 def test_the_cloze_becomes_a_question_where_its_relation_is_known() -> None:
     row = {"id": "x", "input": "Lima is in [MASK] .", "answer": "Peru"}
     (tool,) = Tasks("lama").of(question := Question.model_validate(row)).tools
-    assert tool.suggest(question) == "Lima is in [MASK] ."
+    assert tool.suggest_arguments(question) == "Lima is in [MASK] ."
     told = Question.model_validate(row | {"relation": "P17"})
-    assert tool.suggest(told) == "Which country is missing: Lima is in [MASK] ."
+    assert tool.suggest_arguments(told) == "Which country is missing: Lima is in [MASK] ."

@@ -41,7 +41,7 @@ def double(number: str) -> str:
     one_came_back.set()
     return str(2 * int(number))
 
-tool = Double(double, time_limit=3, patience=0.05)
+tool = Double(double, time_limit=3, release_after=0.05)
 '''
 
 

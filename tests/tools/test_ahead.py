@@ -18,7 +18,7 @@ from shouting import SHOUT
 import trice
 from trice.errors import InputError, ToolError
 from trice.tools import BatchTool, Tool
-from trice.tools.executor import Ahead, forget, run_all
+from trice.tools.executor import BackgroundExecutor, remove_sidecars, run_all
 from trice.types import Response, ToolCall
 
 
@@ -26,10 +26,10 @@ class Loud(Tool):
     """Says a text loudly, and remembers what it was given; fails on `bad`."""
 
     name, description = "loud", "Says it loudly."
-    patience = None
+    release_after = None
 
-    def __init__(self, version: str | None = None, behind: str = "") -> None:
-        self._version, self.behind = version, behind
+    def __init__(self, version: str | None = None, backend: str = "") -> None:
+        self._version, self.backend = version, backend
         self.seen: list[str] = []
 
     @property
@@ -52,7 +52,7 @@ class Together(BatchTool):
     name, description, batch = "together", "Says them loudly.", 2
 
     def __init__(self, ahead: bool) -> None:
-        self.ahead = ahead
+        self.run_early = ahead
         self.batches: list[list[str]] = []
 
     def parse(self, text: str) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def rows(*texts: str) -> list[Response]:
 
 
 def written(tool: Tool, responses: Path, *texts: str) -> None:
-    with Ahead(partial(found, tool), responses) as ahead:
+    with BackgroundExecutor(partial(found, tool), responses) as ahead:
         ahead.take(rows(*texts))
 
 
@@ -102,8 +102,8 @@ def test_each_distinct_call_is_run_once_in_all(tmp_path: Path, cache: Path) -> N
     assert graded(loud, responses, "a", "b", "bad") == ["A", "B", None]
     assert loud.seen == ["a", "b", "bad"]
     assert not cache.exists()
-    forget(responses, "calls")
-    forget(tmp_path / "graded.json")
+    remove_sidecars(responses, "calls")
+    remove_sidecars(tmp_path / "graded.json")
     assert graded(loud, responses, "a") == ["A"]
     assert loud.seen == ["a", "b", "bad", "a"]
 
@@ -118,7 +118,7 @@ def test_what_has_begun_comes_to_its_end_and_is_kept(tmp_path: Path) -> None:
             return super().execute(*args, **arguments)
 
     slow, responses = Slow(), tmp_path / "x.json"
-    with Ahead(partial(found, slow), responses) as ahead:
+    with BackgroundExecutor(partial(found, slow), responses) as ahead:
         ahead.take(rows("a", "b"))
         assert begun.wait(20)
     assert slow.seen[0] == "a"
@@ -134,7 +134,7 @@ def test_outputs_of_a_version_go_to_the_cache(tmp_path: Path, cache: Path) -> No
             done.set()
             return super().execute(*args, **arguments)
 
-    with Ahead(partial(found, Telling("1")), tmp_path / "x.json") as ahead:
+    with BackgroundExecutor(partial(found, Telling("1")), tmp_path / "x.json") as ahead:
         ahead.take(rows("a"))
         assert done.wait(20)
     assert cache.is_file()
@@ -146,7 +146,7 @@ def test_outputs_of_a_version_go_to_the_cache(tmp_path: Path, cache: Path) -> No
 
 def test_a_model_on_this_machine_and_what_is_quick_run_later(tmp_path: Path) -> None:
     class Quick(Loud):
-        quick = True
+        cheap = True
 
     for tool in (Quick(), Together(ahead=False)):
         written(tool, tmp_path / "x.json", *"abc")
@@ -163,7 +163,7 @@ def test_batches_run_ahead_are_whole_ones(tmp_path: Path) -> None:
             return super().execute_batch(calls)
 
     tool = Telling(ahead=True)
-    with Ahead(partial(found, tool), responses) as ahead:
+    with BackgroundExecutor(partial(found, tool), responses) as ahead:
         ahead.take(rows("a", "b", "c"))
         assert done.wait(20)
     assert tool.batches == [["a", "b"]]
@@ -192,7 +192,7 @@ def test_a_damaged_file_stops_no_writing(
 
 def test_tools_of_one_name_share_no_outputs_unless_the_same_is_behind_them(tmp_path: Path) -> None:
     output = tmp_path / "x.json"
-    tools = [Loud(behind="http://one"), Loud(behind="http://other"), Loud(behind="http://one")]
+    tools = [Loud(backend="http://one"), Loud(backend="http://other"), Loud(backend="http://one")]
     for tool in tools:
         run_all([pair(tool, "a")], output)
     assert [tool.seen for tool in tools] == [["a"], ["a"], []]
@@ -202,11 +202,11 @@ AHEAD = (
     SHOUT
     + """
 from trice.types import Response
-from trice.tools.executor import Ahead, run_all
+from trice.tools.executor import BackgroundExecutor, run_all
 
-tool, responses = FunctionTool(shout, patience=None), Path("x.json")
+tool, responses = FunctionTool(shout, release_after=None), Path("x.json")
 pairs = {text: (tool, ToolCall(name="shout", arguments={"text": text})) for text in "abcd"}
-with Ahead(lambda row: pairs[row.response], responses) as ahead:
+with BackgroundExecutor(lambda row: pairs[row.response], responses) as ahead:
     ahead.take(Response(id="S_1", input="?", answer="!", response=text) for text in pairs)
     last.wait(30)
 print(*(execution.output for execution in run_all(list(pairs.values()), earlier=[responses])))

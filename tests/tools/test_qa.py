@@ -13,7 +13,7 @@ from stand_in_server import StandIn
 from trice.errors import InputError
 from trice.formats import calls
 from trice.tools import BatchTool, load_tool, run
-from trice.tools.passage_index import Passage, build
+from trice.tools.passage_index import Passage, build_index
 from trice.tools.qa import TOKENS
 from trice.tools.text_models import first_line
 from trice.types import Outcome, Question, ToolCall
@@ -27,7 +27,7 @@ LONG = "At last the barn owl shrieks in the dark. " + "Some sing, some hum and s
 def index(tmp_path: Path) -> str:
     """Where passages are searched."""
     folder = tmp_path / "index"
-    build([Passage("Barn owl", LONG), Passage("Rook", "The rook caws in Warsaw.")], folder)
+    build_index([Passage("Barn owl", LONG), Passage("Rook", "The rook caws in Warsaw.")], folder)
     return str(folder)
 
 
@@ -116,9 +116,9 @@ def test_a_cloze_is_asked_by_its_relation() -> None:
     tool = load_tool("QA")
     sentence = "Ana was born in [MASK]."
     born = Question(id="t_1", input=sentence, answer="Warsaw", relation="P19")
-    assert tool.suggest(born) == f"Which city is missing: {sentence}"
-    assert tool.suggest(Question(id="t_1", input=sentence, answer="x")) == sentence
-    assert tool.suggest(Question(id="t_1", input="Who sings?", answer="Ana")) == "Who sings?"
+    assert tool.suggest_arguments(born) == f"Which city is missing: {sentence}"
+    assert tool.suggest_arguments(Question(id="t_1", input=sentence, answer="x")) == sentence
+    assert tool.suggest_arguments(Question(id="t_1", input="Who sings?", answer="Ana")) == "Who sings?"
 
 
 def test_a_kind_that_is_named_is_asked_for(index: str) -> None:
@@ -140,6 +140,6 @@ def test_a_question_is_bounded_and_a_source_must_be_there(index: str, tmp_path: 
 
 def test_the_version_names_the_model_and_what_is_searched(index: str, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    build([Passage("Owl", "It hoots.")], other)
+    build_index([Passage("Owl", "It hoots.")], other)
     versions = {load_tool("QA", source).version for source in (f"a#{index}", f"a#{other}", f"b#{index}")}
     assert len(versions) == 3

@@ -213,8 +213,8 @@ def test_the_version_names_what_translates(tiny_model: Callable[[str], Path]) ->
 def test_the_same_question_is_asked_again_in_english() -> None:
     tool = load_tool("translator")
     question = Question(id="x_1", input="Context: Ana lives here.\nQuestion: ¿Dónde vive Ana?", answer="here")
-    assert tool.suggest(question) == "¿Dónde vive Ana?"
-    (again,) = tool.ask_again(question, "Where does Ana live?")
+    assert tool.suggest_arguments(question) == "¿Dónde vive Ana?"
+    (again,) = tool.second_turn(question, "Where does Ana live?")
     assert again.input == "Context: Ana lives here.\nQuestion: Where does Ana live?"
 
 

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from trice.tools.second_turn import READING, SECOND_TURN, contains, parts, plain, reading
+from trice.tools.second_turn import (
+    SECOND_TURN,
+    SECOND_TURN_INSTRUCTION,
+    contains_answer,
+    normalise,
+    second_turn_question,
+    split_context,
+)
 from trice.types import Question
 
 
 def test_a_question_is_asked_again_over_a_context() -> None:
     question = Question(id="q_1", task="qa", instruction="Answer.", input="Who?", answer="Ana", level="hard")
-    again = reading(question, "Ana did it.\nQuestion: not this", "Who did?", 2)
+    again = second_turn_question(question, "Ana did it.\nQuestion: not this", "Who did?", 2)
     assert (again.id, again.task, again.instruction, again.answers) == (
         "q_1/2",
         SECOND_TURN,
-        READING,
+        SECOND_TURN_INSTRUCTION,
         ["Ana"],
     )
     assert (again.model_extra or {})["level"] == "hard"
-    assert parts(again.input) == ("Ana did it.\nQuestion: not this", "Who did?")
+    assert split_context(again.input) == ("Ana did it.\nQuestion: not this", "Who did?")
     assert question.input == "Who?"
 
 
 def test_a_question_without_a_context_has_only_what_is_asked() -> None:
-    assert parts("Who did it?") == ("", "Who did it?")
+    assert split_context("Who did it?") == ("", "Who did it?")
 
 
 @pytest.mark.parametrize(
@@ -41,8 +48,8 @@ def test_a_question_without_a_context_has_only_what_is_asked() -> None:
     ],
 )
 def test_an_answer_is_found_as_whole_words(text: str, answers: list[str], found: bool) -> None:
-    assert contains(text, answers) is found
+    assert contains_answer(text, answers) is found
 
 
 def test_plain_text_has_one_form() -> None:
-    assert plain("  STRASSE\tCaf\u0065\u0301 ") == plain("straße café")
+    assert normalise("  STRASSE\tCaf\u0065\u0301 ") == normalise("straße café")

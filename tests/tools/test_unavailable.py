@@ -18,8 +18,8 @@ from trice.errors import ToolUnavailable, TriceError
 from trice.tools import BatchTool
 from trice.tools.executor import run_all
 from trice.tools.function_tool import FunctionTool
-from trice.tools.passage_index import Passage, build
-from trice.tools.worker_pool import executed
+from trice.tools.passage_index import Passage, build_index
+from trice.tools.worker_pool import run_in_pool
 from trice.types import ToolCall
 
 TOOLS = '''
@@ -63,7 +63,7 @@ def test_a_model_that_does_not_load_stops_evaluation_and_after_mending_the_resul
     weights = model / "model.safetensors"
     shutil.copy(weights, tmp_path / "whole")
     weights.write_bytes(b"torn")
-    build([Passage("Seven", "It is 7.")], tmp_path / "index")
+    build_index([Passage("Seven", "It is 7.")], tmp_path / "index")
     data = rows(tmp_path / "in.json", "QA(is it 7)", "QA(is it 8)", "7")
     words = ["evaluate", "--task", "lama", "--tool", f"QA={model}#{tmp_path / 'index'}"]
     words += ["--data", str(data), "--output", str(tmp_path / "out" / "x.json")]
@@ -143,7 +143,7 @@ def test_a_batch_that_is_too_much_for_the_memory_is_tried_in_pieces() -> None:
     def run(*texts: str) -> dict[str, str | None]:
         tool = Big()
         pending = {text: (tool, ToolCall(name="big", arguments={"text": text})) for text in texts}
-        return {key: execution.output for key, execution in executed(pending)}
+        return {key: execution.output for key, execution in run_in_pool(pending)}
 
     assert run("a", "b") == {"a": "A", "b": "B"}
     with pytest.raises(ToolUnavailable, match="big: out of memory"):
@@ -201,7 +201,7 @@ def test_a_tool_that_hangs_is_refused_at_once_and_others_go_on(monkeypatch: pyte
     from queue import Queue
 
     from trice.tools import worker_pool
-    from trice.tools.live_executor import LiveCalls
+    from trice.tools.live_executor import LiveExecutor
     from trice.types import Execution
 
     over, started = threading.Event(), []
@@ -224,7 +224,7 @@ def test_a_tool_that_hangs_is_refused_at_once_and_others_go_on(monkeypatch: pyte
         calls.run(tool, ToolCall(name=tool.name, arguments={"text": text}), found.put)
         return found.get(timeout=10)
 
-    with LiveCalls() as calls:
+    with LiveExecutor() as calls:
         for text in "abc":
             result = ask(bad, text)
             assert isinstance(result, Execution)

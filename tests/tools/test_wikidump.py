@@ -12,7 +12,7 @@ import pytest
 
 from trice.errors import InputError
 from trice.stages.prepare_data import index
-from trice.tools.passage_index import Index, Passage, read_passages
+from trice.tools.passage_index import Passage, PassageIndex, read_passages
 from trice.tools.wikipedia_dump import cut, strip
 
 KESTREL = """{{Infobox bird|name={{lang|en|Kestrel}}|image=}}
@@ -62,7 +62,7 @@ def test_articles_are_read_and_other_pages_left_out(tmp_path: Path, name: str) -
     text = "The kestrel is a bird of prey of the falcon family. It eats voles & mice; 3 < 4. It hovers, then dives."
     assert list(read_passages(source)) == [Passage("Kestrel", text), Passage("Red kite", "A kite.")]
     assert index(source, tmp_path / "out") == f"2 passages in {tmp_path / 'out'}"
-    assert Index(tmp_path / "out").search("hovering", 1) == [Passage("Kestrel", text)]
+    assert PassageIndex(tmp_path / "out").search("hovering", 1) == [Passage("Kestrel", text)]
 
 
 @pytest.mark.parametrize(

@@ -18,16 +18,16 @@ import pytest
 from trice.errors import InputError, ToolUnavailable
 from trice.formats import calls
 from trice.tools import load_tool, run
-from trice.tools.passage_index import Passage, build
-from trice.tools.second_turn import READING
-from trice.tools.wikisearch import PACKAGE, WORDS, _retriever
+from trice.tools.passage_index import Passage, build_index
+from trice.tools.second_turn import SECOND_TURN_INSTRUCTION
+from trice.tools.wikisearch import PACKAGE, WORDS, open_searcher
 from trice.types import Execution, Outcome, Question
 
 
 @pytest.fixture(autouse=True)
 def forget() -> None:
     """Open no index of another test's."""
-    _retriever.cache_clear()
+    open_searcher.cache_clear()
 
 
 def ask(source: str | None, written: str) -> Execution:
@@ -61,7 +61,7 @@ def server(reply: Callable[[dict[str, str]], tuple[int, str]]) -> Iterator[str]:
 
 def test_an_index_gives_two_passages_cut_and_a_line_each(tmp_path: Path) -> None:
     long = Passage("Owl", "owls\n\nhoot " + "and hoot " * 500)
-    build([long, Passage("", "Barn owls do not hoot."), Passage("Rook", "No owl.")], tmp_path / "index")
+    build_index([long, Passage("", "Barn owls do not hoot."), Passage("Rook", "No owl.")], tmp_path / "index")
     first, second = (ask(str(tmp_path / "index"), '"hooting owls"').output or "").split("\n")
     assert {first.split()[0], second.split()[0]} == {"Owl:", "Barn"}
     assert max(len(line.split()) for line in (first, second)) == WORDS
@@ -151,15 +151,15 @@ def test_a_reply_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_model_is_asked_again_with_all_passages_at_once() -> None:
     tool = load_tool("WikiSearch")
     question = Question(id="w_1", input="Which owl hoots?", answer="barn owl")
-    (together,) = tool.ask_again(question, "Owls: some hoot.\nBarn Owl: it does not.")
-    assert (together.id, together.instruction) == ("w_1/1", READING)
+    (together,) = tool.second_turn(question, "Owls: some hoot.\nBarn Owl: it does not.")
+    assert (together.id, together.instruction) == ("w_1/1", SECOND_TURN_INSTRUCTION)
     assert together.input == ("Context: Owls: some hoot.\nBarn Owl: it does not.\nQuestion: Which owl hoots?")
-    first, second = tool.ask_each(question, "Owls: some hoot.\nBarn Owl: it does not.")
+    first, second = tool.second_turn_per_passage(question, "Owls: some hoot.\nBarn Owl: it does not.")
     assert (first.id, second.id) == ("w_1/1", "w_1/2")
-    assert first.instruction == second.instruction == READING
+    assert first.instruction == second.instruction == SECOND_TURN_INSTRUCTION
     assert second.input == "Context: Barn Owl: it does not.\nQuestion: Which owl hoots?"
-    assert tool.supports(question, "Owls: some hoot.\nBarn Owl: it does not.")
-    assert not tool.supports(question, "barn owls")
+    assert tool.supports_answer(question, "Owls: some hoot.\nBarn Owl: it does not.")
+    assert not tool.supports_answer(question, "barn owls")
 
 
 def test_the_key_terms_of_a_question_are_suggested() -> None:
@@ -169,7 +169,7 @@ def test_the_key_terms_of_a_question_are_suggested() -> None:
         ("What is Ana's 12.5 cm doll?", "Ana's 12.5 cm doll"),
         ("who is it?", None),
     ]:
-        assert tool.suggest(Question(id="w_1", input=asked, answer="x")) == terms
+        assert tool.suggest_arguments(Question(id="w_1", input=asked, answer="x")) == terms
 
 
 def test_a_query_is_bounded_and_a_source_must_be_there(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from trice.models.local import load
 from trice.models.sampling import Sampling
 from trice.stages.evaluate import evaluate
 from trice.stages.generate import ModelSpec, generate
-from trice.tools.passage_index import Passage, build
-from trice.tools.second_turn import over
+from trice.tools.passage_index import Passage, build_index
+from trice.tools.second_turn import with_context
 from trice.training.clone import clone
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef, read_settings
@@ -207,9 +207,11 @@ def test_what_a_search_finds_is_read_by_the_policy(
     llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRICE_CACHE", str(tmp_path / "cache"))
-    build([Passage("Ruritania", "Ruritania has 5 castles.")], tmp_path / "index")
+    build_index([Passage("Ruritania", "Ruritania has 5 castles.")], tmp_path / "index")
     searched = read(lessons(tmp_path, "WikiSearch(castles)"))
-    turned = [row | {"input": over("Ruritania: Ruritania has 5 castles.", row["input"])} for row in searched]
+    turned = [
+        row | {"input": with_context("Ruritania: Ruritania has 5 castles.", row["input"])} for row in searched
+    ]
     data = write(tmp_path / "qa.json", [*searched, *(row | {"output": "5"} for row in turned)])
     exams = exam(tmp_path, "5", "nothing")
     settings = CLONE.model_copy(update={"max_steps": 60, "validate_every": 60})

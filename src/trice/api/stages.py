@@ -260,14 +260,14 @@ def graded(
     """Responses of one model, executed and judged. They are kept in `output`."""
     from trice.stages.grading import grade
     from trice.tasks import Tasks
-    from trice.tools.executor import forget
+    from trice.tools.executor import remove_sidecars
 
     spec = model.spec(few_shot, tool_choice, **sampling)
     written, read_output = _written(rows, task, spec, output)
     results = read_output.output
     judged = grade(Tasks(task), written, read_output, output=results, earlier=[output])
     write_rows(results, judged)
-    forget(results)
+    remove_sidecars(results)
     return judged
 
 

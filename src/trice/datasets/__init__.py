@@ -33,7 +33,7 @@ from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, present
 from trice.errors import InputError, TriceError
 from trice.storage.files import read_rows, refuse_repeated
 from trice.tasks import TaskLike, load_task
-from trice.tools import same_name
+from trice.tools import canonical_name
 from trice.types import Question
 
 __all__ = ["Dropped", "Entry", "Split", "catalogue", "load", "load_files"]
@@ -186,7 +186,7 @@ def load(
     (ignoring case and blanks) is dropped. Raises InputError for an unknown name, a missing or wrong file, or
     more questions wanted than there are, and TriceError where the hub cannot be reached.
     """
-    name = same_name(name, NAMES)
+    name = canonical_name(name, NAMES)
     if name in MADE:
         return Split(*MADE[name][2](train, test, seed), [])
     benchmark = _find(name)

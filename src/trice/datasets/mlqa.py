@@ -19,7 +19,7 @@ from typing import Any
 
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, as_list, read_json, tidy_text
 from trice.errors import InputError
-from trice.tools.second_turn import over
+from trice.tools.second_turn import with_context
 from trice.types import Question
 
 LANGUAGES = ("es", "de", "vi", "zh", "hi", "ar")
@@ -100,7 +100,7 @@ def question(name: str, record: Record) -> Question | Dropped:
     """A record as a question, with its language."""
     text, asked = tidy_text(record.text("context")), tidy_text(record.text("question"))
     answers = [tidy_text(answer) for answer in record.texts("answers")]
-    return record.question(name, over(text, asked), answers, language=record.text("language"))
+    return record.question(name, with_context(text, asked), answers, language=record.text("language"))
 
 
 def _mlqa(name: str, languages: Sequence[str]) -> Benchmark:

@@ -24,7 +24,9 @@ def _draw(low: str, high: str, step: str | None, rng: random.Random) -> str:
     return str(first + by * rng.randint(0, int((Decimal(high) - first) / by)))
 
 
-def fill(text: str, words: dict[str, str], pools: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+def fill_gaps(
+    text: str, words: dict[str, str], pools: Mapping[str, Sequence[str]], rng: random.Random
+) -> str:
     """The text with its gaps filled; what fills a gap named for the first time is drawn and added to `words`."""
 
     def put(match: re.Match[str]) -> str:
@@ -37,7 +39,9 @@ def fill(text: str, words: dict[str, str], pools: Mapping[str, Sequence[str]], r
     return FIELD.sub(put, text)
 
 
-def cut(name: str, part: str, rows: Iterator[dict[str, Any]], size: int, most: int) -> list[Question]:
+def take_questions(
+    name: str, part: str, rows: Iterator[dict[str, Any]], size: int, most: int
+) -> list[Question]:
     """The first `size` rows as questions of the data set `name`, numbered from 1.
 
     Raises InputError where that is less than none or more than `most`."""

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from trice.datasets.starter_common import cut, fill
-from trice.tools.second_turn import over
+from trice.datasets.starter_common import fill_gaps, take_questions
+from trice.tools.second_turn import with_context
 from trice.types import Question
 
 NAME = "starter-mlqa"
@@ -39,13 +39,13 @@ def _file() -> dict[str, Any]:
 def _row(context: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """The fields of one question about a context."""
     words: dict[str, str] = {}
-    text = fill(context["text"], words, _file()["pools"], rng)
+    text = fill_gaps(context["text"], words, _file()["pools"], rng)
     relation = rng.choice(sorted(context["asks"]))
     answers = context["asks"][relation]
     (language,) = rng.choices(list(LANGUAGES), list(LANGUAGES.values()))
     question = _file()["questions"][relation][language].format_map(words)
     return {
-        "input": over(text, question),
+        "input": with_context(text, question),
         "answer": [each.format_map(words) for each in ([answers] if isinstance(answers, str) else answers)],
         "relation": relation,
         "template": context["name"],
@@ -73,6 +73,6 @@ def make(
 
     Raises InputError where more are wanted than MAX_ROWS of each."""
     return (
-        cut(NAME, "train", _rows(False, seed), TRAIN if train is None else train, MAX_ROWS),
-        cut(NAME, "test", _rows(True, seed), TEST if test is None else test, MAX_ROWS),
+        take_questions(NAME, "train", _rows(False, seed), TRAIN if train is None else train, MAX_ROWS),
+        take_questions(NAME, "test", _rows(True, seed), TEST if test is None else test, MAX_ROWS),
     )

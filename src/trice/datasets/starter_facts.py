@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from trice.datasets.starter_common import cut
+from trice.datasets.starter_common import take_questions
 from trice.types import Question
 
 LICENCE = "MIT"
@@ -91,7 +91,7 @@ class FactSet:
         facts = [fact for fact in self.facts() if fact.test is held_out]
         most = sum(len(fact.texts) for fact in facts)
         rows = _rows(facts, random.Random(f"{seed}:{self.name}:{part}"))
-        return cut(self.name, part, rows, len(facts) if size is None else size, most)
+        return take_questions(self.name, part, rows, len(facts) if size is None else size, most)
 
 
 def _rows(facts: list[Fact], rng: random.Random) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from trice.datasets.expressions import number, values
-from trice.datasets.starter_common import cut, fill
+from trice.datasets.starter_common import fill_gaps, take_questions
 from trice.types import Question
 
 NAME = "starter"
@@ -70,7 +70,7 @@ def _fill(template: Template, rng: random.Random) -> tuple[str, dict[str, str]]:
         "He": he.title(),
         "His": his.title(),
     }
-    return fill(template.text, words, _file()["pools"], rng), words
+    return fill_gaps(template.text, words, _file()["pools"], rng), words
 
 
 def _attempt(template: Template, rng: random.Random) -> dict[str, Any] | None:
@@ -118,6 +118,8 @@ def make(
     kept = [template for template in templates() if not template.test]
     held_out = [template for template in templates() if template.test]
     return (
-        cut(NAME, "train", _rows("train", kept, seed), TRAIN if train is None else train, MAX_ROWS),
-        cut(NAME, "test", _rows("test", held_out, seed), TEST if test is None else test, MAX_ROWS),
+        take_questions(
+            NAME, "train", _rows("train", kept, seed), TRAIN if train is None else train, MAX_ROWS
+        ),
+        take_questions(NAME, "test", _rows("test", held_out, seed), TEST if test is None else test, MAX_ROWS),
     )

@@ -27,7 +27,7 @@ from trice.stages.split import answers_path, split
 from trice.storage.files import write_rows
 from trice.storage.steps import Step, Steps
 from trice.tasks import Tasks
-from trice.tools.executor import beside
+from trice.tools.executor import sidecar
 from trice.tools.ray_executor import runner
 from trice.types import Question
 
@@ -93,7 +93,7 @@ class Loop:
         for name in self._evaluated():
             response, result = (self._tested(name, part) for part in ("response", "result"))
             yield self._step(f"generate {name}", self._generate, name, output=response, makes=[response])
-            turned = beside(result, "turned")
+            turned = sidecar(result, "turned")
             yield self._step(f"evaluate {name}", self._evaluate, name, output=turned, makes=[result])
 
     def _step(
@@ -267,7 +267,7 @@ class Loop:
             output = origin_path(self.stage2, task, origin.origin)
             name = f"collect {origin.origin}"
             yield self._step(name, self._collect, data, origin, output=output, makes=[output])
-        turned = beside(self._ranked, "turned")
+        turned = sidecar(self._ranked, "turned")
         yield self._step("score", self._score, output=turned, makes=[self._ranked])
 
     def _collect(self, data: Path, origin: Origin) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from trice.datasets import NAMES, TASKS
 from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
-from trice.tools import same_name
+from trice.tools import canonical_name
 from trice.training.settings import FREE, Settings
 from trice.types import ALL
 
@@ -57,7 +57,7 @@ class DataSet(Settings):
     def _own_task(cls, value: Any) -> Any:
         """A benchmark's task is known, and so is how its name is written."""
         if isinstance(value, dict) and isinstance(value.get("dataset"), str) and not value.get("train_file"):
-            value = {**value, "dataset": same_name(value["dataset"], NAMES)}
+            value = {**value, "dataset": canonical_name(value["dataset"], NAMES)}
         if isinstance(value, dict) and value.get("dataset") in TASKS:
             return {"task": TASKS[value["dataset"]], **value}
         return value

@@ -45,7 +45,7 @@ from trice.server.model_registry import Served, Shelf
 from trice.stages.generate import ask, content_key
 from trice.stages.grading import second_turn
 from trice.tasks.outcome import Read, read
-from trice.tools.live_executor import LiveCalls
+from trice.tools.live_executor import LiveExecutor
 from trice.types import Execution, Outcome, Response
 
 
@@ -69,7 +69,7 @@ class Worker:
         self._news: Queue[Callable[[], None]] = Queue()
         self.groups = Groups()
         self._bars: dict[tuple[str, tuple[str, ...]], CallBar] = {}
-        self._calls = LiveCalls()
+        self._calls = LiveExecutor()
         self._closed = False
         self._thread = Thread(target=self._run, name="trice-worker", daemon=True)
 

@@ -23,7 +23,7 @@ from trice.formats.calls import place, read
 from trice.progress import notice
 from trice.stages.label import READING_FIELDS
 from trice.tools import Tool
-from trice.tools.call_text import same, write_call
+from trice.tools.call_text import first_call_is, write_call
 from trice.types import Labelled, Question, ToolCall
 
 Message = dict[str, Any]
@@ -110,7 +110,7 @@ def response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
         raise Unfit(f"a call of '{call.name}', which the task does not offer")
-    if isinstance(text, str) and same(tools, text, call):
+    if isinstance(text, str) and first_call_is(tools, text, call):
         return text, tool
     try:
         written = write_call(tool, call.arguments)
@@ -118,7 +118,7 @@ def response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]
         raise Unfit(str(error)) from None
     apart = "\n" if content and not content[-1].isspace() else ""
     whole = f"{content}{apart}{written}"
-    if not same(tools, whole, call):
+    if not first_call_is(tools, whole, call):
         raise Unfit("a text before a call that is read as another call, or as reasoning that never ends")
     return whole, tool
 
@@ -146,7 +146,7 @@ def reading(row: Labelled, tool: Tool, output: str, answer: str, turn: int) -> L
         {"id": "1", "answer": answer or "-"} | {k: v for k, v in told.items() if v}
     )
     passages = [" ".join(line.split()) for line in output.splitlines()]
-    again = tool.ask_again(known, "\n".join(filter(None, passages)))
+    again = tool.second_turn(known, "\n".join(filter(None, passages)))
     if len(again) != 1:
         return None
     fields = again[0].model_dump(include=READING_FIELDS & {*told, "task"})

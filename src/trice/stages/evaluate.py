@@ -9,7 +9,7 @@ from trice.stages.generate import ModelSpec
 from trice.stages.grading import Model, check_model_given, grade, known_turns
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
 from trice.tasks import Sources, Tasks, check_questions
-from trice.tools.executor import Runner, forget
+from trice.tools.executor import Runner, remove_sidecars
 from trice.types import Response
 
 Measures = dict[str, dict[str, Share]]
@@ -52,9 +52,9 @@ def evaluate(
     graded = grade(tasks, rows, model, output=output, runner=runner, earlier=[data], any_passage=any_passage)
     measures = by_dataset(graded, known)
     write_rows(output, graded)
-    forget(output)
+    remove_sidecars(output)
     if limit is None:  # else the other rows' calls would be run again
-        forget(data, "calls")
+        remove_sidecars(data, "calls")
     return measures
 
 

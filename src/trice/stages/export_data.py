@@ -20,8 +20,8 @@ from trice.errors import InputError
 from trice.stages.conversations import LeftOut, asked, reading, said
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import Sources, TaskLike, Tasks
-from trice.tools.call_text import description
-from trice.tools.second_turn import SECOND_TURN, parts
+from trice.tools.call_text import function_schema
+from trice.tools.second_turn import SECOND_TURN, split_context
 from trice.types import Labelled, Ranked, Row
 
 Form = Literal["completion", "messages", "preference"]
@@ -79,7 +79,7 @@ def _task(tasks: Tasks, row: Labelled | Ranked) -> TaskLike:
 
 def _prompt(task: TaskLike, instruction: str, input: str) -> dict[str, Any]:
     """The prompt, and what is offered: nothing where there is no tool, as some templates announce an empty list."""
-    offered = [description(tool) for tool in task.tools]
+    offered = [function_schema(tool) for tool in task.tools]
     return {"prompt": asked(instruction, input)} | ({"tools": offered} if offered else {})
 
 
@@ -119,7 +119,9 @@ def _over(task: TaskLike, row: Labelled, second: Labelled) -> str | None:
     turn = second.id.rpartition("/")[2]
     if tool is None or not turn.isdecimal():
         return None
-    outputs = parts(second.input)  # a passage stands in the context's place, a translation in the question's
+    outputs = split_context(
+        second.input
+    )  # a passage stands in the context's place, a translation in the question's
     return next((out for out in outputs if reading(row, tool, out, second.output, int(turn)) == second), None)
 
 

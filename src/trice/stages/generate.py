@@ -1,7 +1,7 @@
 """Generate: an engine answers questions, each response stored as it comes, losing nothing to a kill.
 
 `split`, `collect` and every evaluation are this stage with other prompts. Responses are not judged
-here, but the calls in them are run beside (`trice.tools.executor.Ahead`).
+here, but the calls in them are run beside (`trice.tools.executor.BackgroundExecutor`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trice.storage.run_store import Journal
 from trice.tasks import Sources, TaskLike, Tasks, identity
 from trice.tasks.outcome import called
 from trice.tools.call_text import write_call
-from trice.tools.executor import Ahead, forget
+from trice.tools.executor import BackgroundExecutor, remove_sidecars
 from trice.types import Question, Response, Row
 
 if TYPE_CHECKING:
@@ -170,13 +170,13 @@ def generate(
         if journal.finished:
             return read_rows(output, Response, unanswered=True)
         if not journal.rows:
-            forget(output, "calls")  # another time's
+            remove_sidecars(output, "calls")  # another time's
         samples = range((more or spec).sampling.samples)
         contents = map(content_key, questions)
         keys = [[journal.key(content, sample) for sample in samples] for content in contents]
         if free and not journal.rows:
             journal.add(_unchanged(groups, keys, spec, origin, free))
-        with Ahead(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
+        with BackgroundExecutor(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
             opened = cache(partial(open_engine, spec))
             first = [each[: spec.sampling.samples] for each in keys]
             _answer(groups, first, spec, origin, journal, ahead, opened, long_is_empty)
@@ -286,7 +286,7 @@ def _answer(
     spec: ModelSpec,
     origin: str,
     journal: Journal,
-    ahead: Ahead | None,
+    ahead: BackgroundExecutor | None,
     opened: Callable[[], Engine],
     long_is_empty: bool,
 ) -> None:

@@ -23,7 +23,7 @@ from trice.tasks import Sources, TaskLike, Tasks
 from trice.tasks.outcome import Read, read
 from trice.tasks.task import Task
 from trice.tasks.word_judge import exact_match, f1
-from trice.tools.executor import Runner, beside, forget, run_all
+from trice.tools.executor import Runner, remove_sidecars, run_all, sidecar
 from trice.tools.second_turn import final_answer
 from trice.types import REQUIRED, Execution, Outcome, Question, Response
 
@@ -101,13 +101,17 @@ def second_turn(row: Response, found: Read, execution: Execution | None) -> list
     """What the model is to be asked with the output of a response's call; nothing where that is the answer."""
     if found.tool is None or execution is None or execution.output is None:
         return []
-    return found.tool.ask_again(row, execution.output)
+    return found.tool.second_turn(row, execution.output)
 
 
 def _passages(row: Response, found: Read, execution: Execution | None) -> list[Question]:
     """The same over each passage of the output alone."""
     asked = bool(second_turn(row, found, execution))
-    return found.tool.ask_each(row, execution.output or "") if asked and found.tool and execution else []
+    return (
+        found.tool.second_turn_per_passage(row, execution.output or "")
+        if asked and found.tool and execution
+        else []
+    )
 
 
 def _with_need(tasks: Tasks, row: Response) -> Response:
@@ -139,9 +143,9 @@ def _executed(row: Response, found: Read, execution: Execution | None, turns: li
 def _judged(row: Response, found: Read) -> Response:
     """The executed response with the verdict on its prediction."""
     task, tool = found.task, found.tool
-    if tool is not None and tool.asks_again and row.turns is None:
+    if tool is not None and tool.needs_second_turn and row.turns is None:
         # another task's tool may find the answer in passing, which says nothing
-        correct = row.pred is not None and found.own and tool.supports(row, row.pred)
+        correct = row.pred is not None and found.own and tool.supports_answer(row, row.pred)
     else:
         correct = task.judge(row.pred, row.answers)
     return row.model_copy(update={"correct": correct} | _strictly(task, row.pred, row.answers))
@@ -176,7 +180,7 @@ class Model:
 
     def _answers(self, distinct: dict[int, Question], how: ModelSpec) -> list[str]:
         """The answers by number; those of an earlier try are taken where the same was asked of the same model."""
-        asked, answered = (beside(self.output, part) for part in ("turns", "turned"))
+        asked, answered = (sidecar(self.output, part) for part in ("turns", "turned"))
         model = hashlib.sha256(json.dumps(how.settings(), default=str).encode()).hexdigest()
         names = {"dataset": f"turns of {model}"}
         rows = [
@@ -184,7 +188,7 @@ class Model:
         ]
         text = "".join(dump_row(row) + "\n" for row in rows)
         if not asked.is_file() or read_text(asked) != text:  # what another try left is of no use
-            forget(self.output, "turned")
+            remove_sidecars(self.output, "turned")
             write_text(asked, text)
         answers = generate(asked, answered, self.task, how, tools=self.tools, retry=True, long_is_empty=True)
         if len(answers) < len(rows):
@@ -208,7 +212,7 @@ def check_model_given(tasks: Tasks, rows: Sequence[Response]) -> None:
     """Raise InputError where a call's output would have to be read by a model, and there is none."""
     for row in rows:
         tool = read(tasks, row).tool
-        if tool and tool.asks_again:
+        if tool and tool.needs_second_turn:
             raise InputError(
                 f"{row.where}: calls {tool.name}, whose output a model has to read: give --model"
             )

@@ -27,9 +27,9 @@ from trice.storage import files
 from trice.storage.run_store import Journal
 from trice.tasks import Sources, TaskLike, Tasks, check_questions, identity
 from trice.tasks.outcome import read
-from trice.tools.call_text import one_line, same, write_call
-from trice.tools.executor import forget
-from trice.tools.second_turn import contains, parts
+from trice.tools.call_text import first_call_is, is_one_line, write_call
+from trice.tools.executor import remove_sidecars
+from trice.tools.second_turn import contains_answer, split_context
 from trice.types import Labelled, Outcome, Question, Response
 
 # What is known of the base model's response, or of an earlier label: not the question's own fields.
@@ -104,7 +104,7 @@ def label(
         finished.finish(
             _labelled(tasks, question, verdict.call) for question, verdict in pairs if verdict.call
         )
-    forget(output, "calls")
+    remove_sidecars(output, "calls")
     return result
 
 
@@ -186,12 +186,14 @@ def _stored(tasks: Tasks, response: Response) -> str:
     if tool is None or reading.call is None or reading.written is None:
         raise ValueError("there is no call")
     written = reading.written
-    if not one_line(written):
+    if not is_one_line(written):
         collapsed = " ".join(written.split())  # of a text in which white space has no meaning
         written = (
-            collapsed if same([tool], collapsed, reading.call) else write_call(tool, reading.call.arguments)
+            collapsed
+            if first_call_is([tool], collapsed, reading.call)
+            else write_call(tool, reading.call.arguments)
         )
-    if not same(tasks.of(response).tools, written, reading.call):
+    if not first_call_is(tasks.of(response).tools, written, reading.call):
         raise ValueError("the call alone is read as another one")
     return written
 
@@ -208,9 +210,9 @@ def _reading(tasks: Tasks, question: Question, verdict: _Verdict) -> list[Labell
         tasks, Response.model_validate(question.model_dump(exclude=GRADED) | {"response": verdict.call})
     )
     rows = []
-    for asked in found.tool.ask_again(question, verdict.output) if found.tool else []:
-        context = parts(asked.input)[0]
-        gold = [answer for answer in question.answers if contains(context, [answer])]
+    for asked in found.tool.second_turn(question, verdict.output) if found.tool else []:
+        context = split_context(asked.input)[0]
+        gold = [answer for answer in question.answers if contains_answer(context, [answer])]
         if gold:
             fields = {"instruction": asked.instruction, "input": asked.input, "output": gold[0]}
             rows.append(Labelled.model_validate(asked.model_dump(include=READING_FIELDS) | fields))

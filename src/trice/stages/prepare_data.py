@@ -13,7 +13,7 @@ from trice.progress import notice
 from trice.stages.generate import ask
 from trice.storage.files import write_rows
 from trice.tasks import Tasks
-from trice.tools.passage_index import build, is_dump, read_passages
+from trice.tools.passage_index import build_index, is_dump, read_passages
 from trice.types import Question
 
 LISTED = 4  # files of a data set that are named in the list
@@ -65,7 +65,9 @@ def index(source: Path, output: Path) -> str:
         raise InputError(f"{output}: is there already; remove it, or choose another folder")
     # Unpacking a dump twice would take as long as indexing it.
     total = 0 if is_dump(source) else sum(1 for _ in read_passages(source))
-    return f"{build(read_passages(source, told=not is_dump(source)), output, total)} passages in {output}"
+    return (
+        f"{build_index(read_passages(source, told=not is_dump(source)), output, total)} passages in {output}"
+    )
 
 
 def raw_row(question: Question) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from trice.stages.generate import GRADED, ModelSpec
 from trice.stages.grading import Model, grade
 from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
 from trice.tasks import Sources, Tasks, check_questions
-from trice.tools.executor import Runner, forget
+from trice.tools.executor import Runner, remove_sidecars
 from trice.types import Labelled, Outcome, Question, Ranked, Response
 
 
@@ -69,9 +69,9 @@ def score(
         responses = [_earned(tasks, next(graded)) for _ in rows]
         ranked.append(_rank(gold, responses, rewarder(responses)))
     write_rows(output, ranked)
-    forget(output)
+    remove_sidecars(output)
     for path in paths:
-        forget(path, "calls")
+        remove_sidecars(path, "calls")
     return ranked
 
 

@@ -20,7 +20,7 @@ from trice.stages.generate import ModelSpec, More, generate
 from trice.storage.files import read_rows, write_rows
 from trice.tasks import Sources, TaskLike, Tasks, check_questions
 from trice.tasks.outcome import read
-from trice.tools.executor import beside
+from trice.tools.executor import sidecar
 from trice.types import Outcome, Question, Response
 
 
@@ -113,7 +113,7 @@ def _withheld(spec: ModelSpec) -> ModelSpec:
 
 def answers_path(data: Path) -> Path:
     """Where the answers are while `data` is being split."""
-    return beside(data, "answers")
+    return sidecar(data, "answers")
 
 
 def _halves(

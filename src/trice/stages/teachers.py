@@ -28,7 +28,7 @@ from trice.models.http import Reply
 from trice.progress import Progress
 from trice.storage.files import read_text, validate
 from trice.tasks import MIXED, Tasks
-from trice.tools import Tool, annotation
+from trice.tools import Tool, annotated_call
 from trice.tools.call_text import write_call
 from trice.types import Question
 
@@ -99,7 +99,7 @@ class Annotations(Offline):
 
     def argument(self, tool: Tool, question: Question) -> str | None:
         """The expression, for whichever tool."""
-        return annotation(question)
+        return annotated_call(question)
 
 
 class Rule(Offline):
@@ -110,7 +110,7 @@ class Rule(Offline):
 
     def argument(self, tool: Tool, question: Question) -> str | None:
         """The tool's own suggestion."""
-        return tool.suggest(question)
+        return tool.suggest_arguments(question)
 
 
 class TeacherExample(BaseModel):

@@ -12,9 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from trice.errors import InputError
 from trice.storage.files import validate
-from trice.tools import SHIPPED as TOOLS
-from trice.tools import Tool, load_tool, same_name
-from trice.tools.second_turn import READING, SECOND_TURN
+from trice.tools import BUILT_IN as TOOLS
+from trice.tools import Tool, canonical_name, load_tool
+from trice.tools.second_turn import SECOND_TURN, SECOND_TURN_INSTRUCTION
 from trice.types import REQUIRED, Question
 
 Sources = Mapping[str, str]
@@ -64,7 +64,7 @@ class Tasks:
     `qa@words-published`. `name` is what files are called after, `sources` say what is behind the tools."""
 
     def __init__(self, name: str | TaskLike, sources: Sources | None = None) -> None:
-        self.sources = {same_name(tool, TOOLS): source for tool, source in (sources or {}).items()}
+        self.sources = {canonical_name(tool, TOOLS): source for tool, source in (sources or {}).items()}
         self._known: dict[str, TaskLike] = {}
         self._apart: dict[str, Sequence[Tool]] = {}  # of the tasks that a mix offers together
         if not isinstance(name, str):
@@ -156,7 +156,7 @@ def identity(task: str | TaskLike) -> str | dict[str, Any]:
     """What a task is, as JSON: a name, or for an object all that responses and verdicts depend on."""
     if isinstance(task, str):
         return task
-    tools = [[tool.name, tool.description, tool.schema, tool.version or tool.behind] for tool in task.tools]
+    tools = [[tool.name, tool.description, tool.schema, tool.version or tool.backend] for tool in task.tools]
     named = {"name": task.name, "instruction": task.instruction, "tools": tools}
     return named | {"answers": getattr(task, "answers", None), "tool": getattr(task, "tool", None)}
 
@@ -190,7 +190,7 @@ def load_task(name: str, sources: Sources | None = None) -> TaskLike:
         instruction, tool = texts[name]
         return Task(name, instruction, tools(tool))
     if name == SECOND_TURN:
-        return Task(name, READING)
+        return Task(name, SECOND_TURN_INSTRUCTION)
     if name.endswith((".yaml", ".yml")):
         return custom.from_file(name, sources or {})
     if ":" not in name:
@@ -204,7 +204,7 @@ def load_task(name: str, sources: Sources | None = None) -> TaskLike:
 def task_asked(instructions: Iterable[str]) -> str | None:
     """The shipped task, or `mix`, that asks with the first of these instructions; None where none does. A second
     turn's instruction belongs to several tasks and is passed over."""
-    asked = next((each for each in instructions if each != READING), None)
+    asked = next((each for each in instructions if each != SECOND_TURN_INSTRUCTION), None)
     if asked == MIX:
         return "mix"
     return next((name for name in SHIPPED if load_task(name).instruction == asked), None)
@@ -224,5 +224,5 @@ def check_questions(tasks: Tasks, questions: Sequence[Question]) -> None:
 def check_tools(tasks: Tasks, questions: Sequence[Question]) -> None:
     """Raise InputError where a tool that these questions are offered lacks what it needs."""
     offered = ((tool, question) for question in questions for tool in tasks.of(question).tools)
-    for tool in {tool.name: tool.given(question) for tool, question in offered}.values():
+    for tool in {tool.name: tool.for_question(question) for tool, question in offered}.values():
         tool.check()

@@ -25,7 +25,7 @@ def read(tasks: Tasks, row: Response) -> Read:
     offered = {tool.name: tool for tool in task.tools}
     reading = calls.read(row.response, {name: tool.parse for name, tool in offered.items()})
     tool = offered[reading.call.name] if reading.call else None
-    return Read(task, reading, tool.given(row) if tool else None, tool in tasks.own_tools(task))
+    return Read(task, reading, tool.for_question(row) if tool else None, tool in tasks.own_tools(task))
 
 
 def called(tasks: Tasks, row: Response) -> tuple[Tool, ToolCall] | None:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from trice.tasks.number_judge import is_number, same_number
-from trice.tools.second_turn import contains, plain, words
+from trice.tools.second_turn import contains_answer, normalise, words
 
 WORDS = 20  # of a prediction that are read
 READ = 20_000  # characters of a text that are compared word by word: more than any answer has
@@ -30,14 +30,14 @@ def matches(prediction: str, answers: Sequence[str], rule: str = "words") -> boo
     """Whether the prediction matches a gold answer under a rule: `words`, `auto` or `words-published`."""
     read = " ".join(prediction.split()[:WORDS])
     if rule == "words-published":
-        published = plain(read)
-        return any(plain(answer) in published for answer in answers)
+        published = normalise(read)
+        return any(normalise(answer) in published for answer in answers)
     if exact_match(prediction, answers):
         return True
     numbers = [answer for answer in answers if rule == "auto" and is_number(answer)]
     if any(same_number(prediction, answer) for answer in numbers):
         return True
-    return contains(read[:READ], [answer for answer in answers if answer not in numbers])
+    return contains_answer(read[:READ], [answer for answer in answers if answer not in numbers])
 
 
 def check(answers: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from trice.errors import ToolError
-from trice.tools import Tool, single
+from trice.tools import Tool, argument_value
 
 MAX_LENGTH = 1_000  # characters of an expression
 MAX_DEPTH = 50  # parentheses, signs and powers inside one another
@@ -278,12 +278,12 @@ class Calculator(Tool):
     name = "calculator"
     description = "Computes an arithmetic expression and returns its value."
     time_limit = None
-    quick = True
+    cheap = True
 
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `expression`, each run of white space as one blank. Raises ValueError with the reason where
         the text is no expression or is beyond the bounds; nothing is computed."""
-        expression = " ".join(single(text, "expression").split())
+        expression = " ".join(argument_value(text, "expression").split())
         _parse(expression)
         return {"expression": expression}
 

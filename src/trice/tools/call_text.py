@@ -16,7 +16,7 @@ from trice.types import ToolCall
 SIGNS = set(",=()[]{}\"'")  # that mean something between the parentheses of a call
 
 
-def description(tool: Tool) -> dict[str, Any]:
+def function_schema(tool: Tool) -> dict[str, Any]:
     """A tool as chat templates are told of it: a function with its arguments' JSON schema, without the titles that
     pydantic adds."""
     parameters = {key: value for key, value in tool.schema.items() if key not in ("title", "description")}
@@ -33,7 +33,7 @@ def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
     wanted = texts(arguments)
     for text in _forms(tool, arguments):
         written = render(tool.name, text)
-        if not one_line(written):
+        if not is_one_line(written):
             continue
         reading = read(written, {tool.name: tool.parse}, over=False)
         if reading.call and reading.written == written and texts(reading.call.arguments) == wanted:
@@ -41,13 +41,13 @@ def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
     raise ValueError(f"no text between parentheses is read as these arguments of {tool.name}")
 
 
-def same(tools: Sequence[Tool], text: str, call: ToolCall) -> bool:
+def first_call_is(tools: Sequence[Tool], text: str, call: ToolCall) -> bool:
     """Whether a text's first call is this one."""
     found = read(text, {tool.name: tool.parse for tool in tools}).call
     return found is not None and found.name == call.name and texts(found.arguments) == texts(call.arguments)
 
 
-def one_line(text: str) -> bool:
+def is_one_line(text: str) -> bool:
     """Whether a text has no line break."""
     return not set(text) & set("\r\n")
 

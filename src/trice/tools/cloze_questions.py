@@ -31,14 +31,14 @@ class Cloze(NamedTuple):
     after: str
 
 
-def written(sentence: str, relation: str | None) -> str:
+def cloze_question(sentence: str, relation: str | None) -> str:
     """A cloze sentence as a question for what is missing, by the Wikidata id (`P19`) of the relation; as it is
     where none is known."""
     kind = KINDS.get(relation or "")
     return f"Which {kind} is missing: {sentence}" if kind else sentence
 
 
-def read(question: str) -> Cloze | None:
+def parse_cloze(question: str) -> Cloze | None:
     """The cloze that a question is, whether or not it says what is missing; None where it has no mask."""
     found = WRITTEN.fullmatch(question)
     kind, sentence = found.groups() if found else (None, question)

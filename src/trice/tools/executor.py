@@ -2,7 +2,7 @@
 
 Outputs of tools with a version are kept for good in the user's cache; those of others, such as a user's
 function, as long as the file that is being made is not finished, so that no paid call is repeated after a
-kill; so are all errors: a file goes on as it was begun, and the next one tries again. `Ahead` runs calls while
+kill; so are all errors: a file goes on as it was begun, and the next one tries again. `BackgroundExecutor` runs calls while
 responses are still being written, and keeps them beside the responses until these are graded.
 """
 
@@ -22,7 +22,7 @@ from trice.errors import InputError, TriceError
 from trice.progress import Progress, notice
 from trice.storage.cache import cache_folder
 from trice.tools import Tool
-from trice.tools.worker_pool import Pool, executed
+from trice.tools.worker_pool import WorkerPool, run_in_pool
 from trice.types import Execution, Response, ToolCall
 
 ERRORS = (
@@ -36,7 +36,7 @@ Runner = Callable[[Mapping[str, tuple[Tool, ToolCall]]], Iterator[tuple[str, Exe
 """Runs calls, and gives each execution under its call's key as soon as it is there."""
 
 
-class Kept:
+class ExecutionFile:
     """Outputs of calls in one file; several processes may use it."""
 
     def __init__(self, path: Path) -> None:
@@ -72,14 +72,14 @@ class Kept:
         self._open.close()
 
 
-def beside(output: Path, part: str) -> Path:
+def sidecar(output: Path, part: str) -> Path:
     """Where something is kept while `output` is being made."""
     return output.with_name(f".{output.name}.{part}")
 
 
-def forget(output: Path, *parts: str) -> None:
+def remove_sidecars(output: Path, *parts: str) -> None:
     """Remove what is kept for a file that is finished now, or some parts of it; never another file's."""
-    for name in (beside(output, part).name for part in parts or PARTS):
+    for name in (sidecar(output, part).name for part in parts or PARTS):
         for path in output.parent.glob(f"{glob.escape(name)}*"):
             if path.name.removeprefix(name) in ENDS:
                 path.unlink()
@@ -91,19 +91,19 @@ def run_all(
     runner: Runner | None = None,
     earlier: Sequence[Path] = (),
 ) -> list[Execution]:
-    """The executions of calls, in order. `output` is the file that is being made of them: `forget` it at its
+    """The executions of calls, in order. `output` is the file that is being made of them: `remove_sidecars` at its
     end, and what is kept beside the `earlier` files that it is made from. `runner` runs them elsewhere than in this
     process."""
     tools = {id(tool): tool for tool, _ in calls}
     versions = {place: tool.version for place, tool in tools.items()}  # a version may be long in the making
     keys = [call_key(tool, versions[id(tool)], call) for tool, call in calls]
     pending = dict(zip(keys, calls, strict=True))
-    lasting = {key: versions[id(tool)] is not None for key, (tool, _) in pending.items() if not tool.quick}
-    with Stores(output, earlier) as stores:
+    lasting = {key: versions[id(tool)] is not None for key, (tool, _) in pending.items() if not tool.cheap}
+    with ExecutionStore(output, earlier) as stores:
         done = {key: kept for key in lasting if (kept := stores.get(key, lasting[key]))}
         left = {key: pair for key, pair in pending.items() if key not in done}
         with Progress("calls", len(lasting), len(done)) as progress:
-            for key, execution in (runner or executed)(left):
+            for key, execution in (runner or run_in_pool)(left):
                 done[key] = execution
                 if key in lasting:
                     stores.put(key, execution, lasting[key])
@@ -115,23 +115,23 @@ def call_key(tool: Tool, version: str | None, call: ToolCall) -> str:
     kind = type(tool)
     named: list[object] = [f"{kind.__module__}.{kind.__qualname__}", tool.name, version, call.arguments]
     if version is None:  # which would say what is behind it
-        named.append(tool.behind)
+        named.append(tool.backend)
     return json.dumps(named, sort_keys=True, ensure_ascii=False, default=str)
 
 
-class Stores:
+class ExecutionStore:
     """Where executions are kept: outputs of calls that are `lasting` in the cache, all others beside the output.
     Those beside `earlier` files are only read. A file is opened, in the thread that asks, when it is needed."""
 
     def __init__(self, output: Path | None, earlier: Sequence[Path] = ()) -> None:
         self._cache = cache_folder() / "calls.sqlite"
-        self._beside = beside(output, "calls") if output else None
-        self._earlier = [beside(path, "calls") for path in earlier]
-        self._open: dict[Path, Kept] = {}
+        self._beside = sidecar(output, "calls") if output else None
+        self._earlier = [sidecar(path, "calls") for path in earlier]
+        self._open: dict[Path, ExecutionFile] = {}
 
-    def _kept(self, path: Path) -> Kept:
+    def _kept(self, path: Path) -> ExecutionFile:
         if path not in self._open:
-            self._open[path] = Kept(path)
+            self._open[path] = ExecutionFile(path)
         return self._open[path]
 
     def get(self, key: str, lasting: bool) -> Execution | None:
@@ -160,7 +160,7 @@ class Stores:
             store.close()
 
 
-class Ahead:
+class BackgroundExecutor:
     """Runs the calls in responses while others are still being written; at its end, those that have begun come to
     theirs, and the others are left to `run_all`. `find` is the call in a response.
 
@@ -169,7 +169,7 @@ class Ahead:
 
     def __init__(self, find: Callable[[Response], tuple[Tool, ToolCall] | None], output: Path) -> None:
         self._find, self._output = find, output
-        self._pool = Pool()
+        self._pool = WorkerPool()
         self._thread = Thread(target=self._run, daemon=True)
         self._known: dict[int, tuple[Tool, str | None]] = {}  # tools by their place, with their versions
         self._lasting: dict[str, bool] = {}  # the calls that were met, by key
@@ -182,7 +182,7 @@ class Ahead:
 
     def _run(self) -> None:
         try:
-            with Stores(self._output) as self._stores:
+            with ExecutionStore(self._output) as self._stores:
                 for key, result in self._pool.results():
                     if isinstance(result, TriceError):
                         raise result
@@ -196,7 +196,7 @@ class Ahead:
         if found is None:
             return
         tool, call = found
-        if tool.quick or not tool.ahead or tool.name in self._left:
+        if tool.cheap or not tool.run_early or tool.name in self._left:
             return
         try:
             if id(tool) not in self._known:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
 
 from trice.errors import InputError
 from trice.formats.calls import signs, unquote
-from trice.tools import PATIENCE, TIME_LIMIT, Tool
+from trice.tools import RELEASE_AFTER, TIME_LIMIT, Tool
 
 _KEY = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)")
 _CLOSING = {")": "(", "]": "[", "}": "{"}
@@ -36,12 +36,17 @@ class FunctionTool(Tool):
         *,
         workers: int = 1,
         rate: float | None = None,
-        patience: float | None = PATIENCE,
+        release_after: float | None = RELEASE_AFTER,
     ) -> None:
         self.name: str = function.__name__
         self.description = inspect.getdoc(function) or ""
-        self.behind = f"{function.__module__}:{function.__qualname__}"
-        self.time_limit, self.workers, self.rate, self.patience = time_limit, workers, rate, patience
+        self.backend = f"{function.__module__}:{function.__qualname__}"
+        self.time_limit, self.workers, self.rate, self.release_after = (
+            time_limit,
+            workers,
+            rate,
+            release_after,
+        )
         self._function = function
         self._arguments = arguments_of(function)
         if not self.description:
@@ -84,7 +89,7 @@ def tool(function: Callable[..., Any] | None = None, **limits: Any) -> Any:
     Args:
         function: It needs a type for every argument and a docstring, which becomes the description.
         limits: `time_limit` (seconds for one call), `workers` (calls at the same time), `rate` (calls begun in a
-            second), `patience` (seconds after which a slow call no longer holds up the next).
+            second), `release_after` (seconds after which a slow call no longer holds up the next).
 
     Returns:
         A `FunctionTool`, which can still be called as the function; with `limits` alone, a decorator.

@@ -14,21 +14,21 @@ from threading import Thread
 
 from trice.errors import ToolUnavailable, TriceError
 from trice.progress import notice
-from trice.tools import Tool, describe, unavailable
-from trice.tools.executor import Stores, call_key
-from trice.tools.worker_pool import Pool
+from trice.tools import Tool, describe_failure, unavailable_error
+from trice.tools.executor import ExecutionStore, call_key
+from trice.tools.worker_pool import WorkerPool
 from trice.types import Execution, ToolCall
 
 Take = Callable[[Execution | TriceError], None]
 """Takes a call's execution, or why its tool cannot run."""
 
 
-class LiveCalls:
+class LiveExecutor:
     """A context manager around the time in which calls come; `run` may be called from any thread, and what takes an
     execution is called in another one."""
 
     def __init__(self) -> None:
-        self._pool = Pool(eager=True)
+        self._pool = WorkerPool(eager=True)
         self._thread = Thread(target=self._go, name="trice-calls", daemon=True)
         self._waiting: dict[str, list[Take]] = {}
         self._lasting: dict[str, bool] = {}
@@ -39,7 +39,7 @@ class LiveCalls:
         """Have a call run; `take` gets its execution, or why its tool cannot run. Returns at once."""
         self._pool.post(partial(self._look, tool, call, take))
 
-    def __enter__(self) -> LiveCalls:
+    def __enter__(self) -> LiveExecutor:
         self._thread.start()
         return self
 
@@ -49,7 +49,7 @@ class LiveCalls:
         self._pool.post(partial(self._pool.close, drop=True))
 
     def _go(self) -> None:
-        with Stores(None) as self._stores:
+        with ExecutionStore(None) as self._stores:
             while not self._closed:
                 try:
                     self._results()
@@ -75,12 +75,15 @@ class LiveCalls:
             return
         try:
             version = tool.version
-            lasting = version is not None and not tool.quick
+            lasting = version is not None and not tool.cheap
             # without a version two calls may have different outputs
             key = call_key(tool, version, call) if lasting else f"{next(self._numbers)}"
             kept = self._stores.get(key, True) if lasting else None
         except Exception as failure:  # a version may ask a stranger's code
-            take(unavailable(tool, failure) or ToolUnavailable(f"{tool.name}: {describe(failure)}"))
+            take(
+                unavailable_error(tool, failure)
+                or ToolUnavailable(f"{tool.name}: {describe_failure(failure)}")
+            )
             return
         if kept is not None:
             take(kept)

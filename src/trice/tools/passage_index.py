@@ -79,18 +79,18 @@ def is_dump(path: Path) -> bool:
     return path.name.endswith(wikipedia_dump.SUFFIXES)
 
 
-def build(passages: Iterable[Passage], folder: Path, total: int = 0) -> int:
+def build_index(passages: Iterable[Passage], folder: Path, total: int = 0) -> int:
     """Index `passages` into `folder`, which must not be there yet; returns how many.
 
     What a kill leaves lies beside the folder under another name, and is cleared by the next try. `total`, if known,
     is for the progress line. Raises InputError where the folder is taken or there is nothing to index.
     """
-    if folder.exists() or not make_once(folder, partial(fill, passages, total)):
+    if folder.exists() or not make_once(folder, partial(write_index, passages, total)):
         raise InputError(f"{folder}: is there already; remove it, or choose another folder")
     return _check(folder)
 
 
-def fill(passages: Iterable[Passage], total: int, folder: Path) -> None:
+def write_index(passages: Iterable[Passage], total: int, folder: Path) -> None:
     """Make the index in `folder`, a new one. Raises InputError where there is nothing to index."""
     tantivy = _tantivy()
     folder.mkdir()
@@ -114,7 +114,7 @@ def fill(passages: Iterable[Passage], total: int, folder: Path) -> None:
     )
 
 
-class Index:
+class PassageIndex:
     """The index in `folder`. Raises InputError where there is none, or a damaged one."""
 
     def __init__(self, folder: Path) -> None:

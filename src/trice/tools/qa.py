@@ -11,8 +11,15 @@ from typing import Any
 
 from trice.errors import ToolError
 from trice.models.endpoint import is_url
-from trice.tools import BatchTool, cloze_questions, extractive_qa, one_text, text_models, text_schema
-from trice.tools.second_turn import over, parts
+from trice.tools import (
+    BatchTool,
+    cloze_questions,
+    extractive_qa,
+    parse_text_argument,
+    text_models,
+    text_schema,
+)
+from trice.tools.second_turn import split_context, with_context
 from trice.tools.wikisearch import WikiSearch, key_terms
 from trice.types import Question
 
@@ -52,8 +59,8 @@ class QA(BatchTool):
 
     def __init__(self, source: str | None = None) -> None:
         model, where = text_models.split_source(source or "")
-        self.source, self.behind = model or text_models.MODEL, source or ""
-        self.ahead = is_url(self.source)
+        self.source, self.backend = model or text_models.MODEL, source or ""
+        self.run_early = is_url(self.source)
         self._search = WikiSearch(where or None, passages=1)
 
     @property
@@ -73,7 +80,7 @@ class QA(BatchTool):
 
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `question`. Raises ValueError for one that is too long."""
-        return one_text(text, "question", MAX_QUESTION)
+        return parse_text_argument(text, "question", MAX_QUESTION)
 
     def execute_batch(self, calls: Sequence[dict[str, Any]]) -> list[str]:
         """The answers. Raises ToolError where a model that needs a passage has none, or an endpoint fails."""
@@ -83,16 +90,16 @@ class QA(BatchTool):
         writer = text_models.open_writer(self.source)
         return writer.write([self._prompt(question, writer.shown) for question in questions], TOKENS)
 
-    def suggest(self, question: Question) -> str | None:
+    def suggest_arguments(self, question: Question) -> str | None:
         """A cloze as a question for what is missing, by its field `relation`; any other question as it is."""
-        asked = parts(question.input)[1]
+        asked = split_context(question.input)[1]
         if cloze_questions.MASK not in asked:
             return asked
-        return cloze_questions.written(asked, (question.model_extra or {}).get("relation"))
+        return cloze_questions.cloze_question(asked, (question.model_extra or {}).get("relation"))
 
     def _prompt(self, question: str, shown: bool) -> str:
         """What a model reads: with a passage, but for a cloze sentence that a model is shown how to complete."""
-        cloze = cloze_questions.read(question)
+        cloze = cloze_questions.parse_cloze(question)
         if shown and cloze:
             return _cloze_prompt(cloze)
         passages = self._passages(question)
@@ -115,7 +122,9 @@ class QA(BatchTool):
 def _question_prompt(question: str, passage: str) -> str:
     """What a model that is shown questions continues with the answer."""
     rows = [*QUESTIONS, (" ".join(passage.split()[:WORDS]), question, "")]
-    return "\n\n".join(f"{over(text, asked)}\nAnswer: {answer}" for text, asked, answer in rows).rstrip()
+    return "\n\n".join(
+        f"{with_context(text, asked)}\nAnswer: {answer}" for text, asked, answer in rows
+    ).rstrip()
 
 
 def _cloze_prompt(cloze: cloze_questions.Cloze) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from trice import ray_cluster
 from trice.tools import Tool
 from trice.tools.executor import Runner
-from trice.tools.worker_pool import executed
+from trice.tools.worker_pool import run_in_pool
 from trice.types import Execution, ToolCall
 
 PORTION = 64  # calls that a worker takes at a time, and that are run again where it dies
@@ -36,13 +36,13 @@ def spread(
         pool = ray_cluster.pool(workers)
         for done in ray_cluster.spread(_caller, ray_cluster.portions(there, pool.workers, PORTION), pool):
             yield from done
-    yield from executed(here)
+    yield from run_in_pool(here)
 
 
 def _stays(tool: Tool) -> bool:
-    return tool.quick or tool.workers > 1 or tool.rate is not None
+    return tool.cheap or tool.workers > 1 or tool.rate is not None
 
 
 def _caller() -> Callable[[Sequence[Keyed]], list[tuple[str, Execution]]]:
     """On a worker: what runs a portion of calls."""
-    return lambda portion: list(executed(dict(portion)))
+    return lambda portion: list(run_in_pool(dict(portion)))

@@ -16,8 +16,8 @@ from typing import Any
 from trice.errors import InputError
 from trice.tools import Tool
 from trice.tools.passage_index import Passage
-from trice.tools.second_turn import plain
-from trice.tools.wikisearch import PASSAGES, WikiSearch, line
+from trice.tools.second_turn import normalise
+from trice.tools.wikisearch import PASSAGES, WikiSearch, format_passage
 from trice.types import Question
 
 K1, B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza, 2009)
@@ -45,7 +45,7 @@ class Retriever(WikiSearch):
         if not self._own:
             super().check()
 
-    def given(self, question: Question) -> Tool:
+    def for_question(self, question: Question) -> Tool:
         """The retriever over the question's passages. Raises InputError where they are not of the form."""
         found: Any = (question.model_extra or {}).get("passages")
         if not found:
@@ -62,7 +62,11 @@ class Retriever(WikiSearch):
 
     def find(self, query: str) -> list[str]:
         """The passages, best first; none where no word of the query is in any."""
-        return [line(passage) for passage in _best(self._own, query)] if self._own else super().find(query)
+        return (
+            [format_passage(passage) for passage in _best(self._own, query)]
+            if self._own
+            else super().find(query)
+        )
 
 
 def _best(passages: Sequence[Passage], query: str) -> list[Passage]:
@@ -81,4 +85,4 @@ def _best(passages: Sequence[Passage], query: str) -> list[Passage]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", plain(text))
+    return re.findall(r"\w+", normalise(text))

@@ -14,24 +14,28 @@ import regex
 from trice.formats.calls import visible
 from trice.types import Question
 
-READING = "Given a context, please answer the question."
+SECOND_TURN_INSTRUCTION = "Given a context, please answer the question."
 SECOND_TURN = "second-turn"  # the task of a question that is asked again
 CONTEXT = "Context: "
 ASKED = "\nQuestion: "
 
 
-def reading(question: Question, context: str, asked: str, turn: int = 1) -> Question:
+def second_turn_question(question: Question, context: str, asked: str, turn: int = 1) -> Question:
     """The question as it is asked again: what is `asked`, over a context. `turn` numbers those of one output."""
-    form = {"task": SECOND_TURN, "instruction": READING, "input": over(context, asked)}
+    form = {
+        "task": SECOND_TURN,
+        "instruction": SECOND_TURN_INSTRUCTION,
+        "input": with_context(context, asked),
+    }
     return question.model_copy(update={"id": f"{question.id}/{turn}", **form})
 
 
-def over(context: str, asked: str) -> str:
-    """The input of a question that has a context; `parts` takes it apart again."""
+def with_context(context: str, asked: str) -> str:
+    """The input of a question that has a context; `split_context` takes it apart again."""
     return f"{CONTEXT}{context}{ASKED}{asked}"
 
 
-def parts(input: str) -> tuple[str, str]:
+def split_context(input: str) -> tuple[str, str]:
     """The context of a question that has one, else nothing, and what is asked."""
     context, found, asked = input.rpartition(ASKED)
     return (context.removeprefix(CONTEXT), asked) if found else ("", input)
@@ -43,12 +47,12 @@ def final_answer(turns: Sequence[str]) -> str:
     return next((answer for turn in turns if (answer := visible(turn).strip())), "")
 
 
-def plain(text: str) -> str:
+def normalise(text: str) -> str:
     """Text without its case, with single blanks, each character written in one way (NFKC)."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def contains(text: str, answers: Sequence[str]) -> bool:
+def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether one of the answers occurs in a text as whole words, in whatever punctuation.
 
     A word with an apostrophe counts both as it is written and as its parts of two letters and more: "Paris" is in

