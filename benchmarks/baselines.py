@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from trice.datasets import load
+from trice.datasets.published import read_candidates
 from trice.formats.prompt import load_template
-from trice.storage.files import read_rows
 from trice.tasks.math import INSTRUCTION
 from trice.training.fine_tune import example
 from trice.training.losses import rank_loss, sequence_scores
@@ -27,7 +27,7 @@ from trice.training.packed_forward import mixed, prepare
 from trice.training.packing import Example, Layout, pack
 from trice.training.settings import Rlef
 from trice.training.trainer import Parts, measure
-from trice.types import Ranked, dataset_of
+from trice.types import Candidate, Candidates, dataset_of
 
 Step = Callable[[Any, Sequence[Example]], Parts]
 DATASETS = ("ASDiv", "SVAMP")
@@ -42,30 +42,34 @@ def questions(count: int, k: int, tokenizer: Any, data: Path | None = None) -> l
     """
     draw, template = random.Random(0), load_template("alpaca")
     rows = _collected(data) if data else _starter(count, draw)
-    enough = min(k, max(len(row.responses) for row in rows))
-    rows = [row for row in rows if len(row.responses) >= enough][:count]
+    enough = min(k, max(len(row.candidates) for row in rows))
+    rows = [row for row in rows if len(row.candidates) >= enough][:count]
     if len(rows) < count:
         raise SystemExit(f"{data}: {len(rows)} questions of {', '.join(DATASETS)} have {enough} candidates")
     examples = []
     for row in rows:
-        real = row.responses[:k]
+        real = [each.response for each in row.candidates[:k]]
         made = [_other_digits(draw.choice(real), draw) for _ in range(k - len(real))]
-        scores = row.scores[:k] + [min(row.scores)] * len(made)
+        rewards = [each.reward for each in row.candidates]
+        scores = rewards[:k] + [min(rewards)] * len(made)
         examples.append(example(template, tokenizer, row.instruction, row.input, real + made, scores))
     return examples
 
 
-def _collected(data: Path) -> list[Ranked]:
-    return [row for row in read_rows(data, Ranked) if dataset_of(row.id) in DATASETS]
+def _collected(data: Path) -> list[Candidates]:
+    return [row for row in read_candidates(data) if dataset_of(row.id) in DATASETS]
 
 
-def _starter(count: int, draw: random.Random) -> list[Ranked]:
+def _starter(count: int, draw: random.Random) -> list[Candidates]:
     """Questions with their gold call and a wrong one."""
     rows = []
     for row in load("starter", train=count, test=1).train:
         gold = f"calculator({(row.model_extra or {})['expression']})"
         calls = [gold, _other_digits(gold, draw)]
-        rows.append(Ranked(query=f"{INSTRUCTION}\n{row.input}", responses=calls, scores=[20.0, 5.0]))
+        made = [
+            Candidate(response=each, reward=reward) for each, reward in zip(calls, (20.0, 5.0), strict=True)
+        ]
+        rows.append(Candidates(instruction=INSTRUCTION, input=row.input, candidates=made))
     return rows
 
 

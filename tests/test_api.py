@@ -260,7 +260,7 @@ def test_the_default_reward_takes_the_cost_of_calls_off_and_wrong_answers_teach_
         seven, sums(4, 1), sums_task(), samples=1, max_new_tokens=1, output=tmp_path / "both", **FAST
     )
     (ranked,) = [json.loads(line) for line in (tmp_path / "both/ranked.json").read_text().splitlines()]
-    assert (ranked["id"], ranked["scores"]) == ("question-1", [1.0])
+    assert (ranked["id"], [each["reward"] for each in ranked["candidates"]]) == ("question-1", [1.0])
     assert both.adapter
 
 

@@ -144,7 +144,7 @@ def undescribed(kind: type[BaseModel]) -> Iterator[str]:
 
 
 def test_every_key_and_field_says_what_it_means() -> None:
-    kinds = (Recipe, types.Question, types.Labelled, types.Ranked)
+    kinds = (Recipe, types.Question, types.LabeledQuestion, types.Candidates, types.Candidate)
     assert not [name for kind in kinds for name in undescribed(kind)]
     assert not [name for name, field in types.Response.model_fields.items() if not field.description]
 
@@ -175,7 +175,7 @@ def test_recipes_in_documents_are_valid() -> None:
 def test_example_rows_are_read() -> None:
     text = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
     sections = re.findall(r"^Record: `(\w+)`(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    assert {name for name, _ in sections} == {"Question", "Response", "Labelled", "Ranked"}
+    assert {name for name, _ in sections} == {"Question", "Response", "LabeledQuestion", "Candidates"}
     for name, section in sections:
         kind = getattr(types, name)
         (block,) = [body for language, body in FENCE.findall(section) if language == "json"]

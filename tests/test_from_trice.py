@@ -189,7 +189,7 @@ def test_labels_and_scores() -> None:
 
     def ranked(path: str, id: str) -> list[tuple[str, float, str | None]]:
         (row,) = [row for row in read(Path(path)) if row["id"] == id]
-        return list(zip(row["origin"], row["scores"], row["answer"], strict=True))
+        return [(each["origin"], each["reward"], each.get("prediction")) for each in row["candidates"]]
 
     def released(id: str) -> list[float]:
         return [score for _, score, _ in ranked("data/stage2/GSM8K/GSM8K.json", id)][:4]
@@ -215,6 +215,14 @@ def test_labels_and_scores() -> None:
         ("gold", 20, "7"),
         ("chatgpt", 15, "She has 7."),
     ]
+
+
+@pytest.mark.usefixtures("replayed")
+def test_candidates_can_be_written_in_the_published_form() -> None:
+    (row,) = read(Path("data/stage2/math/math_theirs.json"))
+    assert list(row) == ["query", "responses", "origin", "scores", "answer", "id"]
+    assert row["origin"] == ["gold", "alpaca", "chatgpt", "davinci", "vicuna"]
+    assert (row["scores"], row["answer"]) == ([20, 5, 15, 0, 10], ["57", "73", "57", None, "57"])
 
 
 @pytest.mark.usefixtures("replayed")

@@ -3,8 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
+from trice.datasets.published import from_candidates, to_candidates
+from trice.errors import InputError
 from trice.storage.files import dump_row
-from trice.types import Execution, Labelled, Outcome, Question, Ranked, Response
+from trice.types import Candidates, Execution, LabeledQuestion, Outcome, Question, Response
 
 
 def test_text_stands_under_question_or_input() -> None:
@@ -55,22 +57,75 @@ def test_extra_fields_travel_on_and_empty_ones_and_seconds_are_not_written() -> 
 
 
 def test_a_published_stage_1_row_has_three_fields() -> None:
-    row = Labelled.model_validate({"instruction": "i", "input": "q", "output": "4"})
+    row = LabeledQuestion.model_validate({"instruction": "i", "input": "q", "output": "4"})
     assert (row.id, row.answer) == ("", "")
     with pytest.raises(ValidationError, match="output"):
-        Labelled.model_validate({"instruction": "i", "input": "q", "output": ""})
+        LabeledQuestion.model_validate({"instruction": "i", "input": "q", "output": ""})
 
 
-def test_a_ranked_row_knows_its_instruction_and_input() -> None:
-    row = Ranked(query="Do this.\nTwo\nlines", responses=["a", "b"], scores=[20, 0])
-    assert (row.instruction, row.input) == ("Do this.", "Two\nlines")
+PUBLISHED = {"query": "Do this.\nTwo\nlines", "responses": ["a", "b"], "scores": [20, 0]}
 
 
-def test_every_ranked_response_has_a_score() -> None:
-    with pytest.raises(ValidationError, match="field 'scores': 1 scores for 2 responses"):
-        Ranked(query="q", responses=["a", "b"], scores=[20])
-    with pytest.raises(ValidationError, match="field 'tokens': 1 lists for 2 responses"):
-        Ranked(query="q", responses=["a", "b"], scores=[20, 0], tokens=[None])
+def test_published_candidates_become_records() -> None:
+    columns = {"origin": ["gold", "m"], "answer": ["1", None], "tokens": [None, [5]], "id": "x_1", "level": 3}
+    row = to_candidates(PUBLISHED | columns, "file:1")
+    assert (row.id, row.instruction, row.input, row.model_extra) == (
+        "x_1",
+        "Do this.",
+        "Two\nlines",
+        {"level": 3},
+    )
+    first, second = row.candidates
+    assert (first.response, first.reward, first.origin, first.prediction, first.tokens) == (
+        "a",
+        20,
+        "gold",
+        "1",
+        None,
+    )
+    assert (second.response, second.reward, second.prediction, second.tokens) == ("b", 0, None, [5])
+    assert row.target is first
+    assert from_candidates(row) == PUBLISHED | {
+        name: columns[name] for name in ("origin", "answer", "tokens", "id")
+    }
+
+
+def test_the_target_is_a_field_and_published_rows_have_it_first() -> None:
+    row = Candidates.model_validate(
+        {
+            "instruction": "Do this.",
+            "input": "q",
+            "candidates": [{"response": "b", "reward": 0}, {"response": "a", "reward": 20, "target": True}],
+        }
+    )
+    assert row.target == row.candidates[1]
+    assert from_candidates(row)["responses"] == ["a", "b"]
+    with pytest.raises(InputError, match="holds a line break"):
+        from_candidates(row.model_copy(update={"instruction": "two\nlines"}))
+    with pytest.raises(ValidationError, match="more than one of them is the target"):
+        Candidates.model_validate(
+            {"input": "q", "candidates": [{"response": "a", "reward": 1, "target": True}] * 2}
+        )
+
+
+def test_imported_candidates_in_published_form_have_no_target() -> None:
+    assert to_candidates(PUBLISHED | {"origin": ["m", "n"]}, "file:1").target is None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"scores": [20]}, "field 'scores': 1 scores for 2 responses"),
+        ({"tokens": [None]}, "field 'tokens': 1 lists for 2 responses"),
+        ({"origin": ["gold"]}, "field 'origin': 1 entries for 2 responses"),
+        ({"query": " "}, "field 'query': the question is empty"),
+        ({"responses": []}, "field 'responses'"),
+        ({"scores": [20, float("inf")]}, "field 'scores.1'"),
+    ],
+)
+def test_published_lists_that_do_not_fit_are_refused(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InputError, match=f"^file:1: {complaint}"):
+        to_candidates(PUBLISHED | change, "file:1")
 
 
 @pytest.mark.parametrize("empty", [{}, {"input": ""}, {"question": ""}])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from trice import rewards
 from trice.errors import InputError, TriceError
-from trice.rewards import load_reward, paper, released
+from trice.rewards import load_reward
 from trice.stages.grading import grade
 from trice.tasks import Tasks
 from trice.types import Outcome, Response
@@ -21,6 +22,14 @@ UNCLOSED, EMPTY, GARBLED = "calculator(4+6", "calculator()", "calculator(4+*6)"
 def graded(*texts: str, answer: str = "10") -> list[Response]:
     rows = [Response(id="A_1", input="4 and 6?", answer=answer, response=text) for text in texts]
     return grade(Tasks("math"), rows)
+
+
+def paper(rows: list[Response]) -> list[float]:
+    return rewards.paper(rows, rows[0])
+
+
+def released(rows: list[Response]) -> list[float]:
+    return rewards.released(rows, rows[0])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +70,7 @@ def test_paper_does_not_grade_the_gold_response() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "rewards"),
+    ("texts", "expected"),
     [
         # right: aligned ties gold, not aligned is one level lower
         ([CALL, ANSWER, CALL], [20, 15, 20]),
@@ -83,8 +92,8 @@ def test_paper_does_not_grade_the_gold_response() -> None:
         (["11", "12", "13", "14", "15"], [15, 10, 5, 0, 0]),
     ],
 )
-def test_released_ranks_wrong_numbers_by_distance(texts: list[str], rewards: list[float]) -> None:
-    assert released(graded(CALL, "first", *texts)) == [20, 20, *rewards]
+def test_released_ranks_wrong_numbers_by_distance(texts: list[str], expected: list[float]) -> None:
+    assert released(graded(CALL, "first", *texts)) == [20, 20, *expected]
 
 
 def test_released_turns_alignment_around_where_gold_answers() -> None:
@@ -103,8 +112,16 @@ def test_released_reads_a_gold_number_with_thousands_separators() -> None:
 
 
 def test_correctness_rewards_nothing_else() -> None:
-    rewards = load_reward("trice.rewards:correctness")(graded(CALL, ANSWER, WRONG_CALL, WRONG, UNCLOSED))
-    assert rewards == [1, 1, 0, 0, 0]
+    correctness = load_reward("trice.rewards:correctness")
+    assert correctness(graded(CALL, ANSWER, WRONG_CALL, WRONG, UNCLOSED), None) == [1, 1, 0, 0, 0]
+
+
+def test_the_target_may_have_any_place_and_is_required() -> None:
+    rows = graded(ANSWER, CALL)
+    assert rewards.paper(rows, rows[1]) == [10, 20]
+    for reward in (rewards.paper, rewards.released):
+        with pytest.raises(InputError, match="compares responses with the target, and there is none"):
+            reward(rows, None)
 
 
 def test_released_lets_other_tasks_wrong_answers_tie() -> None:
@@ -129,7 +146,7 @@ def test_a_users_own_reward_is_found_in_the_working_folder(folder: Path) -> None
     (folder / "brevity.py").write_text(
         "def short(question, response):\n    return question.id == 'A_1' and -len(response.response)\n"
     )
-    assert load_reward("brevity:short")(graded(CALL, ANSWER, WRONG)) == [-15, -2, -1]
+    assert load_reward("brevity:short")(graded(CALL, ANSWER, WRONG), None) == [-15, -2, -1]
 
 
 @pytest.mark.parametrize(
@@ -137,26 +154,26 @@ def test_a_users_own_reward_is_found_in_the_working_folder(folder: Path) -> None
     [
         ("return 1 / 0", "ZeroDivisionError: division by zero"),
         ("return None", "TypeError: "),
-        ("return float('nan')", "ValueError: it gave nan; expected a finite number"),
-        ("return '1'", "TypeError: it gave '1'; expected a number"),
+        ("return float('nan')", "ValueError: it returned nan; expected a finite number"),
+        ("return '1'", "TypeError: it returned '1'; expected a number"),
     ],
 )
 def test_one_that_fails_is_named_with_the_question(folder: Path, body: str, complaint: str) -> None:
     name = f"failing_{abs(hash(body))}"
     (folder / f"{name}.py").write_text(f"def reward(question, response):\n    {body}\n")
     with pytest.raises(TriceError, match=rf"^reward '{name}:reward' failed on question 'A_1': {complaint}"):
-        load_reward(f"{name}:reward")(graded(CALL, WRONG))
+        load_reward(f"{name}:reward")(graded(CALL, WRONG), None)
 
 
 def test_one_that_is_not_there_is_refused(folder: Path) -> None:
     (folder / "unsound.py").write_text("def reward(:\n")
     (folder / "present.py").write_text("")
     for name, complaint in {
-        "papers": "there is paper, released, or your own as module:function",
-        "no_such_module:reward": "ModuleNotFoundError: No module named 'no_such_module'",
-        "present:reward": "AttributeError: module 'present' has no attribute 'reward'",
-        "unsound:reward": "SyntaxError: ",
-        ":reward": "ValueError: Empty module name",
+        "papers": " is not valid; choose paper, released, or your own as module:function",
+        "no_such_module:reward": ": ModuleNotFoundError: No module named 'no_such_module'",
+        "present:reward": ": AttributeError: module 'present' has no attribute 'reward'",
+        "unsound:reward": ": SyntaxError: ",
+        ":reward": ": ValueError: Empty module name",
     }.items():
-        with pytest.raises(InputError, match=rf"^reward '{name}': {complaint}"):
+        with pytest.raises(InputError, match=rf"^reward '{name}'{complaint}"):
             load_reward(name)

@@ -11,6 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from trice.datasets.published import read_candidates
 from trice.errors import InputError
 from trice.metrics import by_dataset
 from trice.recipes.recipe import load_recipe
@@ -18,7 +19,7 @@ from trice.stages.evaluate import evaluate
 from trice.stages.mix import mix
 from trice.storage.files import read_rows
 from trice.tasks import Tasks
-from trice.types import Labelled, Question, Ranked, Response
+from trice.types import Candidate, Candidates, LabeledQuestion, Question, Response
 
 ROWS = [{"id": f"A_{i}", "question": f"Was sind {i}, ü?", "answer": f"{i}"} for i in range(3)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -93,7 +94,7 @@ def test_scores_are_finite_numbers(tmp_path: Path, score: str) -> None:
     path = tmp_path / "math.json"
     path.write_text(f'{{"query": "i\\nq", "responses": ["a", "b"], "scores": [1, {score}]}}')
     with pytest.raises(InputError, match=rf"^{path}:1: field 'scores\.1': "):
-        read_rows(path, Ranked)
+        read_candidates(path)
 
 
 def test_a_null_is_a_missing_value_in_every_kind_of_row(tmp_path: Path) -> None:
@@ -105,11 +106,13 @@ def test_a_null_is_a_missing_value_in_every_kind_of_row(tmp_path: Path) -> None:
     path.write_text(
         '{"instruction": "i", "input": "q", "output": "o", "id": null, "dataset": null, "answer": null}'
     )
-    assert read_rows(path, Labelled)[0] == Labelled(instruction="i", input="q", output="o")
+    assert read_rows(path, LabeledQuestion)[0] == LabeledQuestion(instruction="i", input="q", output="o")
     path.write_text(
         '{"query": "i\\nq", "responses": ["a"], "scores": [1], "origin": null, "answer": null, "id": null}'
     )
-    assert read_rows(path, Ranked)[0] == Ranked(query="i\nq", responses=["a"], scores=[1])
+    assert read_candidates(path)[0] == Candidates(
+        instruction="i", input="q", candidates=[Candidate(response="a", reward=1, target=True)]
+    )
 
 
 def test_ids_are_there_once_and_responses_by_origin_and_sample(tmp_path: Path) -> None:

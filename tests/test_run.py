@@ -177,8 +177,10 @@ def test_targets_are_the_models_own_answers_where_right_and_calls_where_wrong(wh
 def test_every_question_is_ranked_with_candidates_of_every_origin(whole: Path) -> None:
     rows = read(whole / "data/stage2/math/math.json")
     assert len(rows) == 12
-    assert all(row["origin"][0] == "gold" and row["scores"][0] == 20 for row in rows)
-    assert {origin for row in rows for origin in row["origin"]} >= {"gold", "few-shot"}
+    every = [each for row in rows for each in row["candidates"]]
+    targets = [each for each in every if each["target"]]
+    assert [(each["origin"], each["reward"]) for each in targets] == [("gold", 20)] * 12
+    assert {each["origin"] for each in every} >= {"gold", "few-shot"}
     assert len(read(whole / "data/stage2/math/math_sampled_response.json")) == 24
     forced = read(whole / "data/stage2/math/math_few-shot_response.json")
     assert all(row["response"].startswith("calculator(") for row in forced)

@@ -1,7 +1,8 @@
-"""Rewards: the number each candidate response gets, gold response first.
+"""Rewards: the number that each response to a question gets after it is executed and judged.
 
-`paper` and `released` are the two scorers of TRICE; a user's own is a function of (question, response).
-A response is *aligned* when it uses a tool exactly when the gold response does.
+`paper` and `released` are the two scorers of TRICE, which compare a response with the target; `execution` needs no
+target. A user's own reward is a function of (question, response). A response is *aligned* if it uses a tool exactly
+when the target does.
 """
 
 from __future__ import annotations
@@ -13,70 +14,107 @@ from trice.errors import InputError, TriceError
 from trice.plugins import load_own
 from trice.types import Outcome, Question, Response
 
-Rewarder = Callable[[Sequence[Response]], list[float]]
-"""From the graded responses of one question, the gold one first, to their rewards."""
+RewardFunction = Callable[[Sequence[Response], Response | None], list[float]]
+"""From the judged responses to one question, and the one among them that is the target, to their rewards."""
 
 
-def paper(responses: Sequence[Response]) -> list[float]:
-    """The five levels of the paper's reward: gold 20; correct and aligned 15, correct and not aligned 10,
-    wrong and aligned 5, wrong and not aligned 0. A malformed call is wrong and not aligned."""
-    gold = responses[0]
-    return [20.0, *(_level(response, gold, (15, 10, 5, 0)) for response in responses[1:])]
+def paper(responses: Sequence[Response], target: Response | None) -> list[float]:
+    """The five levels of the paper: target 20; correct and aligned 15; correct and not aligned 10; wrong and aligned
+    5; else 0. A malformed call is wrong and not aligned."""
+    target = _required(target, "paper")
+    return [20.0 if row is target else _level(row, target) for row in responses]
 
 
-def _level(response: Response, gold: Response, levels: tuple[float, float, float, float]) -> float:
+def _level(response: Response, target: Response) -> float:
     if response.outcome is Outcome.MALFORMED:
-        return levels[3]
-    aligned = (response.outcome is Outcome.CALLED) == (gold.outcome is Outcome.CALLED)
-    return levels[(0 if response.correct else 2) + (0 if aligned else 1)]
+        return 0.0
+    aligned = (response.outcome is Outcome.CALLED) == (target.outcome is Outcome.CALLED)
+    if response.correct:
+        return 15.0 if aligned else 10.0
+    return 5.0 if aligned else 0.0
 
 
-def released(responses: Sequence[Response]) -> list[float]:
-    """The scorer published beside the paper, for five responses or any other number.
+def released(responses: Sequence[Response], target: Response | None) -> list[float]:
+    """The scorer published with the paper, for five responses or any other number.
 
-    Correct and aligned ties gold at 20, correct and not aligned gets 15. Wrong ones come below: on numbers
-    each gets a level of its own by its distance to the gold one, else they share the next level (15 where no
-    correct response took it, else 10); one without a prediction gets 0 there. The first response after gold
-    is not graded: 20 where gold calls a tool, else 15.
+    A correct and aligned response gets 20 like the target, a correct one that is not aligned 15. Wrong responses
+    rank below: if the answer is a number, each gets a level of its own by its distance to that number. Otherwise
+    they share the next level (15 if no correct response has it, else 10), and one without a prediction gets 0. The
+    first response after the target is not judged: it gets 20 if the target calls a tool, else 15.
     """
-    gold = responses[0]
-    calls = gold.outcome is Outcome.CALLED
-    scores = [20.0, *([20.0 if calls else 15.0] if len(responses) > 1 else [])]
-    rest = responses[2:]
-    right = [
-        (20.0 if (response.outcome is not Outcome.ANSWERED) == calls else 15.0) if response.correct else None
-        for response in rest
-    ]
-    level = 10.0 if 15.0 in right else 15.0
-    gold_number = _number(gold.answers[0])
-    wrong = [index for index, score in enumerate(right) if score is None]
-    if gold_number is None:
-        levels = {index: level if rest[index].pred is not None else 0.0 for index in wrong}
+    target = _required(target, "released")
+    calls = target.outcome is Outcome.CALLED
+    unjudged, *rest = [number for number, row in enumerate(responses) if row is not target] or [-1]
+    rewards = dict.fromkeys(range(len(responses)), 20.0)
+    if unjudged >= 0 and not calls:
+        rewards[unjudged] = 15.0
+    for number in rest:
+        row = responses[number]
+        if row.correct and (row.outcome is not Outcome.ANSWERED) != calls:
+            rewards[number] = 15.0
+    level = 10.0 if any(rewards[number] == 15.0 for number in rest) else 15.0
+    wrong = [number for number in rest if not responses[number].correct]
+    gold = _number(target.answers[0])
+    if gold is None:
+        rewards |= {number: level if responses[number].pred is not None else 0.0 for number in wrong}
     else:
-        # The published scorer reads a missing prediction as 0; sorting is stable, so ties keep their order.
-        wrong.sort(key=lambda index: abs((_number(rest[index].pred) or 0.0) - gold_number))
-        levels = {index: max(0.0, level - 5.0 * place) for place, index in enumerate(wrong)}
-    return scores + [levels[index] if score is None else score for index, score in enumerate(right)]
+        # The published scorer reads a missing prediction as 0. Sorting is stable, so ties keep their order.
+        wrong.sort(key=lambda number: abs((_number(responses[number].pred) or 0.0) - gold))
+        rewards |= {number: max(0.0, level - 5.0 * rank) for rank, number in enumerate(wrong)}
+    return list(rewards.values())
+
+
+def _required(target: Response | None, name: str) -> Response:
+    if target is None:
+        raise InputError(f"reward '{name}' compares responses with the target, and there is none")
+    return target
 
 
 def correctness(question: Question, response: Response) -> float:
-    """1 for a correct response and 0 for a wrong one, whatever its form: `reward: trice.rewards:correctness`.
+    """1 for a correct response and 0 for a wrong one: `reward: trice.rewards:correctness`.
 
-    Under `paper` the gold response outranks others that are right too; here two right ones tie, so ranking
-    does not push a model away from a sound call that is written otherwise than the label."""
+    `paper` ranks the target above other correct responses. Here they have the same reward, so that ranking does not
+    push a model away from a sound call that is written otherwise than the target."""
     return float(bool(response.correct))
 
 
-def execution(cost: float = 0.1) -> Rewarder:
-    """1 for a correct response, minus `cost` for a call; a malformed response gets minus `cost`. Needs no gold
-    response: any of several right ones is as good as the others."""
+def execution(cost: float = 0.1) -> RewardFunction:
+    """1 for a correct response, minus `cost` for a call; a malformed response gets minus `cost`."""
 
     def reward(response: Response) -> float:
         if response.outcome is Outcome.MALFORMED:
             return -cost
         return float(bool(response.correct)) - cost * (response.outcome is Outcome.CALLED)
 
-    return lambda responses: list(map(reward, responses))
+    return lambda responses, target: list(map(reward, responses))
+
+
+def load_reward(name: str) -> RewardFunction:
+    """The reward `paper`, `released`, or `module:function` from the working folder, a function
+    `(question, response) -> float`. Raises InputError if there is no such function."""
+    builtin: dict[str, RewardFunction] = {"paper": paper, "released": released}
+    if name in builtin:
+        return builtin[name]
+    if ":" not in name:
+        raise InputError(
+            f"reward '{name}' is not valid; choose {', '.join(builtin)}, or your own as module:function"
+        )
+    return from_function(load_own("reward", name), name)
+
+
+def from_function(function: Callable[[Question, Response], float], name: str) -> RewardFunction:
+    """A user's function as a reward. If it fails, or returns something other than a finite number, the reward raises
+    TriceError."""
+
+    def reward(responses: Sequence[Response], target: Response | None) -> list[float]:
+        try:
+            return [_finite(function(response, response)) for response in responses]
+        except Exception as error:
+            raise TriceError(
+                f"reward '{name}' failed on question '{responses[0].id}': {type(error).__name__}: {error}"
+            ) from error
+
+    return reward
 
 
 def _number(text: str | None) -> float | None:
@@ -86,38 +124,11 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def load_reward(name: str) -> Rewarder:
-    """`paper`, `released`, or `module:function` of the user's own, `(question, response) -> float`, found from
-    the working folder. Raises InputError where there is no such function."""
-    builtin: dict[str, Rewarder] = {"paper": paper, "released": released}
-    if name in builtin:
-        return builtin[name]
-    if ":" not in name:
-        raise InputError(f"reward '{name}': there is {', '.join(builtin)}, or your own as module:function")
-    own = load_own("reward", name)
-
-    return rewarder_of(own, name)
-
-
-def rewarder_of(function: Callable[[Question, Response], float], name: str) -> Rewarder:
-    """A user's function as a rewarder. Its failure, or a value that is no finite number, is a TriceError."""
-
-    def rewarder(responses: Sequence[Response]) -> list[float]:
-        try:
-            return [_finite(function(response, response)) for response in responses]
-        except Exception as error:
-            raise TriceError(
-                f"reward '{name}' failed on question '{responses[0].id}': {type(error).__name__}: {error}"
-            ) from error
-
-    return rewarder
-
-
 def _finite(value: object) -> float:
-    """A reward as a number; one from numpy or torch is one too."""
+    """A reward as a number; a number of numpy or torch is accepted too."""
     if value is None or isinstance(value, str | bytes):
-        raise TypeError(f"it gave {value!r}; expected a number")
+        raise TypeError(f"it returned {value!r}; expected a number")
     reward = float(value)  # type: ignore[arg-type]
     if not math.isfinite(reward):
-        raise ValueError(f"it gave {reward}; expected a finite number")
+        raise ValueError(f"it returned {reward}; expected a finite number")
     return reward

@@ -8,6 +8,7 @@ Nothing here reads or writes files: that is `trice.storage.files`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -27,21 +28,27 @@ class Outcome(StrEnum):
 
 
 class ToolCall(BaseModel):
-    """A tool invocation as written by a model, the same record whatever form it was written in."""
+    """A call that a model wrote, in whatever format it wrote it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: str
+    """the tool's name"""
     arguments: dict[str, Any]
+    """the arguments by name"""
 
 
 class Execution(BaseModel):
-    """What running a call gave: an output or an error, never both. Seconds are not written to files,
-    so that the same run gives the same bytes twice."""
+    """The result of a call: an output or an error, never both."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     output: str | None = None
+    """what the tool returned, as text"""
     error: str | None = None
+    """why the tool failed"""
     seconds: float = Field(default=0.0, exclude=True)
+    """how long it ran; not written to files, so that two runs write the same bytes"""
 
 
 class Row(BaseModel):
@@ -208,15 +215,15 @@ class Response(Question):
         return next(iter(value), None) if isinstance(value, list) else value
 
 
-class Labelled(Row):
-    """A question and its gold response: `data/stage1`. Published files hold only the first three fields."""
+class LabeledQuestion(Row):
+    """A question and its target: what stage 1 trains on. Published files hold only the first three fields."""
 
     instruction: str
     """as in questions"""
     input: str
     """as in questions"""
     output: str = Field(min_length=1)
-    """the gold response: a call, or a direct answer"""
+    """the target: a call, or a direct answer"""
     id: str = ""
     """as in questions"""
     dataset: str = ""
@@ -239,38 +246,88 @@ class Labelled(Row):
         return self
 
 
-class Ranked(Row):
-    """A question, its candidate responses and their rewards: `data/stage2/<task>/<task>.json`."""
+class Candidate(BaseModel):
+    """One of several responses to a question, executed and rewarded."""
 
-    query: str
-    """instruction and input, joined by a line break"""
-    responses: list[str] = Field(min_length=1)
-    """the candidates"""
-    origin: list[str] = []
-    """where each comes from"""
-    scores: list[Number]
-    """the reward of each"""
-    answer: list[str | None] = []
-    """the prediction read from each, `null` where there is none"""
-    tokens: list[list[Count] | None] | None = None
-    """a response's own, as above, `null` where it has none; left out where none has any"""
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    response: str
+    """what the model, the teacher or the data set wrote"""
+    reward: Number
+    """the number that ranking goes by"""
+    target: bool = False
+    """whether this response is the target of stage 1; at most one candidate is"""
+    origin: str = ""
+    """where the response comes from: the name of a model, or `gold`"""
+    outcome: Outcome | None = None
+    """`answered`, `called` or `malformed`"""
+    call: ToolCall | None = None
+    """the call that was executed"""
+    execution: Execution | None = None
+    """the result of that call"""
+    prediction: str | None = None
+    """the answer that was judged; missing if the response has none"""
+    correct: bool | None = None
+    """whether the prediction is right"""
+    tokens: list[Count] | None = None
+    """as in responses"""
+
+
+class Candidates(Row):
+    """A question and several responses to it with their rewards: what stage 2 trains on. Published files hold this
+    in another form, which `trice.datasets.published` reads."""
+
     id: str = ""
-    """the question's"""
+    """as in questions"""
+    dataset: str = ""
+    """as in questions"""
+    task: str | None = None
+    """as in questions"""
+    instruction: str = ""
+    """as in questions"""
+    input: str = ""
+    """as in questions"""
+    answer: str | list[str] | None = None
+    """as in questions"""
+    candidates: list[Candidate] = Field(min_length=1)
+    """the responses, each a record of its own"""
+
+    @classmethod
+    def of(
+        cls,
+        question: Question,
+        responses: Sequence[Response],
+        rewards: Sequence[float],
+        target: Response | None = None,
+    ) -> Self:
+        """The judged responses to a question with their rewards; `target` is one of them, or None."""
+        candidates = [
+            Candidate(
+                response=row.response,
+                reward=reward,
+                target=row is target,
+                origin=row.origin,
+                outcome=row.outcome,
+                call=row.call,
+                execution=row.execution,
+                prediction=row.pred,
+                correct=row.correct,
+                tokens=row.tokens,
+            )
+            for row, reward in zip(responses, rewards, strict=True)
+        ]
+        fields = question.model_dump(include={"id", "dataset", "task", "instruction", "input", "answer"})
+        return cls(**fields, candidates=candidates)
 
     @model_validator(mode="after")
-    def _same_lengths(self) -> Self:
-        if len(self.scores) != len(self.responses):
-            raise ValueError(f"field 'scores': {len(self.scores)} scores for {len(self.responses)} responses")
-        if self.tokens is not None and len(self.tokens) != len(self.responses):
-            raise ValueError(f"field 'tokens': {len(self.tokens)} lists for {len(self.responses)} responses")
-        if not self.query.strip():
-            raise ValueError("field 'query': the question is empty")
+    def _check(self) -> Self:
+        if not (self.instruction.strip() or self.input.strip()):
+            raise ValueError("field 'input': the question is empty")
+        if sum(each.target for each in self.candidates) > 1:
+            raise ValueError("field 'candidates': more than one of them is the target")
         return self
 
     @property
-    def instruction(self) -> str:
-        return self.query.partition("\n")[0]
-
-    @property
-    def input(self) -> str:
-        return self.query.partition("\n")[2]
+    def target(self) -> Candidate | None:
+        """The candidate that stage 1 trains on, if it is among them."""
+        return next((each for each in self.candidates if each.target), None)

@@ -20,7 +20,7 @@ from trice.storage.files import read_rows
 from trice.tasks import SECOND_TURN_INSTRUCTION
 from trice.tasks.math import INSTRUCTION
 from trice.tasks.word_judge import QA
-from trice.types import Labelled
+from trice.types import LabeledQuestion
 
 LOCAL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 USER = {"role": "user", "content": "What is 3 times 19?"}
@@ -31,12 +31,25 @@ def labelled(output: str, **fields: object) -> dict[str, object]:
 
 
 def ranked(responses: Sequence[str], scores: Sequence[float], **fields: object) -> dict[str, object]:
-    return {
-        "query": f"{INSTRUCTION}\nWhat is 3 times 19?",
-        "responses": responses,
-        "scores": scores,
-        **fields,
-    }
+    """Candidates, the first one the target; a field that is a list has a value for each."""
+    lists = {name: values for name, values in fields.items() if isinstance(values, list)}
+    candidates: list[dict[str, object]] = [
+        {"response": response, "reward": score, "target": not i}
+        | {name: values[i] for name, values in lists.items()}
+        for i, (response, score) in enumerate(zip(responses, scores, strict=True))
+    ]
+    question = {"instruction": INSTRUCTION, "input": "What is 3 times 19?", "candidates": candidates}
+    return {name: value for name, value in fields.items() if name not in lists} | question
+
+
+def pairwise(responses: Sequence[str], scores: Sequence[float]) -> dict[str, object]:
+    """Candidates of pairs that name no target."""
+    candidates = [{"response": text, "reward": score} for text, score in zip(responses, scores, strict=True)]
+    return ranked(["a"], [0]) | {"candidates": candidates}
+
+
+def answers(row: dict[str, Any]) -> list[str]:
+    return [each["response"] for each in row["candidates"]]
 
 
 def call(arguments: object, name: str = "calculator") -> dict[str, object]:
@@ -155,7 +168,7 @@ def test_ranked_candidates_become_every_pair_of_unequal_rewards(
         ranked(["57"], [20], id="a-2"),
     ]
     pairs = out(tmp_path, rows)
-    assert [(row["place_chosen"], row["place_rejected"]) for row in pairs] == [
+    assert [(row["index_chosen"], row["index_rejected"]) for row in pairs] == [
         (0, 1),
         (0, 2),
         (0, 3),
@@ -171,6 +184,20 @@ def test_ranked_candidates_become_every_pair_of_unequal_rewards(
     assert back(tmp_path, pairs) == rows[:1]
 
 
+def test_candidates_in_the_published_form(tmp_path: Path) -> None:
+    rows = [ranked(["57", "58"], [20, 0], origin=["gold", "a"], prediction=["57", "58"], id="a-1")]
+    published = {
+        "query": f"{INSTRUCTION}\nWhat is 3 times 19?",
+        "responses": ["57", "58"],
+        "origin": ["gold", "a"],
+        "scores": [20, 0],
+        "answer": ["57", "58"],
+        "id": "a-1",
+    }
+    assert out(tmp_path, rows, form="published") == [published]
+    assert out(tmp_path, [published]) == out(tmp_path, rows)
+
+
 def test_the_best_candidate_as_messages(tmp_path: Path) -> None:
     (row,) = out(tmp_path, [ranked(["58", "57", "57."], [0, 20, 20])], form="messages")
     assert row["messages"][-1] == said("57")
@@ -181,9 +208,14 @@ def test_the_best_candidate_as_messages(tmp_path: Path) -> None:
     ("rows", "form", "message"),
     [
         ([labelled("57")], "preference", "holds no candidates"),
-        ([labelled("57")], "parquet", "--form parquet: there is completion, messages, preference"),
-        ([labelled("57", tools=[])], None, "ours.json:1: field 'tools': the name is one of TRL's"),
-        ([ranked(["a", "b"], [1, 0], origin=["gold"])], None, "field 'origin': 1 entries for 2 responses"),
+        ([labelled("57")], "parquet", "--form 'parquet' is not valid; choose completion, "),
+        ([labelled("57", tools=[])], None, "ours.json:1: field 'tools': TRL has a field of this name"),
+        ([labelled("57")], "published", "holds no candidates"),
+        (
+            [{"query": "q", "responses": ["a"], "scores": []}],
+            None,
+            "field 'scores': 0 scores for 1 responses",
+        ),
         ([ranked(["a"], [1])], None, "no two candidates of one question have different rewards"),
     ],
 )
@@ -251,9 +283,14 @@ def test_ranked_candidates_come_back_as_they_were(
     responses, scores, answers = (list(each) for each in zip(*candidates, strict=True))
     if len(set(scores)) < 2:
         return
-    tokens = [[i, 7] if i else None for i in range(len(scores))]
-    row = {"query": f"{INSTRUCTION}\n{input}", "responses": responses, "scores": scores, "answer": answers}
-    rows = [row | {"origin": ["o"] * len(scores), "id": f"a-{i}", "tokens": tokens} for i in range(2)]
+    row = ranked(responses, scores, origin=["o"] * len(scores)) | {
+        "instruction": "Two\nlines.",
+        "input": input,
+    }
+    for number, each in enumerate(row["candidates"]):  # type: ignore[var-annotated, arg-type]
+        each |= {"prediction": answers[number]} if answers[number] is not None else {}
+        each |= {"tokens": [number, 7]} if number else {}
+    rows = [row | {"id": f"a-{i}"} for i in range(2)]
     assert back(tmp_path, out(tmp_path, rows)) == rows
 
 
@@ -343,19 +380,19 @@ def pair(chosen: str, rejected: str, **fields: object) -> dict[str, object]:
 
 def test_pairs_of_one_prompt_become_one_row_ranked_by_the_longest_chain(tmp_path: Path) -> None:
     rows = [pair(" 57", " 58"), pair(" 58", " 59"), pair(" calculator(3*19)", " 58"), pair(" 57", " 59")]
-    assert back(tmp_path, rows) == [ranked(["57", "calculator(3*19)", "58", "59"], [2.0, 2.0, 1.0, 0.0])]
+    assert back(tmp_path, rows) == [pairwise(["57", "calculator(3*19)", "58", "59"], [2.0, 2.0, 1.0, 0.0])]
 
 
 def test_scores_of_others_are_kept(tmp_path: Path) -> None:
     assert back(tmp_path, [pair("57", "58", score_chosen=8.5, score_rejected=-1)]) == [
-        ranked(["57", "58"], [8.5, -1.0])
+        pairwise(["57", "58"], [8.5, -1.0])
     ]
 
 
 def test_a_pair_with_the_prompt_in_both_sides(tmp_path: Path) -> None:
     answers = [said(text) for text in ("57", "58")]
     rows = [{"chosen": [USER, answers[0]], "rejected": [USER, answers[1]]}]
-    assert back(tmp_path, rows) == [ranked(["57", "58"], [1.0, 0.0])]
+    assert back(tmp_path, rows) == [pairwise(["57", "58"], [1.0, 0.0])]
 
 
 TWO = {"role": "assistant", "tool_calls": [{"function": FLAT}, {"function": FLAT}]}
@@ -412,7 +449,7 @@ def test_pairs_that_say_nothing_are_left_out(
     pairs: list[object], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = {"prompt": "Other?", "chosen": "yes", "rejected": "no"}
-    assert [row["responses"] for row in back(tmp_path, [other, *pairs])] == [["yes", "no"]]
+    assert [answers(row) for row in back(tmp_path, [other, *pairs])] == [["yes", "no"]]
     assert reason in capsys.readouterr().err
 
 
@@ -428,8 +465,9 @@ def test_pairs_that_say_nothing_are_left_out(
             pair("57", "58", score_chosen="good", score_rejected=1),
             "theirs.jsonl:1: field 'score_chosen': not a number",
         ),
-        (pair("57", "58", place_chosen=0, place_rejected=[1]), "field 'place_rejected': not a number"),
-        (pair("57", "58", place_chosen=0), "field 'place_rejected': both sides have a place, or neither"),
+        (pair("57", "58", index_chosen=0, index_rejected=[1]), "field 'index_rejected': not a number"),
+        (pair("57", "58", index_chosen=0), "field 'index_rejected': both sides need an index, or neither"),
+        (pair("57", "58", tokens_chosen=[-1], tokens_rejected=[2]), "field 'candidates.0.tokens.0'"),
     ],
 )
 def test_rows_of_another_form_are_refused(theirs: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -457,7 +495,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, said) == (0, f"1 rows in {theirs}\n")
     code, said, _ = command(capsys, "import", "--data", theirs, "--output", again)
     assert (code, said) == (0, f"1 rows in {again}\n")
-    assert read_rows(again, Labelled) == read_rows(ours, Labelled)
+    assert read_rows(again, LabeledQuestion) == read_rows(ours, LabeledQuestion)
 
 
 # TRL itself
@@ -530,7 +568,7 @@ def test_trl_prefers_on_the_file(parts: dict[str, Any], tmp_path: Path) -> None:
                 ["calculator(3*19)", "57", "58"],
                 [20, 10, 0],
                 origin=["gold", "a", "b"],
-                answer=["57", "57", None],
+                prediction=["57", "57", None],
             )
         ],
     )

@@ -282,12 +282,12 @@ def test_candidates_are_scored_with_a_model_that_reads_and_without(
     texts = ["WikiSearch(Zembla)", "WikiSearch(Ruritania)", "Onhava", "5", "WikiSearch(", "calculator(1+1)"]
     write(folder / "qa_x_response.json", [row(text) for text in texts])
     (found,) = score(folder, tmp_path / "qa.json", "qa", tools=tools)
-    assert found.responses[1:] == texts
-    assert found.scores == [20, 15, 5, 10, 0, 0, 0]
-    assert str(found.answer[1]).startswith("Zembla")
+    assert [each.response for each in found.candidates[1:]] == texts
+    assert [each.reward for each in found.candidates] == [20, 15, 5, 10, 0, 0, 0]
+    assert str(found.candidates[1].prediction).startswith("Zembla")
     (read_by_five,) = score(folder, tmp_path / "qa.json", "qa", spec=five, tools=tools)
-    assert read_by_five.scores == [20, 5, 5, 10, 0, 0, 0]
-    assert read_by_five.answer[:3] == ["5", "5", "5"]
+    assert [each.reward for each in read_by_five.candidates] == [20, 5, 5, 10, 0, 0, 0]
+    assert [each.prediction for each in read_by_five.candidates[:3]] == ["5", "5", "5"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["qa.json"]
 
 

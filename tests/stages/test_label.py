@@ -23,7 +23,7 @@ from trice.stages.label import Yield, label
 from trice.stages.teachers import Annotations, EndpointTeacher, load_teacher_prompts
 from trice.storage.run_store import journal_path
 from trice.tasks import MIXED, Tasks, load_task
-from trice.types import Labelled, Response
+from trice.types import LabeledQuestion, Response
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 from stand_in_server import StandIn
@@ -342,7 +342,7 @@ def test_every_task_of_a_mix_has_a_prompt_whose_examples_are_calls_of_its_tool()
 def test_labelled_rows_are_read_back(tmp_path: Path) -> None:
     with StandIn(add) as server:
         label(sums(tmp_path / "in.json", 2), tmp_path / "out.json", "math", teacher(server), limit=1)
-    [row] = [Labelled.model_validate(row) for row in read(tmp_path / "out.json")]
+    [row] = [LabeledQuestion.model_validate(row) for row in read(tmp_path / "out.json")]
     assert (row.id, row.output) == ("S_0", "calculator(0+7)")
 
 

@@ -9,9 +9,23 @@ from typing import Any
 import pytest
 
 from tiny import killed, read, tree, write
+from trice.datasets.published import read_candidates
 from trice.errors import InputError, TriceError
+from trice.rewards import load_reward, released
 from trice.stages.score import score
-from trice.types import Ranked
+from trice.types import Candidates
+
+
+def texts(row: Candidates) -> list[str]:
+    return [each.response for each in row.candidates]
+
+
+def rewards(row: Candidates) -> list[float]:
+    return [each.reward for each in row.candidates]
+
+
+def tokens(row: Candidates) -> list[list[int] | None]:
+    return [each.tokens for each in row.candidates]
 
 
 def gold(number: int, output: str, **fields: Any) -> dict[str, Any]:
@@ -45,32 +59,50 @@ def folder(tmp_path: Path) -> Path:
     return stage2
 
 
-def test_candidates_are_ranked_gold_first_and_equal_texts_stand_once(folder: Path) -> None:
+def test_candidates_are_rewarded_and_equal_texts_kept_once(folder: Path) -> None:
     first, second = score(folder, folder / "math.json", "math")
-    assert first.responses == ["calculator(1+7)", "calculator(1*7)", "8", "9", "calculator(1+"]
-    assert first.origin == ["gold", "early", "sampled", "sampled", "sampled"]
-    assert first.scores == [20, 5, 10, 0, 0]
-    assert first.answer == ["8", "7", "8", "9", None]
-    assert (first.instruction, first.input) == ("Solve.", "1 and 7?")
-    assert (second.responses, second.scores) == (["10", "calculator(3+7)"], [20, 10])
-    assert read(folder / "math.json")[0] == {
-        "query": "Solve.\n1 and 7?",
-        "responses": first.responses,
-        "origin": first.origin,
-        "scores": [20, 5, 10, 0, 0],
-        "answer": ["8", "7", "8", "9", None],
-        "id": "S_1",
+    assert texts(first) == ["calculator(1+7)", "calculator(1*7)", "8", "9", "calculator(1+"]
+    assert [each.origin for each in first.candidates] == ["gold", "early", "sampled", "sampled", "sampled"]
+    assert rewards(first) == [20, 5, 10, 0, 0]
+    assert [each.prediction for each in first.candidates] == ["8", "7", "8", "9", None]
+    assert [each.target for each in first.candidates] == [True, False, False, False, False]
+    assert (texts(second), rewards(second)) == (["10", "calculator(3+7)"], [20, 10])
+    written = read(folder / "math.json")[0]
+    candidates = written.pop("candidates")
+    assert written == {
+        "id": "S_1", "dataset": "S", "instruction": "Solve.", "input": "1 and 7?", "answer": "8",
+    }  # fmt: skip
+    assert candidates[1] == {
+        "response": "calculator(1*7)",
+        "reward": 5.0,
+        "target": False,
+        "origin": "early",
+        "outcome": "called",
+        "call": {"name": "calculator", "arguments": {"expression": "1*7"}},
+        "execution": {"output": "7"},
+        "prediction": "7",
+        "correct": False,
     }
+
+
+def test_an_instruction_may_hold_line_breaks(folder: Path) -> None:
+    write(
+        folder / "math_gold_response.json", [gold(1, "calculator(1+7)") | {"instruction": "Solve.\nBriefly."}]
+    )
+    (row,) = score(folder, folder / "math.json", "math")
+    assert (row.instruction, row.input) == ("Solve.\nBriefly.", "1 and 7?")
 
 
 def test_where_a_tool_is_required_an_answer_without_a_call_earns_nothing(folder: Path) -> None:
     write(
         folder / "math_gold_response.json", [gold(1, "calculator(1+7)") | {"tool": "required"}, gold(3, "10")]
     )
-    first, second = score(folder, folder / "math.json", "math", reward="trice.rewards:correctness")
-    assert first.responses == ["calculator(1+7)", "calculator(1*7)", "8", "9", "calculator(1+"]
-    assert first.scores == [1, 0, 0, 0, 0]
-    assert second.scores == [1, 1]
+    first, second = score(
+        folder, folder / "math.json", "math", reward=load_reward("trice.rewards:correctness")
+    )
+    assert texts(first) == ["calculator(1+7)", "calculator(1*7)", "8", "9", "calculator(1+"]
+    assert rewards(first) == [1, 0, 0, 0, 0]
+    assert rewards(second) == [1, 1]
 
 
 def test_candidates_keep_the_ids_they_were_written_in(folder: Path) -> None:
@@ -79,34 +111,41 @@ def test_candidates_keep_the_ids_they_were_written_in(folder: Path) -> None:
     spaced = candidate(1, "7\n", 3) | {"tokens": [8, 5]}  # ids of another text than the one that is judged
     write(folder / "math_own_response.json", [*rows, again, spaced])
     first, second = score(folder, folder / "math.json", "math")
-    texts = ["calculator(1+7)", "calculator(1*7)", "9", "8", "7", "calculator(1+"]
-    assert (first.responses, first.tokens) == (texts, [None, None, [4, 5], [6], None, None])
-    assert (second.tokens, "tokens" in read(folder / "math.json")[1]) == (None, False)
+    assert texts(first) == ["calculator(1+7)", "calculator(1*7)", "9", "8", "7", "calculator(1+"]
+    assert tokens(first) == [None, None, [4, 5], [6], None, None]
+    assert tokens(second) == [None, None]
     every, _ = score(folder, folder / "math.json", "math", distinct=False)
-    assert every.tokens == [None, None, [4, 5], [6], [7, 5], [8, 5], None, None, None, None]
+    assert tokens(every) == [None, None, [4, 5], [6], [7, 5], [8, 5], None, None, None, None]
 
 
 def test_a_question_with_gold_alone_is_kept(folder: Path) -> None:
     write(folder / "math_gold_response.json", [gold(5, "12")])
-    assert [(row.responses, row.scores) for row in score(folder, folder / "math.json", "math")] == [
+    assert [(texts(row), rewards(row)) for row in score(folder, folder / "math.json", "math")] == [
         (["12"], [20])
     ]
 
 
 def test_released_with_duplicates_kept(folder: Path) -> None:
-    first, second = score(folder, folder / "math.json", "math", reward="released", distinct=False)
-    assert [text.strip() for text in first.responses] == [
+    first, second = score(folder, folder / "math.json", "math", reward=released, distinct=False)
+    assert [text.strip() for text in texts(first)] == [
         "calculator(1+7)", "calculator(1*7)", "8", "calculator(1+7)", "9", "calculator(1+",
     ]  # fmt: skip
     # gold; the first after it ungraded; right without a tool; right with it; 1 off, and 8 off (none is 0)
-    assert first.scores == [20, 20, 15, 20, 10, 5]
-    assert (second.responses, second.scores) == (["10", "calculator(3+7)", "10"], [20, 15, 20])
+    assert rewards(first) == [20, 20, 15, 20, 10, 5]
+    assert (texts(second), rewards(second)) == (["10", "calculator(3+7)", "10"], [20, 15, 20])
 
 
 def test_origins_are_taken_in_the_order_of_their_names(folder: Path) -> None:
     write(folder / "math_a.b-1_response.json", [candidate(1, "1")])
     (row, _) = score(folder, folder / "math.json", "math")
-    assert row.origin == ["gold", "a.b-1", "early", "sampled", "sampled", "sampled"]
+    assert [each.origin for each in row.candidates] == [
+        "gold",
+        "a.b-1",
+        "early",
+        "sampled",
+        "sampled",
+        "sampled",
+    ]
 
 
 def test_data_sets_may_share_their_ids(folder: Path) -> None:
@@ -117,7 +156,7 @@ def test_data_sets_may_share_their_ids(folder: Path) -> None:
         path.unlink()
     write(folder / "math_gold_response.json", [of("a", gold(1, "8")), of("b", gold(1, "8"))])
     write(folder / "math_x_response.json", [of("a", candidate(1, "3")), of("b", candidate(1, "4"))])
-    assert [row.responses for row in score(folder, folder / "math.json", "math")] == [["8", "3"], ["8", "4"]]
+    assert [texts(row) for row in score(folder, folder / "math.json", "math")] == [["8", "3"], ["8", "4"]]
 
 
 def test_published_responses_open_with_a_summary_line(
@@ -125,7 +164,7 @@ def test_published_responses_open_with_a_summary_line(
 ) -> None:
     path = folder / "math_early_response.json"
     path.write_text("acc: 0.5, tool_rate: 1.0\n" + path.read_text())
-    assert len(score(folder, folder / "math.json", "math")[0].responses) == 5
+    assert len(score(folder, folder / "math.json", "math")[0].candidates) == 5
     assert "skipped the summary line" in capsys.readouterr().err
 
 
@@ -136,8 +175,8 @@ def test_a_users_own_reward(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "def pay(question, response):\n"
         "    return 3 * response.correct - (response.outcome == 'called') + int(question.answer) / 8\n"
     )
-    first, _ = score(folder, folder / "math.json", "math", reward="thrift:pay")
-    assert first.scores == [3, 0, 4, 1, 1]
+    first, _ = score(folder, folder / "math.json", "math", reward=load_reward("thrift:pay"))
+    assert rewards(first) == [3, 0, 4, 1, 1]
 
 
 def test_the_same_files_give_the_same_bytes_and_a_kill_leaves_the_old_ones(
@@ -160,7 +199,7 @@ def test_a_failing_reward_leaves_the_old_file(folder: Path, monkeypatch: pytest.
     score(folder, folder / "math.json", "math")
     before = tree(folder)
     with pytest.raises(TriceError, match="reward 'broken:pay' failed on question 'S_1': AttributeError"):
-        score(folder, folder / "math.json", "math", reward="broken:pay")
+        score(folder, folder / "math.json", "math", reward=load_reward("broken:pay"))
     assert {key: value for key, value in tree(folder).items() if "pyc" not in key} == before
 
 
@@ -199,4 +238,4 @@ def test_a_folder_without_gold_or_with_a_bad_candidate_is_named(folder: Path) ->
 
 def test_what_is_written_is_read_by_training(folder: Path) -> None:
     score(folder, folder / "math.json", "math")
-    assert [Ranked.model_validate(row).scores[0] for row in read(folder / "math.json")] == [20, 20]
+    assert [row.target and row.target.reward for row in read_candidates(folder / "math.json")] == [20, 20]

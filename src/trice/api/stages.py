@@ -15,7 +15,7 @@ from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.progress import notice
 from trice.storage.files import read_rows, write_rows
-from trice.types import Labelled, Question, Response
+from trice.types import LabeledQuestion, Question, Response
 
 if TYPE_CHECKING:
     from trice.api.evaluation import Evaluation
@@ -95,7 +95,7 @@ def label(
     retries: int = 0,
     reading: float = 0,
     output: str | Path | None = None,
-) -> list[Labelled]:
+) -> list[LabeledQuestion]:
     """Give questions a tool call as their target. Every call is executed, and kept if its result is the gold
     answer.
 
@@ -110,7 +110,7 @@ def label(
         output: A folder that keeps labels and the rejected questions.
 
     Returns:
-        `Labelled` records, the target in `output`. Questions without an accepted call are left out; a notice counts
+        `LabeledQuestion` records, the target in `output`. Questions without an accepted call are left out; a notice counts
         them and gives the reasons.
 
     Raises:
@@ -133,7 +133,7 @@ def label(
         notice(f"label: {result}")
         paths = (target, stage.reading_path(target))
         filled = (path for path in paths if path.is_file() and path.stat().st_size)
-        return [row for path in filled for row in read_rows(path, Labelled)]
+        return [row for path in filled for row in read_rows(path, LabeledQuestion)]
 
 
 def generate(

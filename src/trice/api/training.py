@@ -15,7 +15,7 @@ from trice.api.stages import graded
 from trice.errors import InputError
 from trice.progress import notice
 from trice.storage.files import validate, write_rows
-from trice.types import Labelled, Outcome, Question, Ranked, Response
+from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
 
 if TYPE_CHECKING:
     from trice.tasks import TaskLike
@@ -25,7 +25,7 @@ Reward = Callable[[Question, Response], float]
 
 def clone(
     model: Model,
-    examples: Iterable[Response | Labelled | Mapping[str, Any]],
+    examples: Iterable[Response | LabeledQuestion | Mapping[str, Any]],
     task: str | TaskLike,
     *,
     seed: int = 0,
@@ -180,39 +180,28 @@ def run(recipe: str | Path, *overrides: str) -> Path:
     return runner.run(load_recipe(str(recipe), overrides))
 
 
-def _ranked(drawn: Sequence[Response], cost: float, reward: Reward | None) -> list[Ranked]:
+def _ranked(drawn: Sequence[Response], cost: float, reward: Reward | None) -> list[Candidates]:
     """The distinct candidates of each question with their rewards, where the best reward is above 0."""
     from trice import rewards
 
-    rewarder = rewards.execution(cost)
+    rewarded = rewards.execution(cost)
     if reward is not None:
-        rewarder = rewards.rewarder_of(reward, getattr(reward, "__name__", "reward"))
+        rewarded = rewards.from_function(reward, getattr(reward, "__name__", "reward"))
     by_question: dict[tuple[str, str], dict[str, Response]] = {}
     for row in drawn:
         by_question.setdefault((row.dataset, row.id), {}).setdefault(row.response, row)
     found = []
-    for candidates in by_question.values():
-        rows = list(candidates.values())
-        scores = rewarder(rows)
+    for distinct in by_question.values():
+        rows = [row.model_copy(update={"origin": "policy"}) for row in distinct.values()]
+        scores = rewarded(rows, None)
         if max(scores) > 0:
-            tokens = [row.tokens for row in rows]
-            found.append(
-                Ranked(
-                    id=rows[0].id,
-                    query=f"{rows[0].instruction}\n{rows[0].input}",
-                    responses=[row.response for row in rows],
-                    origin=["policy"] * len(rows),
-                    scores=scores,
-                    answer=[row.pred for row in rows],
-                    tokens=tokens if any(each is not None for each in tokens) else None,
-                )
-            )
+            found.append(Candidates.of(rows[0], rows, scores))
     return found
 
 
 def _targets(
-    examples: Iterable[Response | Labelled | Mapping[str, Any]], task: str | TaskLike
-) -> list[Labelled]:
+    examples: Iterable[Response | LabeledQuestion | Mapping[str, Any]], task: str | TaskLike
+) -> list[LabeledQuestion]:
     """The targets of stage 1. Where only a tool can know the answer, none is taught without a call."""
     from trice.stages.mix import known_target
     from trice.tasks import Tasks
@@ -222,10 +211,10 @@ def _targets(
         if isinstance(row, Response):
             if row.outcome is Outcome.CALLED or not tasks.requires_tool(row):
                 rows.append(known_target(tasks, row))
-        elif isinstance(row, Labelled):
+        elif isinstance(row, LabeledQuestion):
             rows.append(row)
         else:
-            rows.append(validate(Labelled, row, f"example {number}"))
+            rows.append(validate(LabeledQuestion, row, f"example {number}"))
     if not rows:
         raise InputError("trice.clone: there are no examples")
     return rows

@@ -57,12 +57,12 @@ def export(
     form: Annotated[
         str | None,
         typer.Option(
-            help="completion, messages or preference; default completion of labelled data, preference of ranked."
+            help="completion, messages, preference or published; default: completion for labeled questions, else preference."
         ),
     ] = None,
     tool: o.Tools = None,
 ) -> None:
-    """Write labelled or ranked data in a form of TRL, with tools and tool calls, for other trainers."""
+    """Write labeled questions or candidates in a form of TRL, with tools and tool calls, for other trainers."""
     from trice.stages.export_data import export as stage
 
     print(f"{stage(data, output, task, form=form, tools=o.sources(tool))} rows in {output}")
@@ -70,7 +70,7 @@ def export(
 
 @app.command("import", rich_help_panel=DATA)
 def import_(data: o.Data, output: o.Output, task: o.Task = "math", tool: o.Tools = None) -> None:
-    """Read data in a form of TRL: as labelled data, or preference pairs as ranked data."""
+    """Read data in a form of TRL as labeled questions, or preference pairs as candidates."""
     from trice.stages.import_data import import_ as stage
 
     print(f"{stage(data, output, task, tools=o.sources(tool))} rows in {output}")

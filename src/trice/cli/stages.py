@@ -192,6 +192,7 @@ def score(
     workers: o.Workers = None,
 ) -> None:
     """Parse, execute and judge every candidate, and rank each question's by reward."""
+    from trice.rewards import load_reward
     from trice.stages.score import score as stage
     from trice.tools.ray_executor import runner
 
@@ -201,10 +202,10 @@ def score(
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     rows = stage(
-        data, output, task, reward=reward, distinct=distinct, spec=reader or None, tools=o.sources(tool),
+        data, output, task, reward=load_reward(reward), distinct=distinct, spec=reader or None, tools=o.sources(tool),
         runner=runner(engine, workers),
     )  # fmt: skip
-    count = sum(len(row.responses) for row in rows)
+    count = sum(len(row.candidates) for row in rows)
     print(f"{count} candidates of {len(rows)} questions in {output}")
 
 

@@ -16,6 +16,7 @@ from trice.recipes.recipe import Recipe
 from trice.recipes.resolve import load_data, open_endpoint
 from trice.recipes.sections import TOOL_CHOICES, Origin
 from trice.recipes.status import to_retry
+from trice.rewards import load_reward
 from trice.stages.collect import GOLD, collect, collect_gold, collect_split, origin_path
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import ModelSpec, ask, generate
@@ -309,10 +310,10 @@ class Loop:
         recipe, chosen = self.recipe, self.recipe.score
         reader = self._model_spec(adapter=self._model("stage-1")) if chosen.second_turn else None
         rows = score(
-            self.stage2, self._ranked, recipe.tasks, reward=chosen.reward, distinct=chosen.distinct,
+            self.stage2, self._ranked, recipe.tasks, reward=load_reward(chosen.reward), distinct=chosen.distinct,
             spec=reader, tools=recipe.tools, runner=runner(recipe.engine, recipe.workers),
         )  # fmt: skip
-        count = sum(len(row.responses) for row in rows)
+        count = sum(len(row.candidates) for row in rows)
         return f"{count} candidates of {len(rows)} questions, {count / len(rows):.1f} each"
 
     # Evaluation

@@ -5,7 +5,6 @@ Each function gives a `Figure`, or None where there is nothing to draw. How it i
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -94,9 +93,9 @@ def scores_by_origin(run: Run) -> dict[str, list[float]]:
     """Every candidate's reward, by origin in order of appearance; rows without origins are left out."""
     scores: dict[str, list[float]] = {}
     for row in run.ranked:
-        for origin, score in zip(row.origin, row.scores, strict=False):
-            if math.isfinite(score):  # a user's reward may be anything
-                scores.setdefault(origin, []).append(score)
+        for each in row.candidates:
+            if each.origin:
+                scores.setdefault(each.origin, []).append(each.reward)
     return scores
 
 

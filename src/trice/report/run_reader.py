@@ -4,7 +4,7 @@
     run.json                                         `RunInfo`
     data/raw/<task>/<dataset>_right.json, _wrong     the split by the base model
     data/stage1/<task>/<dataset>_wrong_yield.json    `Yield`
-    data/stage2/<task>/<task>.json                   rows `Ranked`
+    data/stage2/<task>/<task>.json                   rows `Candidates`
     data/dev/<task>/<task>_<setting>_result.json     graded rows `Response`
     models/<setting>/log.jsonl                       one object of numbers a logged step
 
@@ -23,10 +23,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from trice.datasets.published import read_candidates
 from trice.errors import InputError
 from trice.recipes.sections import Setting
 from trice.storage import files
-from trice.types import Ranked, Response
+from trice.types import Candidates, Response
 
 SETTINGS: tuple[str, ...] = get_args(Setting)
 BASE, STAGE_1, BOTH = "zero-shot", "stage-1", "both"
@@ -94,7 +95,7 @@ class Run:
     tasks: dict[str, str] = field(default_factory=dict)
     split: dict[str, dict[str, int]] = field(default_factory=dict)
     yields: dict[str, Yield] = field(default_factory=dict)
-    ranked: list[Ranked] = field(default_factory=list)
+    ranked: list[Candidates] = field(default_factory=list)
     logs: dict[str, Log] = field(default_factory=dict)
     apart: bool = False
 
@@ -153,7 +154,7 @@ def _read_data(run: Run, data: Path) -> None:
         run.yields[path.stem.removesuffix("_wrong_yield")] = _object(path, Yield)
     for path in sorted(data.glob("stage2/*/*.json")):
         if path.stem == path.parent.name:
-            run.ranked += files.read_rows(path, Ranked)
+            run.ranked += read_candidates(path)
 
 
 def _read_results(run: Run, dev: Path) -> None:

@@ -15,7 +15,7 @@ from trice.errors import InputError
 from trice.stages.generate import GRADED, ModelSpec, generate
 from trice.storage.files import read_rows, write_rows
 from trice.tasks import Sources, Tasks
-from trice.types import Labelled, Response
+from trice.types import LabeledQuestion, Response
 
 GOLD = "gold"
 
@@ -29,7 +29,7 @@ def origin_path(folder: Path, task: str, origin: str) -> Path:
 
 def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) -> Path:
     """The stage-1 rows as the gold candidates; rows without an id cannot be joined and are refused."""
-    rows = read_rows(data, Labelled)[:limit]
+    rows = read_rows(data, LabeledQuestion)[:limit]
     for row in rows:
         if not row.id:
             raise InputError(f"{row.where}: field 'id': is missing")
@@ -41,7 +41,7 @@ def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) 
 def collect_split(data: Path, halves: Sequence[Path], folder: Path, task: str, origin: str) -> Path:
     """The answers that the base model gave when its questions were split, as candidates for those of `data`: the
     same as asking it again in the same way."""
-    questions = {(row.dataset, row.id) for row in read_rows(data, Labelled)}
+    questions = {(row.dataset, row.id) for row in read_rows(data, LabeledQuestion)}
     rows = [row for half in halves for row in read_rows(half, Response)]
     kept = {"response", "origin", "sample", "tokens", "logprob"}
     wanted = [

@@ -24,7 +24,7 @@ from trice.progress import notice
 from trice.stages.label import READING_FIELDS
 from trice.tools import Tool
 from trice.tools.call_text import first_call_is, write_call
-from trice.types import Labelled, Question, ToolCall
+from trice.types import LabeledQuestion, Question, ToolCall
 
 Message = dict[str, Any]
 
@@ -138,7 +138,7 @@ def exchange(tools: Sequence[Tool], messages: Sequence[Message]) -> tuple[str, T
     return text, tool, output, answer
 
 
-def reading(row: Labelled, tool: Tool, output: str, answer: str, turn: int) -> Labelled | None:
+def reading(row: LabeledQuestion, tool: Tool, output: str, answer: str, turn: int) -> LabeledQuestion | None:
     """The second turn of a call as a row of its own: the question over the tool's output, and the answer. None
     where the tool's output is an answer itself."""
     told = row.model_dump(exclude={"output"}, exclude_unset=True)
@@ -153,7 +153,7 @@ def reading(row: Labelled, tool: Tool, output: str, answer: str, turn: int) -> L
     if row.id:
         fields["id"] = f"{row.id}/{turn}"
     texts = {"instruction": again[0].instruction, "input": again[0].input, "output": answer}
-    return Labelled.model_validate(fields | texts)
+    return LabeledQuestion.model_validate(fields | texts)
 
 
 def check_messages(value: object, field: str, where: str) -> list[Message]:

@@ -1,12 +1,13 @@
-"""Export: labelled questions and ranked candidates in the forms of TRL, for other trainers.
+"""Export: labeled questions and candidates in the forms of TRL, for other trainers, and in the published form.
 
-- `completion`: `prompt` and `completion`, lists of messages; of ranked candidates the best one.
+- `completion`: `prompt` and `completion`, lists of messages. Of several candidates it is the best one.
 - `messages`: the same as one list.
 - `preference`: `prompt`, `chosen` and `rejected`, one row for every two candidates of different rewards. These
-  are the pairs of our own ranking losses, and all that the file knows can be read back from them.
+  are the pairs of our own ranking losses, and import makes the same candidates of them.
+- `published`: stage-2 data in the layout of the original repository (`trice.datasets.published`).
 
-Every row has the tools it was offered as JSON schemas under `tools`; all other fields stay. A call whose second
-turn stands in the same file too goes with it: the call, the tool's output, the answer.
+In the forms of TRL every row has the tools that it offers as JSON schemas under `tools`, and keeps its other fields.
+If the file holds the second turn of a call, the tool's output and the answer over it follow the call.
 """
 
 from __future__ import annotations
@@ -16,19 +17,29 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from trice.datasets.published import from_candidates, is_published, to_candidates
 from trice.errors import InputError
 from trice.stages.conversations import LeftOut, asked, reading, said
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import Sources, TaskLike, Tasks
 from trice.tools.call_text import function_schema
 from trice.tools.second_turn import SECOND_TURN, split_context
-from trice.types import Labelled, Ranked, Row
+from trice.types import Candidate, Candidates, LabeledQuestion, Row
 
-Form = Literal["completion", "messages", "preference"]
+Form = Literal["completion", "messages", "preference", "published"]
 TAKEN = {"prompt", "completion", "messages", "chosen", "rejected", "tools", "reading_turn"}
-# The lists of ranked candidates, and what a pair's columns are called after: `score_chosen`, `score_rejected`.
-LISTS = {"scores": "score", "origin": "origin", "answer": "answer", "tokens": "tokens"}
-PLACE = "place"
+COLUMNS = {
+    "reward": "score",
+    "target": "target",
+    "origin": "origin",
+    "outcome": "outcome",
+    "prediction": "prediction",
+    "correct": "correct",
+    "tokens": "tokens",
+}
+"""The fields of a candidate that become columns of a pair, and the columns' names: `score_chosen`, `score_rejected`."""
+INDEX = "index"
+"""The column with a candidate's place in the row."""
 
 
 def export(
@@ -36,26 +47,30 @@ def export(
 ) -> int:
     """Write `data` (stage 1 or stage 2) to `output` in a `form`; returns the number of rows.
 
-    Without a form labelled questions become `completion`, ranked candidates `preference`. Ranked questions
-    without two candidates of different rewards have no pair, and are left out with a notice. Raises InputError
-    for rows that do not fit, and for a field that has the name of one of TRL's."""
+    By default labeled questions become `completion` and candidates `preference`. A question without two candidates
+    of different rewards has no pair; a notice counts those. Raises InputError for rows that do not fit, and for a
+    field that has the name of one of TRL's."""
     check_output(output, data)
     rows = read_rows(data, Row)
-    ranked = "responses" in (rows[0].model_extra or {})
-    chosen = form or ("preference" if ranked else "completion")
+    fields = rows[0].model_extra or {}
+    rewarded = "candidates" in fields or is_published(fields)
+    chosen = form or ("preference" if rewarded else "completion")
     if chosen not in get_args(Form):
-        raise InputError(f"--form {chosen}: there is {', '.join(get_args(Form))}")
-    if chosen == "preference" and not ranked:
-        raise InputError(f"{data}: holds no candidates; --form preference is for ranked ones")
+        raise InputError(f"--form '{chosen}' is not valid; choose {', '.join(get_args(Form))}")
+    if chosen in ("preference", "published") and not rewarded:
+        raise InputError(f"{data}: holds no candidates; --form {chosen} is for the output of `trice score`")
     tasks, left = Tasks(task, tools), LeftOut()
-    written: list[dict[str, Any]] = []
-    if ranked:
-        for candidates in _as(Ranked, rows):
-            written += (
-                _pairs(tasks, candidates, left) if chosen == "preference" else [_best(tasks, candidates)]
-            )
+    if chosen == "published":
+        written = [from_candidates(row) for row in _candidates(rows)]
+    elif chosen == "preference":
+        written = [pair for row in _candidates(rows) for pair in _pairs(tasks, row, left)]
+    elif rewarded:
+        written = [_best(tasks, row) for row in _candidates(rows)]
     else:
-        written = list(_labelled(tasks, _as(Labelled, rows)))
+        _refuse_names(rows)
+        written = list(
+            _labeled(tasks, [validate(LabeledQuestion, row.model_dump(), row.where) for row in rows])
+        )
     if not written:
         raise InputError(f"{data}: no two candidates of one question have different rewards")
     if chosen == "messages":
@@ -65,16 +80,19 @@ def export(
     return len(written)
 
 
-def _as(kind: type[Any], rows: Sequence[Row]) -> list[Any]:
+def _candidates(rows: Sequence[Row]) -> list[Candidates]:
+    _refuse_names(rows)
+    return [to_candidates(row.model_dump(), row.where) for row in rows]
+
+
+def _refuse_names(rows: Sequence[Row]) -> None:
     for row in rows:
         for name in sorted(TAKEN & set(row.model_extra or {})):
-            raise InputError(f"{row.where}: field '{name}': the name is one of TRL's; call it otherwise")
-    return [validate(kind, row.model_dump(), row.where) for row in rows]
+            raise InputError(f"{row.where}: field '{name}': TRL has a field of this name; rename yours")
 
 
-def _task(tasks: Tasks, row: Labelled | Ranked) -> TaskLike:
-    named = row.task if isinstance(row, Labelled) else (row.model_extra or {}).get("task")
-    return tasks.of_row(named, row.instruction, row.where)
+def _task(tasks: Tasks, row: LabeledQuestion | Candidates) -> TaskLike:
+    return tasks.of_row(row.task, row.instruction, row.where)
 
 
 def _prompt(task: TaskLike, instruction: str, input: str) -> dict[str, Any]:
@@ -83,7 +101,7 @@ def _prompt(task: TaskLike, instruction: str, input: str) -> dict[str, Any]:
     return {"prompt": asked(instruction, input)} | ({"tools": offered} if offered else {})
 
 
-def _labelled(tasks: Tasks, rows: Sequence[Labelled]) -> Iterator[dict[str, Any]]:
+def _labeled(tasks: Tasks, rows: Sequence[LabeledQuestion]) -> Iterator[dict[str, Any]]:
     """Each row as prompt and completion, second turns with the calls they belong to."""
     turns = defaultdict(list)
     for row in rows:
@@ -112,7 +130,7 @@ def _labelled(tasks: Tasks, rows: Sequence[Labelled]) -> Iterator[dict[str, Any]
     return (line for row, line in made if id(row) not in joined)
 
 
-def _over(task: TaskLike, row: Labelled, second: Labelled) -> str | None:
+def _over(task: TaskLike, row: LabeledQuestion, second: LabeledQuestion) -> str | None:
     """The tool's output over which a second turn asks, where nothing of that row would be lost; else None."""
     call = said(task.tools, row.output).get("tool_calls", [{}])[0].get("function", {"name": None})["name"]
     tool = next((tool for tool in task.tools if tool.name == call), None)
@@ -125,47 +143,41 @@ def _over(task: TaskLike, row: Labelled, second: Labelled) -> str | None:
     return next((out for out in outputs if reading(row, tool, out, second.output, int(turn)) == second), None)
 
 
-def _pairs(tasks: Tasks, row: Ranked, left: LeftOut) -> list[dict[str, Any]]:
-    lists: dict[str, list[Any]] = {name: getattr(row, name) for name in LISTS if getattr(row, name)}
-    for name, values in lists.items():
-        if len(values) != len(row.responses):
-            raise InputError(
-                f"{row.where}: field '{name}': {len(values)} entries for {len(row.responses)} responses"
-            )
+def _pairs(tasks: Tasks, row: Candidates, left: LeftOut) -> list[dict[str, Any]]:
     task = _task(tasks, row)
-    messages = [said(task.tools, text) for text in row.responses]
-    kept = _kept(row)
+    prompt, question = _prompt(task, row.instruction, row.input), _question_fields(row)
+    messages = [said(task.tools, each.response) for each in row.candidates]
     pairs = []
-    for better, high in enumerate(row.scores):
-        for worse, low in enumerate(row.scores):
-            if high > low:
-                sides = {"chosen": better, "rejected": worse}
-                told = {
-                    f"{column}_{side}": lists[name][place]
-                    for name, column in LISTS.items()
-                    for side, place in sides.items()
-                    if name in lists
-                }
-                both = {side: [messages[place]] for side, place in sides.items()}
-                places = {f"{PLACE}_{side}": place for side, place in sides.items()}
-                pairs.append(_prompt(task, row.instruction, row.input) | both | kept | told | places)
+    for better, chosen in enumerate(row.candidates):
+        for worse, rejected in enumerate(row.candidates):
+            if chosen.reward > rejected.reward:
+                both = {"chosen": [messages[better]], "rejected": [messages[worse]]}
+                columns = _columns("chosen", better, chosen) | _columns("rejected", worse, rejected)
+                pairs.append(prompt | both | question | columns)
     if not pairs:
         left.add("no two candidates have different rewards", row.where)
     return pairs
 
 
-def _best(tasks: Tasks, row: Ranked) -> dict[str, Any]:
+def _columns(side: str, index: int, candidate: Candidate) -> dict[str, Any]:
+    """What a pair holds of one candidate in addition to its message."""
+    fields = candidate.model_dump(mode="json", include=set(COLUMNS), exclude_unset=True)
+    columns = {f"{column}_{side}": fields[name] for name, column in COLUMNS.items() if name in fields}
+    return columns | {f"{INDEX}_{side}": index}
+
+
+def _best(tasks: Tasks, row: Candidates) -> dict[str, Any]:
     task = _task(tasks, row)
-    place = max(range(len(row.scores)), key=lambda place: row.scores[place])  # the first of equals: gold
-    completion = [said(task.tools, row.responses[place])]
+    best = max(row.candidates, key=lambda each: each.reward)  # the first of equals
+    completion = {"completion": [said(task.tools, best.response)]}
     return (
         _prompt(task, row.instruction, row.input)
-        | {"completion": completion}
-        | _kept(row)
-        | {"score": row.scores[place]}
+        | completion
+        | _question_fields(row)
+        | {"score": best.reward}
     )
 
 
-def _kept(row: Ranked) -> dict[str, Any]:
-    """What a ranked question says besides its candidates."""
-    return row.model_dump(mode="json", exclude={"query", "responses", *LISTS}, exclude_unset=True)
+def _question_fields(row: Candidates) -> dict[str, Any]:
+    """The fields of the question that are not in its messages."""
+    return row.model_dump(mode="json", exclude={"instruction", "input", "candidates"}, exclude_unset=True)

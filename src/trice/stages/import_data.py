@@ -1,10 +1,10 @@
-"""Import: data in the forms of TRL, ours and others', as labelled questions or ranked candidates.
+"""Import: data in the forms of TRL, ours and others', as labeled questions or candidates.
 
-Read are `prompt` with `completion` and `messages`, which become labelled questions, and `prompt` with `chosen`
-and `rejected` (or these with the prompt in them), all pairs of one prompt together, which become ranked
-candidates. Each may be of messages or of plain text. Calls may be of the task's own tools only, since
-everything that is trained on can be executed. Images and conversations of several questions are not covered, nor
-answers that are not wanted (`label` false): such rows are left out, with the reason and where the first stands.
+`prompt` with `completion`, and `messages`, become labeled questions. `prompt` with `chosen` and `rejected` (or these
+with the prompt in them) become candidates, all pairs of one prompt together. Each field may hold messages or plain
+text. A call must be of a tool of the task, since everything that is trained on can be executed. Images, conversations
+of several questions and answers that are not wanted (`label` false) are not covered: such rows are left out, and a
+notice gives the reason and the place of the first.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from typing import Any, NamedTuple
 
 from trice.errors import InputError
 from trice.stages.conversations import LeftOut, Message, Unfit, check_messages, exchange, question, reading
-from trice.stages.export_data import LISTS, PLACE, TAKEN
+from trice.stages.export_data import COLUMNS, INDEX, TAKEN
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import Sources, TaskLike, Tasks
-from trice.types import Labelled, Ranked, Row
+from trice.types import Candidates, LabeledQuestion, Row
 
 SIDES = ("chosen", "rejected")
-BESIDE = {f"{column}_{side}" for column in (*LISTS.values(), PLACE) for side in SIDES}
+PAIR_COLUMNS = {f"{column}_{side}" for column in (*COLUMNS.values(), INDEX) for side in SIDES}
+Key = tuple[int | None, str]
+"""A candidate among those of one question: its place, if the file has places, and its text."""
 
 
 class Pair(NamedTuple):
-    """Two responses to one question, and what is known of each."""
+    """Two responses to one question, and the row's fields."""
 
-    query: str
+    instruction: str
+    input: str
     texts: tuple[str, str]
     fields: dict[str, Any]
     where: str
@@ -36,13 +39,13 @@ class Pair(NamedTuple):
 def import_(data: Path, output: Path, task: str, *, tools: Sources | None = None) -> int:
     """Write `data` to `output` as rows of stage 1 or, where it holds preferences, of stage 2; returns how many.
 
-    A row without a system message gets the task's instruction. Ranked candidates keep the scores that stand under
-    `score_chosen` and `score_rejected`; where there are none, a candidate's is the length of the longest chain of
-    pairs below it. Raises InputError for rows of another form, and where no row is left."""
+    A row without a system message gets the task's instruction. `score_chosen` and `score_rejected` become the
+    candidates' rewards; without them, a reward is the length of the longest chain of pairs below the candidate.
+    Raises InputError for rows of another form, and if no row is left."""
     check_output(output, data)
     rows, tasks, left = read_rows(data, Row), Tasks(task, tools), LeftOut()
-    made: Sequence[Labelled] | Sequence[Ranked]
-    made = _ranked(tasks, rows, left) if "chosen" in _fields(rows[0]) else _labelled(tasks, rows, left)
+    made: Sequence[LabeledQuestion] | Sequence[Candidates]
+    made = _candidates(tasks, rows, left) if "chosen" in _fields(rows[0]) else _labeled(tasks, rows, left)
     left.tell()
     if not made:
         raise InputError(f"{data}: no row can be expressed")
@@ -53,11 +56,13 @@ def import_(data: Path, output: Path, task: str, *, tools: Sources | None = None
 def _fields(row: Row) -> dict[str, Any]:
     """A row's fields without those that are null, as in a table where other rows have them."""
     return {
-        name: value for name, value in (row.model_extra or {}).items() if value is not None or name in BESIDE
+        name: value
+        for name, value in (row.model_extra or {}).items()
+        if value is not None or name in PAIR_COLUMNS
     }
 
 
-def _labelled(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[Labelled]:
+def _labeled(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[LabeledQuestion]:
     made = []
     for row in rows:
         prompt, completion = _conversation(row)
@@ -103,7 +108,7 @@ def _asked(tasks: Tasks, row: Row, prompt: Sequence[Message]) -> tuple[TaskLike,
 
 def _taught(
     tasks: Tasks, row: Row, prompt: list[Message], completion: list[Message], left: LeftOut
-) -> list[Labelled]:
+) -> list[LabeledQuestion]:
     """The labelled question, and its second turn where it has one."""
     if not isinstance(wanted := _fields(row).get("label", True), bool):
         raise InputError(f"{row.where}: field 'label': neither true nor false")
@@ -115,7 +120,7 @@ def _taught(
         raise Unfit("an empty answer")
     kept = {name: value for name, value in _fields(row).items() if name not in TAKEN}
     texts = {"instruction": instruction, "input": input, "output": text}
-    made = validate(Labelled, kept | texts, row.where)
+    made = validate(LabeledQuestion, kept | texts, row.where)
     if tool is None or not answer:
         return [made]
     turn = _fields(row).get("reading_turn", 1)
@@ -127,15 +132,16 @@ def _taught(
     return [made, second] if second else [made]
 
 
-def _ranked(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[Ranked]:
-    groups: dict[tuple[str, str], list[Pair]] = {}
+def _candidates(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[Candidates]:
+    groups: dict[tuple[str, str, str], list[Pair]] = {}
     for row in rows:
         try:
             pair = _pair(tasks, row)
         except Unfit as reason:
             left.add(str(reason), row.where)
         else:
-            groups.setdefault((str(pair.fields.get("id", "")), pair.query), []).append(pair)
+            key = (str(pair.fields.get("id", "")), pair.instruction, pair.input)
+            groups.setdefault(key, []).append(pair)
     made = []
     for pairs in groups.values():
         try:
@@ -159,55 +165,48 @@ def _pair(tasks: Tasks, row: Row) -> Pair:
     _check_columns(row)
     task, instruction, input = _asked(tasks, row, prompt)
     chosen, rejected = (exchange(task.tools, messages)[0] for messages in sides)
-    if chosen == rejected and f"{PLACE}_chosen" not in _fields(row):
+    if chosen == rejected and f"{INDEX}_chosen" not in _fields(row):
         raise Unfit("a pair of twice the same answer")
-    return Pair(f"{' '.join(instruction.split())}\n{input}", (chosen, rejected), _fields(row), row.where)
+    return Pair(instruction, input, (chosen, rejected), _fields(row), row.where)
 
 
 def _check_columns(row: Row) -> None:
-    """Raise InputError where a score is no number or a place no whole one, or only one side has a place."""
+    """Raise InputError if a score is not a number, an index not a whole number, or only one side has an index."""
     fields = _fields(row)
-    for side in SIDES:
-        tokens = fields.get(column := f"{LISTS['tokens']}_{side}")
-        if tokens is not None and not (
-            isinstance(tokens, list) and all(type(token) is int and token >= 0 for token in tokens)
-        ):
-            raise InputError(f"{row.where}: field '{column}': not a list of token ids")
-    for column, kind in ((LISTS["scores"], int | float), (PLACE, int)):
+    for column, kind in ((COLUMNS["reward"], int | float), (INDEX, int)):
         for side in SIDES:
             value = fields.get(f"{column}_{side}")
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
                 raise InputError(f"{row.where}: field '{column}_{side}': not a number")
-    if (fields.get(f"{PLACE}_chosen") is None) != (fields.get(f"{PLACE}_rejected") is None):
-        raise InputError(f"{row.where}: field '{PLACE}_rejected': both sides have a place, or neither")
+    if (fields.get(f"{INDEX}_chosen") is None) != (fields.get(f"{INDEX}_rejected") is None):
+        raise InputError(f"{row.where}: field '{INDEX}_rejected': both sides need an index, or neither")
 
 
-def _joined(pairs: Sequence[Pair]) -> Ranked:
-    """The candidates of one question. They stand where they stood, or the best first."""
-    found: dict[tuple[Any, str], dict[str, Any]] = {}
-    below: dict[tuple[Any, str], set[tuple[Any, str]]] = {}
+def _joined(pairs: Sequence[Pair]) -> Candidates:
+    """The candidates of one question in their recorded order, or the best first."""
+    found: dict[Key, dict[str, Any]] = {}
+    below: dict[Key, set[Key]] = {}
     for pair in pairs:
-        keys = []
-        for side, text in zip(SIDES, pair.texts, strict=True):
-            keys.append(key := (pair.fields.get(f"{PLACE}_{side}"), text))
-            told = {name: pair.fields.get(f"{column}_{side}") for name, column in LISTS.items()}
-            found.setdefault(key, told)
-        below.setdefault(keys[0], set()).add(keys[1])
-    scores = {key: told["scores"] for key, told in found.items()}
-    if None in scores.values():
-        scores = _chains(list(found), below)
-    order = sorted(found, key=lambda key: (key[0] if key[0] is not None else 0, -scores[key]))
-    columns = {name for name, column in LISTS.items() if f"{column}_chosen" in pairs[0].fields}
-    lists = {name: [found[key][name] for key in order] for name in columns}
-    kept = {name: value for name, value in pairs[0].fields.items() if name not in TAKEN | BESIDE}
-    value = kept | {"query": pairs[0].query, "responses": [key[1] for key in order]} | lists
-    return validate(Ranked, value | {"scores": [scores[key] for key in order]}, pairs[0].where)
+        better, worse = (
+            (pair.fields.get(f"{INDEX}_{side}"), text) for side, text in zip(SIDES, pair.texts, strict=True)
+        )
+        for side, key in zip(SIDES, (better, worse), strict=True):
+            columns = {name: f"{column}_{side}" for name, column in COLUMNS.items()}
+            known = {name: pair.fields[column] for name, column in columns.items() if column in pair.fields}
+            found.setdefault(key, known)
+        below.setdefault(better, set()).add(worse)
+    rewards = {key: known.get("reward") for key, known in found.items()}
+    if None in rewards.values():
+        rewards = dict(_chains(list(found), below))
+    order = sorted(found, key=lambda key: (key[0] or 0, -(rewards[key] or 0)))
+    candidates = [found[key] | {"response": key[1], "reward": rewards[key]} for key in order]
+    kept = {name: value for name, value in pairs[0].fields.items() if name not in TAKEN | PAIR_COLUMNS}
+    question = {"instruction": pairs[0].instruction, "input": pairs[0].input}
+    return validate(Candidates, kept | question | {"candidates": candidates}, pairs[0].where)
 
 
-def _chains(
-    keys: Sequence[tuple[Any, str]], below: dict[tuple[Any, str], set[tuple[Any, str]]]
-) -> dict[tuple[Any, str], float]:
-    """How many pairs the longest chain below each has. Raises Unfit where pairs go round in a circle."""
+def _chains(keys: Sequence[Key], below: dict[Key, set[Key]]) -> dict[Key, float]:
+    """The length of the longest chain of pairs below each candidate. Raises Unfit if pairs form a circle."""
     scores = dict.fromkeys(keys, 0.0)
     for _ in keys:
         raised = {key: 1 + max((scores[low] for low in below.get(key, ())), default=-1.0) for key in keys}

@@ -30,7 +30,7 @@ from trice.tasks.outcome import read
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
 from trice.tools.second_turn import contains_answer, split_context
-from trice.types import Labelled, Outcome, Question, Response
+from trice.types import LabeledQuestion, Outcome, Question, Response
 
 # What is known of the base model's response, or of an earlier label: not the question's own fields.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)
@@ -198,13 +198,13 @@ def _stored(tasks: Tasks, response: Response) -> str:
     return written
 
 
-def _spread(turns: Sequence[list[Labelled]], share: float) -> list[list[Labelled]]:
+def _spread(turns: Sequence[list[LabeledQuestion]], share: float) -> list[list[LabeledQuestion]]:
     """This share of the calls' second turns, spread evenly over the calls that have any."""
     there = [rows for rows in turns if rows]
     return [rows for place, rows in enumerate(there) if int((place + 1) * share) > int(place * share)]
 
 
-def _reading(tasks: Tasks, question: Question, verdict: _Verdict) -> list[Labelled]:
+def _reading(tasks: Tasks, question: Question, verdict: _Verdict) -> list[LabeledQuestion]:
     """The second turns of an accepted call from whose context a gold answer can be read, with that answer."""
     found = read(
         tasks, Response.model_validate(question.model_dump(exclude=GRADED) | {"response": verdict.call})
@@ -215,7 +215,7 @@ def _reading(tasks: Tasks, question: Question, verdict: _Verdict) -> list[Labell
         gold = [answer for answer in question.answers if contains_answer(context, [answer])]
         if gold:
             fields = {"instruction": asked.instruction, "input": asked.input, "output": gold[0]}
-            rows.append(Labelled.model_validate(asked.model_dump(include=READING_FIELDS) | fields))
+            rows.append(LabeledQuestion.model_validate(asked.model_dump(include=READING_FIELDS) | fields))
     return rows
 
 
@@ -223,11 +223,11 @@ def _own_fields(question: Question) -> dict[str, Any]:
     return question.model_dump(exclude=LEFT_OUT, exclude_none=True)
 
 
-def _labelled(tasks: Tasks, question: Question, call: str) -> Labelled:
+def _labelled(tasks: Tasks, question: Question, call: str) -> LabeledQuestion:
     """The stage-1 row: the accepted call alone is the target, without the text around it."""
     instruction = question.instruction or tasks.of(question).instruction
     fields = {"instruction": instruction, "input": question.input, "output": call}
-    return Labelled.model_validate(_own_fields(question) | fields)
+    return LabeledQuestion.model_validate(_own_fields(question) | fields)
 
 
 def reading_path(output: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Literal, cast, get_args
 from trice.errors import InputError
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
 from trice.tasks import Tasks
-from trice.types import Labelled, Question, Response
+from trice.types import LabeledQuestion, Question, Response
 
 Kind = Literal["selective", "answers", "calls"]
 
@@ -49,7 +49,7 @@ def mix(
         refuse_repeated(asked)
         rows = [_answer(tasks, row) for row in asked]
     else:
-        rows = [row for path in labelled for row in read_rows(path, Labelled)]
+        rows = [row for path in labelled for row in read_rows(path, LabeledQuestion)]
         refuse_repeated(rows)
         if kind == "selective":
             answered = [row for path in right for row in read_rows(path, Response)]
@@ -66,19 +66,19 @@ def mix(
     return len(rows)
 
 
-def _answer(tasks: Tasks, question: Question) -> Labelled:
+def _answer(tasks: Tasks, question: Question) -> LabeledQuestion:
     fields = {
         "instruction": question.instruction or tasks.of(question).instruction,
         "output": question.answers[0],
     }
-    return Labelled.model_validate(question.model_dump() | fields)
+    return LabeledQuestion.model_validate(question.model_dump() | fields)
 
 
-def known_target(tasks: Tasks, response: Response) -> Labelled:
+def known_target(tasks: Tasks, response: Response) -> LabeledQuestion:
     """The model's own answer to a question that it knows, as the target of stage 1."""
     fields = {
         "instruction": response.instruction or tasks.of(response).instruction,
         "output": response.response,
     }
     graded = set(Response.model_fields) - set(Question.model_fields)
-    return Labelled.model_validate(response.model_dump(exclude=graded) | fields)
+    return LabeledQuestion.model_validate(response.model_dump(exclude=graded) | fields)

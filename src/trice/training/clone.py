@@ -11,12 +11,12 @@ from trice.storage.files import read_rows
 from trice.tasks import Sources, task_asked
 from trice.training.settings import Clone
 from trice.training.validation import load_validation
-from trice.types import Labelled
+from trice.types import LabeledQuestion
 
 
 def examples(data: Path, template: str, limit: int | None = None) -> Callable[[Any], list[Any]]:
     """What makes the training set, given the tokenizer. Raises InputError for data or template that do not fit."""
-    rows, form = read_rows(data, Labelled, repeated=True)[:limit], load_template(template)
+    rows, form = read_rows(data, LabeledQuestion, repeated=True)[:limit], load_template(template)
 
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.fine_tune import example
@@ -54,7 +54,7 @@ def clone(
     make = examples(data, template, limit)
     held_out = load_validation(settings, validation, task or "math", tools, max_new_tokens)
 
-    task = task or task_asked(row.instruction for row in read_rows(data, Labelled))
+    task = task or task_asked(row.instruction for row in read_rows(data, LabeledQuestion))
     from trice.training.fine_tune import fit
 
     return fit(

@@ -6,23 +6,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trice.datasets.published import read_candidates
 from trice.formats.prompt import load_template
-from trice.storage.files import read_rows
 from trice.tasks import Sources, task_asked
 from trice.training.settings import Rlef
 from trice.training.validation import load_validation
-from trice.types import Ranked
 
 
 def examples(data: Path, template: str, limit: int | None = None) -> Callable[[Any], list[Any]]:
     """What makes the training set, given the tokenizer. Raises InputError for data or template that do not fit."""
-    rows, form = read_rows(data, Ranked)[:limit], load_template(template)
+    rows, form = read_candidates(data)[:limit], load_template(template)
 
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.fine_tune import example
 
         return [
-            example(form, tokenizer, row.instruction, row.input, row.responses, row.scores, row.tokens)
+            example(
+                form,
+                tokenizer,
+                row.instruction,
+                row.input,
+                [each.response for each in row.candidates],
+                [each.reward for each in row.candidates],
+                [each.tokens for each in row.candidates],
+            )
             for row in rows
         ]
 
@@ -57,7 +64,7 @@ def rlef(
     make = examples(data, template, limit)
     held_out = load_validation(settings, validation, task or "math", tools, max_new_tokens)
 
-    task = task or task_asked(row.instruction for row in read_rows(data, Ranked))
+    task = task or task_asked(row.instruction for row in read_candidates(data))
     from trice.training.fine_tune import fit
 
     return fit(
