@@ -19,39 +19,39 @@ from typing import Any
 
 from trice.formats.prompt import decode, load_template
 from trice.models.detokenizer import Detokenizer
-from trice.models.engine import Manner
+from trice.models.engine import GenerationSettings
 from trice.tools.calculator import Calculator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-Method = Callable[[Any, Manner, Sequence[int]], str]
+Method = Callable[[Any, GenerationSettings, Sequence[int]], str]
 
 
-def ours(tokenizer: Any, manner: Manner, ids: Sequence[int]) -> str:
+def ours(tokenizer: Any, settings: GenerationSettings, ids: Sequence[int]) -> str:
     written = Detokenizer(tokenizer)
     for token in ids:
-        over = manner.finish(written.add(token), written.kept)
+        over = settings.finish(written.add(token), written.unchanged)
         if over is not None:
             return over
     return written.text
 
 
-def plain(tokenizer: Any, manner: Manner, ids: Sequence[int]) -> str:
+def plain(tokenizer: Any, settings: GenerationSettings, ids: Sequence[int]) -> str:
     text = ""
     for length in range(1, len(ids) + 1):
         text = decode(tokenizer, ids[:length])
-        over = manner.finish(text)
+        over = settings.finish(text)
         if over is not None:
             return over
     return text
 
 
 def timed(
-    method: Method, tokenizer: Any, manner: Manner, rows: Sequence[Sequence[int]]
+    method: Method, tokenizer: Any, settings: GenerationSettings, rows: Sequence[Sequence[int]]
 ) -> tuple[float, list[str]]:
     """Microseconds for each token, and the texts."""
     started = time.perf_counter()
-    texts = [method(tokenizer, manner, ids) for ids in rows]
+    texts = [method(tokenizer, settings, ids) for ids in rows]
     return (time.perf_counter() - started) / sum(map(len, rows)) * 1e6, texts
 
 
@@ -67,13 +67,15 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="qwen", help="A family of tests/families.py.")
     args = parser.parse_args()
     tokenizer, draw = trained(args.tokenizer), random.Random(0)
-    manner = Manner(load_template("plain"), parsers={"calculator": Calculator().parse}, own=("calculator",))
+    settings = GenerationSettings(
+        load_template("plain"), parsers={"calculator": Calculator().parse}, task_tools=("calculator",)
+    )
     # Words alone, so that no row ends before its length: a stop text or a call would hide the cost of the rest.
     words = [token for token in range(len(tokenizer)) if decode(tokenizer, [token]).strip().isalpha()]
     for length in args.lengths:
         rows = [draw.choices(words, k=length) for _ in range(args.rows)]
-        mine, texts = timed(ours, tokenizer, manner, rows)
-        theirs, expected = timed(plain, tokenizer, manner, rows[: args.plain_rows])
+        mine, texts = timed(ours, tokenizer, settings, rows)
+        theirs, expected = timed(plain, tokenizer, settings, rows[: args.plain_rows])
         assert texts[: args.plain_rows] == expected
         assert texts == [decode(tokenizer, row) for row in rows], "a row ended before its length"
         print(

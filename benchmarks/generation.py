@@ -28,14 +28,15 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from rates import matrix_rate
 from trice.datasets import load
 from trice.formats.prompt import decode
-from trice.models.batching import Ask
-from trice.models.engine import Finish, reach
+from trice.models.batch_attention import batch_attention
+from trice.models.batch_decoder import BatchDecoder
+from trice.models.batching import EncodedPrompt
+from trice.models.engine import Finish, tokens_needed
 from trice.models.generation import generate
-from trice.models.kv_cache import Rows, attending
 from trice.models.local import LocalModel
 from trice.models.local import load as load_model
 from trice.models.sampling import Sampling
-from trice.models.token_sampling import greedy
+from trice.models.token_sampling import greedy_tokens
 from trice.stages.generate import ModelSpec, grouped
 from trice.stages.generate import ask as instruct
 from trice.tasks import Tasks
@@ -112,7 +113,7 @@ def ended(loaded: LocalModel, ids: list[int], finish: Finish) -> list[int]:
             return ids[:place]
         over = finish(decode(loaded.tokenizer, ids[: place + 1]), 0)
         if over is not None:
-            return ids[: reach(loaded.tokenizer, ids[: place + 1], over)]
+            return ids[: tokens_needed(loaded.tokenizer, ids[: place + 1], over)]
     return ids
 
 
@@ -125,7 +126,7 @@ def ours(
 ) -> Texts:
     samples = tuple(range(figure.sampling.samples))
     found: list[dict[int, list[int]]] = [{} for _ in prompts]
-    asked = [Ask(prompt, str(number), samples) for number, prompt in enumerate(prompts)]
+    asked = [EncodedPrompt(prompt, str(number), samples) for number, prompt in enumerate(prompts)]
     for number, written in generate(loaded, asked, figure.sampling, finish, batch_size=size):
         found[number] |= {sample: each.tokens or [] for sample, each in written.items()}
     return [[each[sample] for sample in samples] for each in found]
@@ -181,24 +182,24 @@ def shares(loaded: LocalModel, size: int) -> None:
     peak, layers = matrix_rate(), [linear.weight for linear in linears]
     head_VD, inner = loaded.model.get_output_embeddings().weight, sum(weight.numel() for weight in layers)
     prompts = questions(loaded, size, FIGURES["few-shot"])[0]
-    with torch.inference_mode(), attending(loaded):
-        rows, some = Rows(loaded), prompts[: size // 4]
-        took = timed(lambda: Rows(loaded).join(some, [1] * len(some)))
-        rows.join([prompt[-32:] for prompt in prompts], [1] * len(prompts))
-        states_BD = rows.step([1] * len(rows))
-        step = timed(lambda: greedy(rows.logits(rows.step([1] * len(rows)))))
-        inputs = {width: torch.rand(len(rows), width) for width in {weight.shape[1] for weight in layers}}
+    with torch.inference_mode(), batch_attention(loaded):
+        decoder, some = BatchDecoder(loaded), prompts[: size // 4]
+        took = timed(lambda: BatchDecoder(loaded).append(some, [1] * len(some)))
+        decoder.append([prompt[-32:] for prompt in prompts], [1] * len(prompts))
+        states_BD = decoder.step([1] * len(decoder))
+        step = timed(lambda: greedy_tokens(decoder.logits(decoder.step([1] * len(decoder)))))
+        inputs = {width: torch.rand(len(decoder), width) for width in {weight.shape[1] for weight in layers}}
         alone = timed(
             lambda: [torch.nn.functional.linear(inputs[weight.shape[1]], weight) for weight in layers]
         )
-        alone += timed(lambda: rows.logits(states_BD))
+        alone += timed(lambda: decoder.logits(states_BD))
     tokens = sum(map(len, some))
     print(
         f"prefill: {tokens / took:.0f} tokens/s, {2 * inner * tokens / took / peak:.0%} of the machine's rate"
     )
-    work = 2 * (inner + head_VD.numel()) * len(rows)
+    work = 2 * (inner + head_VD.numel()) * len(decoder)
     print(
-        f"decoding, {len(rows)} rows: {step * 1e3:.0f} ms a step, {work / step / peak:.0%} of the machine's rate; "
+        f"decoding, {len(decoder)} rows: {step * 1e3:.0f} ms a step, {work / step / peak:.0%} of the machine's rate; "
         f"its products alone {alone * 1e3:.0f} ms, {work / alone / peak:.0%}: {alone / step:.0%} of the ceiling"
     )
 
@@ -226,10 +227,12 @@ def questions(
     else:
         found = load("starter", train=1, test=count).test
     asked = [instruct(question, tasks.of(question)) for question in found]
-    spec = ModelSpec("", template=template, sampling=figure.sampling, examples=figure.examples)
-    ((_, manner, _),) = grouped(tasks, asked, spec)
-    encode = manner.template.encode
-    return [encode(loaded.tokenizer, q.instruction, q.input, manner.examples) for q in asked], manner.finish
+    spec = ModelSpec("", template=template, sampling=figure.sampling, few_shot=figure.examples)
+    ((_, settings, _),) = grouped(tasks, asked, spec)
+    encode = settings.template.encode
+    return [
+        encode(loaded.tokenizer, q.instruction, q.input, settings.examples) for q in asked
+    ], settings.finish
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import torch
 import families
 from tiny import command, read, sums, write
 from trice.formats.prompt import load_template
-from trice.models.batching import Ask
+from trice.models.batching import EncodedPrompt
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
@@ -117,7 +117,7 @@ class Spelled:
 
 def ours(loaded: LocalModel, prompts: list[list[int]], batch_size: int) -> list[str]:
     spelled = replace(loaded, tokenizer=Spelled(loaded.tokenizer))
-    asked = [Ask(prompt) for prompt in prompts]
+    asked = [EncodedPrompt(prompt) for prompt in prompts]
     texts = dict(generate(spelled, asked, Sampling(max_new_tokens=TOKENS), batch_size=batch_size))
     return [texts[index][0].text for index in range(len(prompts))]
 
@@ -195,7 +195,7 @@ def test_the_end_token_is_learned_and_ends_whatever_token_pads(name: str, tmp_pa
     loaded = load(str(model), adapter, device="cpu", dtype="float32")
     template = load_template(member.template)
     prompts = [template.encode(loaded.tokenizer, "Solve.", text) for text in told]
-    found = generate(loaded, [Ask(prompt) for prompt in prompts], Sampling(max_new_tokens=40))
+    found = generate(loaded, [EncodedPrompt(prompt) for prompt in prompts], Sampling(max_new_tokens=40))
     assert {number: each[0].text.strip() for number, each in found} == dict(enumerate(told.values()))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from trice.errors import InputError
 from trice.formats.prompt import Example, load_template
-from trice.models.engine import Manner
+from trice.models.engine import GenerationSettings
 
 ALPACA = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -163,5 +163,5 @@ def test_a_response_ends_where_the_model_goes_on_with_the_next_worked_example(na
     beginning = template.text("Solve.", input)
     assert examples.endswith(beginning)
     between = template.example_end + beginning  # what stands behind every answer of the prompt
-    assert Manner(template).finish(f"7{between}") == "7"
-    assert Manner(template).finish("7") is None
+    assert GenerationSettings(template).finish(f"7{between}") == "7"
+    assert GenerationSettings(template).finish("7") is None

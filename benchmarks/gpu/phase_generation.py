@@ -18,7 +18,7 @@ import torch
 from transformers import GenerationConfig
 
 from shapes import LLAMA_1B, LLAMA_7B, SMALL, TINY, Machine, Skipped, load_shape, prompt_texts
-from trice.models.batching import Ask
+from trice.models.batching import EncodedPrompt
 from trice.models.generation import generate
 from trice.models.local import LocalModel
 from trice.models.sampling import Sampling
@@ -56,7 +56,7 @@ def loaded(
 
 def ours(model: LocalModel, prompts: Tokens, tokens: int) -> Written:
     found: Tokens = [[] for _ in prompts]
-    asked = [Ask(prompt, str(number)) for number, prompt in enumerate(prompts)]
+    asked = [EncodedPrompt(prompt, str(number)) for number, prompt in enumerate(prompts)]
     for number, written in generate(model, asked, Sampling(tokens), batch_size=len(prompts)):
         found[number] = list(written[0].tokens or [])
     return found, {}

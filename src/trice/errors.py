@@ -21,3 +21,8 @@ class ToolUnavailable(TriceError):
 
 class ToolError(Exception):
     """A tool could not do what a well-formed call asked; the message is kept in the execution."""
+
+
+def error_line(error: BaseException) -> str:
+    """The first line of a library's error message, or the name of its class if there is no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

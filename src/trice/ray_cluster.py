@@ -76,7 +76,7 @@ def pool(workers: int | None = None) -> Pool:
     return shared([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
 
 
-def portions(items: Sequence[Portion], workers: int, most: int) -> list[Sequence[Portion]]:
+def split(items: Sequence[Portion], workers: int, most: int) -> list[Sequence[Portion]]:
     """`items` in pieces of `most`, or smaller ones where that leaves some workers without."""
     size = min(most, math.ceil(len(items) / (workers * PORTIONS))) or 1
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -174,9 +174,6 @@ class Response(Question):
     """the token ids it was written in, without the end token, where the engine tells them and the model's
     tokenizer would cut the text into others; a row without them is cut again in training, with the same
     result"""
-    logprob: Number | None = None
-    """the sum of the natural log-probabilities of the ids the model chose for it, at temperature 1 and
-    without the end token; where `Sampling(logprobs=True)` asks for it and the engine offers it"""
     outcome: Outcome | None = None
     """`answered`, `called` or `malformed`"""
     reason: str | None = None

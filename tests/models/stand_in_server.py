@@ -53,7 +53,7 @@ class StandIn(ThreadingHTTPServer):
         refused: Mapping[str, int] | None = None,
         delay: float = 0.0,
         faults: float = 0.0,
-        tokens: Callable[[str], Sequence[tuple[int, str, float]]] | None = None,
+        tokens: Callable[[str], Sequence[int]] | None = None,
         unsupported: Sequence[str] = (),
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -189,19 +189,12 @@ class _Handler(BaseHTTPRequestHandler):
         return json.dumps(whole).encode()
 
     def _choice(self, index: int, text: str | None) -> dict[str, Any]:
-        """In the form of a chat or a completion; with `tokens`, log-probabilities and ids where asked for."""
+        """In the form of a chat or a completion; with `tokens`, token ids if requested."""
         body, chat = self.seen.body, "messages" in self.seen.body
         choice: dict[str, Any] = {"index": index, "finish_reason": "stop"}
         choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        if self.server.tokens and text is not None:
-            ids, pieces, logprobs = zip(*self.server.tokens(text), strict=True)
-            if body.get("return_token_ids"):
-                choice["token_ids"] = ids
-            if body.get("logprobs") and chat:
-                found = [{"token": a, "logprob": b} for a, b in zip(pieces, logprobs, strict=True)]
-                choice["logprobs"] = {"content": found}
-            elif body.get("logprobs"):
-                choice["logprobs"] = {"tokens": pieces, "token_logprobs": logprobs}
+        if self.server.tokens and text is not None and body.get("return_token_ids"):
+            choice["token_ids"] = self.server.tokens(text)
         return choice
 
     def _error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from tiny import read, write
 from trice.errors import InputError
 from trice.models.adapters import adapter_config, adapter_weights
-from trice.models.batching import Ask
+from trice.models.batching import EncodedPrompt
 from trice.models.generation import generate
 from trice.models.local import load
 from trice.models.sampling import Sampling
@@ -265,7 +265,7 @@ def test_the_logits_are_those_of_peft_without_merging(base: Path, tmp_path: Path
         greedy = theirs.generate(input_ids=IDS, max_new_tokens=8, do_sample=False, eos_token_id=None)[0]
     sampling = Sampling(max_new_tokens=8)
     loaded.model.generation_config.eos_token_id = loaded.tokenizer.eos_token_id
-    (_, found), *_ = list(generate(loaded, [Ask(IDS[0].tolist())], sampling))
+    (_, found), *_ = list(generate(loaded, [EncodedPrompt(IDS[0].tolist())], sampling))
     ours = found[0].tokens or []
     assert ours == greedy[IDS.shape[1] :].tolist()[: len(ours)]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trice.errors import InputError
-from trice.models.batching import Ask
+from trice.models.batching import EncodedPrompt
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
@@ -23,7 +23,7 @@ def searched(
     loaded: LocalModel, prompts: list[list[int]], sampling: Sampling, *args: Any, **options: Any
 ) -> Any:
     """The texts of each prompt's best beams."""
-    asked = [Ask(prompt, samples=tuple(range(sampling.samples))) for prompt in prompts]
+    asked = [EncodedPrompt(prompt, samples=tuple(range(sampling.samples))) for prompt in prompts]
     found = dict(generate(loaded, asked, sampling, *args, **options))
     return [[found[number][sample].text for sample in ask.samples] for number, ask in enumerate(asked)]
 
@@ -57,5 +57,5 @@ def test_a_beam_ends_where_it_is_over_and_never_writes_what_is_suppressed(
 
 
 def test_more_samples_than_beams_are_refused() -> None:
-    with pytest.raises(InputError, match="3 samples of 2 beams"):
+    with pytest.raises(InputError, match="--samples 3 needs at least as many beams"):
         Sampling(beams=2, samples=3)

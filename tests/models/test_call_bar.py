@@ -10,8 +10,8 @@ from families import save
 from trice.formats import calls
 from trice.formats.calls import opening
 from trice.formats.prompt import decode, load_template
-from trice.models.batching import Ask
-from trice.models.engine import Manner, Prompt
+from trice.models.batching import EncodedPrompt
+from trice.models.engine import GenerationSettings, Prompt
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
@@ -31,9 +31,9 @@ def loaded(folder: Path) -> LocalModel:
     return load(str(folder), device="cpu", dtype="float32")
 
 
-def manner(sampling: Sampling, **options: object) -> Manner:
+def settings(sampling: Sampling, **options: object) -> GenerationSettings:
     parsers = dict.fromkeys(NAMES, lambda text: {"input": text})
-    return Manner(load_template("plain"), sampling, (), parsers, NAMES, **options)  # type: ignore[arg-type]
+    return GenerationSettings(load_template("plain"), sampling, (), parsers, NAMES, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,12 @@ def manner(sampling: Sampling, **options: object) -> Manner:
 def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_bar(
     loaded: LocalModel, sampling: Sampling
 ) -> None:
-    bar = manner(sampling, tool_choice="none").bar(loaded.tokenizer)
+    bar = settings(sampling, tool_choice="none").call_blocker(loaded.tokenizer)
     begins = opening(NAMES)
     asks = [
-        Ask(loaded.tokenizer(f"What is {n}+{n * n}?")["input_ids"], str(n), tuple(range(sampling.samples)))
+        EncodedPrompt(
+            loaded.tokenizer(f"What is {n}+{n * n}?")["input_ids"], str(n), tuple(range(sampling.samples))
+        )
         for n in range(12)
     ]
     free, barred = (
@@ -73,7 +75,7 @@ def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_b
 
 def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalModel) -> None:
     tokenizer = loaded.tokenizer
-    bar, begins = manner(Sampling(), tool_choice="none").bar(tokenizer), opening(NAMES)
+    bar, begins = settings(Sampling(), tool_choice="none").call_blocker(tokenizer), opening(NAMES)
     for text in (
         "",
         "It is",
@@ -101,9 +103,9 @@ def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalMod
 
 def test_endings_of_words_are_free(loaded: LocalModel) -> None:
     """A tool named `t` bars no "don't", and no token at all but before a parenthesis."""
-    bar = Manner(load_template("plain"), parsers={"t": dict}, own=("t",), tool_choice="none").bar(
-        loaded.tokenizer
-    )
+    bar = GenerationSettings(
+        load_template("plain"), parsers={"t": dict}, task_tools=("t",), tool_choice="none"
+    ).call_blocker(loaded.tokenizer)
     texts = {token: decode(loaded.tokenizer, [token]) for token in {*bar("I don'"), *bar("don't"), *bar("x")}}
     assert all("(" in text for text in texts.values())
     assert len(texts) < 20
@@ -111,10 +113,12 @@ def test_endings_of_words_are_free(loaded: LocalModel) -> None:
 
 def test_an_engine_answers_without_calls(folder: Path) -> None:
     engine = open_engine(ModelSpec(str(folder), device="cpu", dtype="float32"))
-    how = manner(Sampling(80, temperature=1.5, samples=8), tool_choice="none")
+    how = settings(Sampling(80, temperature=1.5, samples=8), tool_choice="none")
     texts: list[str] = []
     prompts = [Prompt(str(n), "Add.", f"{n}+1?", tuple(range(8))) for n in range(6)]
-    failures = engine.write(prompts, how, lambda _, found: texts.extend(each.text for each in found.values()))
+    failures = engine.generate(
+        prompts, how, lambda _, found: texts.extend(each.text for each in found.values())
+    )
     assert failures == []
     assert len(texts) == 48
     assert {calls.read(text, how.parsers).outcome for text in texts} == {Outcome.ANSWERED}

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from trice.models.batching import Ask, entrants, packed, shared_prefix
+from trice.models.batching import EncodedPrompt, admit, compact_order, shared_prefix
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
-from trice.models.token_sampling import BLOCK, greedy, top
+from trice.models.token_sampling import BLOCK, greedy_tokens, top_tokens
 
 TOKENS = 14  # written by each response where nothing ends it: longer than the tiny models' window of 8
 
@@ -71,7 +71,7 @@ def ours(
     sampling = sampling or Sampling(max_new_tokens=TOKENS)
     samples = tuple(range(sampling.samples))
     texts: list[dict[int, str]] = [{} for _ in prompts]
-    asked = [Ask(prompt, str(number), samples) for number, prompt in enumerate(prompts)]
+    asked = [EncodedPrompt(prompt, str(number), samples) for number, prompt in enumerate(prompts)]
     for number, found in generate(loaded, asked, sampling, **options):
         texts[number] |= {sample: written.text for sample, written in found.items()}
     return [[found[sample] for sample in samples] for found in texts]
@@ -199,7 +199,7 @@ def test_what_is_drawn_depends_on_seed_key_and_number_alone(spelled: LocalModel,
     whole = ours(spelled, prompts, DRAWN, batch_size=9)
     assert ours(spelled, prompts, DRAWN, batch_size=1) == whole
     assert ours(spelled, prompts, replace(DRAWN, seed=6)) != whole
-    some = [Ask(prompts[number], str(number), (2, 0)) for number in (6, 1, 4)]
+    some = [EncodedPrompt(prompts[number], str(number), (2, 0)) for number in (6, 1, 4)]
     found = dict(generate(spelled, some, DRAWN))
     for place, number in enumerate((6, 1, 4)):
         assert {k: each.text for k, each in found[place].items()} == {k: whole[number][k] for k in (0, 2)}
@@ -260,9 +260,9 @@ def test_the_top_of_a_large_vocabulary_is_that_of_a_plain_topk() -> None:
         logits_VB[:20, 0] += 9  # all the largest in one block
         logits_VB[:, 1] = -torch.inf
         logits_VB[[3, 300], 1] = torch.tensor([1.0, 2.0])
-        assert torch.equal(greedy(logits_VB), logits_VB.argmax(0))
+        assert torch.equal(greedy_tokens(logits_VB), logits_VB.argmax(0))
         for k in (1, 6, 40):
-            values, tokens = top(logits_VB, k)
+            values, tokens = top_tokens(logits_VB, k)
             assert torch.equal(values, logits_VB.T.topk(k).values)
             assert torch.equal(logits_VB.T.gather(1, tokens), values)
             assert all(len(set(row)) == k for row in tokens.tolist())
@@ -270,14 +270,14 @@ def test_the_top_of_a_large_vocabulary_is_that_of_a_plain_topk() -> None:
 
 def test_rows_enter_and_leave() -> None:
     waiting = [3, 2, 1, 0]
-    assert entrants(waiting, [2, 2, 2, 2], 5, 0) == [0, 1]
+    assert admit(waiting, [2, 2, 2, 2], 5, 0) == [0, 1]
     assert waiting == [3, 2]
-    assert entrants([0], [9], 5, 0) == [0]  # one at least, however many rows it has
-    assert entrants([0], [9], 5, 1) == []
-    assert entrants([1, 0], [8, 8], 64, 60) == []  # too little is free to be worth a pass
-    assert entrants([0], [3], 64, 60) == [0]  # the rest
-    assert packed([True, False, True, False, True]) == [0, 4, 2]
-    assert packed([False, False]) == []
+    assert admit([0], [9], 5, 0) == [0]  # one at least, however many rows it has
+    assert admit([0], [9], 5, 1) == []
+    assert admit([1, 0], [8, 8], 64, 60) == []  # too little is free to be worth a pass
+    assert admit([0], [3], 64, 60) == [0]  # the rest
+    assert compact_order([True, False, True, False, True]) == [0, 4, 2]
+    assert compact_order([False, False]) == []
 
 
 def test_shared_prefix() -> None:

@@ -12,7 +12,7 @@ import pytest
 from families import tokenizer
 from trice.formats.prompt import load_template
 from trice.models.detokenizer import Detokenizer, tail
-from trice.models.engine import Manner
+from trice.models.engine import GenerationSettings
 from trice.tools.calculator import Calculator
 
 KINDS = ("qwen", "glm", "gemma", "llama2", "mistral", "wordpiece", "clean")
@@ -61,7 +61,7 @@ def test_at_every_length_the_text_is_that_of_all_ids(kind: str) -> None:
         for length, token in enumerate(ids, start=1):
             whole = made.decode(ids[:length], skip_special_tokens=True)
             assert grown.add(token) == whole, (kind, number, length)
-            assert whole[: grown.kept] == before[: grown.kept]
+            assert whole[: grown.unchanged] == before[: grown.unchanged]
             before = whole
         end = tail(made, ids, 20)
         assert before.endswith(end[-20:])
@@ -94,11 +94,11 @@ def test_what_is_decoded_grows_with_the_length(kind: str) -> None:
     assert grown.text == counting.made.decode(ids[:2000], skip_special_tokens=True)
 
 
-def told_by_pieces(manner: Manner, pieces: Sequence[str]) -> str | None:
+def told_by_pieces(settings: GenerationSettings, pieces: Sequence[str]) -> str | None:
     text = ""
     for piece in pieces:
         seen, text = len(text), text + piece
-        over = manner.finish(text, seen)
+        over = settings.finish(text, seen)
         if over is not None:
             return over
     return None
@@ -122,23 +122,23 @@ def test_a_response_is_over_at_the_same_place_however_it_comes(opened: bool) -> 
         "calc",
         "ion:",
     ]
-    manner = Manner(
-        load_template("plain"), parsers={"calculator": Calculator().parse}, own=("calculator",),
+    settings = GenerationSettings(
+        load_template("plain"), parsers={"calculator": Calculator().parse}, task_tools=("calculator",),
         tool_choice="required" if opened else "auto",
     )  # fmt: skip
     draw, over = random.Random(0), 0
     for _ in range(600):
         pieces = [draw.choice(parts) for _ in range(draw.randrange(1, 25))]
-        by_character = told_by_pieces(manner, "".join(pieces))
-        assert told_by_pieces(manner, pieces) == by_character == manner.finish("".join(pieces))
+        by_character = told_by_pieces(settings, "".join(pieces))
+        assert told_by_pieces(settings, pieces) == by_character == settings.finish("".join(pieces))
         over += by_character is not None
     assert 100 < over < 600
 
 
 def test_a_call_ends_a_response_in_the_middle_of_a_token() -> None:
-    manner = Manner(load_template("plain"), parsers={"calculator": Calculator().parse})
-    assert manner.finish("It is calculator(1+2).\nSo", 18) == "It is calculator(1+2)"
-    assert manner.cut("calculator(1+2). calculator(3)") == "calculator(1+2)"
+    settings = GenerationSettings(load_template("plain"), parsers={"calculator": Calculator().parse})
+    assert settings.finish("It is calculator(1+2).\nSo", 18) == "It is calculator(1+2)"
+    assert settings.truncate("calculator(1+2). calculator(3)") == "calculator(1+2)"
 
 
 def test_parentheses_cost_no_more_in_a_long_response() -> None:
@@ -150,15 +150,15 @@ def test_parentheses_cost_no_more_in_a_long_response() -> None:
         read += len(text)
         raise ValueError("never")
 
-    manner = Manner(load_template("plain"), parsers={"f": parse})
+    settings = GenerationSettings(load_template("plain"), parsers={"f": parse})
     text = ""
     for _ in range(4000):
         seen, text = len(text), text + "f(1) "
-        assert manner.finish(text, seen) is None
+        assert settings.finish(text, seen) is None
     assert read < 4000 * 20
 
 
 def test_a_call_late_in_a_response_is_found() -> None:
-    manner = Manner(load_template("plain"), parsers={"calculator": Calculator().parse})
+    settings = GenerationSettings(load_template("plain"), parsers={"calculator": Calculator().parse})
     before = "so " * 3000  # longer than the part of the end that is looked at first
-    assert manner.finish(f"{before}calculator(1+2) and", len(before)) == f"{before}calculator(1+2)"
+    assert settings.finish(f"{before}calculator(1+2) and", len(before)) == f"{before}calculator(1+2)"

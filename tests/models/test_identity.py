@@ -16,11 +16,12 @@ import pytest
 import torch
 
 import families
-from trice.models.batching import Ask
-from trice.models.engine import Written
+from trice.models.batching import EncodedPrompt
+from trice.models.engine import Generated
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
+from trice.models.token_sampling import BLOCK, sample_tokens
 
 TIE = 1e-4  # of logits, or of beams' scores
 TOKENS = 12  # longer than the sliding layers' window
@@ -60,11 +61,11 @@ def up_to_the_end(loaded: LocalModel, ids: Sequence[int]) -> list[int]:
     return list(ids[:end])
 
 
-def ours(loaded: LocalModel, asked: list[list[int]], sampling: Sampling, size: int) -> list[list[Written]]:
+def ours(loaded: LocalModel, asked: list[list[int]], sampling: Sampling, size: int) -> list[list[Generated]]:
     """Each prompt's responses, in order."""
     samples = tuple(range(sampling.samples))
-    asks = [Ask(prompt, str(number), samples) for number, prompt in enumerate(asked)]
-    found: list[dict[int, Written]] = [{} for _ in asked]
+    asks = [EncodedPrompt(prompt, str(number), samples) for number, prompt in enumerate(asked)]
+    found: list[dict[int, Generated]] = [{} for _ in asked]
     for number, each in generate(loaded, asks, sampling, batch_size=size):
         assert not found[number].keys() & each.keys()
         found[number] |= each
@@ -111,21 +112,24 @@ def test_greedy_responses_are_plain_generates(loaded: LocalModel, shared: int) -
 
 @pytest.mark.parametrize("shared", [0, SHARED])
 @torch.no_grad()
-def test_samples_have_the_plain_models_log_probabilities(loaded: LocalModel, shared: int) -> None:
-    """However rows enter and leave beside it, a drawn response is read as the plain model reads it alone."""
-    asked, sampling = prompts(shared), Sampling(TOKENS, temperature=1.0, samples=3, logprobs=True)
-    first: list[list[Written]] | None = None
+def test_samples_are_drawn_from_the_plain_models_logits(loaded: LocalModel, shared: int) -> None:
+    """Whatever the batch, the plain model's logits and the row's random numbers give the same tokens."""
+    asked, sampling = prompts(shared), Sampling(TOKENS, temperature=1.0, samples=3)
+    first: list[list[Generated]] | None = None
     for size in SIZES:
         found = ours(loaded, asked, sampling, size)
         assert len({tuple(each.tokens or []) for responses in found for each in responses}) > 15
-        for prompt, responses in zip(asked, found, strict=True):
-            for written in responses:
+        for number, (prompt, responses) in enumerate(zip(asked, found, strict=True)):
+            for sample, written in enumerate(responses):
                 ids = written.tokens or []
-                logits = loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-                logps = (
-                    logits.log_softmax(-1).gather(1, torch.tensor(ids).long()[:, None]) if ids else logits[:0]
-                )
-                assert written.logprob == pytest.approx(float(logps.sum()), abs=1e-4)
+                logits_TV = loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 :]
+                padding = -logits_TV.shape[1] % BLOCK
+                logits_VT = torch.nn.functional.pad(logits_TV, (0, padding), value=-torch.inf).T.contiguous()
+                generator = random.Random(f"{sampling.seed} {number} {sample}")
+                numbers = [generator.random() for _ in range(len(ids) + 1)]
+                tokens = sample_tokens(logits_VT, sampling, numbers).tolist()
+                assert tokens[: len(ids)] == ids
+                assert len(ids) == TOKENS or tokens[-1] in loaded.eos_ids
         first = first or found
         drawn, before = ([[each.tokens for each in row] for row in rows] for rows in (found, first))
         assert drawn == before  # the same numbers draw the same, whatever the batch

@@ -14,7 +14,7 @@ from test_decoding import Spelled
 from transformers import AutoModelForCausalLM
 
 import families
-from trice.models.batching import Ask
+from trice.models.batching import EncodedPrompt
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
@@ -53,7 +53,7 @@ def examples(seed: int = 1) -> list[Example]:
 
 def written(loaded: LocalModel, prompts: list[list[int]], tokens: int = 6) -> list[list[int]]:
     found: list[list[int]] = [[] for _ in prompts]
-    asked = [Ask(ids, str(number)) for number, ids in enumerate(prompts)]
+    asked = [EncodedPrompt(ids, str(number)) for number, ids in enumerate(prompts)]
     for number, samples in generate(loaded, asked, Sampling(tokens)):
         found[number] = list(samples[0].tokens or [])
     return found
@@ -63,9 +63,9 @@ def test_a_deep_model_whose_rounding_is_far_from_exact_writes_and_trains_in_half
     """Its logits in bfloat16 depend on the order of sums by 10 to 60% of their spread, from prompt to prompt."""
     loaded = made("llama", **DEEP)
     for seed in range(6):
-        loaded.own_head = None
+        loaded.use_model_head = None
         assert len(written(loaded, [numbers(20, seed)])[0]) == 6
-        assert loaded.own_head is False
+        assert loaded.use_model_head is False
         assert prepare(made("llama", **DEEP).model, examples(seed)) == Way("blocks")
 
 
@@ -73,7 +73,7 @@ def test_a_head_that_scales_logits_by_little_is_found_in_half_precision() -> Non
     """5% lie within what rounding alone may do to logits after all layers."""
     loaded = made("granite", logits_scaling=0.95)
     assert written(loaded, [numbers(20, 0)])[0]
-    assert loaded.own_head is True
+    assert loaded.use_model_head is True
     assert prepare(made("granite", logits_scaling=0.95).model, examples()) == Way("blocks", own_head=True)
 
 
@@ -88,7 +88,7 @@ def test_attention_of_its_own_is_found_in_half_precision(monkeypatch: pytest.Mon
             return output + (0 if "shared" in options else 0.5), weights
 
         monkeypatch.setattr(layer.self_attn, "forward", own)
-    with pytest.raises(Exception, match=r"cannot generate in rows \(its logits differ"):
+    with pytest.raises(Exception, match=r"cannot generate in batches \(its logits differ"):
         written(loaded, [numbers(20, 0)])
 
 

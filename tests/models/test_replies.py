@@ -179,7 +179,7 @@ def test_a_call_of_an_offered_tool_is_written_as_text(
         server.script["0 and"] = [reply("tool_calls", **calls("calculator", {"expression": "0+7"}))]
         assert command(capsys, *label, "--output", tmp_path / "labels.json", "--retries", "0")[0] == 0
     assert [row["response"] for row in read(output)] == ["calculator(0+7)", "Let me see:\ncalculator(2+7)"]
-    assert "no response: the reply holds a tool call that cannot be read: 'browser' is no tool" in "".join(
+    assert "no response: the reply holds a tool call that cannot be read: 'browser' is not a tool" in "".join(
         lines
     )
     assert [row["output"] for row in read(tmp_path / "labels.json")] == ["calculator(0+7)"]

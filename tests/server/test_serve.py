@@ -48,13 +48,13 @@ def alone(server: Server, text: str, sampling: Sampling, template: str = "plain"
     tasks = Tasks("math")
     question = Question(id="chat", input=text, task="math")
     question = instruct(question, tasks.of(question))
-    ((_, manner, _),) = grouped(tasks, [question], ModelSpec("", template=template, sampling=sampling))
+    ((_, settings, _),) = grouped(tasks, [question], ModelSpec("", template=template, sampling=sampling))
     found: dict[int, str] = {}
     prompt = Prompt(content_key(question), question.instruction, text, tuple(range(sampling.samples)))
     TransformersEngine(model.loaded).write(
         [prompt],
-        manner,
-        lambda _, rows: found.update((k, manner.response(row.text)) for k, row in rows.items()),
+        settings,
+        lambda _, rows: found.update((k, settings.full_response(row.text)) for k, row in rows.items()),
     )
     return [found[sample] for sample in range(sampling.samples)]
 

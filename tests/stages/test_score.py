@@ -106,7 +106,7 @@ def test_where_a_tool_is_required_an_answer_without_a_call_earns_nothing(folder:
 
 
 def test_candidates_keep_the_ids_they_were_written_in(folder: Path) -> None:
-    rows = [candidate(1, "9") | {"tokens": [4, 5]}, candidate(1, "8", 1) | {"tokens": [6], "logprob": -2.5}]
+    rows = [candidate(1, "9") | {"tokens": [4, 5]}, candidate(1, "8", 1) | {"tokens": [6]}]
     again = candidate(1, " 9 ", 2) | {"tokens": [7, 5]}
     spaced = candidate(1, "7\n", 3) | {"tokens": [8, 5]}  # ids of another text than the one that is judged
     write(folder / "math_own_response.json", [*rows, again, spaced])

@@ -12,7 +12,7 @@ import torch
 import families
 from tiny import read, sums, write
 from trice.formats.prompt import load_template
-from trice.models.batching import Ask
+from trice.models.batching import EncodedPrompt
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
@@ -23,9 +23,9 @@ from trice.tasks import Tasks
 from trice.training.packed_forward import prepare
 from trice.training.packing import Example, pack
 from trice.training.rlef import examples
-from trice.types import Candidates
+from trice.types import Candidates, Response
 
-HOT = Sampling(max_new_tokens=10, temperature=1.3, samples=12, seed=3, logprobs=True)
+HOT = Sampling(max_new_tokens=10, temperature=1.3, samples=12, seed=3)
 PLAIN = load_template("plain")
 Key = tuple[str, int]  # a question's id, a sample's number
 
@@ -45,11 +45,11 @@ def folder(tmp_path: Path) -> Path:
 
 def sampled(loaded: LocalModel, group: Group) -> dict[Key, list[int]]:
     """The ids of the same draws, straight from the decoder."""
-    start = PLAIN.encode_response(loaded.tokenizer, group.manner.opening, end=False)
-    start = start if group.manner.opening else []
+    start = PLAIN.encode_response(loaded.tokenizer, group.settings.prefill, end=False)
+    start = start if group.settings.prefill else []
     questions = list(group.questions.values())
     asked = [
-        Ask(
+        EncodedPrompt(
             PLAIN.encode(loaded.tokenizer, each.instruction, each.input) + start,
             content_key(each),
             tuple(range(HOT.samples)),
@@ -58,7 +58,7 @@ def sampled(loaded: LocalModel, group: Group) -> dict[Key, list[int]]:
     ]
     return {
         (questions[number].id, sample): start + (each.tokens or [])
-        for number, found in generate(loaded, asked, HOT, group.manner.finish)
+        for number, found in generate(loaded, asked, HOT, group.settings.finish)
         for sample, each in found.items()
     }
 
@@ -93,8 +93,17 @@ def logprobs(
     return found
 
 
+@torch.no_grad()
+def plain_logprob(loaded: LocalModel, row: Response, ids: list[int], opened: int) -> float:
+    """The log-probability that the plain forward pass gives the sampled ids after the first `opened`."""
+    prompt = PLAIN.encode(loaded.tokenizer, row.instruction, row.input)
+    logits = loaded.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    logps = logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])
+    return float(logps[opened:].sum())
+
+
 @pytest.mark.parametrize("tool_choice", ["auto", "required"])
-def test_training_holds_the_sampled_ids_and_gives_them_the_engines_log_probability(
+def test_training_holds_the_sampled_ids_and_gives_them_the_plain_models_log_probability(
     folder: Path, tiny_model: Callable[[str], Path], tool_choice: ToolChoice
 ) -> None:
     path = str(tiny_model("llama"))
@@ -124,16 +133,18 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_engines_log_probabili
     kept = {(row.id, row.sample) for row in rows if row.tokens is not None}
     assert kept == {*drifted, *strays}  # the others are the tokenizer's own cut
 
-    # What the engine did not choose, an opening, has no part in its log-probability; nor has the end token.
+    # The prefill and the end token are not compared.
     opened = (
         len(PLAIN.encode_response(tokenizer, "calculator(", end=False)) if tool_choice == "required" else 0
     )
-    recorded = {(row.id, row.sample): row.logprob or 0.0 for row in rows}
+    plain = {
+        (row.id, row.sample): plain_logprob(loaded, row, drawn[row.id, row.sample], opened) for row in rows
+    }
     recut = examples(write(folder / "texts.json", without_tokens(ranked_path)), "plain")(tokenizer)
     assert prepare(loaded.model, made).layout == "blocks"
     theirs, others = (logprobs(loaded, each, ranked, opened) for each in (made, recut))
-    assert max(abs(theirs[key] - recorded[key]) for key in drawn if key not in strays) < 1e-4
-    assert min(abs(others[key] - recorded[key]) for key in drifted) > 1e-2
+    assert max(abs(theirs[key] - plain[key]) for key in drawn if key not in strays) < 1e-4
+    assert min(abs(others[key] - plain[key]) for key in drifted) > 1e-2
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3", "glm4"])

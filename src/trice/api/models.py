@@ -241,7 +241,7 @@ def endpoint(
         model: The model's name there.
         keys_file: A private file of API keys, one on each line. Without it the environment variable
             `TRICE_API_KEYS` is read.
-        settings: Keys of a recipe's `endpoint`, such as `form`, `timeout`, `max_requests` or `max_cost`.
+        settings: Keys of a recipe's `endpoint`, such as `api`, `timeout`, `max_requests` or `max_cost`.
 
     Returns:
         A `Model`. It can be asked and evaluated, not trained.

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trice.errors import InputError
+from trice.errors import InputError, error_line
 from trice.storage.files import read_object
 
 CONFIG = "adapter_config.json"
@@ -101,7 +101,7 @@ def lora_config(adapter: Path) -> Any:
             warnings.simplefilter("ignore")  # of keys that other versions of PEFT know
             return LoraConfig.from_pretrained(str(adapter))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{adapter / CONFIG}: not a LoRA configuration ({_line(error)})") from None
+        raise InputError(f"{adapter / CONFIG}: not a LoRA configuration ({error_line(error)})") from None
 
 
 def read_weights(adapter: Path) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def read_weights(adapter: Path) -> dict[str, Any]:
                 warnings.simplefilter("ignore")  # of pickles in another protocol than torch's own
                 tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({_line(error)})") from None
+        raise InputError(f"{path}: cannot be read ({error_line(error)})") from None
     except Exception:  # torch names no end of errors for a pickle that is damaged, or wants to run code
         raise InputError(f"{path}: refused, not a file of plain weights (or a damaged one)") from None
     if not isinstance(tensors, dict) or not all(
@@ -137,8 +137,3 @@ def _todays(name: str) -> str:
     name = re.sub(r"\.(lora_[AB])\.[^.]+\.(weight|bias)$", r".\1.\2", name)
     name = re.sub(r"\.(lora_embedding_[AB])\.[^.]+$", r".\1", name)
     return name if name.startswith(PREFIX) else PREFIX + name
-
-
-def _line(error: Exception) -> str:
-    """The first line of a library's error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

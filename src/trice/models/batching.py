@@ -1,17 +1,17 @@
-"""Which prompts run together: what they begin with, which enter a batch, and where its rows then stand."""
+"""Decides which prompts are generated together: their shared prefix, which enter a batch, and where rows move."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MIN_SHARED_PREFIX = 8  # tokens below which a shared prefix is not worth its own forward pass
-ENTER = 8  # prompts enter when one part in so many of the batch is free
+MIN_SHARED_PREFIX = 8  # tokens below which a shared prefix is not worth a forward pass
+ADMIT_FRACTION = 8  # prompts enter when at least one row in so many is free
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A prompt as token ids; `key` and the numbers of the samples say which random numbers they are drawn with."""
+class EncodedPrompt:
+    """A prompt as token ids. `key` and the sample numbers seed the random numbers of its responses."""
 
     ids: Sequence[int]
     key: str = ""
@@ -19,7 +19,7 @@ class Ask:
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, leaving at least one token of each for itself."""
+    """How many tokens all prompts begin with, leaving at least one token of each prompt."""
     if len(prompts) < 2:
         return 0
     first, last = min(map(list, prompts)), max(map(list, prompts))
@@ -29,31 +29,27 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return length if length >= MIN_SHARED_PREFIX else 0
 
 
-def entrants(waiting: list[int], rows: Sequence[int], size: int, live: int) -> list[int]:
-    """Take from the end of `waiting` the prompts whose rows fit into a batch of `size` beside the `live` ones: at
-    least one where there is no other, and none until a part of the batch is free that is worth a pass."""
-    free = size - live
-    if live and free < max(1, size // ENTER) and _more(waiting, rows, free):
+def admit(waiting: list[int], rows: Sequence[int], size: int, running: int) -> list[int]:
+    """Remove from the end of `waiting` the prompts whose rows fit into a batch of `size` with `running` rows. An empty
+    batch admits at least one prompt. A running batch admits none until enough of it is free to be worth a pass."""
+    free = size - running
+    if running and free < max(1, size // ADMIT_FRACTION) and _more_rows(waiting, rows, free):
         return []
-    taken: list[int] = []
-    while waiting and (rows[waiting[-1]] <= free or not (live or taken)):
-        taken.append(waiting.pop())
-        free -= rows[taken[-1]]
-    return taken
+    admitted: list[int] = []
+    while waiting and (rows[waiting[-1]] <= free or not (running or admitted)):
+        admitted.append(waiting.pop())
+        free -= rows[admitted[-1]]
+    return admitted
 
 
-def _more(waiting: list[int], rows: Sequence[int], free: int) -> bool:
-    """Whether those that wait have more rows than are free; each has one, so that a few tell."""
+def _more_rows(waiting: list[int], rows: Sequence[int], free: int) -> bool:
+    """Whether the waiting prompts have more rows than are free. Each has at least one, so a few of them suffice."""
     return sum(rows[number] for number in waiting[-free - 1 :]) > free
 
 
-def packed(alive: Sequence[bool]) -> list[int]:
-    """The rows that stay, those at the end moved into the places of the ones that leave."""
-    order = [row for row, stays in enumerate(alive) if stays]
+def compact_order(stays: Sequence[bool]) -> list[int]:
+    """The rows that stay, where those at the end fill the places of the rows that leave."""
+    order = [row for row, stay in enumerate(stays) if stay]
     count = len(order)
-    holes = [row for row in range(count) if not alive[row]]
     movers = iter([row for row in order if row >= count])
-    result = list(range(count))
-    for hole in holes:
-        result[hole] = next(movers)
-    return result
+    return [row if stays[row] else next(movers) for row in range(count)]

@@ -1,9 +1,9 @@
-"""Which tokens may not be chosen where no tool may be called: those that would complete the opening of a call.
+"""Blocks the tokens that would complete the opening of a call, for tool choice `none`.
 
-`CallBar` decides by the text so far, so that every other text can still be written: "don't" is not barred by a
-tool named `t`, and `calculator` may be named. `CallBar.anywhere` is for engines that take one list for a whole
-response: it also bars tokens that complete the opening only after some texts, such as a parenthesis without a space
-before it.
+`CallBlocker` decides by the text so far, so every text without a call can still be generated: a tool named `t` does
+not block "don't", and the word `calculator` is allowed. `CallBlocker.anywhere` is for engines that take one list for
+the whole response. It also blocks tokens that complete an opening only after some texts, such as a parenthesis
+without a space before it.
 """
 
 from __future__ import annotations
@@ -14,58 +14,59 @@ from typing import Any
 from trice.formats.calls import opening
 from trice.formats.prompt import decode
 
-Bar = Callable[[str], Sequence[int]]
-"""Given the text so far, the tokens that may not come next."""
+TokenBlocker = Callable[[str], Sequence[int]]
+"""Given the text so far, returns the tokens that may not follow it."""
 
 
-class CallBar:
-    """The tokens that complete `name(` of one of the tools `names`, in whatever way it is cut into tokens."""
+class CallBlocker:
+    """Blocks the tokens that complete `name(` of one of the tools `names`, however it is tokenised."""
 
     def __init__(self, tokenizer: Any, names: Sequence[str]) -> None:
         self.names = names
-        self.length = max(map(len, names), default=0) + 1  # of a text's end that decides
-        self._inside: list[int] = []  # which hold a whole opening after something else
-        self._after: dict[str, list[int]] = {}  # by the beginning of an opening that they complete
-        self._found: dict[tuple[str, ...], list[int]] = {}
+        self.length = max(map(len, names), default=0) + 1  # of the text's end that decides
+        self._whole: list[int] = []  # tokens that contain an opening after something else
+        self._completing: dict[str, list[int]] = {}  # tokens that complete an opening, by its beginning
+        self._blocked: dict[tuple[str, ...], list[int]] = {}
         if names:
-            self._sort(_texts(tokenizer))
+            self._classify(_token_texts(tokenizer))
 
-    def _sort(self, texts: Sequence[str]) -> None:
+    def _classify(self, texts: Sequence[str]) -> None:
         whole = opening(self.names)
-        rests = [(name[:end], f"{name[end:]}(") for name in self.names for end in range(len(name) + 1)]
+        splits = [(name[:end], f"{name[end:]}(") for name in self.names for end in range(len(name) + 1)]
         for token, text in enumerate(texts):
             if "(" not in text:
                 continue
             if whole.search(text, 1):
-                self._inside.append(token)
-            for begun, rest in rests:
+                self._whole.append(token)
+            for beginning, rest in splits:
                 if text.startswith(rest):
-                    self._after.setdefault(begun, []).append(token)
+                    self._completing.setdefault(beginning, []).append(token)
 
     @property
     def anywhere(self) -> list[int]:
         """The tokens that complete an opening after some text."""
-        return sorted({*self._inside, *(token for tokens in self._after.values() for token in tokens)})
+        completing = (token for tokens in self._completing.values() for token in tokens)
+        return sorted({*self._whole, *completing})
 
     def __call__(self, text: str) -> Sequence[int]:
         end = text[-self.length :]
-        begun = tuple(each for each in self._after if _ends(end, each))
-        if begun not in self._found:
-            tokens = {token for each in begun for token in self._after[each]}
-            self._found[begun] = sorted(tokens.union(self._inside))
-        return self._found[begun]
+        beginnings = tuple(each for each in self._completing if _ends_with_word(end, each))
+        if beginnings not in self._blocked:
+            tokens = {token for each in beginnings for token in self._completing[each]}
+            self._blocked[beginnings] = sorted(tokens.union(self._whole))
+        return self._blocked[beginnings]
 
 
-def _ends(text: str, begun: str) -> bool:
-    """Whether a text ends with the beginning of a call, at the beginning of a word."""
-    if not text.endswith(begun):
+def _ends_with_word(text: str, beginning: str) -> bool:
+    """Whether a text ends with the beginning of a call, and a word begins there."""
+    if not text.endswith(beginning):
         return False
-    before = text[: len(text) - len(begun)][-1:]
+    before = text[: len(text) - len(beginning)][-1:]
     return not (before.isascii() and (before.isalnum() or before == "_"))
 
 
-def _texts(tokenizer: Any) -> list[str]:
-    """What each token adds to a text; SentencePiece drops a space at the start."""
+def _token_texts(tokenizer: Any) -> list[str]:
+    """What each token adds to a text. A token precedes it because SentencePiece drops a space at the start."""
     (first,) = tokenizer(".", add_special_tokens=False)["input_ids"][-1:]
     before = decode(tokenizer, [first])
     texts = tokenizer.batch_decode(

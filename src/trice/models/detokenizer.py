@@ -1,9 +1,9 @@
-"""The text of a response that grows by one token id at a time, in constant time for each.
+"""The text of a response that grows by one token id at a time, in constant time per token.
 
-At every length it is what the tokenizer decodes all ids to: with half a character at its end, with the space that
-SentencePiece drops at the start, and with clean-up of spaces. Only a window of the last ids is decoded. The window
-moves to a place only where decoding the ids on both sides apart is verified to give the same text.
-`tokenizers.decoders.DecodeStream` is not used: it withholds half a character and does no clean-up of spaces.
+At every length the text equals the tokenizer's decoding of all ids, including an incomplete character at its end, the
+space that SentencePiece drops at the start, and the clean-up of spaces. Only a window of the last ids is decoded. The
+window moves only to a position where decoding the ids on both sides separately is verified to give the same text.
+`tokenizers.decoders.DecodeStream` is not used because it withholds incomplete characters and does not clean up spaces.
 """
 
 from __future__ import annotations
@@ -16,80 +16,79 @@ from trice.formats.prompt import decode
 
 WINDOW = 32  # ids that are decoded before the window moves
 CONTEXT = 12  # ids before the new text that are decoded with it
-CERTAIN = 8  # bytes on either side of a place; clean-up of spaces looks at no more
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer decodes the first bytes of a character to
+CERTAIN = 8  # bytes on either side of a position; the clean-up of spaces looks no further
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # the decoding of the first bytes of a character
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Detokenizer:
-    """`ids` so far and their `text`. `kept` is how many characters of the text the last id left as they were."""
+    """The `ids` so far and their `text`. `unchanged` is the number of characters that the last id did not change."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.ids: list[int] = []
-        self.text, self.kept = "", 0
-        self._start, self._head, self._begun = (
-            0,
-            "",
-            "",
-        )  # the window; the text before it ends; its own part of that
-        self._next = WINDOW  # ids at which the window moves
+        self.text, self.unchanged = "", 0
+        self._reset_window()
+        self._next_move = WINDOW  # number of ids at which the window moves
+
+    def _reset_window(self) -> None:
+        self._start = 0  # the first id of the window
+        self._head = ""  # the text up to the end of the window's context
+        self._context = ""  # the part of the head that is decoded from the window
 
     def add(self, token: int) -> str:
-        """The text with one id more."""
+        """The text with one more id."""
         self.ids.append(token)
-        window = self._decoded(self._start)
-        if not window.startswith(
-            self._begun
-        ):  # the tokenizer rewrites what is further back: decode everything
-            self._start, self._head, self._begun = 0, "", ""
-            self._next, window = len(self.ids) * 2, self._decoded(0)
+        window = self._decode(self._start)
+        if not window.startswith(self._context):  # the tokenizer rewrites earlier text: decode everything
+            self._reset_window()
+            self._next_move, window = len(self.ids) * 2, self._decode(0)
         earlier, settled = self.text, len(self._head)
-        self.text = self._head + window[len(self._begun) :]
+        self.text = self._head + window[len(self._context) :]
         if self.text.startswith(earlier):
-            self.kept = len(earlier)
+            self.unchanged = len(earlier)
         else:
-            self.kept = settled + _alike(earlier[settled:], self.text[settled:])
-        if len(self.ids) >= self._next:
-            self._move()
-            self._next = len(self.ids) + (WINDOW - CONTEXT) // 2
+            self.unchanged = settled + _common_length(earlier[settled:], self.text[settled:])
+        if len(self.ids) >= self._next_move:
+            self._move_window()
+            self._next_move = len(self.ids) + (WINDOW - CONTEXT) // 2
         return self.text
 
-    def _decoded(self, start: int, end: int | None = None) -> str:
+    def _decode(self, start: int, end: int | None = None) -> str:
         return decode(self.tokenizer, self.ids[start:end])
 
-    def _move(self) -> None:
-        """Begin the window later, a few ids before a place at which the text is settled, where there is one."""
+    def _move_window(self) -> None:
+        """Begin the window later, a few ids before a position at which the text is settled, if there is one."""
         count = len(self.ids)
-        for place in range(count - 3, max(self._start + CONTEXT, count - WINDOW), -1):
-            if not all(map(self._whole, self.ids[place - 1 : place + 1])):
+        for position in range(count - 3, max(self._start + CONTEXT, count - WINDOW), -1):
+            if not all(map(self._is_text, self.ids[position - 1 : position + 1])):
                 continue
-            start = place - CONTEXT
-            begun, window = self._decoded(start, place), self._decoded(start)
-            new = window[len(begun) :]
+            start = position - CONTEXT
+            context, window = self._decode(start, position), self._decode(start)
+            new = window[len(context) :]
             if _size(new) < CERTAIN:
                 continue
             settled = len(self.text) - len(new)
             if (
-                _size(begun) >= CERTAIN
-                and begun[-1] != UNFINISHED
+                _size(context) >= CERTAIN
+                and context[-1] != UNFINISHED
                 and settled > len(self._head)
-                and window.startswith(begun)
+                and window.startswith(context)
                 and self.text.endswith(new)
             ):
-                self._start, self._head, self._begun = start, self.text[:settled], begun
+                self._start, self._head, self._context = start, self.text[:settled], context
                 return
 
-    def _whole(self, token: int) -> bool:
-        """Whether a token is neither a special one nor a byte: invalid bytes spoil all bytes next to them."""
+    def _is_text(self, token: int) -> bool:
+        """Whether a token is neither special nor a single byte: an invalid byte changes the bytes next to it."""
         piece = self.tokenizer.convert_ids_to_tokens(token)
         return piece is not None and not _BYTE.fullmatch(piece) and decode(self.tokenizer, [token]) != ""
 
 
-def _alike(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+def _common_length(one: str, other: str) -> int:
+    """How many leading characters two texts have in common."""
     pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _size(text: str) -> int:
@@ -97,12 +96,12 @@ def _size(text: str) -> int:
 
 
 def tail(tokenizer: Any, ids: Sequence[int], length: int) -> str:
-    """The end of the text of `ids`, of at least so many characters where there are as many."""
+    """The end of the text of `ids`, at least `length` characters of it if there are as many."""
     start = len(ids)
     while True:
         start = max(0, start - 2 * CERTAIN)
         while start and _BYTE.fullmatch(tokenizer.convert_ids_to_tokens(ids[start]) or ""):
-            start -= 1  # the bytes of a character are decoded together
+            start -= 1  # the bytes of one character are decoded together
         text = decode(tokenizer, ids[start:])
         if len(text) >= length + CERTAIN or not start:
             return text

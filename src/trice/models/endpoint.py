@@ -40,14 +40,14 @@ Done = Callable[[int, dict[int, Reply]], None]
 WriteCall = Callable[[int, ToolCall], str]
 """The text of a call in a request's answer, by the request's number. Raises ValueError where there is none."""
 
-Form = Literal["chat", "completions"]
+Api = Literal["chat", "completions"]
 
 
 class Endpoint:
     """The servers at `url` (one, or several of equal content; most end in `/v1`), asked for `model`.
 
     `timeout` is the time limit of one attempt in seconds, `attempts` how many a request gets. Several keys
-    take turns, and so do servers. `account` tells what has been spent. `form` and `tokenizer` are for
+    take turns, and so do servers. `account` tells what has been spent. `api` and `tokenizer` are for
     `trice.models.endpoint_engine`: how questions are put. Without `send_temperature` the server's default applies. Raises
     InputError for a URL or key that cannot be meant."""
 
@@ -59,7 +59,7 @@ class Endpoint:
         timeout: float = 60,
         attempts: int = 10,
         budget: Budget | None = None,
-        form: Form = "chat",
+        api: Api = "chat",
         tokenizer: str | None = None,
         send_temperature: bool = True,
     ) -> None:
@@ -69,10 +69,10 @@ class Endpoint:
         for each in urls:
             check_url(each)
         self.url = urls[0] if len(urls) == 1 else urls
-        if tokenizer and form == "chat":
-            raise InputError("a tokenizer is for an endpoint's form 'completions', not for 'chat'")
+        if tokenizer and api == "chat":
+            raise InputError("a tokenizer is only for an endpoint with api 'completions', not 'chat'")
         self.model, self.timeout, self.attempts = model, timeout, attempts
-        self.form, self.tokenizer, self.send_temperature = form, tokenizer, send_temperature
+        self.api, self.tokenizer, self.send_temperature = api, tokenizer, send_temperature
         self.servers = [Server(each, keys) for each in urls]
         self.account = Account(budget or Budget())
         self.answered = False  # whether any request ever was
@@ -144,7 +144,7 @@ def connect(
     timeout: float = 60,
     *,
     budget: Budget | None = None,
-    form: Form = "chat",
+    api: Api = "chat",
     tokenizer: str | None = None,
     send_temperature: bool = True,
 ) -> Endpoint:
@@ -156,7 +156,7 @@ def connect(
         keys,
         timeout,
         budget=budget,
-        form=form,
+        api=api,
         tokenizer=tokenizer,
         send_temperature=send_temperature,
     )

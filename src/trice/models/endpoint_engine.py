@@ -1,167 +1,149 @@
-"""An endpoint as an engine: questions as chats, or as prompts in the form the model was trained on.
+"""An endpoint as an engine: questions are sent as chats, or as prompts in the format the model was trained on.
 
-In form `chat` the server's own chat template is used: the instruction, with a word on whether to call, is the
-system message, worked examples are turns. In form `completions`, for one's own model, the prompt is written in the
-training template; where the model's tokenizer is named it is sent as token ids, and ids are asked for in return
-(`return_token_ids`, which vLLM from 0.10.2 and SGLang know), so that nothing is detokenised and tokenised again on
-the way.
+With the API `chat` the server applies its own chat template. The instruction, with a sentence on whether to call a
+tool, is the system message; few-shot examples are turns. With the API `completions`, for a model of your own, the
+prompt is written in the training template. If the model's tokenizer is named, the prompt is sent as token ids and ids
+are requested in return (`return_token_ids`, supported by vLLM from 0.10.2 and by SGLang), so nothing is detokenised
+and re-tokenised.
 
-A server stops at the template's first stop text, a leading one too. Log-probabilities are the server's: vLLM's are
-those before temperature and top-k. Does not cover beams.
+A server stops at the template's first stop text, even at the beginning. Beam search is not covered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trice.errors import InputError
+from trice.errors import InputError, error_line
 from trice.formats.prompt import CHAT, decode
 from trice.models.budget import Request
 from trice.models.detokenizer import Detokenizer
 from trice.models.endpoint import Endpoint
-from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach
+from trice.models.engine import Deliver, Failure, Generated, GenerationSettings, Prompt, tokens_needed
 from trice.models.http import Reply
 from trice.types import ToolCall
 
-NEVER = -100.0  # added to the logit of a token that may not be chosen: the lowest that servers take
+SUPPRESSED = -100.0  # added to the logit of a token that may not be chosen: the minimum that servers accept
 
 
-def check_manner(endpoint: Endpoint, manner: Manner) -> None:
-    """Raise InputError for what this endpoint cannot be asked."""
-    if manner.sampling.beams > 1:
-        raise InputError(f"beams={manner.sampling.beams}: an endpoint samples, and searches no beams")
-    if endpoint.form == "completions" and endpoint.tokenizer is None:
-        needs = "form 'completions' of an endpoint needs its tokenizer's name, for"
-        if manner.tool_choice == "none":
-            raise InputError(f"{needs} tool_choice 'answer'")
-        if manner.template.name == CHAT:
+def check_settings(endpoint: Endpoint, settings: GenerationSettings) -> None:
+    """Raise InputError for settings that this endpoint does not support."""
+    if settings.sampling.beams > 1:
+        raise InputError(f"beams={settings.sampling.beams}: an endpoint does not support beam search")
+    if endpoint.api == "completions" and endpoint.tokenizer is None:
+        needs = "an endpoint with api 'completions' needs its tokenizer's name for"
+        if settings.tool_choice == "none":
+            raise InputError(f"{needs} tool choice 'none'")
+        if settings.template.name == CHAT:
             raise InputError(f"{needs} template 'chat'")
 
 
 class EndpointEngine:
-    """The model behind `endpoint`. Raises InputError where its tokenizer cannot be loaded."""
+    """The model of an endpoint. Raises InputError if its tokenizer cannot be loaded."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._tokenizer: Any = None if endpoint.tokenizer is None else _load_tokenizer(endpoint.tokenizer)
 
-    def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
-        """Answer every prompt, each reply handed on as it comes; a prompt fails where the endpoint gives it up.
+    def generate(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, deliver: Deliver
+    ) -> list[Failure]:
+        """Answer every prompt, delivering each reply as it arrives. A prompt fails if its request does.
 
-        Raises TriceError where every prompt would fail alike, or the budget is spent."""
-        check_manner(self.endpoint, manner)
+        Raises:
+            TriceError: Every request would fail for the same reason, or the budget is spent.
+        """
+        check_settings(self.endpoint, settings)
 
-        def deliver(index: int, replies: dict[int, Reply]) -> None:
-            done(index, {sample: self._written(reply, manner) for sample, reply in replies.items()})
+        def deliver_replies(index: int, replies: dict[int, Reply]) -> None:
+            deliver(index, {sample: self._generated(reply, settings) for sample, reply in replies.items()})
 
         return self.endpoint.complete(
-            [self._request(prompt, manner) for prompt in prompts],
-            deliver,
-            temperature=manner.sampling.temperature,
-            max_tokens=manner.sampling.max_new_tokens,
-            stop=manner.template.stop,
+            [self._request(prompt, settings) for prompt in prompts],
+            deliver_replies,
+            temperature=settings.sampling.temperature,
+            max_tokens=settings.sampling.max_new_tokens,
+            stop=settings.template.stop,
             samples=[prompt.samples for prompt in prompts],
-            seed=manner.sampling.seed,
-            fields=self._fields(manner),
-            write_call=lambda _, call: write_offered(manner.write, call),
+            seed=settings.sampling.seed,
+            fields=self._fields(settings),
+            write_call=lambda _, call: write_offered(settings.call_writers, call),
         )
 
-    def _request(self, prompt: Prompt, manner: Manner) -> Request:
-        if self.endpoint.form == "chat":
-            return messages(prompt, manner)
+    def _request(self, prompt: Prompt, settings: GenerationSettings) -> Request:
+        if self.endpoint.api == "chat":
+            return messages(prompt, settings)
         if self._tokenizer is not None:
-            return manner.ids(self._tokenizer, prompt)
-        begun = manner.template.response_prefix + manner.opening if manner.opening else ""
-        return manner.template.text(prompt.instruction, prompt.input, manner.examples) + begun
+            return settings.encode_prompt(self._tokenizer, prompt)
+        template = settings.template
+        prefill = template.response_prefix + settings.prefill if settings.prefill else ""
+        return template.text(prompt.instruction, prompt.input, settings.examples) + prefill
 
-    def _fields(self, manner: Manner) -> dict[str, Any]:
-        """What is unlike a server's default; not every server knows all of it."""
-        sampling, chat = manner.sampling, self.endpoint.form == "chat"
+    def _fields(self, settings: GenerationSettings) -> dict[str, Any]:
+        """Fields that differ from the server's defaults, since not every server knows all of them."""
+        sampling, template = settings.sampling, settings.template
         fields: dict[str, Any] = {
             "top_p": sampling.top_p if sampling.top_p < 1 else None,
             "top_k": sampling.top_k or None,
             "repetition_penalty": sampling.repetition_penalty if sampling.repetition_penalty != 1 else None,
-            "logprobs": (chat or 1) if sampling.logprobs else None,
-            "chat_template_kwargs": (chat and manner.template.chat_template_kwargs) or None,
+            "chat_template_kwargs": (self.endpoint.api == "chat" and template.chat_template_kwargs) or None,
         }
         if self._tokenizer is not None:
             fields["return_token_ids"] = True
-            if manner.template.name == CHAT:
-                fields["stop_token_ids"] = [manner.template.end(self._tokenizer)]
+            if template.name == CHAT:
+                fields["stop_token_ids"] = [template.end(self._tokenizer)]
             # A server takes one list for the whole response.
-            barred = manner.bar(self._tokenizer).anywhere
-            fields["logit_bias"] = dict.fromkeys(map(str, barred), NEVER) or None
+            suppressed = settings.call_blocker(self._tokenizer).anywhere
+            fields["logit_bias"] = dict.fromkeys(map(str, suppressed), SUPPRESSED) or None
         return {name: value for name, value in fields.items() if value is not None}
 
-    def _written(self, reply: Reply, manner: Manner) -> Written:
-        if self._tokenizer is not None and reply.tokens is not None:
-            ids = reply.tokens
-            if ids and ids[-1] in self._tokenizer.all_special_ids:
-                ids = ids[:-1]
-            written_so_far = Detokenizer(self._tokenizer)
-            texts = ((written_so_far.add(token), written_so_far.kept) for token in ids)
-            text, count = _over(manner, texts)
-            if text != decode(self._tokenizer, ids[:count]):  # it was cut
-                count = reach(self._tokenizer, ids[:count], text)
-            written = Written(text, ids[:count], _sum(reply.logprobs, count))
-            return manner.kept(self._tokenizer, written)
-        text = manner.cut(reply.text)
-        if reply.pieces is None:
-            return Written(text)
-        whole = "".join(reply.pieces)
-        if not whole.startswith(reply.text):  # bytes of a character, or marks of a tokenizer
-            return Written(text)
-        ends = [0, *accumulate(map(len, reply.pieces))]
-        needed = next(count for count, end in enumerate(ends) if end >= len(reply.text))
-        _, count = _over(manner, ((whole[:end], seen) for seen, end in pairwise(ends[: needed + 1])))
-        return Written(text, None, _sum(reply.logprobs, count))
+    def _generated(self, reply: Reply, settings: GenerationSettings) -> Generated:
+        """The response in a reply, truncated where it is finished."""
+        if self._tokenizer is None or reply.tokens is None:
+            return Generated(settings.truncate(reply.text))
+        ids = reply.tokens
+        if ids and ids[-1] in self._tokenizer.all_special_ids:
+            ids = ids[:-1]
+        detokenizer = Detokenizer(self._tokenizer)
+        text = ""
+        for count, token in enumerate(ids, start=1):
+            text = detokenizer.add(token)
+            finished = settings.finish(text, detokenizer.unchanged)
+            if finished is not None:
+                text, ids = finished, ids[:count]
+                break
+        if text != decode(self._tokenizer, ids):
+            ids = ids[: tokens_needed(self._tokenizer, ids, text)]
+        return settings.drop_redundant_tokens(self._tokenizer, Generated(text, ids))
 
 
 def write_offered(writers: Mapping[str, Callable[[dict[str, Any]], str]], call: ToolCall) -> str:
-    """The text of a call that came as `tool_calls`. Raises ValueError where its tool was not offered, or no text is
-    read as these arguments."""
+    """The text of a call that arrived as `tool_calls`. Raises ValueError if its tool was not offered or the arguments
+    cannot be written as text."""
     if call.name not in writers:
-        raise ValueError(f"{call.name[:100]!r} is no tool of this task")
+        raise ValueError(f"{call.name[:100]!r} is not a tool of this task")
     return writers[call.name](call.arguments)
 
 
-def messages(prompt: Prompt, manner: Manner) -> list[dict[str, str]]:
-    """The chat that asks one question, worked examples first."""
-    offered = manner.own if manner.tool_choice == "required" else tuple(manner.parsers)
+def messages(prompt: Prompt, settings: GenerationSettings) -> list[dict[str, str]]:
+    """The chat that asks one question, few-shot examples first."""
+    required = settings.tool_choice == "required"
+    offered = settings.task_tools if required else tuple(settings.parsers)
     forms = " or ".join(f"{name}(...)" for name in offered)
     rule = "Reply with the answer alone"
-    if manner.tool_choice == "required":
+    if required:
         rule = f"Reply with one call and nothing else: {forms}"
-    elif manner.tool_choice == "none":
+    elif settings.tool_choice == "none":
         rule += ", without any call"
     elif offered:
         rule += f", or with one call: {forms}"
     chat = [{"role": "system", "content": f"{prompt.instruction} {rule}."}]
-    for example in manner.examples:
+    for example in settings.examples:
         chat += [
             {"role": "user", "content": example.input},
             {"role": "assistant", "content": example.output},
         ]
     return [*chat, {"role": "user", "content": prompt.input}]
-
-
-def _over(manner: Manner, texts: Iterable[tuple[str, int]]) -> tuple[str, int]:
-    """The response, and after how many tokens it is over, of the text after each token and how many characters of
-    it are not new."""
-    text, count = "", 0
-    for text, seen in texts:
-        count += 1
-        over = manner.finish(text, seen)
-        if over is not None:
-            return over, count
-    return text, count
-
-
-def _sum(logprobs: Sequence[float] | None, count: int) -> float | None:
-    """The sum of the first so many; None where there are fewer."""
-    return sum(logprobs[:count]) if logprobs is not None and len(logprobs) >= count else None
 
 
 def _load_tokenizer(name: str) -> Any:
@@ -173,5 +155,4 @@ def _load_tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(find_model(name), trust_remote_code=False)
     except UNLOADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"tokenizer '{name}': cannot be loaded ({reason})") from None
+        raise InputError(f"tokenizer '{name}' cannot be loaded ({error_line(error)})") from None

@@ -1,8 +1,8 @@
-"""What writes responses: the one interface of a local model, vLLM, an endpoint, and a cluster of them.
+"""The interface that every text generator implements: transformers, vLLM, an endpoint, or a Ray cluster of these.
 
-Prompts go in by the batch and responses come back one question at a time, in whatever order they are finished.
-Which random numbers a response is drawn with depends on the seed, its question and its number alone, so that
-neither a kill nor the number of machines changes it. Importing this loads no torch.
+An engine gets a batch of prompts and delivers the responses to each prompt as soon as they are finished, in any
+order. The random numbers of a response depend only on the seed, its question and its sample number, so neither an
+interruption nor the number of machines changes it. This module does not load torch.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from trice.formats import calls
 from trice.formats.prompt import Example, Template, decode
-from trice.models.call_blocker import CallBar
+from trice.models.call_blocker import CallBlocker
 from trice.models.sampling import Sampling
 from trice.types import Outcome
 
 ToolChoice = Literal["auto", "none", "required"]
-Name = Literal["transformers", "vllm", "ray", "ray:vllm"]
-"""Engines for models that are named; what stands behind `ray:` runs on the workers of a cluster."""
+EngineName = Literal["transformers", "vllm", "ray", "ray:vllm"]
+"""Engines for local models; `ray` and `ray:vllm` run on the workers of a Ray cluster."""
 
 
-def writer(name: str) -> str:
-    """The engine that writes the responses, be it here or on workers."""
+def base_engine(name: str) -> str:
+    """The engine that generates the responses, on this machine or on workers."""
     return "transformers" if name == "ray" else name.removeprefix("ray:")
 
 
 class Prompt(NamedTuple):
-    """A question to answer. `key` stands for its content; `samples` are the numbers of the responses wanted, which
-    after a kill may not be all of them."""
+    """A question to answer. `key` identifies its content and seeds its random numbers. `samples` are the numbers of
+    the wanted responses, which may be only some of them when a run is resumed."""
 
     key: str
     instruction: str
@@ -37,140 +37,149 @@ class Prompt(NamedTuple):
     samples: tuple[int, ...] = (0,)
 
 
-class Written(NamedTuple):
-    """A response: its text, cut where it is over; the ids that were chosen for it, without those that only ended
-    it, where the engine tells them; the sum of their natural log-probabilities at temperature 1, where asked for
-    and offered."""
+class Generated(NamedTuple):
+    """A response: its text up to the stop condition, and its token ids without the end token. `tokens` is None if
+    the engine does not report them."""
 
     text: str
     tokens: list[int] | None = None
-    logprob: float | None = None
 
 
 class Failure(NamedTuple):
-    """The number of a prompt that got no response, and why; `down` where the server is to blame, not the prompt."""
+    """A prompt, by its number, that got no response, and the reason. `down` is true if the server caused it."""
 
     request: int
     reason: str
     down: bool = False
 
 
-TOO_LONG = "the prompt is too long"  # how such a failure's reason begins
+TOO_LONG = "the prompt is too long"  # the beginning of such a failure's reason
 
 
-def too_long(request: int, length: int, most: int) -> Failure:
-    """That a prompt leaves the model no room for one token of a response."""
-    return Failure(request, f"{TOO_LONG}: it has {length} tokens, and the model reads at most {most}")
+def too_long(request: int, length: int, limit: int) -> Failure:
+    """The failure of a prompt that leaves no token of the context for a response."""
+    return Failure(request, f"{TOO_LONG}: it has {length} tokens, and the model reads at most {limit}")
 
 
-Done = Callable[[int, dict[int, Written]], None]
-"""Takes a prompt's number and responses to it, by their numbers, as soon as they are there."""
+Deliver = Callable[[int, dict[int, Generated]], None]
+"""Receives a prompt's number and finished responses to it by their sample numbers."""
 
 Finish = Callable[[str, int], str | None]
-"""Given the text so far, and how many of its characters were looked at before, the finished response, or None while
-it must go on."""
+"""Given the text so far and the number of characters that were already checked, returns the finished response, or
+None if generation must continue."""
 
-RECENT = 2000  # characters at the end of a response in which a call that has just closed is looked for
+RECENT = 2000  # characters at the end of a response that are searched for a complete call
 
 Parser = Callable[[str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How the questions of one task are to be answered. `parsers` read the calls of the tools on offer; `own` names
-    the task's own tools, the first of which is called where a call is compelled; where nothing can begin a response
-    for the model (not `opens`), it is asked for a call. `write` gives the text of a tool's call from its
-    arguments."""
+class GenerationSettings:
+    """How the questions of one task are prompted, sampled and stopped.
+
+    Args:
+        template: Format of the prompts.
+        sampling: Sampling parameters.
+        examples: Few-shot examples.
+        parsers: Argument parsers of the offered tools, by the tools' names.
+        task_tools: Names of the tools that belong to the task; the first one is called if a call is required.
+        tool_choice: `auto`, `none` or `required`.
+        can_prefill: Whether the prompt can contain the beginning of the response. Chat endpoints do not allow it;
+            there the instruction asks for a call.
+        call_writers: Functions that write a call as text from its arguments, by the tools' names.
+    """
 
     template: Template
     sampling: Sampling = field(default_factory=Sampling)
     examples: tuple[Example, ...] = ()
     parsers: Mapping[str, Parser] = field(default_factory=dict)
-    own: tuple[str, ...] = ()
+    task_tools: tuple[str, ...] = ()
     tool_choice: ToolChoice = "auto"
-    opens: bool = True
-    write: Mapping[str, Callable[[dict[str, Any]], str]] = field(default_factory=dict)
+    can_prefill: bool = True
+    call_writers: Mapping[str, Callable[[dict[str, Any]], str]] = field(default_factory=dict)
 
     @property
-    def opening(self) -> str:
-        """How every response begins, where a call is compelled."""
-        return f"{self.own[0]}(" if self.tool_choice == "required" and self.opens else ""
+    def prefill(self) -> str:
+        """The text that every response begins with: the opening of a call if one is required, else nothing."""
+        return f"{self.task_tools[0]}(" if self.tool_choice == "required" and self.can_prefill else ""
 
     @property
-    def silent(self) -> tuple[str, ...]:
+    def forbidden_tools(self) -> tuple[str, ...]:
         """The tools that may not be called."""
         return tuple(self.parsers) if self.tool_choice == "none" else ()
 
-    def ids(self, tokenizer: Any, prompt: Prompt) -> list[int]:
-        """The token ids that a response to the prompt follows, a compelled call's beginning among them."""
+    def encode_prompt(self, tokenizer: Any, prompt: Prompt) -> list[int]:
+        """Token ids of the prompt, followed by those of the prefill."""
         ids = self.template.encode(tokenizer, prompt.instruction, prompt.input, self.examples)
-        return ids + (
-            self.template.encode_response(tokenizer, self.opening, end=False) if self.opening else []
-        )
+        return ids + self._prefill_ids(tokenizer)
 
-    def bar(self, tokenizer: Any) -> CallBar:
-        """What keeps a response from calling a silent tool."""
-        return CallBar(tokenizer, self.silent)
+    def _prefill_ids(self, tokenizer: Any) -> list[int]:
+        return self.template.encode_response(tokenizer, self.prefill, end=False) if self.prefill else []
 
-    def finish(self, text: str, seen: int = 0) -> str | None:
-        """The response, where `text` is a whole one: its first call has closed, or the first of the template's stop
-        texts has come. None while it must go on. The first `seen` characters are known to be no whole response."""
-        start = len(self.opening)  # stop texts end what the model writes, not how it had to begin
-        whole, new = self.opening + text, start + seen
+    def call_blocker(self, tokenizer: Any) -> CallBlocker:
+        """Blocks the tokens that would begin a call of a forbidden tool."""
+        return CallBlocker(tokenizer, self.forbidden_tools)
+
+    def finish(self, text: str, checked: int = 0) -> str | None:
+        """The finished response if `text` contains a complete call or a stop text of the template, else None.
+
+        Args:
+            text: What the model has generated after the prefill.
+            checked: Number of leading characters that are known to contain no finished response.
+        """
+        start = len(self.prefill)  # stop texts do not apply to the prefill
+        whole, new = self.prefill + text, start + checked
         limit = len(whole)
         if any(whole.find(stop, max(start, new - len(stop) + 1)) >= 0 for stop in self.template.stop):
-            begun = whole.lstrip()
-            if stops := [place for stop in self.template.stop if (place := begun.find(stop, start)) >= 0]:
-                limit = len(whole) - len(begun) + min(stops)
+            stripped = whole.lstrip()
+            if stops := [at for stop in self.template.stop if (at := stripped.find(stop, start)) >= 0]:
+                limit = len(whole) - len(stripped) + min(stops)
         end = whole.find(")", new, limit) + 1
         while end:
-            if self._called(whole[:end]):
-                return whole[len(self.opening) : end]
+            if self._ends_with_call(whole[:end]):
+                return whole[len(self.prefill) : end]
             end = whole.find(")", end, limit) + 1
-        return None if limit == len(whole) else whole[:limit].lstrip().removeprefix(self.opening)
+        return None if limit == len(whole) else whole[:limit].lstrip().removeprefix(self.prefill)
 
-    def _called(self, text: str) -> bool:
-        """Whether a call has just closed. Only the end of a long text is read at each parenthesis: a call with
-        longer arguments does not end the response early."""
+    def _ends_with_call(self, text: str) -> bool:
+        """Whether a call has just closed. The whole text is parsed only if its recent part contains a call, so a
+        call with longer arguments does not end the response early."""
         parts = (text[-RECENT:], text) if len(text) > RECENT else (text,)
         return all(calls.read(part, self.parsers, over=False).outcome is Outcome.CALLED for part in parts)
 
-    def cut(self, text: str) -> str:
-        """A text written to some other end, up to where it was over."""
-        begin = calls.reasoning_end(
-            text
-        )  # the prompt may have begun the reasoning, so that its mark is missing
-        over = self.finish(text, begin or 0)
-        return text if over is None else over
+    def truncate(self, text: str) -> str:
+        """A text that was generated without `finish`, up to the point where the response is finished."""
+        # The prompt may have begun the reasoning, in which case the text has no opening mark.
+        finished = self.finish(text, calls.reasoning_end(text) or 0)
+        return text if finished is None else finished
 
-    def leaves(self, tokenizer: Any, response: str, tokens: Sequence[int] | None) -> bool:
-        """Whether a greedy response that was written without a tool choice is the same with this one: an answer
-        without the opening of a call, or a call that begins with the very tokens of the opening."""
+    def unchanged_by_tool_choice(self, tokenizer: Any, response: str, tokens: Sequence[int] | None) -> bool:
+        """Whether a greedy response generated with tool choice `auto` is the same with this tool choice. It is if a
+        call is forbidden and none begins, or if it is a call that begins with exactly the tokens of the prefill."""
         if self.tool_choice == "none":
-            return not (self.silent and calls.opening(self.silent).search(response))
-        if not self.opening or calls.read(response, self.parsers).outcome is not Outcome.CALLED:
+            return not (self.forbidden_tools and calls.opening(self.forbidden_tools).search(response))
+        if not self.prefill or calls.read(response, self.parsers).outcome is not Outcome.CALLED:
             return False
         ids = tokens or self.template.encode_response(tokenizer, response, end=False)
-        start = self.template.encode_response(tokenizer, self.opening, end=False)
+        start = self._prefill_ids(tokenizer)
         return list(ids[: len(start)]) == start
 
-    def response(self, text: str) -> str:
-        """The whole response, of a text that goes on from the opening."""
-        return (self.opening + text).strip()
+    def full_response(self, text: str) -> str:
+        """The response including the prefill, given the generated text."""
+        return (self.prefill + text).strip()
 
-    def kept(self, tokenizer: Any, written: Written) -> Written:
-        """`written` with the ids that are worth keeping: those of the whole response, its opening too, and none
-        where the tokenizer cuts the response in the same way, as training then does again."""
-        if written.tokens is None:
-            return written
-        start = self.template.encode_response(tokenizer, self.opening, end=False) if self.opening else []
-        own = self.template.encode_response(tokenizer, self.response(written.text), end=False)
-        ids = [*start, *written.tokens]
-        return written._replace(tokens=None if ids == own else ids)
+    def drop_redundant_tokens(self, tokenizer: Any, generated: Generated) -> Generated:
+        """Replace the generated tokens by those of the full response, or by None if tokenising the response's text
+        gives the same ids, since training then gets them from the text."""
+        if generated.tokens is None:
+            return generated
+        ids = [*self._prefill_ids(tokenizer), *generated.tokens]
+        retokenised = self.template.encode_response(tokenizer, self.full_response(generated.text), end=False)
+        return generated._replace(tokens=None if ids == retokenised else ids)
 
 
-def reach(tokenizer: Any, ids: Sequence[int], text: str) -> int:
-    """How many of `ids` it took to write `text`, with which a response is over: those after it only ended it."""
+def tokens_needed(tokenizer: Any, ids: Sequence[int], text: str) -> int:
+    """The number of leading `ids` that produce `text`; the ids after them only showed that it was finished."""
     count = len(ids)
     while count and text in decode(tokenizer, ids[: count - 1]):
         count -= 1
@@ -178,8 +187,10 @@ def reach(tokenizer: Any, ids: Sequence[int], text: str) -> int:
 
 
 class Engine(Protocol):
-    """Anything that writes responses."""
+    """Anything that generates responses."""
 
-    def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
-        """Answer every prompt, handing responses to `done` as they come; returns the prompts that got none."""
+    def generate(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, deliver: Deliver
+    ) -> list[Failure]:
+        """Answer every prompt, passing responses to `deliver` as they finish. Returns the prompts without one."""
         ...

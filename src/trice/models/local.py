@@ -20,7 +20,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from trice.errors import InputError
+from trice.errors import InputError, error_line
 from trice.formats.prompt import end_of_turn
 from trice.models import LOADING, gemma
 from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
@@ -40,14 +40,14 @@ UNLOADABLE = (
 
 @dataclass
 class LocalModel:
-    """A loaded model with its tokenizer. `name` is what the user called it; `device` where it lives. `own_head` is
+    """A loaded model with its tokenizer. `name` is what the user called it; `device` where it lives. `use_model_head` is
     found out when it first generates (`trice.models.kv_cache`)."""
 
     name: str
     model: Any
     tokenizer: Any
     device: torch.device
-    own_head: bool | None = None
+    use_model_head: bool | None = None
 
     @property
     def eos_ids(self) -> set[int]:
@@ -91,7 +91,7 @@ def pick_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: {_reason(error)}") from None
+        raise InputError(f"--device {device}: {error_line(error)}") from None
     return torch.device(device)
 
 
@@ -128,7 +128,7 @@ def check_model(name: str, adapter: Path | None = None) -> None:
     except (OSError, ValueError) as error:
         raise InputError(
             f"model '{name}': neither a folder with a model, nor a hub name that can be loaded, "
-            f"nor '{gemma.NAME}' ({_reason(error)})"
+            f"nor '{gemma.NAME}' ({error_line(error)})"
         ) from None
 
 
@@ -158,7 +158,7 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
             model = get_peft_model(loaded.model, config)
             result = set_peft_model_state_dict(model, weights)
     except (*UNLOADABLE, KeyError) as error:
-        raise InputError(f"{adapter}: does not fit model '{loaded.name}' ({_reason(error)})") from None
+        raise InputError(f"{adapter}: does not fit model '{loaded.name}' ({error_line(error)})") from None
     # PEFT leaves layers without weights as they were made, that is without effect, and says nothing of others.
     for what, names in (("has no weights for", result.missing_keys), ("is for", result.unexpected_keys)):
         strangers = [name for name in names if "lora_" in name]
@@ -215,7 +215,7 @@ def load_base(
                 model = AutoModelForCausalLM.from_pretrained(source, **options)
             _complete(tokenizer, model, name)
     except UNLOADABLE as error:
-        raise InputError(f"model '{name}': cannot be loaded ({_reason(error)})") from None
+        raise InputError(f"model '{name}': cannot be loaded ({error_line(error)})") from None
     model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
     for module in model.modules():
         # On some CPUs bitsandbytes would repack 4-bit weights in eval mode, into a form without gradients.
@@ -290,8 +290,3 @@ def _complete(tokenizer: Any, model: Any, name: str) -> None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-
-
-def _reason(error: Exception) -> str:
-    """The first line of a library's error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,7 +1,7 @@
-"""Responses from many machines: each worker of a Ray cluster has an engine of its own.
+"""Responses from many machines: each worker of a Ray cluster has its own engine.
 
-The output is that of one process, because what a response is drawn with hangs on its question alone. Every worker
-loads the model itself, so that paths of models and adapters have to be there on every machine.
+The output is the same as that of one process, because a response's random numbers depend only on its question. Every
+worker loads the model itself, so the paths of models and adapters must exist on every machine.
 """
 
 from __future__ import annotations
@@ -11,56 +11,62 @@ from functools import partial
 from typing import NamedTuple
 
 from trice import ray_cluster
-from trice.models.engine import Done, Engine, Failure, Manner, Prompt, Written
+from trice.models.engine import Deliver, Engine, Failure, Generated, GenerationSettings, Prompt
 
-PORTION = 256  # questions that a worker takes at a time, and that are asked again where it dies
+MAX_PIECE = 256  # questions that a worker takes at a time, and that are repeated if the worker dies
 
 
 class Piece(NamedTuple):
-    """Prompts that stand side by side, and the number of the first."""
+    """Consecutive prompts, and the number of the first one."""
 
     first: int
     prompts: Sequence[Prompt]
 
 
-class Answers(NamedTuple):
-    """Responses by the prompt's number and the sample's, and the prompts that got none."""
+class Result(NamedTuple):
+    """Responses by the numbers of prompt and sample, and the prompts that got none."""
 
-    found: dict[int, dict[int, Written]]
+    found: dict[int, dict[int, Generated]]
     failures: list[Failure]
 
 
 class RayEngine:
-    """Engines made by `make` on the workers of a cluster: `workers` of them, or as many as it has GPUs, or machines
-    where it has none. `make` is pickled, and the engine made when the worker gets its first prompts."""
+    """Engines on the workers of a cluster.
+
+    Args:
+        make: Makes a worker's engine when it gets its first prompts; it is pickled.
+        workers: Number of workers; by default one for each GPU, or for each machine if there is none.
+    """
 
     def __init__(self, make: Callable[[], Engine], workers: int | None = None) -> None:
         ray_cluster.connect()
         self._make, self._pool = make, ray_cluster.pool(workers)
 
-    def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
-        """Answer every prompt, a portion at a time. Raises what an engine raises."""
-        numbered = ray_cluster.portions(list(enumerate(prompts)), self._pool.workers, PORTION)
-        pieces = [Piece(part[0][0], [prompt for _, prompt in part]) for part in numbered]
+    def generate(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, deliver: Deliver
+    ) -> list[Failure]:
+        """Answer every prompt, a piece at a time. Raises what an engine raises."""
+        parts = ray_cluster.split(list(enumerate(prompts)), self._pool.workers, MAX_PIECE)
+        pieces = [Piece(part[0][0], [prompt for _, prompt in part]) for part in parts]
         failures: list[Failure] = []
-        for answers in ray_cluster.spread(partial(_writer, self._make, manner), pieces, self._pool):
-            for number, found in answers.found.items():
-                done(number, found)
-            failures += answers.failures
+        for result in ray_cluster.spread(partial(_worker, self._make, settings), pieces, self._pool):
+            for number, found in result.found.items():
+                deliver(number, found)
+            failures += result.failures
         return sorted(failures)
 
 
-def _writer(make: Callable[[], Engine], manner: Manner) -> Callable[[Piece], Answers]:
-    """On a worker: what answers a piece."""
+def _worker(make: Callable[[], Engine], settings: GenerationSettings) -> Callable[[Piece], Result]:
+    """On a worker: the function that answers a piece."""
     engine = make()
 
-    def write(piece: Piece) -> Answers:
-        found: dict[int, dict[int, Written]] = {}
+    def answer(piece: Piece) -> Result:
+        found: dict[int, dict[int, Generated]] = {}
 
-        def done(index: int, samples: dict[int, Written]) -> None:
+        def deliver(index: int, samples: dict[int, Generated]) -> None:
             found.setdefault(piece.first + index, {}).update(samples)
 
-        failures = engine.write(piece.prompts, manner, done)
-        return Answers(found, [each._replace(request=piece.first + each.request) for each in failures])
+        failures = engine.generate(piece.prompts, settings, deliver)
+        return Result(found, [each._replace(request=piece.first + each.request) for each in failures])
 
-    return write
+    return answer

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AliasChoices, AliasPath, BaseModel, Field, ValidationError, WrapValidator
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, WrapValidator
 
 from trice.formats.calls import MAX_RESPONSE
 from trice.models.api_keys import KeyRing
@@ -23,14 +23,11 @@ REFUSED = (401, 402, 403, 404)  # whatever is asked: the key, the account or the
 
 
 class Reply(NamedTuple):
-    """One sample. Where the server tells them: `tokens`, the ids it chose, `pieces`, the text of each token, and
-    `logprobs`, the natural log-probability of each. `call` is a tool call that the server read in what the model
-    wrote, and left out of the text."""
+    """One sample. `tokens` are its token ids if the server reports them. `call` is a tool call that the server parsed
+    and removed from the text."""
 
     text: str
     tokens: list[int] | None = None
-    pieces: list[str] | None = None
-    logprobs: list[float] | None = None
     call: ToolCall | None = None
 
 
@@ -101,11 +98,6 @@ class _Usage(BaseModel):
     completion_tokens: int = Field(ge=0)
 
 
-class _Token(BaseModel):
-    token: str
-    logprob: float
-
-
 class _Part(BaseModel):
     """Of a content that is a list, such as `{"type": "text", "text": …}`."""
 
@@ -129,15 +121,6 @@ class _Choice(BaseModel):
     finish_reason: Annotated[str | None, _Optional] = None
     error: Any = None
     token_ids: Annotated[list[int] | None, _Optional] = None
-    content: Annotated[list[_Token] | None, _Optional] = Field(
-        None, validation_alias=AliasPath("logprobs", "content")
-    )
-    pieces: Annotated[list[str] | None, _Optional] = Field(
-        None, validation_alias=AliasPath("logprobs", "tokens")
-    )
-    logprobs: Annotated[list[float] | None, _Optional] = Field(
-        None, validation_alias=AliasPath("logprobs", "token_logprobs")
-    )
 
     def reply(self, ring: KeyRing, after: float) -> Reply | Fault:
         """The sample, or why it is none."""
@@ -159,10 +142,7 @@ class _Choice(BaseModel):
             return _unusable(f"the model wrote reasoning and no answer ({ended}); {advice}")
         if text is None:
             return _unusable(f"the reply holds no text ({ended})")
-        pieces, logprobs = self.pieces, self.logprobs
-        if self.content is not None:  # a chat's form
-            pieces, logprobs = [each.token for each in self.content], [each.logprob for each in self.content]
-        return Reply(ring.hide(text)[:MAX_RESPONSE], self.token_ids, pieces, logprobs)
+        return Reply(ring.hide(text)[:MAX_RESPONSE], self.token_ids)
 
     def _text(self) -> str | None:
         content = self.message.content

@@ -1,4 +1,4 @@
-"""How responses are drawn; kept apart from the decoder so that recipes need not load torch."""
+"""Sampling parameters. This module is separate from the decoder so that recipes do not load torch."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ from dataclasses import dataclass
 
 from trice.errors import InputError
 
-TINY = 1e-5  # below this temperature the likeliest token is all but certain; far below, float32 overflows
-# What `split` takes for knowledge: of so many answers, the first greedy and the others drawn at this temperature,
-# the share that has to be right.
+# Below this temperature the most probable token is chosen; much lower, float32 overflows.
+GREEDY_BELOW = 1e-5
+# How `split` decides what is known: the share of so many answers that must be right, of which the first is greedy
+# and the others are sampled at this temperature.
 SPLIT_SAMPLES, SPLIT_TEMPERATURE, KNOWN = 3, 0.7, 1.0
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary; `samples` is the number
-    of responses for each prompt, `beams` that of a beam search (1: none), whose best ones are then the samples.
-    `repetition_penalty` divides (below zero: multiplies) the scores of tokens that stand in the prompt or the
-    response already (Keskar et al. 2019, section 4.1). `logprobs` keeps each response's log-probability."""
+    """How responses are sampled.
+
+    Args:
+        max_new_tokens: Maximum length of a response.
+        temperature: 0 is greedy.
+        top_k: The number of tokens to sample from; 0 is the whole vocabulary.
+        top_p: The cumulative probability of the tokens to sample from; 1 is the whole vocabulary.
+        samples: Number of responses to each prompt.
+        beams: Width of a beam search, whose best beams are the samples; 1 is no beam search.
+        seed: Seed of the random numbers.
+        repetition_penalty: Divides (below zero: multiplies) the scores of tokens that occur in the prompt or the
+            response (Keskar et al. 2019, section 4.1).
+
+    Raises:
+        InputError: There are fewer beams than samples.
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -27,13 +40,14 @@ class Sampling:
     beams: int = 1
     seed: int = 0
     repetition_penalty: float = 1.0
-    logprobs: bool = False
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken: a temperature below `TINY` counts as 0."""
-        return self.temperature < TINY
+        """Whether the most probable token is chosen."""
+        return self.temperature < GREEDY_BELOW
 
     def __post_init__(self) -> None:
         if 1 < self.beams < self.samples:
-            raise InputError(f"{self.samples} samples of {self.beams} beams: there are not as many")
+            raise InputError(
+                f"--samples {self.samples} needs at least as many beams; --beams is {self.beams}"
+            )

@@ -1,9 +1,9 @@
-"""vLLM in this process: token ids in, token ids out, as many requests at a time as its memory holds.
+"""vLLM in this process: token ids in, token ids out, with as many requests at a time as its memory holds.
 
-Every response is a request of its own with a seed of its own, so that neither its neighbours nor a kill change
-what it is drawn with; what prompts have in common is computed once, by vLLM's prefix cache. A response is watched
-as it grows and stopped where it is over. A LoRA adapter goes with each request and is not merged. Does not cover
-beams, or where vLLM runs: that is decided by the build that is installed. Importing this loads no vLLM.
+Every response is a separate request with its own seed, so neither other requests nor an interruption change its
+random numbers. vLLM's prefix cache computes common prefixes once. A response is checked as it grows and stopped as
+soon as it is finished. A LoRA adapter is sent with each request and not merged. Beam search is not covered. The
+installed build of vLLM decides which device is used. This module does not load vLLM when it is imported.
 """
 
 from __future__ import annotations
@@ -16,47 +16,63 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trice.errors import InputError
+from trice.errors import InputError, error_line
 from trice.formats.prompt import decode
 from trice.models.adapters import adapter_config
-from trice.models.engine import Done, Failure, Manner, Prompt, Written, reach, too_long
+from trice.models.engine import (
+    Deliver,
+    Failure,
+    Generated,
+    GenerationSettings,
+    Prompt,
+    tokens_needed,
+    too_long,
+)
 from trice.models.sampling import Sampling
 
-WAITING = 1024  # requests that vLLM is given at a time; it runs as many of them at once as it can
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM makes room for
-NEVER = -100.0  # added to the logit of a token that may not be chosen: as low as vLLM takes
+MAX_WAITING = 1024  # requests that vLLM is given at a time; it runs as many of them at once as it can
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # adapter ranks for which vLLM can reserve memory
+SUPPRESSED = -100.0  # added to the logit of a token that may not be chosen: the minimum that vLLM accepts
 
 
 def check(sampling: Sampling) -> None:
-    """Raise InputError where vLLM is missing, and for what it does not do."""
+    """Raise InputError if vLLM is missing or cannot sample in this way."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError("engine 'vllm' needs vLLM: pip install 'trice-rlef[vllm]'")
     if sampling.beams > 1:
-        raise InputError(f"engine 'vllm': knows no beams ({sampling.beams}); take engine 'transformers'")
+        raise InputError(
+            f"engine 'vllm' does not support beam search (beams={sampling.beams}); use engine 'transformers'"
+        )
 
 
-def settings(
-    manner: Manner, prompt: Prompt, sample: int, barred: Sequence[int] = (), end: int | None = None
+def sampling_params(
+    settings: GenerationSettings,
+    prompt: Prompt,
+    sample: int,
+    suppressed: Sequence[int] = (),
+    end: int | None = None,
 ) -> dict[str, Any]:
-    """What vLLM's `SamplingParams` are for one response; the tokens `barred` may not be chosen."""
-    drawn = manner.sampling
-    told = hashlib.sha256(f"{drawn.seed} {prompt.key} {sample}".encode()).digest()
+    """The arguments of vLLM's `SamplingParams` for one response."""
+    sampling = settings.sampling
+    digest = hashlib.sha256(f"{sampling.seed} {prompt.key} {sample}".encode()).digest()
     return {
-        "max_tokens": drawn.max_new_tokens,
-        "temperature": drawn.temperature,
-        "top_k": drawn.top_k,
-        "top_p": drawn.top_p,
-        "repetition_penalty": drawn.repetition_penalty,
-        "seed": int.from_bytes(told[:6]),
-        "logprobs": 0 if drawn.logprobs else None,  # of the chosen tokens alone, at temperature 1
-        "logit_bias": dict.fromkeys(barred, NEVER) or None,
-        "stop_token_ids": None if end is None else [end],  # besides the model's own
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": int.from_bytes(digest[:6]),
+        "logit_bias": dict.fromkeys(suppressed, SUPPRESSED) or None,
+        "stop_token_ids": None if end is None else [end],  # in addition to the model's own
     }
 
 
 class VllmEngine:
-    """A model, with or without a LoRA adapter, that vLLM runs. Raises InputError for one that cannot be loaded, and
-    for an adapter of another base or of too high a rank."""
+    """A model that vLLM runs, with or without a LoRA adapter.
+
+    Raises:
+        InputError: The model cannot be loaded, or the adapter has another base model or too high a rank.
+    """
 
     def __init__(self, model: str, adapter: Path | None = None, *, dtype: str = "auto") -> None:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -71,85 +87,80 @@ class VllmEngine:
         self._lora: LoRARequest | None = None
         if adapter is not None:
             self._lora = LoRARequest(adapter.name, 1, str(adapter.resolve()))
-            lora = {"enable_lora": True, "max_lora_rank": room(adapter, model)}
+            lora = {"enable_lora": True, "max_lora_rank": max_lora_rank(adapter, model)}
         source = find_model(model)
         self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         arguments = EngineArgs(model=source, dtype=dtype, max_model_len=-1, disable_log_stats=True, **lora)
         try:
             self._vllm = LLMEngine.from_engine_args(arguments)
         except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"model '{model}': vLLM cannot load it ({_line(error)})") from None
+            raise InputError(f"model '{model}': vLLM cannot load it ({error_line(error)})") from None
 
-    def write(self, prompts: Sequence[Prompt], manner: Manner, done: Done) -> list[Failure]:
-        """Answer every prompt; one that is longer than the model reads fails."""
+    def generate(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, deliver: Deliver
+    ) -> list[Failure]:
+        """Answer every prompt. A prompt that is longer than the model's context fails."""
         failures: list[Failure] = []
-        requests = self._requests(prompts, manner, failures)
-        seen: dict[str, int] = {}  # characters of each response that were looked at
+        requests = self._requests(prompts, settings, failures)
+        checked: dict[str, int] = {}  # characters of each response that `finish` has seen
         while True:
-            for request in islice(requests, WAITING - self._vllm.get_num_unfinished_requests()):
+            for request in islice(requests, MAX_WAITING - self._vllm.get_num_unfinished_requests()):
                 self._vllm.add_request(**request)
             if not self._vllm.has_unfinished_requests():
                 return failures
             for output in self._vllm.step():
-                written = self._whole(output, manner, seen.pop(output.request_id, 0))
-                if written is None:
-                    seen[output.request_id] = len(output.outputs[0].text)
+                generated = self._finished(output, settings, checked.pop(output.request_id, 0))
+                if generated is None:
+                    checked[output.request_id] = len(output.outputs[0].text)
                 else:
                     number, sample = map(int, output.request_id.split(":"))
-                    done(number, {sample: written})
+                    deliver(number, {sample: generated})
 
     def _requests(
-        self, prompts: Sequence[Prompt], manner: Manner, failures: list[Failure]
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, failures: list[Failure]
     ) -> Iterator[dict[str, Any]]:
-        """Every response's request, called after the numbers of its prompt and its own; prompts that are too long
-        go to `failures`."""
+        """The request of every response, whose id is `prompt number:sample number`. Prompts that are too long are
+        appended to `failures`."""
         from vllm import SamplingParams, TokensPrompt
 
-        barred, longest = manner.bar(self._tokenizer).anywhere, self._vllm.model_config.max_model_len - 1
-        end = manner.template.end(self._tokenizer)
+        suppressed = settings.call_blocker(self._tokenizer).anywhere
+        limit = self._vllm.model_config.max_model_len - 1
+        end = settings.template.end(self._tokenizer)
         for number, prompt in enumerate(prompts):
-            ids = manner.ids(self._tokenizer, prompt)
-            if len(ids) > longest:
-                failures.append(too_long(number, len(ids), longest))
+            ids = settings.encode_prompt(self._tokenizer, prompt)
+            if len(ids) > limit:
+                failures.append(too_long(number, len(ids), limit))
                 continue
             for sample in prompt.samples:
+                parameters = sampling_params(settings, prompt, sample, suppressed, end)
                 yield {
                     "request_id": f"{number}:{sample}",
                     "prompt": TokensPrompt(prompt_token_ids=ids),
-                    "params": SamplingParams(**settings(manner, prompt, sample, barred, end)),
+                    "params": SamplingParams(**parameters),
                     "lora_request": self._lora,
                 }
 
-    def _whole(self, output: Any, manner: Manner, seen: int) -> Written | None:
-        """The response so far, if it is over; what vLLM would go on writing is stopped."""
-        (so_far,) = output.outputs
-        if not output.finished and manner.finish(so_far.text, seen) is None:
+    def _finished(self, output: Any, settings: GenerationSettings, checked: int) -> Generated | None:
+        """The response if it is finished, in which case vLLM is told to stop generating it."""
+        (partial,) = output.outputs
+        if not output.finished and settings.finish(partial.text, checked) is None:
             return None
-        ids = list(so_far.token_ids)
-        if so_far.finish_reason == "stop":  # no stop strings are given, so it was an end token
+        ids = list(partial.token_ids)
+        if partial.finish_reason == "stop":  # no stop strings are given, so it was an end token
             ids = ids[:-1]
         text = decode(self._tokenizer, ids)
-        over = manner.finish(text)
-        if over is not None:
-            ids = ids[: reach(self._tokenizer, ids, over)]
+        finished = settings.finish(text)
+        if finished is not None:
+            text, ids = finished, ids[: tokens_needed(self._tokenizer, ids, finished)]
         if not output.finished:
             self._vllm.abort_request([output.request_id])
-        logprob = None
-        if so_far.logprobs is not None:
-            steps = zip(ids, so_far.logprobs, strict=False)
-            logprob = sum(step[token].logprob for token, step in steps)
-        return manner.kept(self._tokenizer, Written(text if over is None else over, ids, logprob))
+        return settings.drop_redundant_tokens(self._tokenizer, Generated(text, ids))
 
 
-def room(adapter: Path, model: str) -> int:
-    """The least rank that vLLM makes room for and the adapter fits in."""
+def max_lora_rank(adapter: Path, model: str) -> int:
+    """The smallest rank that vLLM can reserve memory for and that is not below the adapter's."""
     rank = adapter_config(adapter, model).get("r", 8)
-    least = next((each for each in RANKS if isinstance(rank, int) and rank <= each), None)
-    if least is None:
-        raise InputError(f"{adapter}: rank {rank}; vLLM takes at most {RANKS[-1]}")
-    return least
-
-
-def _line(error: Exception) -> str:
-    """The first line of a library's error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    fitting = next((each for each in RANKS if isinstance(rank, int) and rank <= each), None)
+    if fitting is None:
+        raise InputError(f"{adapter}: rank {rank} is too high; vLLM supports at most {RANKS[-1]}")
+    return fitting

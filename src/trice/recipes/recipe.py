@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from trice.errors import InputError
-from trice.models.engine import Name as Engine
+from trice.models.engine import EngineName as Engine
 from trice.models.sampling import Sampling
 from trice.recipes.sections import DataSet, Evaluation, Label, Origin, Score, Split
 from trice.storage.files import read_text

@@ -47,7 +47,7 @@ def open_endpoint(at: EndpointAt) -> Endpoint:
         at.keys_file,
         at.timeout,
         budget=budget,
-        form=at.form,
+        api=at.api,
         tokenizer=at.tokenizer,
         send_temperature=at.send_temperature,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trice.errors import InputError
-from trice.models.engine import writer
+from trice.models.engine import base_engine
 from trice.progress import notice
 from trice.recipes.pipeline import Loop
 from trice.recipes.recipe import Recipe, dump_recipe, load_recipe
@@ -150,7 +150,7 @@ def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
     value = recipe.identity()
     for key in () if ranked else ("collect", "score", "rlef"):
         del value[key]
-    value["engine"] = writer(recipe.engine)
+    value["engine"] = base_engine(recipe.engine)
     value["held-out questions choose checkpoints"] = recipe.validates
     how = recipe.evaluate
     value["evaluate"] = {

@@ -104,11 +104,11 @@ class EndpointAt(Settings):
     """one key a line, in a file that others cannot read"""
     timeout: Annotated[float, FREE] = Field(60, gt=0)
     """seconds for one attempt"""
-    form: Literal["chat", "completions"] = "chat"
+    api: Literal["chat", "completions"] = "chat"
     """`chat` (the server's own chat template), or `completions`: the prompt is written in the recipe's
     `template`, as for a local model; for your own model behind vLLM, SGLang or llama.cpp"""
     tokenizer: str | None = None
-    """with `form: completions`: a hub name or folder; prompts are then sent as token ids, and ids are kept
+    """with `api: completions`: a hub name or folder; prompts are then sent as token ids, and ids are kept
     where the server returns them (vLLM from 0.10.2, SGLang), so that nothing is tokenised anew on the way to
     training"""
     send_temperature: bool = True

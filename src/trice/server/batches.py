@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import shared_prefix
-from trice.models.engine import Manner
-from trice.models.generation import Live, Row
-from trice.models.kv_cache import Rows, own_head_needed
+from trice.models.continuous_batch import BatchRow, ContinuousBatch
+from trice.models.decoder_check import needs_model_head
+from trice.models.engine import GenerationSettings
 from trice.progress import notice
 from trice.server.model_registry import Served
 
@@ -24,7 +25,7 @@ class Groups:
     """Belongs to one thread."""
 
     def __init__(self) -> None:
-        self._live: dict[tuple[str, tuple[int, ...]], Live] = {}
+        self._live: dict[tuple[str, tuple[int, ...]], ContinuousBatch] = {}
 
     def __len__(self) -> int:
         """How many batches there are, with rows or without."""
@@ -37,9 +38,9 @@ class Groups:
 
     def held(self) -> int:
         """Rows for which there is memory, beside the beginnings."""
-        return sum(live.rows.held for live in self._live.values())
+        return sum(live.decoder.cache.capacity for live in self._live.values())
 
-    def of(self, model: Served, instruction: str, how: Manner, ids: list[int]) -> Live:
+    def of(self, model: Served, instruction: str, how: GenerationSettings, ids: list[int]) -> ContinuousBatch:
         """The batch for a prompt."""
         loaded = model.loaded
         probes = [how.template.encode(loaded.tokenizer, instruction, text) for text in PROBES]
@@ -48,19 +49,19 @@ class Groups:
             prefix = ()
         live = self._live.pop((model.name, prefix), None)
         if live is None:
-            if loaded.own_head is None:
-                loaded.own_head = own_head_needed(loaded, ids)
-            live = Live(loaded, Rows(loaded, prefix, loaded.own_head))
+            if loaded.use_model_head is None:
+                loaded.use_model_head = needs_model_head(loaded, ids)
+            live = ContinuousBatch(loaded, BatchDecoder(loaded, prefix, loaded.use_model_head))
         self._live[model.name, prefix] = live  # the last used stand last
         return live
 
     def leave(self, gone: Callable[[Any], bool]) -> None:
         """Drop the rows whose number is `gone`."""
         for live in self._live.values():
-            live.leave(gone)
+            live.remove(gone)
         self._tidy()
 
-    def step(self) -> Iterator[Row | tuple[Any, Exception]]:
+    def step(self) -> Iterator[BatchRow | tuple[Any, Exception]]:
         """Write a token of every row, batch by batch: the rows, or where a batch fails, the numbers of its prompts
         with the failure."""
         for key, live in [each for each in self._live.items() if len(each[1])]:
@@ -69,12 +70,12 @@ class Groups:
             except Exception as failure:  # out of memory, most likely: this batch is lost, and no other
                 notice(f"a batch of {len(live)} is given up: {type(failure).__name__}: {failure}")
                 self._live.pop(key, None)
-                yield from ((number, failure) for number in live.numbers)
+                yield from ((number, failure) for number in live.owners)
         self._tidy()
 
     def _tidy(self) -> None:
         idle = [key for key, live in self._live.items() if not len(live)]
         for key in idle:
-            self._live[key].rows.clear()  # what many rows took is not kept for few
+            self._live[key].decoder.clear()  # what many rows took is not kept for few
         for key in idle[: max(0, len(idle) - KEPT)]:
             del self._live[key]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trice.models.engine import Manner, Prompt, ToolChoice
+from trice.models.engine import GenerationSettings, Prompt, ToolChoice
 from trice.server.events import Asked, Event
-from trice.stages.generate import ModelSpec, manner
+from trice.stages.generate import ModelSpec, generation_settings
 from trice.tasks import Tasks
 from trice.types import Question
 
@@ -18,7 +18,7 @@ class Turn(NamedTuple):
     """A second turn to be written: its question, how it is answered, and its prompt's ids."""
 
     question: Question
-    manner: Manner
+    settings: GenerationSettings
     ids: list[int]
 
 
@@ -50,20 +50,22 @@ class Job:
 
     def read(
         self, tasks: Tasks, question: Question, tool_choice: ToolChoice = "auto"
-    ) -> tuple[Manner, list[int]]:
+    ) -> tuple[GenerationSettings, list[int]]:
         """How a question is answered, and its prompt's ids. Raises InputError where a task without a tool is to
         call one."""
-        asked, form = self.asked, self.asked.model.template
-        form = form.model_copy(update={"stop": (*form.stop, *asked.stops)})
-        spec = ModelSpec(asked.model.name, template=form, tool_choice=tool_choice, sampling=asked.sampling)
-        how = manner(tasks, tasks.of(question), spec)
+        asked, template = self.asked, self.asked.model.template
+        template = template.model_copy(update={"stop": (*template.stop, *asked.stops)})
+        spec = ModelSpec(
+            asked.model.name, template=template, tool_choice=tool_choice, sampling=asked.sampling
+        )
+        how = generation_settings(tasks, tasks.of(question), spec)
         prompt = Prompt("", question.instruction, question.input)
-        return how, how.ids(asked.model.loaded.tokenizer, prompt)
+        return how, how.encode_prompt(asked.model.loaded.tokenizer, prompt)
 
 
 class Place(NamedTuple):
     """Whose row it is: a first response, or a second turn over the output of response `of`."""
 
     job: Job
-    manner: Manner
+    settings: GenerationSettings
     of: int | None = None

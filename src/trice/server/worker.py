@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from trice.errors import InputError, ToolUnavailable, TriceError
-from trice.models.batching import Ask
-from trice.models.call_blocker import CallBar
-from trice.models.engine import Manner
-from trice.models.generation import Row, Way
-from trice.models.kv_cache import attending
+from trice.models.batch_attention import batch_attention
+from trice.models.batching import EncodedPrompt
+from trice.models.call_blocker import CallBlocker
+from trice.models.continuous_batch import BatchRow, DecodingSettings
+from trice.models.engine import GenerationSettings
 from trice.progress import notice
 from trice.server.batches import Groups
 from trice.server.events import (  # fmt: skip
@@ -68,7 +68,7 @@ class Worker:
         self._gone = False
         self._news: Queue[Callable[[], None]] = Queue()
         self.groups = Groups()
-        self._bars: dict[tuple[str, tuple[str, ...]], CallBar] = {}
+        self._bars: dict[tuple[str, tuple[str, ...]], CallBlocker] = {}
         self._calls = LiveExecutor()
         self._closed = False
         self._thread = Thread(target=self._run, name="trice-worker", daemon=True)
@@ -130,7 +130,7 @@ class Worker:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             for model in self.shelf.models.values():
-                stack.enter_context(attending(model.loaded))
+                stack.enter_context(batch_attention(model.loaded))
             while not self._closed:
                 try:
                     self._hear()
@@ -201,38 +201,38 @@ class Worker:
         if asked.probability and names and asked.tool_choice == "auto":
             tokenizer, template = asked.model.loaded.tokenizer, how.template
             written = [template.encode_response(tokenizer, name, end=False) for name in names]
-            job.emit(Chance(dict(zip(names, live.chances(ids, written), strict=True))))
-        way = Way(asked.sampling, how.finish, self._bar(asked.model, how))
+            job.emit(Chance(dict(zip(names, live.probabilities(ids, written), strict=True))))
+        way = DecodingSettings(asked.sampling, how.finish, self._bar(asked.model, how))
         samples = tuple(range(asked.sampling.samples))
-        live.enter(Place(job, how), Ask(ids, content_key(question), samples), way)
+        live.add(Place(job, how), EncodedPrompt(ids, content_key(question), samples), way)
 
-    def _bar(self, model: Served, how: Manner) -> CallBar | None:
+    def _bar(self, model: Served, how: GenerationSettings) -> CallBlocker | None:
         """What bars calls, found once: that takes a look at the whole vocabulary."""
-        key = (model.name, how.silent)
-        if how.silent and key not in self._bars:
-            self._bars[key] = how.bar(model.loaded.tokenizer)
+        key = (model.name, how.forbidden_tools)
+        if how.forbidden_tools and key not in self._bars:
+            self._bars[key] = how.call_blocker(model.loaded.tokenizer)
         return self._bars.get(key)
 
     def _step(self) -> None:
         """A token for every row."""
         for each in self.groups.step():
-            if isinstance(each, Row):
-                self._guarded(each.number.job, self._written, each)
+            if isinstance(each, BatchRow):
+                self._guarded(each.owner.job, self._written, each)
             else:
                 place, failure = each
                 self._fail(place.job, failure)
 
-    def _written(self, row: Row) -> None:
-        place: Place = row.number
+    def _written(self, row: BatchRow) -> None:
+        place: Place = row.owner
         job = place.job
         if job.over:
             return
         if row.text is None:
             if job.asked.live and place.of is None:
-                job.emit(Said(row.sample, place.manner.opening + row.so_far))
+                job.emit(Said(row.sample, place.settings.prefill + row.partial_text))
             return
         job.completion += len(row.ids)
-        text = place.manner.response(row.text)
+        text = place.settings.full_response(row.text)
         if place.of is None:
             self._decide(job, row, text)
         else:
@@ -244,11 +244,11 @@ class Worker:
                 job.emit(Turned(place.of, done))
                 self._done(job, place.of)
 
-    def _decide(self, job: Job, row: Row, text: str) -> None:
+    def _decide(self, job: Job, row: BatchRow, text: str) -> None:
         written = {"response": text, "sample": row.sample}
         response = Response.model_validate(job.question.model_dump() | written)
         found = read(self.shelf.tasks, response)
-        job.emit(Decided(row.sample, text, found.reading, row.full))
+        job.emit(Decided(row.sample, text, found.reading, row.at_length_limit))
         if found.reading.outcome is not Outcome.CALLED or not (found.tool and found.reading.call):
             self._done(job, row.sample)
             return
@@ -291,8 +291,8 @@ class Worker:
         question, how, ids = job.turns[sample][1].popleft()
         live = self.groups.of(job.asked.model, question.instruction, how, ids)
         job.prompt += len(ids)
-        way = Way(replace(job.asked.sampling, samples=1), how.finish)
-        live.enter(Place(job, how, sample), Ask(ids, content_key(question)), way)
+        way = DecodingSettings(replace(job.asked.sampling, samples=1), how.finish)
+        live.add(Place(job, how, sample), EncodedPrompt(ids, content_key(question)), way)
 
     def _done(self, job: Job, sample: int) -> None:
         """One response of a request is finished."""

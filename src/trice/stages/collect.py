@@ -43,7 +43,7 @@ def collect_split(data: Path, halves: Sequence[Path], folder: Path, task: str, o
     same as asking it again in the same way."""
     questions = {(row.dataset, row.id) for row in read_rows(data, LabeledQuestion)}
     rows = [row for half in halves for row in read_rows(half, Response)]
-    kept = {"response", "origin", "sample", "tokens", "logprob"}
+    kept = {"response", "origin", "sample", "tokens"}
     wanted = [
         row.model_copy(update={"origin": origin}).model_dump(exclude=GRADED - kept, exclude_none=True)
         for row in rows

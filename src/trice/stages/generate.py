@@ -23,7 +23,17 @@ from trice.errors import InputError, TriceError
 from trice.formats.prompt import CHAT, Example, Template, load_template
 from trice.models import vllm_engine
 from trice.models.adapters import adapter_weights
-from trice.models.engine import TOO_LONG, Engine, Failure, Manner, Name, Prompt, ToolChoice, Written, writer
+from trice.models.engine import (
+    TOO_LONG,
+    Engine,
+    EngineName,
+    Failure,
+    Generated,
+    GenerationSettings,
+    Prompt,
+    ToolChoice,
+    base_engine,
+)
 from trice.models.sampling import Sampling
 from trice.progress import Progress, notice
 from trice.storage.files import check_output, digest, read_rows
@@ -69,27 +79,27 @@ class ModelSpec:
     opened: Callable[[], Engine] | None = field(default=None, compare=False, repr=False)
 
     @property
-    def form(self) -> Template:
+    def prompt_template(self) -> Template:
         """The template prompts are written in; an endpoint's chats are in its own."""
-        form = load_template(self.template)
-        return load_template(CHAT) if self.chats and form.name != CHAT else form
+        template = load_template(self.template)
+        return load_template(CHAT) if self.chats and template.name != CHAT else template
 
     @property
     def chats(self) -> bool:
         """Whether questions are put as chats, which nobody but the model can begin to answer."""
-        return self.client is not None and self.client.form == "chat"
+        return self.client is not None and self.client.api == "chat"
 
     def settings(self) -> dict[str, Any]:
         """Everything the responses depend on but the examples, for the journal: not how fast they are written."""
         if self.client is not None:
             at = self.client
-            known = {"model": at.model, "endpoint": at.url, "form": at.form, "tokenizer": at.tokenizer}
+            known = {"model": at.model, "endpoint": at.url, "api": at.api, "tokenizer": at.tokenizer}
             unsent = {} if at.send_temperature else {"send_temperature": False}
             return (
                 known
                 | unsent
                 | {
-                    "template": self.form.name,
+                    "template": self.prompt_template.name,
                     "tool_choice": self.tool_choice,
                     "sampling": asdict(self.sampling),
                 }
@@ -103,15 +113,15 @@ class ModelSpec:
             "tool_choice": self.tool_choice,
             "sampling": asdict(self.sampling),
             "dtype": resolve_dtype(self.dtype, self.device),
-            "engine": writer(self.engine),
+            "engine": base_engine(self.engine),
         }
 
 
 class Group(NamedTuple):
-    """Questions, by their numbers, that are asked in one manner: those of one task."""
+    """Questions, by their numbers, that are asked with the same settings: those of one task."""
 
     task: TaskLike
-    manner: Manner
+    settings: GenerationSettings
     questions: dict[int, Question]
 
 
@@ -160,10 +170,10 @@ def generate(
         "origin": origin,
         "limit": limit,
     }
-    settings |= spec.settings() | {"template_sha256": spec.form.sha256}
+    settings |= spec.settings() | {"template_sha256": spec.prompt_template.sha256}
     settings |= {"instructions": {group.task.name: group.task.instruction for group in groups}}
     settings |= {
-        "examples": {group.task.name: [list(each) for each in group.manner.examples] for group in groups}
+        "examples": {group.task.name: [list(each) for each in group.settings.examples] for group in groups}
     }
     settings |= {"more": asdict(more.sampling)} if more else {}
     with Journal(output, settings, len(questions) * spec.sampling.samples, retry=retry) as journal:
@@ -202,25 +212,25 @@ def grouped(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> lis
     for number, question in enumerate(questions):
         task = tasks.of(question)
         if task.name not in groups:
-            groups[task.name] = Group(task, manner(tasks, task, spec), {})
+            groups[task.name] = Group(task, generation_settings(tasks, task, spec), {})
         groups[task.name].questions[number] = question
     return list(groups.values())
 
 
-def manner(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> Manner:
+def generation_settings(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> GenerationSettings:
     """How a task's questions are answered."""
     own = tuple(tool.name for tool in tasks.own_tools(task))
     if spec.tool_choice == "required" and not own:
         raise InputError(f"task '{task.name}': has no tool to be compelled to call")
-    return Manner(
-        spec.form,
+    return GenerationSettings(
+        spec.prompt_template,
         spec.sampling,
         find_examples(task.name, spec.few_shot),
         {tool.name: tool.parse for tool in task.tools},
         own,
         spec.tool_choice,
-        opens=not spec.chats,
-        write={tool.name: partial(write_call, tool) for tool in task.tools},
+        can_prefill=not spec.chats,
+        call_writers={tool.name: partial(write_call, tool) for tool in task.tools},
     )
 
 
@@ -240,11 +250,11 @@ def check_model_spec(spec: ModelSpec) -> None:
 
 def check_engine(name: str, sampling: Sampling) -> None:
     """Raise InputError for an engine that there is not, that lacks what it needs, or that cannot sample so."""
-    if name not in get_args(Name):
-        raise InputError(f"engine '{name}': there is {', '.join(get_args(Name))}")
+    if name not in get_args(EngineName):
+        raise InputError(f"engine '{name}': there is {', '.join(get_args(EngineName))}")
     if name.startswith("ray"):
         ray_cluster.check()
-    if writer(name) == "vllm":
+    if base_engine(name) == "vllm":
         vllm_engine.check(sampling)
 
 
@@ -263,7 +273,7 @@ def open_engine(spec: ModelSpec) -> Engine:
         from trice.models.ray_engine import RayEngine
 
         # With the dtype of this machine, whatever the workers would choose: the output is that of one process.
-        there = replace(spec, engine=writer(spec.engine), dtype=dtype)
+        there = replace(spec, engine=base_engine(spec.engine), dtype=dtype)
         return RayEngine(partial(open_engine, there), spec.workers)
     if spec.engine == "vllm":
         return vllm_engine.VllmEngine(spec.model, spec.adapter, dtype=dtype)
@@ -326,8 +336,10 @@ def _answer(
                 number = numbers[failure.request]
                 question = group.questions[number]
                 if long_is_empty and failure.reason.startswith(TOO_LONG):
-                    empty = Written("")
-                    store(number, {n: _row(question, group.manner, origin, n, empty) for n in wanted[number]})
+                    empty = Generated("")
+                    store(
+                        number, {n: _row(question, group.settings, origin, n, empty) for n in wanted[number]}
+                    )
                     notice(f"{question.where or question.id}: {failure.reason}; its response is empty")
                     continue
                 for sample in wanted[number]:
@@ -350,7 +362,7 @@ def _unchanged(
     for group in groups:
         for number, question in group.questions.items():
             row = known.get((question.dataset, question.id))
-            if row and group.manner.leaves(tokenizer, row.response, row.tokens):
+            if row and group.settings.unchanged_by_tool_choice(tokenizer, row.response, row.tokens):
                 found[keys[number][0]] = row.model_copy(update={"origin": origin})
     return found
 
@@ -367,7 +379,7 @@ def _passing(
     return [
         Group(
             group.task,
-            replace(group.manner, sampling=more.sampling),
+            replace(group.settings, sampling=more.sampling),
             {number: question for number, question in group.questions.items() if passes(number)},
         )
         for group in groups
@@ -383,7 +395,7 @@ def answer(
 ) -> list[Failure]:
     """Let the engine answer a group's questions, or the samples `wanted` of some, each response given to `store`
     by the question's number and the sample's."""
-    samples = tuple(range(group.manner.sampling.samples))
+    samples = tuple(range(group.settings.sampling.samples))
     wanted = wanted if wanted is not None else dict.fromkeys(group.questions, samples)
     numbers = list(wanted)
     prompts = [
@@ -392,12 +404,14 @@ def answer(
         if number in wanted
     ]
 
-    def done(index: int, found: dict[int, Written]) -> None:
+    def done(index: int, found: dict[int, Generated]) -> None:
         question = group.questions[numbers[index]]
-        rows = {sample: _row(question, group.manner, origin, sample, each) for sample, each in found.items()}
+        rows = {
+            sample: _row(question, group.settings, origin, sample, each) for sample, each in found.items()
+        }
         store(numbers[index], rows)
 
-    return engine.write(prompts, group.manner, done) if prompts else []
+    return engine.generate(prompts, group.settings, done) if prompts else []
 
 
 def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> list[Response]:
@@ -414,15 +428,17 @@ def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], spec: M
             if failure.reason.startswith(TOO_LONG):
                 question = group.questions[numbers[failure.request]]
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
-                found[numbers[failure.request]] = _row(question, group.manner, "", 0, Written(""))
+                found[numbers[failure.request]] = _row(question, group.settings, "", 0, Generated(""))
                 continue
             raise TriceError(f"{spec.model}: no response: {failure.reason}")
     return [found[number] for number in range(len(questions))]
 
 
-def _row(question: Question, manner: Manner, origin: str, sample: int, written: Written) -> Response:
-    fields = {"response": manner.response(written.text), "origin": origin, "sample": sample}
-    fields |= {"tokens": written.tokens, "logprob": written.logprob}
+def _row(
+    question: Question, settings: GenerationSettings, origin: str, sample: int, generated: Generated
+) -> Response:
+    response = settings.full_response(generated.text)
+    fields = {"response": response, "origin": origin, "sample": sample, "tokens": generated.tokens}
     return Response.model_validate(question.model_dump(exclude=GRADED) | fields)
 
 

@@ -106,9 +106,9 @@ def _check_halves(data: Path, questions: list[Question]) -> None:
 def _withheld(spec: ModelSpec) -> ModelSpec:
     """The same with tools withheld, where the endpoint can be told so."""
     at = spec.client
-    if at is not None and at.form == "completions" and at.tokenizer is None:
+    if at is not None and at.api == "completions" and at.tokenizer is None:
         return spec
-    return replace(spec, tool_choice=spec.tool_choice or "answer")
+    return replace(spec, tool_choice="none" if spec.tool_choice == "auto" else spec.tool_choice)
 
 
 def answers_path(data: Path) -> Path:

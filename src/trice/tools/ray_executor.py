@@ -34,7 +34,7 @@ def spread(
     if there:
         ray_cluster.connect()
         pool = ray_cluster.pool(workers)
-        for done in ray_cluster.spread(_caller, ray_cluster.portions(there, pool.workers, PORTION), pool):
+        for done in ray_cluster.spread(_caller, ray_cluster.split(there, pool.workers, PORTION), pool):
             yield from done
     yield from run_in_pool(here)
 

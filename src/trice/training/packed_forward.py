@@ -15,7 +15,7 @@ import torch
 
 from trice.errors import TriceError
 from trice.models.attention_masks import layer_masks
-from trice.models.rounding import TIMES, rounding
+from trice.models.rounding import within_rounding
 from trice.progress import notice
 from trice.training.attention import NAME as TREE_ATTENTION
 from trice.training.attention import key_uses, multiplies_sparse
@@ -152,13 +152,12 @@ def _find(model: Any, probes: list[Example]) -> Way:
     def same(ours: torch.Tensor) -> bool:
         if exact:
             return bool((_apart(ours, theirs) <= TOLERANCE[model.dtype]).all())
-        far = _mean(ours, theirs)
-        if far <= HALF_TOLERANCE:
-            return True
-        model.set_attn_implementation(attention)
-        with rounding(model):
-            moved = torch.cat([_plain(model, probe, device) for probe in probes])
-        return far <= TIMES * _mean(moved, theirs)
+
+        def from_rounding() -> float:
+            model.set_attn_implementation(attention)
+            return _mean(torch.cat([_plain(model, probe, device) for probe in probes]), theirs)
+
+        return within_rounding(model, _mean(ours, theirs), HALF_TOLERANCE, from_rounding)
 
     try:
         for way in WAYS:

@@ -1,0 +1,200 @@
+"""Continuous batching: responses with different settings are generated together, and prompts enter at any time.
+
+Covers greedy decoding and sampling. Beam search is in `trice.models.beams`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from trice.models.batch_decoder import BatchDecoder
+from trice.models.batching import EncodedPrompt, compact_order
+from trice.models.call_blocker import TokenBlocker
+from trice.models.detokenizer import Detokenizer
+from trice.models.engine import Finish, Generated, tokens_needed
+from trice.models.local import LocalModel
+from trice.models.sampling import Sampling
+from trice.models.token_sampling import (
+    greedy_tokens,
+    log_sum_exp,
+    penalise_repetition,
+    sample_tokens,
+    suppress_tokens,
+)
+
+
+class DecodingSettings(NamedTuple):
+    """How tokens are chosen. `finish` decides when a response is finished, `suppress` which tokens may not follow."""
+
+    sampling: Sampling
+    finish: Finish = lambda text, checked: None
+    suppress: TokenBlocker | None = None
+
+    def same_choice(self, other: DecodingSettings) -> bool:
+        """Whether both choose the same token from the same logits and random number."""
+        names = ("temperature", "top_k", "top_p", "repetition_penalty")
+        return all(getattr(self.sampling, name) == getattr(other.sampling, name) for name in names)
+
+
+@dataclass
+class BatchRow:
+    """A response in the batch. `owner` is what its prompt was added under. `text` is set when the response is
+    finished; `at_length_limit` is true if it finished only because of its length."""
+
+    owner: Any
+    sample: int
+    prompt: Sequence[int]
+    settings: DecodingSettings
+    random: random.Random
+    detokenizer: Detokenizer
+    text: str | None = None
+    at_length_limit: bool = False
+
+    @property
+    def ids(self) -> list[int]:
+        """The generated ids, without the end token."""
+        return self.detokenizer.ids
+
+    @property
+    def partial_text(self) -> str:
+        """The text of the ids."""
+        return self.detokenizer.text
+
+    @property
+    def generated(self) -> Generated:
+        """The finished response."""
+        return Generated(self.text or "", self.ids)
+
+
+class ContinuousBatch:
+    """Responses to prompts that begin with the decoder's shared prefix. Must be used within `batch_attention`, by one
+    thread."""
+
+    def __init__(self, loaded: LocalModel, decoder: BatchDecoder) -> None:
+        self.loaded, self.decoder, self.end_ids = loaded, decoder, loaded.eos_ids
+        self.context = loaded.context
+        self._rows: list[BatchRow] = []
+        self._entering: list[tuple[Any, EncodedPrompt, DecodingSettings]] = []
+
+    def __len__(self) -> int:
+        """The number of rows, including those that the next step adds."""
+        return len(self._rows) + sum(len(prompt.samples) for _, prompt, _ in self._entering)
+
+    @property
+    def owners(self) -> list[Any]:
+        """The owners of all rows, including those that the next step adds."""
+        return [row.owner for row in self._rows] + [owner for owner, _, _ in self._entering]
+
+    def add(self, owner: Any, prompt: EncodedPrompt, settings: DecodingSettings) -> None:
+        """Add a prompt, which the next step begins to answer."""
+        self._entering.append((owner, prompt, settings))
+
+    @torch.inference_mode()
+    def remove(self, is_removed: Callable[[Any], bool]) -> None:
+        """Drop the rows of all owners for which `is_removed` is true."""
+        self._entering = [each for each in self._entering if not is_removed(each[0])]
+        stays = [not is_removed(row.owner) for row in self._rows]
+        if not all(stays):
+            self._compact(stays)
+
+    @torch.inference_mode()
+    def step(self) -> list[BatchRow]:
+        """Generate one token for every row. Returns all rows; finished rows are returned for the last time."""
+        states = [self.decoder.step([row.ids[-1] for row in self._rows])] if self._rows else []
+        if self._entering:
+            prompts = [self._after_prefix(prompt.ids) for _, prompt, _ in self._entering]
+            states.append(
+                self.decoder.append(prompts, [len(prompt.samples) for _, prompt, _ in self._entering])
+            )
+            for owner, prompt, settings in self._entering:
+                self._rows += [self._row(owner, prompt, settings, sample) for sample in prompt.samples]
+            self._entering = []
+        if not states:
+            return []
+        self._choose_tokens(self.decoder.logits(torch.cat(states)))
+        stepped = self._rows
+        self._compact([row.text is None for row in stepped])
+        return stepped
+
+    @torch.inference_mode()
+    def probabilities(self, prompt: Sequence[int], beginnings: Sequence[Sequence[int]]) -> list[float]:
+        """For each beginning, given as token ids, the probability that a response to the prompt begins with exactly
+        these tokens: Π p(token | prompt, the tokens before it), at temperature 1."""
+        decoder = self.decoder.empty_copy()
+        logits_VB = decoder.logits(decoder.append([self._after_prefix(prompt)], [len(beginnings)]))
+        logprobs = [0.0] * len(beginnings)
+        for position in range(max(map(len, beginnings))):
+            if position:
+                earlier = [tokens[min(position, len(tokens)) - 1] for tokens in beginnings]
+                logits_VB = decoder.logits(decoder.step(earlier))
+            totals_B = log_sum_exp(logits_VB)
+            for row, tokens in enumerate(beginnings):
+                if position < len(tokens):
+                    logprobs[row] += float(logits_VB[tokens[position], row].float() - totals_B[row])
+        return [math.exp(logprob) for logprob in logprobs]
+
+    def _row(self, owner: Any, prompt: EncodedPrompt, settings: DecodingSettings, sample: int) -> BatchRow:
+        # A text seed is hashed alike by every version of Python.
+        generator = random.Random(f"{settings.sampling.seed} {prompt.key} {sample}")
+        return BatchRow(owner, sample, prompt.ids, settings, generator, Detokenizer(self.loaded.tokenizer))
+
+    def _after_prefix(self, ids: Sequence[int]) -> list[int]:
+        return list(ids[self.decoder.shared.length :])
+
+    def _compact(self, stays: Sequence[bool]) -> None:
+        order = compact_order(stays)
+        self.decoder.reorder(order)
+        self._rows = [self._rows[row] for row in order]
+
+    def _choose_tokens(self, logits_VB: torch.Tensor) -> None:
+        """Choose the next token of each row, and finish the rows that it ends."""
+        for indices in self._by_settings():
+            rows = [self._rows[index] for index in indices]
+            part_VB = logits_VB if len(rows) == len(self._rows) else logits_VB[:, indices]
+            for row, token in zip(rows, _next_tokens(rows, part_VB), strict=True):
+                self._add_token(row, token)
+
+    def _by_settings(self) -> list[list[int]]:
+        """The indices of the rows, grouped by how their tokens are chosen."""
+        groups: list[list[int]] = []
+        for index, row in enumerate(self._rows):
+            for group in groups:
+                first = self._rows[group[0]].settings
+                if row.settings is first or row.settings.same_choice(first):
+                    group.append(index)
+                    break
+            else:
+                groups.append([index])
+        return groups
+
+    def _add_token(self, row: BatchRow, token: int) -> None:
+        if token in self.end_ids:
+            row.text = row.partial_text
+            return
+        text = row.detokenizer.add(token)
+        row.text = row.settings.finish(text, row.detokenizer.unchanged)
+        if row.text is not None:
+            del row.ids[tokens_needed(self.loaded.tokenizer, row.ids, row.text) :]
+        elif len(row.ids) >= min(row.settings.sampling.max_new_tokens, self.context - len(row.prompt)):
+            row.text, row.at_length_limit = row.partial_text, True
+
+
+def _next_tokens(rows: Sequence[BatchRow], logits_VB: torch.Tensor) -> list[int]:
+    """The next token of each row."""
+    sampling = rows[0].settings.sampling
+    penalise_repetition(logits_VB, ([*row.prompt, *row.ids] for row in rows), sampling.repetition_penalty)
+    suppress_tokens(
+        logits_VB, (row.settings.suppress(row.partial_text) if row.settings.suppress else () for row in rows)
+    )
+    if sampling.greedy:
+        tokens_B = greedy_tokens(logits_VB)
+    else:
+        tokens_B = sample_tokens(logits_VB, sampling, [row.random.random() for row in rows])
+    tokens: list[int] = tokens_B.tolist()
+    return tokens
