@@ -119,6 +119,10 @@ class Question(Row):
     tool: Literal["required"] | None = None
     """`required` where only a tool can know the answer (stock, prices, time): the question counts as needing it and
     is never known, whatever the model says"""
+    turn: Count | None = None
+    """of a second turn: its number among those over one output, from 1"""
+    first_turn: str | None = None
+    """of a second turn: the id of the question whose call gave the output"""
 
     @model_validator(mode="before")
     @classmethod
@@ -228,6 +232,10 @@ class LabeledQuestion(Row):
     task: str | None = None
     """as in questions"""
     answer: str | list[str] = ""
+    """as in questions"""
+    turn: Count | None = None
+    """as in questions"""
+    first_turn: str | None = None
     """as in questions"""
 
     @property

@@ -139,7 +139,7 @@ def test_a_second_turn_goes_with_its_call(tmp_path: Path) -> None:
         "output": "Neptune",
     }
     rows = [
-        {**turn, "id": "q-1/2", "task": "second-turn", "answer": "Neptune"},
+        {**turn, "id": "q-1/2", "turn": 2, "first_turn": "q-1", "task": "second-turn", "answer": "Neptune"},
         {**asked, "output": "WikiSearch(Triton)"},
     ]
     (row,) = out(tmp_path, rows, "qa", "messages")

@@ -151,7 +151,7 @@ def reading(row: LabeledQuestion, tool: Tool, output: str, answer: str, turn: in
         return None
     fields = again[0].model_dump(include=READING_FIELDS & {*told, "task"})
     if row.id:
-        fields["id"] = f"{row.id}/{turn}"
+        fields |= {"id": f"{row.id}/{turn}", "turn": turn, "first_turn": row.id}
     texts = {"instruction": again[0].instruction, "input": again[0].input, "output": answer}
     return LabeledQuestion.model_validate(fields | texts)
 

@@ -19,11 +19,11 @@ from typing import Any, Literal, get_args
 
 from trice.datasets.published import from_candidates, is_published, to_candidates
 from trice.errors import InputError
-from trice.stages.conversations import LeftOut, asked, reading, said
+from trice.stages.conversations import LeftOut, Message, asked, reading, said
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import Sources, TaskLike, Tasks
 from trice.tools.call_text import function_schema
-from trice.tools.second_turn import SECOND_TURN, split_context
+from trice.tools.second_turn import split_context
 from trice.types import Candidate, Candidates, LabeledQuestion, Row
 
 Form = Literal["completion", "messages", "preference", "published"]
@@ -102,45 +102,43 @@ def _prompt(task: TaskLike, instruction: str, input: str) -> dict[str, Any]:
 
 
 def _labeled(tasks: Tasks, rows: Sequence[LabeledQuestion]) -> Iterator[dict[str, Any]]:
-    """Each row as prompt and completion, second turns with the calls they belong to."""
+    """Each row as prompt and completion. A second turn becomes a part of the conversation that it belongs to."""
     turns = defaultdict(list)
     for row in rows:
-        if row.task == SECOND_TURN:
-            turns[row.dataset, row.id.rpartition("/")[0]].append(row)
+        if row.first_turn is not None:
+            turns[row.dataset, row.first_turn].append(row)
     made = []
     joined = set()
     for row in rows:
         task = _task(tasks, row)
-        completion, turn = [said(task.tools, row.output)], {}
+        first = said(task.tools, row.output)
+        completion, turn = [first], {}
         for second in turns[row.dataset, row.id] if row.id else ():
-            over = _over(task, row, second)
-            if over is not None and id(second) not in joined:
-                name = completion[0]["tool_calls"][0]["function"]["name"]
-                completion += [
-                    {"role": "tool", "name": name, "content": over},
-                    {"role": "assistant", "content": second.output},
-                ]
-                turn = {"reading_turn": int(second.id.rpartition("/")[2])}
+            result = _tool_result(task, row, first, second)
+            if result is not None and id(second) not in joined:
+                completion += [result, {"role": "assistant", "content": second.output}]
+                turn = {"reading_turn": second.turn}
                 joined.add(id(second))
                 break
         fields = row.model_dump(mode="json", exclude={"instruction", "input", "output"}, exclude_unset=True)
-        made.append(
-            (row, _prompt(task, row.instruction, row.input) | {"completion": completion} | fields | turn)
-        )
+        prompt = _prompt(task, row.instruction, row.input)
+        made.append((row, prompt | {"completion": completion} | fields | turn))
     return (line for row, line in made if id(row) not in joined)
 
 
-def _over(task: TaskLike, row: LabeledQuestion, second: LabeledQuestion) -> str | None:
-    """The tool's output over which a second turn asks, where nothing of that row would be lost; else None."""
-    call = said(task.tools, row.output).get("tool_calls", [{}])[0].get("function", {"name": None})["name"]
-    tool = next((tool for tool in task.tools if tool.name == call), None)
-    turn = second.id.rpartition("/")[2]
-    if tool is None or not turn.isdecimal():
+def _tool_result(
+    task: TaskLike, row: LabeledQuestion, first: Message, second: LabeledQuestion
+) -> Message | None:
+    """The tool's message before a second turn, if import can make the same second turn of it; else None."""
+    called = [call["function"]["name"] for call in first.get("tool_calls", ())]
+    tool = next((tool for tool in task.tools if tool.name in called), None)
+    if tool is None or second.turn is None:
         return None
-    outputs = split_context(
-        second.input
-    )  # a passage stands in the context's place, a translation in the question's
-    return next((out for out in outputs if reading(row, tool, out, second.output, int(turn)) == second), None)
+    # A passage is the context of the second turn, a translation its question.
+    for output in split_context(second.input):
+        if reading(row, tool, output, second.output, second.turn) == second:
+            return {"role": "tool", "name": tool.name, "content": output}
+    return None
 
 
 def _pairs(tasks: Tasks, row: Candidates, left: LeftOut) -> list[dict[str, Any]]:

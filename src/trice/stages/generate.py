@@ -285,8 +285,8 @@ def open_engine(spec: ModelSpec) -> Engine:
 
 def content_key(question: Question) -> str:
     """Stands for all that a question says."""
-    # A required tool changes nothing of how a question is asked, and so nothing that is drawn.
-    text = question.model_dump_json(exclude={*GRADED, "tool"})
+    # These fields change nothing of how a question is asked, and so nothing that is sampled.
+    text = question.model_dump_json(exclude={*GRADED, "tool", "turn", "first_turn"})
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -34,7 +34,7 @@ from trice.types import LabeledQuestion, Outcome, Question, Response
 
 # What is known of the base model's response, or of an earlier label: not the question's own fields.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)
-READING_FIELDS = {"id", "dataset", "task", "answer"}
+READING_FIELDS = {"id", "dataset", "task", "answer", "turn", "first_turn"}
 MAX_SHOWN = 200  # characters of a wrong answer in a reason
 
 

@@ -27,7 +27,8 @@ def second_turn_question(question: Question, context: str, asked: str, turn: int
         "instruction": SECOND_TURN_INSTRUCTION,
         "input": with_context(context, asked),
     }
-    return question.model_copy(update={"id": f"{question.id}/{turn}", **form})
+    names = {"id": f"{question.id}/{turn}", "turn": turn, "first_turn": question.id}
+    return question.model_copy(update=names | form)
 
 
 def with_context(context: str, asked: str) -> str:
