@@ -201,7 +201,7 @@ def evaluate(
         task: A `trice.Task` or the name of one that ships.
         base: The name of the base model. It is asked with tools withheld, which says for every question whether it
             needs a tool. Without it, the first model without an adapter.
-        few_shot: Worked examples for the base model, the same as for `trice.split`.
+        few_shot: Worked examples for the base model, or for a single model; give the same as to `trice.split`.
         tool_choice: Of the other models: `auto`, `none` or `required`.
         output: A folder that keeps the responses.
         sampling: As for `trice.generate`. Greedy without it.
@@ -233,7 +233,7 @@ def evaluate(
     with working_folder(output) as folder:
         found = {}
         for name, model in named.items():
-            how: dict[str, Any] = {"few_shot": few_shot if name == base else None}
+            how: dict[str, Any] = {"few_shot": few_shot if name == base or len(named) == 1 else None}
             how["tool_choice"] = "none" if name == base else tool_choice
             loaded, responses = model.loaded, folder / _safe(name) / "responses.json"
             found[name] = graded(model, rows, task, responses, **how, **sampling)
