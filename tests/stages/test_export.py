@@ -20,7 +20,7 @@ from trice.storage.files import read_rows
 from trice.tasks import SECOND_TURN_INSTRUCTION
 from trice.tasks.math import INSTRUCTION
 from trice.tasks.word_judge import QA
-from trice.types import LabeledQuestion
+from trice.types import LabeledQuestion, Question
 
 LOCAL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 USER = {"role": "user", "content": "What is 3 times 19?"}
@@ -485,7 +485,31 @@ def test_an_answer_over_a_calculators_output_is_told_of(
         said("It is 57."),
     ]
     assert back(tmp_path, [{"messages": messages}]) == [labelled("calculator(3*19)")]
-    assert "its answer over the output of calculator" in capsys.readouterr().err
+    assert "the output of calculator is the answer" in capsys.readouterr().err
+
+
+def test_conversations_become_questions_that_a_recipe_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"type": "function", "function": {"name": "calculator", "arguments": {"expression": "3*19"}}}
+    called = {"role": "assistant", "content": "", "tool_calls": [call]}
+    rows = [
+        {"messages": [USER, called, {"role": "tool", "content": "57"}, said("It is 57.")]},
+        {"messages": [USER, said("57")], "id": "b-1"},
+        {"messages": [USER, called]},
+    ]
+    theirs, ours = write(tmp_path / "chats.jsonl", rows), tmp_path / "questions.jsonl"
+    code, shown, error = command(
+        capsys, "import", "--form", "questions", "--data", theirs, "--output", ours
+    )
+    assert (code, shown) == (0, f"2 rows in {ours}, from 3 (1 left out)\n")
+    assert "a call without its result" in error[0]
+    first, second = read_rows(ours, Question)
+    assert (first.id, first.input, first.answer) == ("chats-1", USER["content"], "It is 57.")
+    assert (first.model_extra or {})["expression"] == "3*19"
+    assert (second.id, second.answer) == ("b-1", "57")
+    with pytest.raises(InputError, match=r"chats.jsonl:1: is a chat row.*trice import --form questions"):
+        read_rows(theirs, Question)
 
 
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -494,7 +518,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said, _ = command(capsys, "export", "--data", ours, "--output", theirs)
     assert (code, said) == (0, f"1 rows in {theirs}\n")
     code, said, _ = command(capsys, "import", "--data", theirs, "--output", again)
-    assert (code, said) == (0, f"1 rows in {again}\n")
+    assert (code, said) == (0, f"1 rows in {again}, from 1 (0 left out)\n")
     assert read_rows(again, LabeledQuestion) == read_rows(ours, LabeledQuestion)
 
 

@@ -14,18 +14,19 @@ from trice.api.models import Model
 from trice.api.stages import graded
 from trice.errors import InputError
 from trice.progress import notice
-from trice.storage.files import validate, write_rows
+from trice.storage.files import read_rows, validate, write_rows
 from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
 
 if TYPE_CHECKING:
     from trice.tasks import TaskLike
 
 Reward = Callable[[Question, Response], float]
+Examples = str | Path | Iterable[Response | LabeledQuestion | Mapping[str, Any]]
 
 
 def clone(
     model: Model,
-    examples: Iterable[Response | LabeledQuestion | Mapping[str, Any]],
+    examples: Examples,
     task: str | TaskLike,
     *,
     seed: int = 0,
@@ -39,7 +40,8 @@ def clone(
     Args:
         model: A local base model.
         examples: `known + labels`: responses of `trice.split`, which are targets themselves, labels of
-            `trice.label`, and mappings of `instruction`, `input` and `output`.
+            `trice.label`, and mappings of `instruction`, `input` and `output`; or a file of such rows, such as
+            `trice label` and `trice import` write.
         task: A `trice.Task` or the name of one that ships.
         seed: Of the order of examples and of the adapter's first weights.
         output: A folder for the adapter and its checkpoints.
@@ -200,12 +202,14 @@ def _ranked(drawn: Sequence[Response], cost: float, reward: Reward | None) -> li
 
 
 def _targets(
-    examples: Iterable[Response | LabeledQuestion | Mapping[str, Any]], task: str | TaskLike
+    examples: Examples, task: str | TaskLike
 ) -> list[LabeledQuestion]:
     """The targets of stage 1. Where only a tool can know the answer, none is taught without a call."""
     from trice.stages.mix import known_target
     from trice.tasks import Tasks
 
+    if isinstance(examples, str | Path):
+        return read_rows(Path(examples), LabeledQuestion)
     tasks, rows = Tasks(task), []
     for number, row in enumerate(examples, start=1):
         if isinstance(row, Response):

@@ -69,8 +69,17 @@ def export(
 
 
 @app.command("import", rich_help_panel=DATA)
-def import_(data: o.Data, output: o.Output, task: o.Task = "math", tool: o.Tools = None) -> None:
-    """Read data in a form of TRL as labeled questions, or preference pairs as candidates."""
+def import_(
+    data: o.Data,
+    output: o.Output,
+    task: o.Task = "math",
+    form: Annotated[
+        str | None,
+        typer.Option(help="questions: for `trice run` and `trice split`, with the last answer as the gold answer"),
+    ] = None,
+    tool: o.Tools = None,
+) -> None:
+    """Read chat rows or data in a form of TRL as labeled questions, preference pairs as candidates."""
     from trice.stages.import_data import import_ as stage
 
-    print(f"{stage(data, output, task, tools=o.sources(tool))} rows in {output}")
+    print(stage(data, output, task, form=form, tools=o.sources(tool)))

@@ -37,13 +37,17 @@ class Unfit(Exception):
 
 
 class LeftOut:
-    """Rows that are left out: how many for each reason, and where the first stands."""
+    """Rows that are left out: how many for each reason, and the place of the first."""
 
     def __init__(self) -> None:
         self._where: dict[str, list[str]] = defaultdict(list)
 
     def add(self, reason: str, where: str) -> None:
         self._where[reason].append(where)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self._where.values()))
 
     def tell(self) -> None:
         """One notice for each reason."""

@@ -2,7 +2,8 @@
 
 `prompt` with `completion`, and `messages`, become labeled questions. `prompt` with `chosen` and `rejected` (or these
 with the prompt in them) become candidates, all pairs of one prompt together. Each field may hold messages or plain
-text. A call must be of a tool of the task, since everything that is trained on can be executed. Images, conversations
+text. With the form `questions` a conversation becomes a question instead: its last answer is the gold answer, and the
+arguments of its call are the `expression`. A call must be of a tool of the task, since everything that is trained on can be executed. Images, conversations
 of several questions and answers that are not wanted (`label` false) are not covered: such rows are left out, and a
 notice gives the reason and the place of the first.
 """
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError
+from trice.formats.calls import read
+from trice.progress import notice
 from trice.stages.conversations import LeftOut, Message, Unfit, check_messages, exchange, question, reading
 from trice.stages.export_data import COLUMNS, INDEX, TAKEN
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import Sources, TaskLike, Tasks
-from trice.types import Candidates, LabeledQuestion, Row
+from trice.types import Candidates, LabeledQuestion, Question, Row
 
 SIDES = ("chosen", "rejected")
 PAIR_COLUMNS = {f"{column}_{side}" for column in (*COLUMNS.values(), INDEX) for side in SIDES}
@@ -36,21 +39,29 @@ class Pair(NamedTuple):
     where: str
 
 
-def import_(data: Path, output: Path, task: str, *, tools: Sources | None = None) -> int:
-    """Write `data` to `output` as rows of stage 1 or, where it holds preferences, of stage 2; returns how many.
+def import_(
+    data: Path, output: Path, task: str, *, form: str | None = None, tools: Sources | None = None
+) -> str:
+    """Write `data` to `output` as labeled questions or, if it holds preferences, as candidates; with the form
+    `questions` as questions. Returns a line that counts the rows.
 
     A row without a system message gets the task's instruction. `score_chosen` and `score_rejected` become the
     candidates' rewards; without them, a reward is the length of the longest chain of pairs below the candidate.
     Raises InputError for rows of another form, and if no row is left."""
     check_output(output, data)
+    if form not in (None, "questions"):
+        raise InputError(f"--form '{form}' is not valid; choose questions, or leave it out")
     rows, tasks, left = read_rows(data, Row), Tasks(task, tools), LeftOut()
-    made: Sequence[LabeledQuestion] | Sequence[Candidates]
-    made = _candidates(tasks, rows, left) if "chosen" in _fields(rows[0]) else _labeled(tasks, rows, left)
+    made: Sequence[LabeledQuestion] | Sequence[Candidates] | Sequence[Question]
+    if form:
+        made = _questions(tasks, rows, left, data.stem)
+    else:
+        made = _candidates(tasks, rows, left) if "chosen" in _fields(rows[0]) else _labeled(tasks, rows, left)
     left.tell()
     if not made:
         raise InputError(f"{data}: no row can be expressed")
     write_rows(output, (row.model_dump(mode="json", exclude_unset=True) for row in made))
-    return len(made)
+    return f"{len(made)} rows in {output}, from {len(rows)} ({left.count} left out)"
 
 
 def _fields(row: Row) -> dict[str, Any]:
@@ -70,6 +81,28 @@ def _labeled(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[LabeledQu
             made += _taught(tasks, row, prompt, completion, left)
         except Unfit as reason:
             left.add(str(reason), row.where)
+    return made
+
+
+def _questions(tasks: Tasks, rows: Sequence[Row], left: LeftOut, name: str) -> list[Question]:
+    """The question of each conversation. A missing `id` is made from the file's name and the row's number."""
+    made = []
+    for number, row in enumerate(rows, start=1):
+        prompt, completion = _conversation(row)
+        fields = {"id": f"{name}-{number}", **_fields(row)}
+        try:
+            task, instruction, input = _asked(tasks, row, prompt)
+            text, tool, output, answer = exchange(task.tools, completion)
+            value = {"instruction": instruction, "input": input, "answer": answer or output or text}
+            if tool and not output:
+                raise Unfit("a call without its result, so that the answer is not known")
+        except Unfit as reason:
+            left.add(str(reason), row.where)
+            continue
+        if tool and (written := read(text, {tool.name: tool.parse}).written):
+            value["expression"] = written[written.index("(") + 1 : -1]
+        kept = {key: each for key, each in fields.items() if key not in TAKEN}
+        made.append(validate(Question, value | kept, row.where))
     return made
 
 
@@ -128,7 +161,7 @@ def _taught(
         raise InputError(f"{row.where}: field 'reading_turn': not a whole number")
     second = reading(made, tool, output, answer, turn)
     if second is None:
-        left.add(f"only its answer over the output of {tool.name}, which is the answer itself", row.where)
+        notice(f"{row.where}: the output of {tool.name} is the answer, so the answer after it is not trained on")
     return [made, second] if second else [made]
 
 
