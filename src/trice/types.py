@@ -132,7 +132,9 @@ class Question(Row):
             return value
         given = {name: value[name] for name in ("input", "question") if value.get(name) is not None}
         if not given and ("messages" in value or "prompt" in value):
-            raise ValueError("is a chat row, not a question; `trice import --form questions` converts such rows")
+            raise ValueError(
+                "is a chat row, not a question; `trice import --form questions` converts such rows"
+            )
         texts = {name: text for name, text in given.items() if str(text).strip()}
         if len(texts) == 2 and len(set(map(str, texts.values()))) == 2:
             raise ValueError("fields 'input' and 'question' are two different questions; keep one of them")

@@ -499,9 +499,7 @@ def test_conversations_become_questions_that_a_recipe_takes(
         {"messages": [USER, called]},
     ]
     theirs, ours = write(tmp_path / "chats.jsonl", rows), tmp_path / "questions.jsonl"
-    code, shown, error = command(
-        capsys, "import", "--form", "questions", "--data", theirs, "--output", ours
-    )
+    code, shown, error = command(capsys, "import", "--form", "questions", "--data", theirs, "--output", ours)
     assert (code, shown) == (0, f"2 rows in {ours}, from 3 (1 left out)\n")
     assert "a call without its result" in error[0]
     first, second = read_rows(ours, Question)

@@ -201,9 +201,7 @@ def _ranked(drawn: Sequence[Response], cost: float, reward: Reward | None) -> li
     return found
 
 
-def _targets(
-    examples: Examples, task: str | TaskLike
-) -> list[LabeledQuestion]:
+def _targets(examples: Examples, task: str | TaskLike) -> list[LabeledQuestion]:
     """The targets of stage 1. Where only a tool can know the answer, none is taught without a call."""
     from trice.stages.mix import known_target
     from trice.tasks import Tasks

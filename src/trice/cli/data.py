@@ -75,7 +75,9 @@ def import_(
     task: o.Task = "math",
     form: Annotated[
         str | None,
-        typer.Option(help="questions: for `trice run` and `trice split`, with the last answer as the gold answer"),
+        typer.Option(
+            help="questions: for `trice run` and `trice split`, with the last answer as the gold answer"
+        ),
     ] = None,
     tool: o.Tools = None,
 ) -> None:

@@ -161,7 +161,9 @@ def _taught(
         raise InputError(f"{row.where}: field 'reading_turn': not a whole number")
     second = reading(made, tool, output, answer, turn)
     if second is None:
-        notice(f"{row.where}: the output of {tool.name} is the answer, so the answer after it is not trained on")
+        notice(
+            f"{row.where}: the output of {tool.name} is the answer, so the answer after it is not trained on"
+        )
     return [made, second] if second else [made]
 
 
