@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows, read_jsonl
-from trice.datasets.expressions import MAX_LENGTH, NUMBER, Step, equal, number, tidy
+from trice.datasets.expressions import MAX_LENGTH, NUMBER, SolutionStep, equal, number, tidy
 from trice.types import Question
 
 NAME = "GSM8K"
@@ -34,23 +34,23 @@ def from_hub(splits: HubRows) -> Parts:
     return {part: hub_rows(splits, part, part) for part in FILES}
 
 
-def written(line: str) -> list[Step]:
+def written(line: str) -> list[SolutionStep]:
     """The equations written out in a line of a solution, units left out, as far as they hold."""
     line = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", line)
     line = re.sub(r"(?<=[0-9) ])[xX×](?=[ $(0-9])", "*", line).replace("−", "-").replace("÷", "/")
     line = re.sub(r"[A-Za-z]+(?:[/-][A-Za-z]+)*|[$%]", " ", line)
-    return [Step(*found) for found in WRITTEN.findall(line) if equal(*found)]
+    return [SolutionStep(*found) for found in WRITTEN.findall(line) if equal(*found)]
 
 
-def steps(solution: str) -> list[Step]:
+def steps(solution: str) -> list[SolutionStep]:
     """The steps of a worked solution in order: each line's marked ones, else those written out in it."""
-    found: list[Step] = []
+    found: list[SolutionStep] = []
     for line in solution.splitlines():
-        found += [Step(*pair) for pair in MARKED.findall(line)] or written(line)
+        found += [SolutionStep(*pair) for pair in MARKED.findall(line)] or written(line)
     return found
 
 
-def compose(worked: Sequence[Step]) -> list[str | None]:
+def compose(worked: Sequence[SolutionStep]) -> list[str | None]:
     """Each step with its operands traced back to the numbers of the problem.
 
     An operand that equals an earlier step's result becomes that step's own composed expression: the most
