@@ -162,7 +162,7 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
         ("task=qa", "data set 'sums': is of task 'math', not 'qa'; see 'mix'"),
         (f"data=[{DATA[2]}]", "key 'data': there is nothing to train on"),
         ("tools={WikiFind: index}", "unknown tool 'WikiFind'"),
-        ("tools={WikiSearch: nowhere}", "nowhere: no index is here"),
+        ("tools={WikiSearch: nowhere}", "nowhere: there is no index in this folder"),
         ("tools={calculator: index}", "tool 'calculator': takes no source"),
         (f"data=[{DATA[0].replace('math', 'cooking')}]", "unknown task 'cooking'"),
         (f"data=[{DATA[1].replace('qa', 'math').replace('lands.', 'words.')}]", "words.jsonl:1: field 'answer'"),

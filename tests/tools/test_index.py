@@ -104,7 +104,7 @@ def test_a_corpus_becomes_an_index(tmp_path: Path) -> None:
     assert list(read_passages(source)) == [*PASSAGES, Passage("", "no title")]
     assert index(source, tmp_path / "out") == f"5 passages in {tmp_path / 'out'}"
     assert PassageIndex(tmp_path / "out").search("titles", 1) == [Passage("", "no title")]
-    with pytest.raises(InputError, match="out: is there already"):
+    with pytest.raises(InputError, match="out: already exists"):
         index(source, tmp_path / "out")
 
 
@@ -171,7 +171,7 @@ def cut(path: Path) -> None:
 
 
 def test_a_damaged_index_is_refused_in_one_line(birds: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nosuch: no index is here"):
+    with pytest.raises(InputError, match="nosuch: there is no index in this folder"):
         PassageIndex(tmp_path / "nosuch")
     whole = {path.name: path.read_bytes() for path in birds.iterdir()}
     for name in whole:
@@ -185,5 +185,5 @@ def test_a_damaged_index_is_refused_in_one_line(birds: Path, tmp_path: Path) -> 
     assert PassageIndex(birds).search("kestrel", 1) == [PASSAGES[0]]
     manifest = json.loads(whole[MANIFEST])
     (birds / MANIFEST).write_text(json.dumps(manifest | {"form": 99}))
-    with pytest.raises(InputError, match="an index of form 99"):
+    with pytest.raises(InputError, match="the index has format 99"):
         PassageIndex(birds)

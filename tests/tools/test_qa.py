@@ -134,7 +134,7 @@ def test_a_question_is_bounded_and_a_source_must_be_there(index: str, tmp_path: 
         assert calls.read(f"QA({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
     with pytest.raises(InputError, match="neither a folder with a model"):
         load_tool("QA", f"{tmp_path / 'none'}#{index}").check()
-    with pytest.raises(InputError, match="no index is here"):
+    with pytest.raises(InputError, match="there is no index in this folder"):
         load_tool("QA", f"{small_models.bert(tmp_path)}#{tmp_path}").check()
 
 

@@ -1,4 +1,4 @@
-"""The retriever: passages given with a question, and where it turns without them."""
+"""The retriever: it searches the passages of a question, or WikiSearch if there are none."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ def test_outputs_of_other_passages_are_kept_apart() -> None:
 
 @pytest.mark.parametrize("wrong", ["text", [1], [{"title": "no text"}], {"text": "x"}, 5])
 def test_passages_of_another_form_are_refused_by_name(wrong: object) -> None:
-    with pytest.raises(InputError, match="field 'passages': not a list of title and text"):
+    with pytest.raises(InputError, match="field 'passages': not a list of objects with title and text"):
         Retriever().for_question(question(passages=wrong))

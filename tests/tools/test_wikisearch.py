@@ -176,7 +176,7 @@ def test_a_query_is_bounded_and_a_source_must_be_there(tmp_path: Path) -> None:
     tool = load_tool("WikiSearch", "http://127.0.0.1:9/never-asked")
     for written in ("''", "x" * 301):
         assert calls.read(f"WikiSearch({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
-    with pytest.raises(InputError, match="no index is here"):
+    with pytest.raises(InputError, match="there is no index in this folder"):
         load_tool("WikiSearch", str(tmp_path)).check()
     with pytest.raises(InputError, match="tool 'calculator': takes no source"):
         load_tool("calculator", "x")

@@ -62,12 +62,10 @@ def index(source: Path, output: Path) -> str:
     Every line of a JSONL file is checked first. Raises InputError for one that does not fit, or where
     `output` is there already."""
     if output.exists():
-        raise InputError(f"{output}: is there already; remove it, or choose another folder")
+        raise InputError(f"{output}: already exists; remove it, or choose another folder")
     # Unpacking a dump twice would take as long as indexing it.
     total = 0 if is_dump(source) else sum(1 for _ in read_passages(source))
-    return (
-        f"{build_index(read_passages(source, told=not is_dump(source)), output, total)} passages in {output}"
-    )
+    return f"{build_index(read_passages(source, notify=is_dump(source)), output, total)} passages in {output}"
 
 
 def raw_row(question: Question) -> dict[str, Any]:
