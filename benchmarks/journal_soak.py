@@ -24,7 +24,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trice.storage.run_store import Journal, journal_path, standing
+from trice.storage.row_state import journal_path, read_state
+from trice.storage.row_store import RowStore
 
 SETTINGS = {"soak": 1}
 
@@ -40,16 +41,16 @@ def row(number: int) -> dict[str, Any]:
 
 def write(output: Path, rows: int) -> int:
     """Store what is missing, saying so; gives how many rows that were."""
-    with Journal(output, SETTINGS, rows) as journal:
-        keys = {journal.key(number): number for number in range(rows)}
-        left = [key for key in keys if key not in journal]
+    with RowStore(output, SETTINGS, rows) as store:
+        keys = {store.key(number): number for number in range(rows)}
+        left = [key for key in keys if key not in store]
         sizes = random.Random(len(left))
         done = 0
         while done < len(left):
             batch = left[done : done + sizes.randint(1, 64)]
             os.write(1, f"begun {len(batch)}\n".encode())
             time.sleep(0.002)  # what answers takes its time too
-            journal.add({key: row(keys[key]) for key in batch})
+            store.add({key: row(keys[key]) for key in batch})
             os.write(1, f"stored {len(batch)}\n".encode())
             done += len(batch)
     return len(left)
@@ -88,8 +89,8 @@ def soak(output: Path, rows: int) -> dict[str, int]:
     result = Counter(rows=rows)
     before = 0
     for told in killed_again_and_again(output, rows, random.Random(2)):
-        ledger = standing(output)
-        there = len(ledger.rows) if ledger else 0
+        state = read_state(output)
+        there = len(state.rows) if state else 0
         result["processes"] += 1
         result["lost"] += max(0, before + told["stored"] - there)
         result["not stored when killed"] += told["begun"] - told["stored"]
@@ -116,8 +117,8 @@ def main() -> None:
             f"{time.perf_counter() - start:.1f} s with kills:",
             ", ".join(f"{k} {v}" for k, v in found.items()),
         )
-        with Journal(output, SETTINGS, rows) as journal:
-            journal.finish(journal.rows[journal.key(number)] for number in range(rows))
+        with RowStore(output, SETTINGS, rows) as store:
+            store.finish(store.rows[store.key(number)] for number in range(rows))
         whole = "".join(json.dumps(row(number), ensure_ascii=False) + "\n" for number in range(rows))
         assert output.read_text(encoding="utf-8") == whole
         assert found["lost"] == found["twice in the file"] == found["missing in the end"] == 0
@@ -128,13 +129,13 @@ def main() -> None:
 
 def _speed(output: Path, rows: int, size: int) -> float:
     """Rows a second into a new journal, so many at a time."""
-    with Journal(output, {"size": size}, rows) as journal:
+    with RowStore(output, {"size": size}, rows) as store:
         batches = [
-            {journal.key(n): row(n) for n in range(i, min(rows, i + size))} for i in range(0, rows, size)
+            {store.key(n): row(n) for n in range(i, min(rows, i + size))} for i in range(0, rows, size)
         ]
         start = time.perf_counter()
         for batch in batches:
-            journal.add(batch)
+            store.add(batch)
         took = time.perf_counter() - start
     return rows / took
 

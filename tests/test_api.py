@@ -226,7 +226,7 @@ def test_with_an_output_a_finished_call_does_nothing_and_its_adapter_is_loaded_b
         for _ in range(2)
     ]
     assert halves[0] == halves[1]
-    assert "finished already" in capsys.readouterr().err
+    assert "is finished" in capsys.readouterr().err
     labels = trice.label(halves[0].unknown, task, output=tmp_path / "label")
     trained = [trice.clone(model, labels, task, output=tmp_path / "stage-1", **FAST) for _ in range(2)]
     assert "already trained with these settings" in capsys.readouterr().err

@@ -145,7 +145,7 @@ def test_every_stage_is_a_command(trice: Run, five: Path, tmp_path: Path) -> Non
 
 def test_a_run_and_its_report(trice: Run, five: Path, tmp_path: Path) -> None:
     words = ["run", "demo", f"model={five}", "data=[{dataset: starter, train: 4, test: 2}]"]
-    words += ["evaluate.settings=[zero-shot]", f"output={tmp_path / 'run'}", "device=cpu", "dtype=float32"]
+    words += ["evaluate.conditions=[zero-shot]", f"output={tmp_path / 'run'}", "device=cpu", "dtype=float32"]
     code, out, _ = trice(*words)
     assert code == 0
     assert out.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
@@ -396,7 +396,7 @@ def test_ctrl_c_keeps_what_is_done(trice: Run, five: Path, tmp_path: Path) -> No
     finished = partial.read_bytes().count(b"\n") - 1
     assert 4 <= finished < 200
     code, _, lines = trice(*words)
-    assert (code, lines[0]) == (0, f"{output}: going on after {finished} finished rows")
+    assert (code, lines[0]) == (0, f"{output}: resuming after {finished} finished rows")
     assert len(read(output)) == 200
 
 

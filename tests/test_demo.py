@@ -18,7 +18,7 @@ SMALL = [
     f"data=[{', '.join(f'{{dataset: {name}, train: 8, test: 3}}' for name in SETS)}]",
     "clone.batch_size=4",
     "max_new_tokens=24",
-    "evaluate.settings=[zero-shot, stage-1, never, always]",  # the tutorial's test has stage 2
+    "evaluate.conditions=[zero-shot, stage-1, never, always]",  # the tutorial's test has stage 2
 ]
 
 

@@ -36,7 +36,9 @@ def test_what_the_recipe_asks_for_counts() -> None:
 
     whole = asked()
     assert (
-        asked("evaluate.settings=[zero-shot, stage-1]") < asked("evaluate.settings=[zero-shot, both]") < whole
+        asked("evaluate.conditions=[zero-shot, stage-1]")
+        < asked("evaluate.conditions=[zero-shot, both]")
+        < whole
     )
     assert asked("clone.epochs=4") > whole
     # once more as many training questions, once more the work for them

@@ -20,8 +20,10 @@ from pydantic import BaseModel
 
 from tiny import forked, killed, read, same_after_kills, tree
 from trice.errors import InputError, TriceError
-from trice.storage.files import differences, digest, read_rows, write_rows, write_text
-from trice.storage.run_store import Journal, journal_path
+from trice.storage.files import digest, read_rows, write_rows, write_text
+from trice.storage.inputs import differences
+from trice.storage.row_state import journal_path
+from trice.storage.row_store import RowStore
 from trice.types import Question
 
 GOOD = '{"id": "A_1", "question": "q", "answer": "4"}'
@@ -145,17 +147,17 @@ def work(
     output: Path, settings: dict[str, object], rows: int = 5, bad: Sequence[int] = (), **how: bool
 ) -> int:
     """A stage in small: of `rows` rows the `bad` ones fail. Gives how many were worked on."""
-    with Journal(output, settings, rows, **how) as journal:
-        if journal.finished:
+    with RowStore(output, settings, rows, **how) as store:
+        if store.is_finished:
             return 0
-        keys = {number: journal.key({"question": number}, 0) for number in range(rows)}
-        left = [n for n, key in keys.items() if key not in journal and key not in journal.failed]
+        keys = {number: store.key({"question": number}, 0) for number in range(rows)}
+        left = [n for n, key in keys.items() if key not in store and key not in store.failed]
         for number in left:
             if number in bad:
-                journal.fail(keys[number], "no reply")
+                store.fail(keys[number], "no reply")
             else:
-                journal.add({keys[number]: Note(text=f"rów {number}\n", number=number or None)})
-        journal.finish(journal.rows[key] for key in keys.values() if key in journal)
+                store.add({keys[number]: Note(text=f"rów {number}\n", number=number or None)})
+        store.finish(store.rows[key] for key in keys.values() if key in store)
     return len(left)
 
 
@@ -215,17 +217,17 @@ def test_whatever_stands_in_the_rows_a_cut_loses_none_but_the_torn_one(
     with TemporaryDirectory() as folder:
         output = Path(folder) / "out.json"
         named = {str(number): row for number, row in enumerate(rows)}
-        with Journal(output, {}) as journal:
-            journal.add(named)
-        content = journal.path.read_bytes()
+        with RowStore(output, {}) as store:
+            store.add(named)
+        content = store.path.read_bytes()
         assert content.count(b"\n") == 1 + len(rows)
         cut = round(share * len(content))
-        journal.path.write_bytes(content[:cut])
-        with Journal(output, {}) as again:
+        store.path.write_bytes(content[:cut])
+        with RowStore(output, {}) as again:
             whole = max(0, content[:cut].count(b"\n") - 1)
             assert list(again.rows.items()) == list(named.items())[:whole]
             again.add(named)
-        with Journal(output, {}) as last:
+        with RowStore(output, {}) as last:
             assert last.rows == named
 
 
@@ -242,25 +244,25 @@ def test_a_hole_that_a_power_cut_left_is_done_again(tmp_path: Path) -> None:
 def test_it_says_that_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half_done(tmp_path / "out.json")
     work(tmp_path / "out.json", SETTINGS)
-    assert capsys.readouterr().err == f"{tmp_path}/out.json: going on after 4 finished rows\n"
+    assert capsys.readouterr().err == f"{tmp_path}/out.json: resuming after 4 finished rows\n"
 
 
 def test_a_row_under_a_key_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
-    with Journal(tmp_path / "out.json", {}) as journal:
-        journal.add({"a": {"text": "first"}})
-        journal.add({"a": {"text": "second"}, "b": {"text": "new"}})
-        journal.fail("a", "too late")
-    with Journal(tmp_path / "out.json", {}) as journal:
-        assert journal.rows == {"a": {"text": "first"}, "b": {"text": "new"}}
-        assert journal.failed == {}
+    with RowStore(tmp_path / "out.json", {}) as store:
+        store.add({"a": {"text": "first"}})
+        store.add({"a": {"text": "second"}, "b": {"text": "new"}})
+        store.fail("a", "too late")
+    with RowStore(tmp_path / "out.json", {}) as store:
+        assert store.rows == {"a": {"text": "first"}, "b": {"text": "new"}}
+        assert store.failed == {}
 
 
 def test_a_key_is_the_content_of_settings_and_parts_whatever_their_order(tmp_path: Path) -> None:
-    with Journal(tmp_path / "a", {"x": 1, "y": 2}) as a, Journal(tmp_path / "b", {"y": 2, "x": 1}) as b:
+    with RowStore(tmp_path / "a", {"x": 1, "y": 2}) as a, RowStore(tmp_path / "b", {"y": 2, "x": 1}) as b:
         assert a.key({"q": "1", "r": [2]}, 0) == b.key({"r": [2], "q": "1"}, 0)
         assert a.key(Note(text="é"), 0) == a.key({"text": "é"}, 0)
         assert len({a.key("1", 0), a.key("1", 1), a.key("10"), a.key("1", "0"), a.key(["1", 0])}) == 5
-    with Journal(tmp_path / "c", {"x": 1, "y": 3}) as c:
+    with RowStore(tmp_path / "c", {"x": 1, "y": 3}) as c:
         assert c.key("1", 0) != a.key("1", 0)
 
 
@@ -275,18 +277,18 @@ def test_other_settings_are_refused_naming_the_difference_and_lose_nothing(tmp_p
 
 def test_other_settings_are_taken_where_nothing_was_finished(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
-    with pytest.raises(ZeroDivisionError), Journal(output, SETTINGS):
+    with pytest.raises(ZeroDivisionError), RowStore(output, SETTINGS):
         raise ZeroDivisionError  # an unknown device, say: found out before the first row
-    with Journal(output, SETTINGS | {"seed": 2}) as journal:
-        journal.fail("a", "no reply")
+    with RowStore(output, SETTINGS | {"seed": 2}) as store:
+        store.fail("a", "no reply")
     work(output, SETTINGS | {"seed": 3})
-    with Journal(output, SETTINGS | {"seed": 3}) as journal:
-        assert journal.finished
+    with RowStore(output, SETTINGS | {"seed": 3}) as store:
+        assert store.is_finished
 
 
 def test_an_output_that_is_a_folder_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^{tmp_path}: is a folder"):
-        Journal(tmp_path, SETTINGS)
+        RowStore(tmp_path, SETTINGS)
 
 
 def test_what_is_finished_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,20 +297,18 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, capsys: pytest.Captu
     assert len(read(journal_path(output))) == 2
     before = journal_path(output).read_bytes()
     assert work(output, SETTINGS) == 0
-    said = f"{output}: finished already (delete it to have it made anew)\n"
+    said = f"{output}: is finished; delete it to run again\n"
     assert capsys.readouterr().err == said
     assert journal_path(output).read_bytes() == before
 
 
-@pytest.mark.parametrize("change", ["deleted", "edited", "other settings"])
-def test_what_is_not_as_it_was_finished_is_made_anew(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["deleted", "other settings"])
+def test_a_missing_output_and_one_of_other_settings_are_made_again(tmp_path: Path, change: str) -> None:
     output, wanted = tmp_path / "out.json", dict(SETTINGS)
     work(output, SETTINGS)
     whole = output.read_bytes()
     if change == "deleted":
         output.unlink()
-    elif change == "edited":
-        output.write_bytes(whole + b"{}\n")
     else:
         wanted["seed"] = 2
     assert work(output, wanted) == 5
@@ -321,9 +321,9 @@ def test_failed_rows_are_done_again_when_told_and_no_others(
 ) -> None:
     output = tmp_path / "out.json"
     assert work(output, SETTINGS, bad=(1, 3)) == 5
-    assert capsys.readouterr().err == f"{output}: 2 rows failed; --retry-failed does them again\n"
+    assert capsys.readouterr().err == f"{output}: 2 rows failed; --retry-failed tries them again\n"
     assert work(output, SETTINGS) == 0
-    assert "finished already (delete it to have it made anew); 2 failed, --retry" in capsys.readouterr().err
+    assert "is finished; delete it to run again; 2 rows failed, --retry" in capsys.readouterr().err
     assert work(output, SETTINGS, bad=(3,), retry=True) == 2
     assert [row.get("number") for row in read(output)] == [None, 1, 2, 4]
     assert work(output, SETTINGS, retry=True) == 1
@@ -332,11 +332,11 @@ def test_failed_rows_are_done_again_when_told_and_no_others(
     assert len(read(journal_path(output))) == 2
 
 
-def test_an_output_of_failed_rows_too_is_written_anew_without_work(tmp_path: Path) -> None:
+def test_a_deleted_output_with_failed_rows_is_written_again_without_work(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     work(output, SETTINGS, bad=(1,))
     whole = output.read_bytes()
-    output.write_text("edited\n")
+    output.unlink()
     assert work(output, SETTINGS) == 0
     assert output.read_bytes() == whole
     work(output, SETTINGS | {"seed": 2})
@@ -358,3 +358,11 @@ def test_differences_name_added_removed_and_nested_keys() -> None:
     before = {"a": 1, "gone": "x", "deep": {"b": {"c": 1, "same": 2}}}
     now = {"a": 1, "new": None, "deep": {"b": {"c": 3, "same": 2}}}
     assert differences(before, now) == "gone was 'x', is now None; deep.b.c was 1, is now 3"
+
+
+def test_an_edited_output_is_finished_and_stays_as_it_is(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    work(output, SETTINGS)
+    output.write_text("edited\n")
+    assert work(output, SETTINGS) == 0
+    assert output.read_text() == "edited\n"

@@ -19,15 +19,16 @@ import pytest
 import trice
 from tiny import forked, tree
 from trice.errors import TriceError
-from trice.storage.run_store import Journal, journal_path
+from trice.storage.row_state import journal_path
+from trice.storage.row_store import RowStore
 
 SOAK = Path(__file__).parents[1] / "benchmarks" / "journal_soak.py"
 HOLD = """
 import sys, time
 from pathlib import Path
-from trice.storage.run_store import Journal
-with Journal(Path(sys.argv[1]), {"seed": 1}) as journal:
-    journal.add({"a": {"text": "theirs"}})
+from trice.storage.row_store import RowStore
+with RowStore(Path(sys.argv[1]), {"seed": 1}) as store:
+    store.add({"a": {"text": "theirs"}})
     print("there", flush=True)
     time.sleep(60)
 """
@@ -46,18 +47,18 @@ def test_a_second_process_is_refused_until_the_first_has_ended_however_it_ended(
         before = journal_path(output).read_bytes()
         for settings in ({"seed": 1}, {"seed": 2}):
             with pytest.raises(
-                TriceError, match=rf"^{output}: another process is making it; let that one end$"
+                TriceError, match=rf"^{output}: another process is writing it; wait until it ends$"
             ):
-                Journal(output, settings)
+                RowStore(output, settings)
         assert journal_path(output).read_bytes() == before
         process.send_signal(signal.SIGKILL)
-    with Journal(output, {"seed": 1}) as journal:
-        assert journal.rows == {"a": {"text": "theirs"}}
+    with RowStore(output, {"seed": 1}) as store:
+        assert store.rows == {"a": {"text": "theirs"}}
         with pytest.raises(TriceError, match="another process"):
-            Journal(output, {"seed": 1})
-        journal.finish(journal.rows.values())
-    with Journal(output, {"seed": 1}) as journal:
-        assert journal.finished
+            RowStore(output, {"seed": 1})
+        store.finish(store.rows.values())
+    with RowStore(output, {"seed": 1}) as store:
+        assert store.is_finished
 
 
 def test_a_file_system_without_locks_is_told_and_used(
@@ -67,9 +68,9 @@ def test_a_file_system_without_locks_is_told_and_used(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with Journal(tmp_path / "out.json", {}) as journal:
-        journal.add({"a": {"text": "mine"}})
-        journal.finish(journal.rows.values())
+    with RowStore(tmp_path / "out.json", {}) as store:
+        store.add({"a": {"text": "mine"}})
+        store.finish(store.rows.values())
     assert "has no locks; start no second process" in capsys.readouterr().err
     assert (tmp_path / "out.json").read_text() == '{"text": "mine"}\n'
 
@@ -78,21 +79,21 @@ def until_full(output: Path) -> None:
     """Add rows until this process may write no more, then smaller ones."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-    said = rf"{journal_path(output)}: cannot be written \(File too large\); what it holds is kept$"
-    with Journal(output, {"seed": 1}) as journal:
+    said = rf"{journal_path(output)}: cannot be written \(File too large\); the rows it holds are kept$"
+    with RowStore(output, {"seed": 1}) as store:
         for number in range(3):
-            journal.add({str(number): {"text": "x" * 500}})
+            store.add({str(number): {"text": "x" * 500}})
         with pytest.raises(TriceError, match=said):
-            journal.add({"3": {"text": "x" * 500}})
-        assert list(journal.rows) == ["0", "1", "2"]
-        whole = journal.path.read_bytes()
+            store.add({"3": {"text": "x" * 500}})
+        assert list(store.rows) == ["0", "1", "2"]
+        whole = store.path.read_bytes()
         assert whole.endswith(b"}\n")  # nothing stays of the row that did not fit
         with pytest.raises(TriceError, match=said):
-            journal.add({"many": {"text": "x" * 1500}, "others": {"text": "y"}})
-        assert journal.path.read_bytes() == whole
-        journal.add({"small": {"text": "fits"}})
+            store.add({"many": {"text": "x" * 1500}, "others": {"text": "y"}})
+        assert store.path.read_bytes() == whole
+        store.add({"small": {"text": "fits"}})
         with pytest.raises(TriceError, match=r"out\.json: cannot be written \(File too large\)"):
-            journal.finish({"text": "z" * 1000} for _ in range(4))
+            store.finish({"text": "z" * 1000} for _ in range(4))
 
 
 def test_a_full_disk_loses_no_finished_row_and_leaves_no_half_one(tmp_path: Path) -> None:
@@ -100,9 +101,9 @@ def test_a_full_disk_loses_no_finished_row_and_leaves_no_half_one(tmp_path: Path
     output.write_text("old")
     assert forked(until_full, output) == 0
     assert tree(tmp_path) == {"out.json": b"old"}
-    with Journal(output, {"seed": 1}) as journal:
-        assert list(journal.rows) == ["0", "1", "2", "small"]
-        journal.finish(journal.rows.values())
+    with RowStore(output, {"seed": 1}) as store:
+        assert list(store.rows) == ["0", "1", "2", "small"]
+        store.finish(store.rows.values())
     assert [len(json.loads(line)["text"]) for line in output.read_text().splitlines()] == [500, 500, 500, 4]
 
 
@@ -111,14 +112,14 @@ def none_at_all(output: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
     with pytest.raises(TriceError, match="cannot be written"):
-        Journal(output, {"seed": 1})
+        RowStore(output, {"seed": 1})
 
 
 def test_a_journal_that_could_not_begin_is_no_obstacle(tmp_path: Path) -> None:
     assert forked(none_at_all, tmp_path / "out.json") == 0
     assert journal_path(tmp_path / "out.json").read_bytes() == b""
-    with Journal(tmp_path / "out.json", {"seed": 2}) as journal:
-        assert not journal.rows
+    with RowStore(tmp_path / "out.json", {"seed": 2}) as store:
+        assert not store.rows
 
 
 def closed(folder: Path) -> Path:
@@ -142,7 +143,7 @@ def test_where_nothing_can_be_written_one_line_says_so(
 ) -> None:
     output = where(tmp_path / "closed") / "out.json"
     with pytest.raises(TriceError, match=rf"^{journal_path(output)}: cannot be written \({why}\)") as caught:
-        Journal(output, {})
+        RowStore(output, {})
     assert "\n" not in str(caught.value)
 
 

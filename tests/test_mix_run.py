@@ -34,7 +34,7 @@ collect:
   - {{origin: forced, from: base, few_shot: calls, tool_choice: required}}
 score: {{second_turn: true}}
 rlef: {{max_steps: 1, batch_size: 4}}
-evaluate: {{settings: [zero-shot, tool-100, stage-1, both]}}
+evaluate: {{conditions: [zero-shot, tool-100, stage-1, both]}}
 max_new_tokens: 4
 device: cpu
 dtype: float32
@@ -111,21 +111,21 @@ def test_a_mix_goes_through_the_whole_loop(folder: Path) -> None:
 
 
 def test_split_s_answers_are_candidates_without_another_question(folder: Path) -> None:
-    settings = "evaluate.settings=[both]"
+    settings = "evaluate.conditions=[both]"
     out = run(load_recipe("mix.yaml", ["collect=[{origin: direct, from: split}]", settings]))
     asked = {row["id"] for row in read(out / "data/stage1/mix/questions.json")}
     rows = read(out / "data/stage2/mix/mix_direct_response.json")
     assert {row["id"]: row["response"] for row in rows} == dict.fromkeys(asked, "5")
     assert {row["origin"] for row in rows} == {"direct"}
     ranked = read(out / "data/stage2/mix/mix.json")
-    assert all(row["origin"] == ["gold", "direct"] for row in ranked)
+    assert all([each["origin"] for each in row["candidates"]] == ["gold", "direct"] for row in ranked)
     assert run(load_recipe("mix.yaml", ["collect=[{origin: direct, from: split}]", settings])) == out
     with pytest.raises(InputError, match="from 'split' asks nothing again"):
         load_recipe("mix.yaml", ["collect=[{origin: direct, from: split, samples: 2}]"])
 
 
 def test_one_model_for_each_task(folder: Path) -> None:
-    out = run(load_recipe("mix.yaml", ["per_task=true", "evaluate.settings=[zero-shot, stage-1]"]))
+    out = run(load_recipe("mix.yaml", ["per_task=true", "evaluate.conditions=[zero-shot, stage-1]"]))
     assert sorted(path.name for path in (out / "models").iterdir()) == ["math", "qa"]
     for task, data in (("math", "sums"), ("qa", "lands")):
         assert (out / "models" / task / "stage-1" / "adapter_model.safetensors").is_file()
@@ -143,7 +143,7 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
 ) -> None:
     """The model says 5, which is right for one of each data set's two questions."""
     required = DATA[1].replace("}", ", tool: required}")
-    settings = "evaluate.settings=[zero-shot]"
+    settings = "evaluate.conditions=[zero-shot]"
     out = run(load_recipe("mix.yaml", [settings, f"data=[{DATA[0]}, {required}]", "split.few_shot=direct"]))
     results = json.loads((out / "results.json").read_text())
     need = {name: part["need"]["count"] for name, part in results["settings"]["zero-shot"].items()}

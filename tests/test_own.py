@@ -59,7 +59,7 @@ clone: {{max_steps: 2, batch_size: 4}}
 rlef: {{max_steps: 1, batch_size: 4}}
 collect:
   - {{origin: sampled, from: stage-1, samples: 2, temperature: 1.0}}
-evaluate: {{settings: [zero-shot, stage-1, both]}}
+evaluate: {{conditions: [zero-shot, stage-1, both]}}
 max_new_tokens: 8
 device: cpu
 dtype: float32
@@ -120,7 +120,7 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
             "no teacher's prompt for task 'sums'",
         ),
         ("task=own_sums:nosuch", "task 'own_sums:nosuch': AttributeError"),
-        ("evaluate.settings=[few-shot]", "examples 'mixed': task 'sums' has none of its own"),
+        ("evaluate.conditions=[few-shot]", "examples 'mixed': task 'sums' has none of its own"),
         ("split.few_shot=direct", "examples 'direct': task 'sums' has none of its own"),
         ("data=[{dataset: mine, train_file: train.jsonl}]", "'train_file' and 'test_file'"),
         (f"data=[{{{FILES.replace('mine', 'a/b')}}}]", "'a/b': use letters"),
@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(folder: Path, override: 
 
 
 def test_a_file_that_changed_is_not_mixed_into_a_run(folder: Path) -> None:
-    only = "evaluate.settings=[zero-shot]"
+    only = "evaluate.conditions=[zero-shot]"
     run(load_recipe("sums.yaml", [only]))
     run(load_recipe("sums.yaml", [only]))
     (folder / "train.jsonl").write_text(rows(range(9)))
@@ -151,13 +151,13 @@ def test_a_file_that_changed_is_not_mixed_into_a_run(folder: Path) -> None:
 def test_fields_that_graded_rows_have_do_no_harm(folder: Path) -> None:
     changed = rows(range(20, 23), call="a phone call", pred=7, outcome="none")
     (folder / "test.jsonl").write_text(changed)
-    out = run(load_recipe("sums.yaml", ["evaluate.settings=[zero-shot]"]))
+    out = run(load_recipe("sums.yaml", ["evaluate.conditions=[zero-shot]"]))
     assert len(read(out / "data/dev/sums/sums_zero-shot_result.json")) == 3
 
 
 def test_a_training_question_that_is_tested_too_is_left_out(folder: Path) -> None:
     (folder / "test.jsonl").write_text(rows(range(4, 8)))
-    out = run(load_recipe("sums.yaml", ["evaluate.settings=[zero-shot]"]))
+    out = run(load_recipe("sums.yaml", ["evaluate.conditions=[zero-shot]"]))
     assert [row["id"] for row in read(out / "data/raw/sums/mine.json")] == ["m-0", "m-1", "m-2", "m-3"]
     assert [row["id"] for row in read(out / "data/dev/sums/sums.json")] == ["m-4", "m-5", "m-6", "m-7"]
 
@@ -173,7 +173,7 @@ answers: numbers
 def test_a_task_may_be_a_few_lines_of_yaml(folder: Path) -> None:
     (folder / "mine.yaml").write_text(TASK_FILE)
     recipe = load_recipe(
-        "sums.yaml", ["task=mine.yaml", "collect=[]", "evaluate.settings=[zero-shot, stage-1]"]
+        "sums.yaml", ["task=mine.yaml", "collect=[]", "evaluate.conditions=[zero-shot, stage-1]"]
     )
     out = run(recipe)
     labels = read(out / "data/stage1/sums-of-mine/sums-of-mine.json")
@@ -213,6 +213,6 @@ def test_two_models_of_different_families_give_candidates_in_one_recipe(
     other = tiny_model("qwen2")
     how = "from: model, template: alpaca, beams: 2"
     origins = f"[{{origin: own, from: base}}, {{origin: other, model: {other}, {how}}}]"
-    out = run(load_recipe("sums.yaml", [f"collect={origins}", "evaluate.settings=[both]"]))
+    out = run(load_recipe("sums.yaml", [f"collect={origins}", "evaluate.conditions=[both]"]))
     ranked = read(out / "data/stage2/sums/sums.json")
-    assert {origin for row in ranked for origin in row["origin"]} == {"gold", "own", "other"}
+    assert {origin for row in ranked for each in row["candidates"] for origin in [each["origin"]]} == {"gold", "own", "other"}

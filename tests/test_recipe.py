@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trice.errors import InputError
+from trice.recipes.conditions import DEFAULT
 from trice.recipes.recipe import dump_recipe, load_recipe
-from trice.recipes.sections import SETTINGS
 
 SHIPPED = sorted(
     item.name.removesuffix(".yaml")
@@ -52,7 +52,7 @@ def test_defaults_are_the_papers(own: str) -> None:
     assert (recipe.clone.lora.r, recipe.clone.lora.alpha, recipe.clone.lora.dropout) == (8, 16, 0.05)
     assert recipe.clone.lora.targets is None  # q_proj and v_proj where the model has them
     assert recipe.score.reward == "paper"
-    assert recipe.evaluate.settings == list(SETTINGS)
+    assert recipe.evaluate.conditions == list(DEFAULT)
 
 
 def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
@@ -62,7 +62,7 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
             "clone.lora.r=4",
             "clone.lora.targets=[q_proj]",
             "rlef.learning_rate=5e-5",
-            "evaluate={settings: [zero-shot], seeds: [3, 4]}",
+            "evaluate={conditions: [zero-shot], seeds: [3, 4]}",
             "data=[{dataset: SVAMP}, {dataset: starter, test: 9}]",
             "title=a = b",
             "output=null",
@@ -73,7 +73,7 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
     )
     assert (recipe.clone.lora.r, recipe.clone.lora.targets) == (5, ["q_proj"])
     assert recipe.rlef.learning_rate == 5e-5
-    assert (recipe.evaluate.settings, recipe.evaluate.seeds) == (["zero-shot"], [3, 4])
+    assert (recipe.evaluate.conditions, recipe.evaluate.seeds) == (["zero-shot"], [3, 4])
     assert [(entry.dataset, entry.test) for entry in recipe.data] == [("SVAMP", None), ("starter", 9)]
     assert (recipe.title, recipe.output, recipe.split.few_shot) == ("a = b", None, "direct")
     assert (recipe.collect[0].source, recipe.collect[0].tool_choice) == ("stage-1", "required")
@@ -109,7 +109,7 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
         ("collect=[{origin: a, from: base, endpoint: {url: u, model: m}}]", "needs the key 'endpoint'"),
         ("label.teacher=endpoint", "key 'label': teacher 'endpoint' needs the key 'endpoint'"),
         ("label.teacher=me", "key 'label.teacher': Input should be 'annotations', 'rule' or 'endpoint'"),
-        ("evaluate.settings=[zero]", "key 'evaluate.settings.0': Input should be 'zero-shot'"),
+        ("evaluate.conditions=[zero]", "key 'evaluate.conditions.0': Input should be 'zero-shot'"),
         ("evaluate.seeds=[]", "key 'evaluate.seeds': List should have at least 1 item"),
         ("scale=0", "key 'scale': Input should be greater than 0"),
         ("model=", "key 'model': Input should be a valid string"),

@@ -17,9 +17,9 @@ import torch
 
 from tiny import killed, read, says, tree
 from trice.errors import InputError, TriceError
+from trice.recipes.conditions import DEFAULT
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run
-from trice.recipes.sections import SETTINGS
 
 SMALL = "{max_steps: 2, batch_size: 6, learning_rate: 1e-2, save_every: 1, lora: {r: 2, targets: all-linear}}"
 RECIPE = f"""
@@ -104,8 +104,8 @@ FIRST_STEPS = [
 ]  # fmt: skip
 LATER_STEPS = [
     "train stage-1.seed1", "train tool-0", "train tool-100", "collect gold", "collect few-shot",
-    "collect early", "collect sampled", "score", "train stage-2", "train both", "train both.seed1",
-    *asked_and_judged("few-shot", "tool-0", "tool-100", "stage-1.seed1", "stage-2", "both", "both.seed1"),
+    "collect early", "collect sampled", "score", "train stage-2-alone", "train both", "train both.seed1",
+    *asked_and_judged("few-shot", "tool-0", "tool-100", "stage-1.seed1", "stage-2-alone", "both", "both.seed1"),
 ]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ LATER_STEPS = [
 def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, begun with two settings and one seed, the others added afterwards."""
     folder = tmp_path_factory.mktemp("run") / "whole"
-    loop(folder, recipe, "evaluate={settings: [zero-shot, stage-1]}", "title=first")
+    loop(folder, recipe, "evaluate={conditions: [zero-shot, stage-1]}", "title=first")
     assert steps(folder) == FIRST_STEPS
     assert list(results(folder)["settings"]) == ["zero-shot", "stage-1"]
     loop(folder, recipe)
@@ -134,13 +134,13 @@ def kept(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_settings_and_seeds_may_be_added_and_only_what_is_missing_is_done(whole: Path) -> None:
+def test_conditions_and_seeds_can_be_added_and_only_missing_steps_run(whole: Path) -> None:
     assert steps(whole) == FIRST_STEPS + LATER_STEPS
 
 
 def test_the_data_stand_in_the_published_layout(whole: Path) -> None:
     names = {name for name in tree(whole) if name.startswith("data/") and "/." not in name}
-    results = [f"data/dev/math/math_{name}" for name in (*SETTINGS, "stage-1.seed1", "both.seed1")]
+    results = [f"data/dev/math/math_{name}" for name in (*DEFAULT, "stage-1.seed1", "both.seed1")]
     assert names == {
         "data/raw/math/starter.json",
         "data/raw/math/starter_wrong.json",
@@ -188,7 +188,7 @@ def test_every_question_is_ranked_with_candidates_of_every_origin(whole: Path) -
 
 def test_the_report_holds_every_setting_and_seed(whole: Path) -> None:
     found = results(whole)
-    assert list(found["settings"]) == list(SETTINGS)
+    assert list(found["settings"]) == list(DEFAULT)
     assert list(found["seeds"]) == ["stage-1", "both"]
     for measures in found["settings"].values():
         assert list(measures) == ["starter", "SVAMP", "total"]
@@ -196,7 +196,7 @@ def test_the_report_holds_every_setting_and_seed(whole: Path) -> None:
         outcomes = [total[name]["count"] for name in ("tool_use", "malformed", "answered")]
         assert sum(outcomes) == pytest.approx(6)
     page, text = ((whole / f"report.{kind}").read_text() for kind in ("html", "md"))
-    for name in SETTINGS:
+    for name in DEFAULT:
         assert name in page
         assert name in text
     assert "<script src" not in page
@@ -214,7 +214,12 @@ def test_what_was_run_is_kept_with_it(whole: Path, recipe: Path) -> None:
 
 def test_model_cards_say_data_base_model_and_measures(whole: Path) -> None:
     shares = results(whole)["settings"]
-    for name, data in {"tool-0": "answers", "tool-100": "calls", "stage-2": "math", "both": "math"}.items():
+    for name, data in {
+        "tool-0": "answers",
+        "tool-100": "calls",
+        "stage-2-alone": "math",
+        "both": "math",
+    }.items():
         card = (whole / "models" / name / "README.md").read_text()
         assert "Not evaluated yet" not in card
         assert f"Data: `{data}.json`" in card
@@ -274,7 +279,7 @@ def test_another_recipe_is_refused_naming_the_key(
     before = tree(whole)
     with pytest.raises(InputError) as caught:
         loop(whole, recipe, override)
-    assert f"{whole}: begun with another recipe ({complaint}" in str(caught.value)
+    assert f"{whole}: was begun with other settings ({complaint}" in str(caught.value)
     assert tree(whole) == before
 
 
@@ -297,14 +302,14 @@ def test_a_run_is_one_process_s(recipe: Path, tmp_path: Path) -> None:
     folder.mkdir()
     with (folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(TriceError, match="another process is at work there"):
+        with pytest.raises(TriceError, match="another process is working there"):
             loop(folder, recipe)
 
 
 def test_seeds_and_settings_are_given_once(recipe: Path) -> None:
     for override, said in (
         ("evaluate.seeds=[0, 0]", "'seeds' holds 0 twice"),
-        ("evaluate.settings=[both, both]", "'settings' holds 'both' twice"),
+        ("evaluate.conditions=[both, both]", "'conditions' holds 'both' twice"),
     ):
         with pytest.raises(InputError, match=said):
             load_recipe(str(recipe), [override])
@@ -314,14 +319,14 @@ def test_stage_2_may_be_decided_after_stage_1(tmp_path: Path, five: Path) -> Non
     folder = edges(tmp_path, five, ["stage-1"], answer=lambda i: i + 5)
     adapter = (folder / "models/stage-1/adapter_model.safetensors").read_bytes()
     edge, only = tmp_path / "source/edge.yaml", "data=[{dataset: SVAMP, train: 6, test: 3}]"
-    both = "evaluate={settings: [stage-1, both]}"
+    both = "evaluate={conditions: [stage-1, both]}"
     loop(folder, edge, only, both, "rlef.alpha=0.5")
     assert (folder / "models/stage-1/adapter_model.safetensors").read_bytes() == adapter
     assert json.loads((folder / "models/both/trice.json").read_text())["alpha"] == 0.5
-    loop(folder, edge, only, "evaluate={settings: [stage-1]}", "rlef.alpha=0.5")
-    for settings in (both, "evaluate={settings: [stage-1]}"):
+    loop(folder, edge, only, "evaluate={conditions: [stage-1]}", "rlef.alpha=0.5")
+    for conditions in (both, "evaluate={conditions: [stage-1]}"):
         with pytest.raises(InputError, match=r"rlef.alpha was 0.5, is now 0.25"):
-            loop(folder, edge, only, settings, "rlef.alpha=0.25")
+            loop(folder, edge, only, conditions, "rlef.alpha=0.25")
 
 
 def test_a_run_may_be_moved(whole: Path, recipe: Path, tmp_path: Path) -> None:
@@ -340,7 +345,7 @@ def edges(tmp_path: Path, five: Path, settings: Sequence[str], **how: Any) -> Pa
     source = svamp(tmp_path / "source", **how)
     (source / "edge.yaml").write_text(f"{RECIPE}model: {five}\n")
     only = ["data=[{dataset: SVAMP, train: 6, test: 3}]", "collect=[{origin: early, from: early}]"]
-    wanted = f"evaluate={{settings: [{', '.join(settings)}]}}"
+    wanted = f"evaluate={{conditions: [{', '.join(settings)}]}}"
     return loop(tmp_path / "run", source / "edge.yaml", *only, wanted)
 
 
@@ -349,8 +354,8 @@ def test_held_out_questions_choose_the_checkpoint_and_the_tests_stay_tests(
 ) -> None:
     """Two of the six training questions of each data set are held out, both stages are validated on them."""
     often = ["validation=2", "clone.validate_every=1", "rlef.validate_every=2", "rlef.patience=1"]
-    folder = loop(tmp_path / "run", recipe, *often, "evaluate.settings=[both]", "evaluate.seeds=[0]")
-    plain = loop(tmp_path / "plain", recipe, "evaluate.settings=[zero-shot]")
+    folder = loop(tmp_path / "run", recipe, *often, "evaluate.conditions=[both]", "evaluate.seeds=[0]")
+    plain = loop(tmp_path / "plain", recipe, "evaluate.conditions=[zero-shot]")
     assert (folder / "data/dev/math/math.json").read_bytes() == (
         plain / "data/dev/math/math.json"
     ).read_bytes()
@@ -366,10 +371,10 @@ def test_held_out_questions_choose_the_checkpoint_and_the_tests_stay_tests(
         assert "on the held-out questions, step" in (model / "README.md").read_text()
     assert results(folder)["settings"]["both"]["total"]["accuracy"]["total"] == 6
     # What was tested on would otherwise be chosen by, or the other way round.
-    tuned = loop(tmp_path / "tuned", recipe, "validation=2", "evaluate.settings=[zero-shot]")
+    tuned = loop(tmp_path / "tuned", recipe, "validation=2", "evaluate.conditions=[zero-shot]")
     assert not (tuned / "data/dev/math/math_validation.json").exists()
-    with pytest.raises(InputError, match=r"held-out questions choose checkpoints was False, is now True"):
-        loop(tuned, recipe, "validation=2", "rlef.validate_every=2", "evaluate.settings=[zero-shot]")
+    with pytest.raises(InputError, match=r"checkpoints chosen by validation was False, is now True"):
+        loop(tuned, recipe, "validation=2", "rlef.validate_every=2", "evaluate.conditions=[zero-shot]")
 
 
 def test_a_base_model_right_on_everything(tmp_path: Path, five: Path) -> None:
@@ -429,7 +434,7 @@ def test_wrong_input_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_in_the_folder_that_was_damaged_is_named(recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("name: [")
-    with pytest.raises(InputError, match=rf"^{tmp_path}/recipe\.yaml: not YAML"):
+def test_a_damaged_run_file_is_named(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match=rf"^{tmp_path}/run\.json: not a JSON object"):
         loop(tmp_path, recipe)

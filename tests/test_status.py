@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,9 @@ from trice.errors import TriceError
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run, status
 from trice.recipes.status import table
-from trice.storage.run_store import Journal, Ledger, journal_path, lines, standing
-from trice.storage.steps import Step, Steps
+from trice.storage.row_state import RowState, journal_path, read_state, to_lines
+from trice.storage.row_store import RowStore
+from trice.storage.run_store import RunStore, Step
 
 sys.path.append(str(Path(__file__).parent / "models"))
 from stand_in_server import StandIn
@@ -30,7 +30,7 @@ collect:
 score: {reward: "reward_of_tests:reward"}
 clone: {max_steps: 1, batch_size: 4, lora: {r: 2}}
 rlef: {max_steps: 1, batch_size: 4, lora: {r: 2}}
-evaluate: {settings: [stage-2]}
+evaluate: {conditions: [stage-2-alone]}
 max_new_tokens: 4
 device: cpu
 dtype: float32
@@ -58,13 +58,13 @@ def folder(tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytes
     return tmp_path
 
 
-def told(output: Path, *entries: dict[str, Any], total: int = 10) -> Ledger:
+def told(output: Path, *entries: dict[str, Any], total: int = 10) -> RowState:
     """What a journal of `entries` says, begun at 100 s."""
     header = {"at": 100.0, "settings": {}, "total": total}
-    journal_path(output).write_text(lines([header, *entries]))
-    ledger = standing(output)
-    assert ledger is not None
-    return ledger
+    journal_path(output).write_text(to_lines([header, *entries]))
+    state = read_state(output)
+    assert state is not None
+    return state
 
 
 def row(at: float, key: str) -> dict[str, Any]:
@@ -74,18 +74,18 @@ def row(at: float, key: str) -> dict[str, Any]:
 def test_the_rate_counts_from_the_first_rows_and_the_time_left_follows(tmp_path: Path) -> None:
     # 80 s of loading, then a row at once and four in 2 s
     rows = [row(180.0, "a"), row(181.0, "b"), row(181.0, "c"), row(182.0, "d")]
-    ledger = told(tmp_path / "x", *rows, {"at": 182.0, "key": "e", "failed": "no reply"})
-    assert (ledger.done, ledger.lost, ledger.remaining) == (4, 1, 5)
-    assert ledger.rate == 4 / 2
-    assert ledger.seconds == 82
+    state = told(tmp_path / "x", *rows, {"at": 182.0, "key": "e", "failed": "no reply"})
+    assert (state.done_count, state.failed_count, state.remaining_count) == (4, 1, 5)
+    assert state.rate == 4 / 2
+    assert state.seconds == 82
 
 
 def test_the_rate_is_that_of_the_last_go_and_the_night_between_does_not_count(tmp_path: Path) -> None:
     rows = [row(110.0, "a"), row(120.0, "b")]
     again = {"at": 90_000.0, "resumed": True, "retry": False}
-    ledger = told(tmp_path / "x", *rows, again, row(90_001.0, "c"), row(90_002.0, "d"), row(90_003.0, "e"))
-    assert ledger.rate == 1
-    assert ledger.seconds == 20 + 3
+    state = told(tmp_path / "x", *rows, again, row(90_001.0, "c"), row(90_002.0, "d"), row(90_003.0, "e"))
+    assert state.rate == 1
+    assert state.seconds == 20 + 3
     assert told(tmp_path / "x", *rows, again).rate is None
     assert told(tmp_path / "x", row(104.0, "a")).rate == 1 / 4
 
@@ -93,21 +93,21 @@ def test_the_rate_is_that_of_the_last_go_and_the_night_between_does_not_count(tm
 def test_a_row_that_failed_and_came_is_no_failed_one(tmp_path: Path) -> None:
     failed = {"at": 101.0, "key": "a", "failed": "no reply"}
     again = {"at": 102.0, "resumed": True, "retry": True}
-    assert told(tmp_path / "x", failed).lost == 1
-    assert told(tmp_path / "x", failed, again).lost == 0
-    ledger = told(tmp_path / "x", failed, row(103.0, "a"))
-    assert (ledger.done, ledger.lost) == (1, 0)
+    assert told(tmp_path / "x", failed).failed_count == 1
+    assert told(tmp_path / "x", failed, again).failed_count == 0
+    state = told(tmp_path / "x", failed, row(103.0, "a"))
+    assert (state.done_count, state.failed_count) == (1, 0)
 
 
 def test_what_was_finished_is_told_by_the_last_line(tmp_path: Path) -> None:
-    with Journal(tmp_path / "x", {}, 3) as journal:
-        journal.add({"a": {}, "b": {}})
-        journal.fail("c", "no reply")
-        journal.finish(journal.rows.values())
-    ledger = standing(tmp_path / "x")
-    assert ledger is not None
-    assert (ledger.done, ledger.lost, ledger.remaining) == (2, 1, 0)
-    assert standing(tmp_path / "none") is None
+    with RowStore(tmp_path / "x", {}, 3) as store:
+        store.add({"a": {}, "b": {}})
+        store.fail("c", "no reply")
+        store.finish(store.rows.values())
+    state = read_state(tmp_path / "x")
+    assert state is not None
+    assert (state.done_count, state.failed_count, state.remaining_count) == (2, 1, 0)
+    assert read_state(tmp_path / "none") is None
 
 
 def test_each_step_has_a_line(tmp_path: Path) -> None:
@@ -116,15 +116,16 @@ def test_each_step_has_a_line(tmp_path: Path) -> None:
     for number, state in enumerate(('{"global_step": 10, "max_steps": 40}', '{"glob')):
         write(training / f"checkpoint-{number}" / "x", [])
         (training / f"checkpoint-{number}" / "trainer_state.json").write_text(state)
-    step: dict[str, Any] = {"name": "data", "seconds": 75, "peak_memory_mb": 1}
-    (tmp_path / "run.json").write_text(json.dumps({"steps": [step]}))
     plan = [
-        Step("data", print),
-        Step("collect a", print, output=rows),
-        Step("train both", print, output=training),
-        Step("score", print),
+        Step("data", "data", print),
+        Step("collect a", "collect", print, progress=rows),
+        Step("train both", "train", print, progress=training),
+        Step("score", "score", print),
     ]
-    head, *shown, last = table(plan, Steps(tmp_path, {}))
+    store = RunStore(tmp_path, {}, {})
+    store.run(plan[0])
+    store.finished[0]["seconds"] = 75
+    head, *shown, last = table(plan, store)
     assert head.split() == ["step", "done", "failed", "remaining", "rate"]
     assert shown[0].split(maxsplit=1) == ["data", "finished in 1 min 15 s"]
     assert shown[1].split()[:6] == ["collect", "a", "3", "1", "6", "1/s"]
@@ -142,15 +143,15 @@ def test_looking_takes_no_lock_changes_nothing_and_loads_no_model(
     assert not (folder / "runs").exists()
     output = recipe.folder / "data/raw/math/.sums.json.answers"
     output.parent.mkdir(parents=True)
-    with Journal(output, {}, 8) as journal:
-        journal.add({"a": {}, "b": {}})
-        before = tree(folder), journal.path.read_bytes()
+    with RowStore(output, {}, 8) as store:
+        store.add({"a": {}, "b": {}})
+        before = tree(folder), store.path.read_bytes()
         code, out, _ = command(capsys, "run", "small.yaml", "--status")
         assert code == 0
         assert next(line.split()[:5] for line in out.splitlines() if "split" in line) == [
             "split", "sums", "2", "0", "6",
         ]  # fmt: skip
-        assert (tree(folder), journal.path.read_bytes()) == before
+        assert (tree(folder), store.path.read_bytes()) == before
     words = ["trice", "run", "small.yaml", "--status"]
     assert loaded(f"import sys\nsys.argv = {words}\nfrom trice.cli import main\nmain()") == set()
 
@@ -187,7 +188,7 @@ def test_failed_rows_are_asked_for_again_until_a_model_is_trained_on_the_others(
         before = tree(recipe.folder / "data")
         capsys.readouterr()
         run(recipe, retry=True)
-        said = "collect gpt: 1 failed rows stay as they are: 'train stage-2' has used the others"
+        said = "collect gpt: 1 failed rows are not tried again: 'train stage-2-alone' has used the others"
         assert said in capsys.readouterr().err
         assert (tree(recipe.folder / "data"), len(server.seen)) == (before, asked + 3)
-    assert line("train stage-2")[0] == "finished"
+    assert line("train stage-2-alone")[0] == "finished"

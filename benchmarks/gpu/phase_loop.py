@@ -37,7 +37,7 @@ collect:
   - {{origin: sampled, from: stage-1, samples: 3, temperature: 1.0, top_k: 50}}
 score: {{reward: "trice.rewards:correctness"}}
 rlef: {{{small} alpha: 0.1, length_penalty: 0, epochs: 1, batch_size: 16, learning_rate: 5.0e-5}}
-evaluate: {{settings: [zero-shot, stage-1, both]}}
+evaluate: {{conditions: [zero-shot, stage-1, both]}}
 """
 
 

@@ -19,7 +19,7 @@ from trice.stages.evaluate import evaluate
 from trice.stages.generate import ModelSpec, generate
 from trice.stages.label import label
 from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
-from trice.storage.run_store import standing
+from trice.storage.row_state import read_state
 from trice.tools.passage_index import Passage, build_index
 
 
@@ -43,9 +43,9 @@ def test_a_budget_ends_a_command_and_a_higher_one_goes_on(
         code, _, lines = command(capsys, *words, "max_requests=8")
         assert "so far 8 requests, 104 tokens); 0 of 12 requests were answered" in lines[-1]
         assert len(server.seen) == 8
-        ledger = standing(output)
-        assert ledger is not None
-        assert ledger.spent == {"requests": 8, "prompt_tokens": 80, "completion_tokens": 24}
+        state = read_state(output)
+        assert state is not None
+        assert state.spent == {"requests": 8, "prompt_tokens": 80, "completion_tokens": 24}
         code, out, _ = command(capsys, *words, "max_requests=20")
         assert (code, out) == (0, f"20 responses in {output}\n")
         assert set(server.paid.values()) == {1}

@@ -15,7 +15,7 @@ from stand_in_server import FAULTS, StandIn
 import trice
 from tiny import read, sums
 from trice.models.server_pool import LAST_LIMIT
-from trice.storage.run_store import standing
+from trice.storage.row_state import read_state
 
 COUNT = 1000
 KILLS = (250, 600)  # after so many rows
@@ -36,8 +36,8 @@ def start(server: StandIn, data: Path, folder: Path) -> subprocess.Popen[str]:
 
 def stored(output: Path) -> set[str]:
     """The questions whose response is safe in the journal."""
-    ledger = standing(output)
-    return {row["input"] for row in ledger.rows.values()} if ledger else set()
+    state = read_state(output)
+    return {row["input"] for row in state.rows.values()} if state else set()
 
 
 def killed(process: subprocess.Popen[str], output: Path, count: int) -> set[str]:

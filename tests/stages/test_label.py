@@ -21,7 +21,7 @@ from trice.stages.grading import grade
 from trice.stages.grading import read as grade_read
 from trice.stages.label import Yield, label
 from trice.stages.teachers import Annotations, EndpointTeacher, load_teacher_prompts
-from trice.storage.run_store import journal_path
+from trice.storage.row_state import journal_path
 from trice.tasks import MIXED, Tasks, load_task
 from trice.types import LabeledQuestion, Response
 
@@ -250,7 +250,7 @@ def test_a_kill_loses_no_label_and_pays_for_none_twice(tmp_path: Path) -> None:
         out, error = last.communicate(timeout=60)
         assert last.returncode == 0, error
         assert out == "kept 60 of 60 labels (100.0%)\n"
-        assert f"going on after {len(safe)} finished rows" in error
+        assert f"resuming after {len(safe)} finished rows" in error
         paid = {i: server.paid[f"Question: What is {i} plus 7?\nGold answer: {i + 7}"] for i in range(60)}
         assert {paid[i] for i in range(60)} <= {1, 2, 3}
         # At each of the two kills at most one request in each place is under way, and one reply is not stored yet.

@@ -418,7 +418,7 @@ def test_a_folder_is_trained_by_one_process(work: Path, llama: str, tmp_path: Pa
     run.mkdir()
     with (run / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as another process would hold it
-        with pytest.raises(TriceError, match="another process is at work there"):
+        with pytest.raises(TriceError, match="another process is working there"):
             again(work, llama, run)
     again(work, llama, run)
     assert not (run / ".lock").exists()

@@ -20,7 +20,7 @@ from trice.errors import TriceError
 from trice.progress import notice
 from trice.storage import cache as cached
 from trice.storage.files import write_text
-from trice.storage.steps import hardware
+from trice.storage.machine import hardware
 
 MARGIN = 1.25  # how many times as fast bfloat16 has to be
 SECONDS = 0.4  # of measuring, after which no other round begins

@@ -33,7 +33,7 @@ def operations(recipe: Recipe) -> float:
     total = train * (ANSWER + SPLIT + recipe.clone.epochs * CLONE)
     if recipe.ranked:
         total += KEPT * train * (candidates + recipe.rlef.epochs * RLEF)
-    return total + test * len(recipe.evaluate.settings) * (ANSWER + TURN)
+    return total + test * len(recipe.evaluate.conditions) * (ANSWER + TURN)
 
 
 def estimate(recipe: Recipe) -> str | None:

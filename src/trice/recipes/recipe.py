@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from trice.errors import InputError
 from trice.models.engine import EngineName as Engine
 from trice.models.sampling import Sampling
+from trice.recipes.conditions import RANKED, UNTRAINED
 from trice.recipes.sections import DataSet, Evaluation, Label, Origin, Score, Split
 from trice.storage.files import read_text
 from trice.tasks import PUBLISHED, SHIPPED
@@ -136,12 +137,12 @@ class Recipe(Settings):
     @property
     def trains(self) -> bool:
         """Whether a setting is more than the base model."""
-        return not {"zero-shot", "few-shot"}.issuperset(self.evaluate.settings)
+        return not UNTRAINED.issuperset(self.evaluate.conditions)
 
     @property
     def ranked(self) -> bool:
         """Whether a setting needs stage 2, and so candidates."""
-        return not {"stage-2", "both"}.isdisjoint(self.evaluate.settings)
+        return not RANKED.isdisjoint(self.evaluate.conditions)
 
     @property
     def validates(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a recipe only names, opened: its data sets' questions and its endpoints."""
+"""Opening what a recipe names: questions, endpoints, licences."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def load_data(recipe: Recipe, entry: DataSet) -> datasets.Split:
         [row.model_copy(update=named) for row in rows] for rows in (part.train, part.test)
     )
     return part._replace(train=train_rows, test=test_rows)
+
+
+def licences(recipe: Recipe) -> dict[str, str]:
+    """The licences of the recipe's data sets and model, as far as they are known."""
+    from trice.models import gemma
+
+    names = {entry.dataset for entry in recipe.data}
+    found = {entry.name: entry.licence for entry in datasets.catalogue() if entry.name in names}
+    return found | ({"Gemma 3 270M": gemma.LICENCE} if recipe.model == gemma.NAME else {})
 
 
 def open_endpoint(at: EndpointAt) -> Endpoint:

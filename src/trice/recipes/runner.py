@@ -1,50 +1,91 @@
-"""The whole loop from one recipe: data, split, label, clone, collect, score, rlef, evaluate, report.
+"""Running a recipe: data, split, label, clone, collect, score, rlef, generate, evaluate, report.
 
-The steps are those of `trice.recipes.pipeline`; their files lie in the run's folder, in the published layout. Run again,
-finished steps are skipped and the interrupted one goes on where it was. A folder begun with another
-recipe is refused, except for what is evaluated: settings and seeds may be added, and what stage 2 is made of may
-change until a setting needs it.
+The steps are those of `trice.recipes.plan`. Their files are in the run's folder, in the published layout. If a run
+is started again, finished steps are skipped and an interrupted one resumes. A setting that finished steps depend on
+may not change in a folder; conditions and seeds may be added.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from trice.errors import InputError
 from trice.models.engine import base_engine
 from trice.progress import notice
-from trice.recipes.pipeline import Loop
-from trice.recipes.recipe import Recipe, dump_recipe, load_recipe
-from trice.recipes.resolve import load_data, open_endpoint
-from trice.recipes.status import table
+from trice.recipes.pipeline import Pipeline
+from trice.recipes.plan import Plan
+from trice.recipes.recipe import Recipe, dump_recipe
+from trice.recipes.resolve import licences, load_data, open_endpoint
+from trice.recipes.status import table, to_retry
 from trice.stages.collect import origin_path
 from trice.stages.generate import check_engine, find_examples
 from trice.stages.teachers import load_teacher_prompts
-from trice.storage.files import differences, digest, read_text, write_text
-from trice.storage.locks import alone
+from trice.storage.files import digest, write_text
+from trice.storage.locks import lock_folder
+from trice.storage.run_store import RunStore
 from trice.tasks import Tasks, check_questions, check_tools
 from trice.types import Question
 
 
 def run(recipe: Recipe, *, retry: bool = False) -> Path:
-    """Run a recipe to its report; returns the run's folder. `retry` does failed rows again, of finished steps too
-    where nothing costly has been made of them. Raises InputError before anything expensive."""
+    """Run a recipe to its report.
+
+    Args:
+        recipe: the recipe, from `load_recipe`.
+        retry: try failed rows again, also in finished steps if no costly step has used their rows.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        InputError: the recipe names something that does not exist, or differs from the one that the folder was
+            begun with. This is found before anything expensive.
+    """
     check(recipe)
     folder = recipe.folder
-    with alone(folder):
-        _claim(folder, recipe)
+    with lock_folder(folder):
+        store = open_store(recipe)
+        store.check()
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
         for part in parts(recipe):
-            Loop(part, folder, apart=recipe.per_task, retry=retry).run()
+            pipeline = Pipeline(part, folder, per_task=recipe.per_task, retry=retry)
+            plan = Plan(pipeline, store)
+            if retry:
+                store.forget(to_retry(list(plan.steps()), store))
+            for step in plan.steps():
+                store.run(step)
+            pipeline.report()
     return folder
 
 
 def status(recipe: Recipe) -> list[str]:
-    """How far the run of a recipe is, a line for each step, from its files alone: it may be under way elsewhere."""
-    loops = [Loop(part, recipe.folder, apart=recipe.per_task) for part in parts(recipe)]
-    steps = [step for loop in loops for step in loop.plan()]
-    return table(steps, loops[0].steps) if loops else []
+    """How far the run of a recipe is, a line for each step, read from its files alone."""
+    store, folder = open_store(recipe), recipe.folder
+    pipelines = [Pipeline(part, folder, per_task=recipe.per_task) for part in parts(recipe)]
+    steps = [step for pipeline in pipelines for step in Plan(pipeline, store).steps()]
+    return table(steps, store)
+
+
+def open_store(recipe: Recipe) -> RunStore:
+    """The store of a recipe's run."""
+    about = {"name": recipe.name, "title": recipe.title, "model": recipe.model, "seed": recipe.seed}
+    return RunStore(recipe.folder, inputs(recipe), about | {"licences": licences(recipe)})
+
+
+def inputs(recipe: Recipe) -> dict[str, Any]:
+    """The settings that steps depend on, by key, and the checksums of the user's question files."""
+    how, values = recipe.evaluate, recipe.identity()
+    del values["evaluate"]
+    files = [file for entry in recipe.data for file in (entry.train_file, entry.test_file) if file]
+    return values | {
+        "engine": base_engine(recipe.engine),
+        "files": {str(file): digest(file) for file in files},
+        "checkpoints chosen by validation": recipe.validates,
+        "evaluate.few_shot": how.few_shot,
+        "evaluate.any_passage": how.any_passage,
+        "evaluate.first seed": how.seeds[0],
+    }
 
 
 def parts(recipe: Recipe) -> list[Recipe]:
@@ -86,7 +127,7 @@ def check(recipe: Recipe) -> None:
             raise InputError(
                 f"validation={recipe.validation}: {entry.dataset} has {len(part.train)} to train on"
             )
-    few_shot = recipe.evaluate.few_shot if "few-shot" in recipe.evaluate.settings else None
+    few_shot = recipe.evaluate.few_shot if "few-shot" in recipe.evaluate.conditions else None
     for name in dict.fromkeys(tasks.of(question).name for question in asked):
         for examples in (recipe.split.few_shot, few_shot, *(origin.few_shot for origin in recipe.collect)):
             find_examples(name, examples)
@@ -114,46 +155,3 @@ def check(recipe: Recipe) -> None:
         check_machine(recipe.clone, recipe.device)
     if recipe.ranked:
         check_machine(recipe.rlef, recipe.device)
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Keep the recipe in the run's folder. Raises InputError where it was begun with another one."""
-    path = folder / "recipe.yaml"
-    if path.is_file():
-        begun = load_recipe(str(path))
-        ranked = begun.ranked or (folder / "data" / "stage2").exists()
-        before, now = (_fixed(each, ranked) for each in (begun, recipe))
-        if before != now:
-            raise InputError(
-                f"{folder}: begun with another recipe ({differences(before, now)}); "
-                "use that one again, or another output="
-            )
-    write_text(path, dump_recipe(recipe))
-    _claim_files(folder / "files.json", recipe)
-
-
-def _claim_files(path: Path, recipe: Recipe) -> None:
-    """Keep the checksums of the user's own questions. Raises InputError where a file has changed since."""
-    files = [file for entry in recipe.data for file in (entry.train_file, entry.test_file) if file]
-    now = {str(file): digest(file) for file in files}
-    before = json.loads(read_text(path)) if path.is_file() else now
-    for file, checksum in now.items():
-        if before.get(file, checksum) != checksum:
-            raise InputError(f"{file}: has changed since {path.parent} was begun; take another output=")
-    if now:
-        write_text(path, json.dumps(now, indent=2) + "\n")
-
-
-def _fixed(recipe: Recipe, ranked: bool) -> dict[str, Any]:
-    """What may not change in a folder; `ranked` where a setting has needed stage 2. The first seed's models go
-    by their setting's name alone."""
-    value = recipe.identity()
-    for key in () if ranked else ("collect", "score", "rlef"):
-        del value[key]
-    value["engine"] = base_engine(recipe.engine)
-    value["held-out questions choose checkpoints"] = recipe.validates
-    how = recipe.evaluate
-    value["evaluate"] = {
-        "few_shot": how.few_shot, "any_passage": how.any_passage, "first seed": how.seeds[0],
-    }  # fmt: skip
-    return value

@@ -14,17 +14,10 @@ from pydantic import Field, model_validator
 from trice.datasets import NAMES, TASKS
 from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.recipes.conditions import DEFAULT, REPEATED, TOOL_CHOICES, UNTRAINED, Condition, Variant
 from trice.tools import canonical_name
 from trice.training.settings import FREE, Settings
 from trice.types import ALL
-
-Setting = Literal[
-    "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both", "never", "always"
-]
-SETTINGS: tuple[Setting, ...] = (
-    "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2", "both",
-)  # fmt: skip
-TOOL_CHOICES: dict[str, ToolChoice] = {"never": "none", "always": "required"}
 
 
 class DataSet(Settings):
@@ -212,23 +205,52 @@ class Score(Settings):
 
 
 class Evaluation(Settings):
-    """Which settings are trained and evaluated."""
+    """Which conditions are trained and evaluated."""
 
-    settings: list[Setting] = Field(list(SETTINGS), min_length=1)
+    conditions: list[Condition] = Field(list(DEFAULT), min_length=1)
     """what to train and evaluate, see below"""
     seeds: list[int] = Field([0], min_length=1)
-    """training seeds; those after the first train and evaluate `stage-1` and `both` again, on the candidates
-    of the first seed"""
+    """training seeds; each seed after the first trains and evaluates `stage-1` and `both` again, on the
+    candidates of the first seed"""
     few_shot: str = "mixed"
     """the worked examples of `few-shot`, as in `split`"""
     any_passage: bool = False
-    """also ask the model over each passage alone, for the measure `any_passage`: right where any of these answers
-    is, as the paper counts; it takes as many more answers of the model as there are passages"""
+    """also ask the model over each passage alone, for the measure `any_passage`: a response counts as right if any
+    of these answers is right, as the paper counts; each passage costs one more answer of the model"""
 
     @model_validator(mode="after")
-    def _each_once(self) -> Evaluation:
-        for key, values in (("settings", self.settings), ("seeds", self.seeds)):
+    def _no_duplicates(self) -> Evaluation:
+        for key, values in (("conditions", self.conditions), ("seeds", self.seeds)):
             for value in values:
                 if values.count(value) > 1:  # type: ignore[arg-type]
-                    raise ValueError(f"'{key}' holds {value!r} twice")
+                    raise ValueError(f"'{key}' holds {value!r} twice; remove one")
         return self
+
+    def trained(self) -> list[Variant]:
+        """The variants to train, each after the one that it builds on."""
+        wanted = set(self.conditions)
+        variants = []
+        if wanted & REPEATED:
+            variants += self._with_seeds("stage-1")
+        elif wanted & {"stage-2-alone", *TOOL_CHOICES}:
+            variants += [Variant("stage-1")]
+        variants += [Variant(each) for each in ("tool-0", "tool-100", "stage-2-alone") if each in wanted]
+        return variants + (self._with_seeds("both") if "both" in wanted else [])
+
+    def evaluated(self) -> list[Variant]:
+        """The variants to evaluate, in the order of the recipe."""
+        return [variant for condition in self.conditions for variant in self._with_seeds(condition)]
+
+    def _with_seeds(self, condition: Condition) -> list[Variant]:
+        later = self.seeds[1:] if condition in REPEATED else []
+        return [Variant(condition), *(Variant(condition, seed) for seed in later)]
+
+    def seed_of(self, variant: Variant) -> int:
+        """The training seed of a variant."""
+        return self.seeds[0] if variant.seed is None else variant.seed
+
+    def model_of(self, variant: Variant) -> Variant | None:
+        """The trained variant that answers: with a tool choice the last stage; None for the base model."""
+        if variant.condition in TOOL_CHOICES:
+            return Variant("both" if "both" in self.conditions else "stage-1")
+        return None if variant.condition in UNTRAINED else variant

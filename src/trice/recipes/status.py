@@ -1,7 +1,7 @@
-"""How far a run is, step by step, and which of its finished steps have rows that may be tried again.
+"""How far a run is, step by step, and which of its finished steps have rows that can be tried again.
 
-All of it is read from the run's files, without a lock and without a model: a run can be looked at while another
-process is at work on it. What a step without rows is doing (mixing, scoring) is not told.
+Everything is read from the run's files, without a lock and without a model, so a run can be looked at while another
+process works on it. Steps without rows, such as mixing, have no progress to show.
 """
 
 from __future__ import annotations
@@ -10,19 +10,13 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trice.progress import notice
-from trice.storage.run_store import Ledger, standing
-from trice.storage.steps import Step, Steps
+from trice.storage.row_state import RowState, read_state
+from trice.storage.run_store import RunStore, Step
 
-# Kinds of steps by what is made of their rows: by steps whose cost forbids to do it again, and by those that are
-# done again with them.
-MADE_OF: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "split": (("label", "collect", "train"), ()),
-    "label": (("collect", "train"), ("mix", "collect gold", "score")),
-    "collect": (("train stage-2", "train both"), ("score",)),
-}
+CHEAP = ("mix", "score", "evaluate")  # kinds of steps that run again when their input changes
 
 
 class Line(NamedTuple):
@@ -36,53 +30,54 @@ class Line(NamedTuple):
     state: str = ""
 
 
-def table(plan: Sequence[Step], steps: Steps) -> list[str]:
+def table(steps: Sequence[Step], store: RunStore) -> list[str]:
     """A line for each step: rows done, failed and remaining, their rate, and how long it took or will take."""
+    finished = {step.name for step in steps if store.is_finished(step)}
     lines = [Line("step", "done", "failed", "remaining", "rate", "")]
-    lines += [_line(step, steps.find(step.name)) for step in plan]
+    for step in steps:
+        lines.append(_line(step, store.seconds(step) if step.name in finished else None))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [
         "  ".join([name.ljust(widths[0]), *map(str.rjust, figures, widths[1:]), state]).rstrip()
         for name, *figures, state in lines
     ]
-    finished = sum(steps.find(step.name) is not None for step in plan)
-    return [*shown, f"{finished} of {len(plan)} steps finished"]
+    return [*shown, f"{len(finished)} of {len(steps)} steps finished"]
 
 
-def _line(step: Step, finished: dict[str, Any] | None) -> Line:
-    ledger = standing(step.output) if step.output else None
-    state = f"finished in {_span(finished['seconds'])}" if finished else _state(step, ledger)
-    if ledger is None:
+def _line(step: Step, seconds: float | None) -> Line:
+    rows = read_state(step.progress) if step.progress else None
+    state = _unfinished(step, rows) if seconds is None else f"finished in {_duration(seconds)}"
+    if rows is None:
         return Line(step.name, state=state)
-    rate = (f"{ledger.rate:,.0f}/s" if ledger.rate >= 100 else f"{ledger.rate:.3g}/s") if ledger.rate else ""
-    done, failed, remaining = (str(count) for count in (ledger.done, ledger.lost, ledger.remaining))
+    rate = (f"{rows.rate:,.0f}/s" if rows.rate >= 100 else f"{rows.rate:.3g}/s") if rows.rate else ""
+    done, failed, remaining = map(str, (rows.done_count, rows.failed_count, rows.remaining_count))
     return Line(step.name, done, failed, remaining, rate, state)
 
 
-def _state(step: Step, ledger: Ledger | None) -> str:
-    """How far a step is that is not finished."""
-    if ledger is None:
-        at = _checkpoint(step.output) if step.output else None
+def _unfinished(step: Step, rows: RowState | None) -> str:
+    """How far an unfinished step is."""
+    if rows is None:
+        at = _checkpoint(step.progress) if step.progress else None
         return f"step {at[0]} of {at[1]} at the last checkpoint" if at else ""
-    if ledger.finished:
+    if rows.summary:
         return "rows finished"
-    left = f"{_span(ledger.remaining / ledger.rate)} left, " if ledger.rate and ledger.total else ""
-    return f"{left}last row {_span(max(0.0, time.time() - ledger.last))} ago"
+    left = f"{_duration(rows.remaining_count / rows.rate)} left, " if rows.rate and rows.total else ""
+    return f"{left}last row {_duration(max(0.0, time.time() - rows.updated_at))} ago"
 
 
 def _checkpoint(folder: Path) -> tuple[int, int] | None:
-    """The steps that a training had taken at its last whole checkpoint, and all it takes."""
+    """The training steps at the last whole checkpoint, and in total."""
     found = []
     for path in folder.glob("checkpoint-*/trainer_state.json"):
         try:
             state = json.loads(path.read_bytes())
             found.append((int(state["global_step"]), int(state["max_steps"])))
-        except (OSError, ValueError, KeyError):  # being written, or removed, at this moment
+        except (OSError, ValueError, KeyError):  # it is being written or removed at this moment
             continue
     return max(found, default=None)
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """A time in words."""
     whole = round(seconds)
     if whole < 60:
@@ -91,29 +86,39 @@ def _span(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def to_retry(plan: Sequence[Step], steps: Steps, prefix: str) -> set[str]:
-    """The finished steps with failed rows, and those that are done again with them. A step stays as it is where
-    a model was trained on its rows, or other rows were asked for: that is told."""
-    again: set[str] = set()
-    names = {step.name.removeprefix(prefix): step for step in plan}
-    for name, step in names.items():
-        ledger = standing(step.output) if step.output and steps.find(step.name) else None
-        if ledger is None or not ledger.lost:
+def to_retry(steps: Sequence[Step], store: RunStore) -> set[str]:
+    """The finished steps whose failed rows are tried again, by name. Cheap steps after them run again because
+    their input changes. A step is left as it is, with a notice, if a costly step has already used its rows."""
+    names = set()
+    for step in steps:
+        rows = read_state(step.progress) if step.progress and store.is_finished(step) else None
+        if rows is None or not rows.failed_count:
             continue
-        kind, _, rest = name.partition(" ")
-        costly, cheap = MADE_OF.get(kind, ((), (f"evaluate {rest}",)))
-        used = [each for each in names if each.startswith(costly) and _begun(names[each], steps)]
-        if used:
+        users = [each for each in _costly_users(step, steps) if _has_begun(each, store)]
+        if users:
+            count = rows.failed_count
             notice(
-                f"{step.name}: {ledger.lost} failed rows stay as they are: '{used[0]}' has used the others"
+                f"{step.name}: {count} failed rows are not tried again: '{users[0].name}' has used the others"
             )
         else:
-            again |= {step.name, *(prefix + each for each in cheap)}
-    return again
+            names.add(step.name)
+    return names
 
 
-def _begun(step: Step, steps: Steps) -> bool:
-    """Whether a step with an output of its own has begun."""
-    if step.output is None:
-        return False
-    return steps.find(step.name) is not None or step.output.exists() or standing(step.output) is not None
+def _costly_users(step: Step, steps: Sequence[Step]) -> list[Step]:
+    """The steps that use the files of `step`, directly or through cheap steps, and are too costly to repeat."""
+    files, users = set(step.outputs), []
+    for each in steps[steps.index(step) + 1 :]:
+        if not files.isdisjoint(each.inputs):
+            if each.kind in CHEAP or each.progress is None:
+                files.update(each.outputs)
+            else:
+                users.append(each)
+    return users
+
+
+def _has_begun(step: Step, store: RunStore) -> bool:
+    progress = step.progress
+    return progress is not None and (
+        store.is_finished(step) or progress.exists() or read_state(progress) is not None
+    )

@@ -20,7 +20,7 @@ from trice.report.headline import Headline
 from trice.report.results import Comparison, Members, Results, compare, share_of
 from trice.report.run_reader import Run, RunInfo, group_of, order
 from trice.report.schema import RunResults, SeveralResults, difference_result
-from trice.storage.files import flat
+from trice.storage.inputs import flat
 from trice.types import Response
 
 Key = tuple[str, str, str]  # a question: data set, id, text

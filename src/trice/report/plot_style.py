@@ -41,7 +41,7 @@ LOOKS = {  # a setting looks the same in every figure
     "tool-0": ("#c9a227", "v"),
     "tool-100": ("#c8503c", "^"),
     "stage-1": ("#2f7fc1", "s"),
-    "stage-2": ("#15936b", "P"),
+    "stage-2-alone": ("#15936b", "P"),
     "both": ("#dd7a1c", "D"),
     "never": ("#7d9a3c", "<"),
     "always": ("#7b6cb5", ">"),

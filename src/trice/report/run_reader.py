@@ -15,21 +15,20 @@ fit raises InputError. Counting and showing is done elsewhere.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
 from trice.datasets.published import read_candidates
 from trice.errors import InputError
-from trice.recipes.sections import Setting
+from trice.recipes.conditions import CONDITIONS, Variant
 from trice.storage import files
 from trice.types import Candidates, Response
 
-SETTINGS: tuple[str, ...] = get_args(Setting)
+SETTINGS: tuple[str, ...] = CONDITIONS
 BASE, STAGE_1, BOTH = "zero-shot", "stage-1", "both"
 NEVER, ALWAYS = "never", "always"
 Log = list[dict[str, float]]
@@ -116,15 +115,14 @@ class Run:
 
 def group_of(setting: str) -> str:
     """The setting without its seed: `stage-1.seed2` → `stage-1`."""
-    return re.sub(r"\.seed\d+$", "", setting)
+    return Variant.parse(setting).condition
 
 
 def order(setting: str) -> tuple[int, str, int, str]:
     """The sort key of display: known groups in their order, others after, a group's seeds together."""
-    group = group_of(setting)
+    group, seed = Variant.parse(setting)
     place = SETTINGS.index(group) if group in SETTINGS else len(SETTINGS)
-    seed = setting[len(group) :].removeprefix(".seed")
-    return place, group, int(seed or 0), setting
+    return place, group, seed or 0, setting
 
 
 def read_run(folder: Path) -> Run:

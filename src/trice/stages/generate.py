@@ -37,7 +37,7 @@ from trice.models.engine import (
 from trice.models.sampling import Sampling
 from trice.progress import Progress, notice
 from trice.storage.files import check_output, digest, read_rows
-from trice.storage.run_store import Journal
+from trice.storage.row_store import RowStore
 from trice.tasks import Sources, TaskLike, Tasks, identity
 from trice.tasks.outcome import called
 from trice.tools.call_text import write_call
@@ -176,8 +176,8 @@ def generate(
         "examples": {group.task.name: [list(each) for each in group.settings.examples] for group in groups}
     }
     settings |= {"more": asdict(more.sampling)} if more else {}
-    with Journal(output, settings, len(questions) * spec.sampling.samples, retry=retry) as journal:
-        if journal.finished:
+    with RowStore(output, settings, len(questions) * spec.sampling.samples, retry=retry) as journal:
+        if journal.is_finished:
             return read_rows(output, Response, unanswered=True)
         if not journal.rows:
             remove_sidecars(output, "calls")  # another time's
@@ -295,7 +295,7 @@ def _answer(
     keys: Sequence[Sequence[str]],
     spec: ModelSpec,
     origin: str,
-    journal: Journal,
+    journal: RowStore,
     ahead: BackgroundExecutor | None,
     opened: Callable[[], Engine],
     long_is_empty: bool,
@@ -368,7 +368,7 @@ def _unchanged(
 
 
 def _passing(
-    groups: Sequence[Group], keys: Sequence[Sequence[str]], journal: Journal, more: More
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], journal: RowStore, more: More
 ) -> list[Group]:
     """The questions whose first response passes, in groups that are sampled again."""
 

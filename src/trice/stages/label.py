@@ -24,7 +24,7 @@ from trice.stages.generate import GRADED
 from trice.stages.grading import grade
 from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.storage import files
-from trice.storage.run_store import Journal
+from trice.storage.row_store import RowStore
 from trice.tasks import Sources, TaskLike, Tasks, check_questions, identity
 from trice.tasks.outcome import read
 from trice.tools.call_text import first_call_is, is_one_line, write_call
@@ -87,10 +87,10 @@ def label(
     tasks = Tasks(task, tools)
     questions = _questions(data, tasks, limit)
     settings = {"task": identity(task), **teacher.description, "data": files.digest(data), "limit": limit}
-    with Journal(
+    with RowStore(
         output, settings | {"reading": reading, "tools": tools}, len(questions), retry=retry
     ) as finished:
-        if finished.finished and _yield_path(output).is_file():
+        if finished.is_finished and _yield_path(output).is_file():
             return Yield(**json.loads(files.read_text(_yield_path(output))))
         verdicts = _teach(finished, tasks, questions, teacher)
         pairs = list(zip(questions, verdicts, strict=True))
@@ -117,7 +117,7 @@ def _questions(data: Path, tasks: Tasks, limit: int | None) -> list[Question]:
 
 
 def _teach(
-    finished: Journal, tasks: Tasks, questions: Sequence[Question], teacher: Teacher
+    finished: RowStore, tasks: Tasks, questions: Sequence[Question], teacher: Teacher
 ) -> list[_Verdict]:
     """The verdict on every question, after as many turns as the teacher takes. Each reply is stored as it
     comes; those of an earlier, killed run are found in the files."""

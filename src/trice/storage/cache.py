@@ -10,7 +10,7 @@ from threading import RLock
 from typing import Generic, TypeVar
 
 from trice.progress import notice
-from trice.storage.locks import open_alone
+from trice.storage.locks import lock_file
 
 Made = TypeVar("Made")
 
@@ -30,10 +30,10 @@ def make_once(path: Path, make: Callable[[Path], None], whole: Callable[[Path], 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     try:
-        file, guarded = open_alone(lock)
+        file, guarded = lock_file(lock)
     except BlockingIOError:
         notice(f"another process is making {path}; waiting for it")
-        file, guarded = open_alone(lock, wait=True)
+        file, guarded = lock_file(lock, wait=True)
     try:
         if whole(path):
             return False

@@ -178,30 +178,6 @@ def digest(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed between two settings, in words: `seed was 1, is now 2; lora.r was 8, is now 16`."""
-    old, new = flat(before), flat(now)
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return "; ".join(f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in keys)
-
-
-def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return found
-
-
-def to_json(value: object, sort: bool = True) -> str:
-    """A value as JSON, the same whatever the order of its keys; a path by its name."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=sort, default=_plain)
-
-
-def _plain(value: object) -> object:
-    return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else str(value)
-
-
 def sync_folder(folder: Path) -> None:
     """Make a folder's names as durable as its files, where the file system can."""
     with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""Locks between processes: one for each file that is being made, and one for each run folder.
+"""Locks between processes: one for each file that is being written, and one for each run folder.
 
-A lock is held by the operating system for as long as the process lives, so a killed process never leaves one behind.
+The operating system holds a lock for as long as the process lives, so a killed process never leaves one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from pathlib import Path
 from trice.errors import TriceError
 
 
-def open_alone(path: Path, wait: bool = False) -> tuple[io.FileIO, bool]:
-    """The file, made where it is missing, to append to, and whether it is guarded: that no other process can open
-    it so until this one ends, however it ends. Raises BlockingIOError where another has it; or `wait`s for it."""
+def lock_file(path: Path, wait: bool = False) -> tuple[io.FileIO, bool]:
+    """Open a file for appending, creating it if needed, and lock it until it is closed.
+
+    Returns the file, and False if the file system has no locks. Raises BlockingIOError if another process holds the
+    lock, or with `wait` waits for that process."""
     while True:
         file = io.FileIO(path, "a+")
         try:
@@ -30,19 +32,19 @@ def open_alone(path: Path, wait: bool = False) -> tuple[io.FileIO, bool]:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file, True
-        file.close()  # a process that has finished since put another file in its place
+        file.close()  # another process has replaced the file since it was opened
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Work in a folder, made where it is missing, that no other process may work in at the same time. Raises
-    TriceError where another does; a process that is killed holds nothing."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder, creating it if needed, during a `with` block. Raises TriceError if another process holds the
+    lock."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     try:
-        file, _ = open_alone(path)
+        file, _ = lock_file(path)
     except BlockingIOError:
-        raise TriceError(f"{folder}: another process is at work there; let that one end") from None
+        raise TriceError(f"{folder}: another process is working there; wait until it ends") from None
     try:
         yield
     finally:

@@ -24,8 +24,9 @@ from trice.formats.prompt import Template, load_template
 from trice.models.adapters import CONFIG, MADE, WEIGHTS, adapter_weights
 from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
 from trice.progress import Progress, first_process, notice
-from trice.storage.files import differences, digest, read_object, write_text
-from trice.storage.locks import alone
+from trice.storage.files import digest, read_object, write_text
+from trice.storage.inputs import check_same_inputs
+from trice.storage.locks import lock_folder
 from trice.training.environment import check_machine, compile_layers, deepspeed, processes, sharded
 from trice.training.lora import adapter_lora, with_lora
 from trice.training.model_card import write_card
@@ -85,11 +86,7 @@ def claim(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: 
     if path.is_file() and (done or any(output.glob("checkpoint-*"))):
         known = type(settings)().identity() | read_object(path)  # an older version had fewer settings
         before = {key: known.get(key) for key in now}
-        if before != now:
-            raise InputError(
-                f"{output}: begun with other settings ({differences(before, now)}); "
-                "use those again, or another --output"
-            )
+        check_same_inputs(output, before, now, "another --output")
         if done:
             return True
     if first_process():
@@ -207,7 +204,7 @@ def fit(
     }
     about = {"trice": __version__, "task": task}
     team = processes(device)
-    with alone(output) if team.is_main_process else nullcontext():
+    with lock_folder(output) if team.is_main_process else nullcontext():
         with team.main_process_first():
             if claim(output, fixed, about, settings):
                 notice(f"{output}: already trained with these settings")
