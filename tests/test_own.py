@@ -215,4 +215,8 @@ def test_two_models_of_different_families_give_candidates_in_one_recipe(
     origins = f"[{{origin: own, from: base}}, {{origin: other, model: {other}, {how}}}]"
     out = run(load_recipe("sums.yaml", [f"collect={origins}", "evaluate.conditions=[both]"]))
     ranked = read(out / "data/stage2/sums/sums.json")
-    assert {origin for row in ranked for each in row["candidates"] for origin in [each["origin"]]} == {"gold", "own", "other"}
+    assert {origin for row in ranked for each in row["candidates"] for origin in [each["origin"]]} == {
+        "gold",
+        "own",
+        "other",
+    }
