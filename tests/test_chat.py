@@ -79,5 +79,5 @@ def test_wrong_names_are_named(tmp_path: Path) -> None:
         chat("x", task="cooking")
     with pytest.raises(InputError, match="unknown template 'plian'"):
         chat("x", template="plian")
-    with pytest.raises(InputError, match="no adapter here"):
+    with pytest.raises(InputError, match="is not an adapter"):
         chat("x", tmp_path)

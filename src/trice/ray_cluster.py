@@ -1,9 +1,9 @@
-"""Ray: work that is spread over the machines of a cluster, or over the cores of one.
+"""Ray: work that is distributed over the machines of a cluster, or over the cores of one machine.
 
-Work goes out in portions, and what a portion gave comes back as one. A portion whose worker dies, with its machine
-or alone, is done again by another. Nothing here knows what is done: `trice.models.ray_engine` writes responses in this
-way, `trice.tools.ray_executor` runs calls. Does not cover starting a cluster (docs/how-to/cluster.md), nor a model that
-is cut up among machines. Importing this loads no Ray.
+Work is sent to the workers in pieces, and the result of a piece returns as a whole. If a worker dies, another
+one repeats its piece. This module does not know what the work is: `trice.models.ray_engine` generates responses
+with it, and `trice.tools.ray_executor` runs calls. Starting a cluster (docs/how-to/cluster.md) and models that
+are divided among machines are not covered. This module does not load Ray when it is imported.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from trice.errors import InputError, TriceError
+from trice.errors import InputError, TriceError, error_line
 
-PORTIONS = 4  # for each worker at least, so that none waits long for the last one
+PIECES_PER_WORKER = 4  # at least, so that no worker waits long for the last one
 WHERE = "on a worker of the cluster"
-RETRIES = 5  # of a portion whose worker dies: it may be what kills it
-Portion = TypeVar("Portion")
+RETRIES = 5  # of a piece whose worker dies, since the piece may be the cause
+Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
 class Pool(NamedTuple):
-    """How many workers, and the cores and GPUs that each has for itself."""
+    """The number of workers, and the cores and GPUs of each."""
 
     workers: int
     cpus: float
@@ -35,16 +35,16 @@ class Pool(NamedTuple):
 
 
 def check() -> None:
-    """Raise InputError where Ray is missing."""
+    """Raise InputError if Ray is missing."""
     if importlib.util.find_spec("ray") is None:
         raise InputError("engine 'ray' needs Ray: pip install 'trice-rlef[ray]'")
 
 
 def connect() -> None:
-    """Join the cluster at RAY_ADDRESS, the one this machine belongs to, or else one made of this machine alone."""
+    """Join the cluster at RAY_ADDRESS or the one this machine belongs to, else start one on this machine alone."""
     check()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to developers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # no advice to developers
     import ray
     from ray.data import DataContext
 
@@ -52,57 +52,66 @@ def connect() -> None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is told below, in one line
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are reported below, in one line
 
 
-def shared(nodes: Sequence[dict[str, float]], workers: int | None = None) -> Pool:
-    """The pool for `nodes`, each told by its resources, which are taken to be alike. Without a number of workers
-    there is one for each GPU, or for each machine where there are none; a machine's are shared out among those
-    that it gets."""
+def divide(nodes: Sequence[dict[str, float]], workers: int | None = None) -> Pool:
+    """The pool on `nodes`, given by their resources, which are assumed to be equal.
+
+    The default is one worker for each GPU, or for each machine if there is no GPU. The resources of a machine are
+    divided among its workers.
+    """
     kind = "GPU" if any(node.get("GPU") for node in nodes) else "CPU"
     amounts = [node[kind] for node in nodes if node.get(kind, 0) >= 1]
     if not amounts:
         raise InputError("engine 'ray': the cluster has no cores to work with")
     count = workers or (int(sum(amounts)) if kind == "GPU" else len(amounts))
-    each = min(amounts) / math.ceil(count / len(amounts))
-    each = math.floor(each) if each > 1 else each
-    return Pool(count, 1, each) if kind == "GPU" else Pool(count, each)
+    share = min(amounts) / math.ceil(count / len(amounts))
+    share = math.floor(share) if share > 1 else share
+    return Pool(count, 1, share) if kind == "GPU" else Pool(count, share)
 
 
 def pool(workers: int | None = None) -> Pool:
-    """The pool on the cluster that is joined."""
+    """The pool on the cluster that was joined."""
     import ray
 
-    return shared([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
+    return divide([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
 
 
-def split(items: Sequence[Portion], workers: int, most: int) -> list[Sequence[Portion]]:
-    """`items` in pieces of `most`, or smaller ones where that leaves some workers without."""
-    size = min(most, math.ceil(len(items) / (workers * PORTIONS))) or 1
+def split(items: Sequence[Piece], workers: int, max_size: int) -> list[Sequence[Piece]]:
+    """`items` in pieces of at most `max_size`, or smaller ones so that every worker gets some."""
+    size = min(max_size, math.ceil(len(items) / (workers * PIECES_PER_WORKER))) or 1
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def spread(
-    work: Callable[[], Callable[[Portion], Result]], pieces: Sequence[Portion], pool: Pool
+    make_work: Callable[[], Callable[[Piece], Result]], pieces: Sequence[Piece], pool: Pool
 ) -> Iterator[Result]:
-    """The result for each piece, in the order they are finished. `work` is called once on every worker, and what it
-    returns with one piece after the other; it and the pieces are pickled.
+    """Yield the result of each piece as it finishes.
 
-    Raises InputError for what cannot be sent, and what a worker raises."""
+    Args:
+        make_work: Called once on every worker; returns the function that is called with each piece. It is pickled.
+        pieces: The work, which is pickled.
+        pool: The workers.
+
+    Raises:
+        InputError: The work cannot be pickled.
+        TriceError: A worker failed.
+    """
     import ray
     from ray import cloudpickle
 
     try:
-        packed = cloudpickle.dumps(work)
-    except Exception as error:  # of all kinds: it runs the pickling of users' objects
-        raise InputError(f"engine 'ray': cannot be sent to the workers: {_line(error)}") from None
+        pickled = cloudpickle.dumps(make_work)
+    except Exception as error:  # pickling runs code of users' objects, which may raise anything
+        raise InputError(f"engine 'ray': cannot be sent to the workers: {error_line(error)}") from None
     rows = [{"piece": cloudpickle.dumps(piece)} for piece in pieces]
     size = min(pool.workers, len(rows))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the one way there is to bound retries is to go
+        warnings.simplefilter("ignore")  # max_task_retries is deprecated, but nothing else limits retries
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
-            fn_constructor_args=(packed,),
+            fn_constructor_args=(pickled,),
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
             batch_size=1,
             num_cpus=pool.cpus,
@@ -111,39 +120,36 @@ def spread(
         )
     try:
         for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
-            for told in batch["result"]:
-                failure, result = pickle.loads(told)
+            for pickled_result in batch["result"]:
+                failure, result = pickle.loads(pickled_result)
                 if failure is not None:
                     raise failure
                 yield result
     except ray.exceptions.RayError as error:
-        raise TriceError(f"engine 'ray': {_line(error)}; what is done is kept") from error
+        raise TriceError(f"engine 'ray': {error_line(error)}; finished results are saved") from error
 
 
 class _Worker:
-    """What runs in a worker's process. A failure comes back as a result: Ray would call it a broken worker's."""
+    """Runs in a worker's process. A failure is returned as a result, because Ray would treat it as a broken
+    worker."""
 
-    def __init__(self, packed: bytes) -> None:
-        self._packed = packed
-        self._do: Callable[[Any], Any] | None = None
+    def __init__(self, pickled: bytes) -> None:
+        self._pickled = pickled
+        self._work: Callable[[Any], Any] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"result": [self._told(piece) for piece in batch["piece"]]}
+        return {"result": [self._run(piece) for piece in batch["piece"]]}
 
-    def _told(self, piece: bytes) -> bytes:
+    def _run(self, piece: bytes) -> bytes:
+        """The pickled pair of failure and result."""
         from ray import cloudpickle
 
         try:
-            do = self._do = self._do or cloudpickle.loads(self._packed)()
-            told: tuple[Exception | None, Any] = (None, do(cloudpickle.loads(piece)))
+            work = self._work = self._work or cloudpickle.loads(self._pickled)()
+            outcome: tuple[Exception | None, Any] = (None, work(cloudpickle.loads(piece)))
         except TriceError as failure:
-            told = (type(failure)(f"{WHERE}: {failure}"), None)
+            outcome = (type(failure)(f"{WHERE}: {failure}"), None)
         except Exception as failure:
-            told = (TriceError(f"{WHERE}: {type(failure).__name__}: {_line(failure)}"), None)
-        packed: bytes = cloudpickle.dumps(told)
-        return packed
-
-
-def _line(error: Exception) -> str:
-    """The first line of a library's error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            outcome = (TriceError(f"{WHERE}: {type(failure).__name__}: {error_line(failure)}"), None)
+        pickled: bytes = cloudpickle.dumps(outcome)
+        return pickled

@@ -151,7 +151,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(
     for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
         save(malice, weights)
         line = refused(vicuna, adapter)
-        assert line == f"{weights}: refused, not a file of plain weights (or a damaged one)"
+        assert line == f"{weights} is refused: it is damaged, or contains something else than weights"
         assert not trace.exists()
     pickle.loads(weights.read_bytes())
     assert trace.exists()  # it would have
@@ -180,8 +180,8 @@ def test_what_is_no_adapter_for_the_model_is_one_line(saved: Path, vicuna: Path,
     extra = whole | {f"{layer.format(9)}.weight": torch.zeros(8, 32)}
     assert f"(is for {layer.format(9)}.weight)" in line(extra)
     assert "does not fit model" in line(r=4)
-    assert "holds something else than named weights" in line([torch.zeros(2)])
-    assert "holds something else than named weights" in line({"a": 1})
+    assert "contains something else than named weights" in line([torch.zeros(2)])
+    assert "contains something else than named weights" in line({"a": 1})
     assert "field 'peft_type': 'PREFIX_TUNING'; only LORA" in line(peft_type="PREFIX_TUNING")
     assert "Target modules {'nosuch'} not found" in line(target_modules=["nosuch"])
     assert "was trained on base model 'PLMs/alpaca-7b', not on" in line(
@@ -190,11 +190,11 @@ def test_what_is_no_adapter_for_the_model_is_one_line(saved: Path, vicuna: Path,
     torch.save(whole, weights)
     weights.write_bytes(weights.read_bytes()[:500])
     write(config, [OLD])
-    assert "refused, not a file of plain weights (or a damaged one)" in refused(vicuna, adapter)
+    assert "is refused: it is damaged, or contains something else than weights" in refused(vicuna, adapter)
     weights.rename(adapter / "adapter_model.safetensors")
     assert "adapter_model.safetensors: cannot be read (" in refused(vicuna, adapter)
     (adapter / "adapter_model.safetensors").unlink()
-    assert "no adapter here (adapter_model.safetensors or adapter_model.bin is missing)" in refused(
+    assert "is not an adapter (adapter_model.safetensors or adapter_model.bin is missing)" in refused(
         vicuna, adapter
     )
 
@@ -297,7 +297,7 @@ def test_resized_embeddings_and_pointers_are_named(base: Path, tmp_path: Path) -
     weights = adapter / "adapter_model.safetensors"
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
     weights.write_text(pointer)
-    assert refused(base, adapter).startswith(f"{weights}: is a Git LFS pointer")
+    assert refused(base, adapter).startswith(f"{weights} is a Git LFS pointer")
     (grown / "model.safetensors").write_text(pointer)
-    with pytest.raises(InputError, match=r"model\.safetensors: is a Git LFS pointer"):
+    with pytest.raises(InputError, match=r"model\.safetensors is a Git LFS pointer"):
         load(str(grown), device="cpu", dtype="float32")

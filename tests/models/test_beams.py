@@ -57,5 +57,5 @@ def test_a_beam_ends_where_it_is_over_and_never_writes_what_is_suppressed(
 
 
 def test_more_samples_than_beams_are_refused() -> None:
-    with pytest.raises(InputError, match="--samples 3 needs at least as many beams"):
+    with pytest.raises(InputError, match="samples=3 needs at least as many beams"):
         Sampling(beams=2, samples=3)

@@ -10,7 +10,7 @@ from stand_in_server import StandIn
 from trice.errors import InputError, TriceError
 from trice.models.budget import Budget, Spent
 from trice.models.endpoint import Endpoint
-from trice.models.http import Reply
+from trice.models.replies import Reply
 
 # Each question below may cost 11 + 5: a message's frame 8, "user" 2 and "q1" 1 tokens, and the length limit.
 MOST = Spent(1, 11, 5)
@@ -45,7 +45,9 @@ def ask(endpoint: Endpoint, count: int) -> dict[int, str]:
 def test_a_budget_stops_before_it_is_overspent(budget: dict[str, Any], sent: int, line: str) -> None:
     with StandIn(delay=0.01) as server:
         endpoint = Endpoint(server.url, "m", budget=Budget(**budget))
-        kept = rf"; {sent} of 20 requests were answered and are kept: run again with a higher one to go on$"
+        kept = (
+            rf"; {sent} of 20 requests were answered and are saved: run again with a higher one to continue$"
+        )
         with pytest.raises(TriceError, match=rf"^the budget is spent \({line}\){kept}"):
             ask(endpoint, 20)
     assert len(server.seen) == sent
@@ -95,7 +97,7 @@ def test_estimates_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     with StandIn(script={"q": ["mute"] * 9}) as server:
         ask(Endpoint(server.url, "m", budget=Budget(max_tokens=999)), 5)
     assert capsys.readouterr().err == (
-        "m: the server tells no usage; tokens are estimated from the texts' lengths\n"
+        "m: the server reports no usage; tokens are estimated from the texts' lengths\n"
     )
 
 
@@ -109,5 +111,5 @@ def test_figures_for_a_progress_line() -> None:
 
 
 def test_a_cost_needs_prices() -> None:
-    with pytest.raises(InputError, match=r"^max_cost: needs prompt_price and completion_price"):
+    with pytest.raises(InputError, match=r"^max_cost needs prompt_price and completion_price"):
         Budget(max_cost=1)

@@ -168,7 +168,7 @@ def test_a_prompt_that_kills_every_worker_is_given_up(
     two_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "RETRIES", 1)
-    with pytest.raises(TriceError, match="what is done is kept"):
+    with pytest.raises(TriceError, match="finished results are saved"):
         RayEngine(Frail, 1).write([Prompt("key 0", "", "die")], drawn(), print)
 
 
@@ -238,12 +238,12 @@ def test_a_tools_source_travels_and_what_it_opened_does_not() -> None:
 def test_the_machines_are_shared_out(
     nodes: list[dict[str, float]], workers: int | None, expected: tuple[float, ...]
 ) -> None:
-    assert ray_cluster.shared(nodes, workers) == expected
+    assert ray_cluster.divide(nodes, workers) == expected
 
 
 def test_a_cluster_without_cores_is_refused() -> None:
     with pytest.raises(InputError, match="no cores"):
-        ray_cluster.shared([{"memory": 1e9}])
+        ray_cluster.divide([{"memory": 1e9}])
 
 
 def test_portions_are_small_enough_for_every_worker() -> None:

@@ -16,7 +16,7 @@ from stand_in_server import StandIn
 from trice.errors import InputError, TriceError
 from trice.formats.calls import MAX_RESPONSE
 from trice.models.endpoint import Endpoint
-from trice.models.http import Reply
+from trice.models.replies import Reply
 
 KEYS = ("sk-first-0123456789abcdef", "sk-other-fedcba9876543210")
 
@@ -194,7 +194,7 @@ def test_keys_take_turns_and_a_refused_one_is_taken_out(capsys: pytest.CaptureFi
         assert set(server.paid.values()) == {1}
         shown = capsys.readouterr().err
         assert shown.count("\n") == 1
-        assert f"a key was refused (HTTP {status}) and is taken out; 1 left" in shown
+        assert f"a key was refused (HTTP {status}) and is not used again; 1 left" in shown
         assert not [piece for piece in pieces(KEYS[0], 4) if piece in shown]
 
 

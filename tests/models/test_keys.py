@@ -33,7 +33,7 @@ def test_keys_from_a_file_only_its_user_can_read(tmp_path: Path) -> None:
     file.chmod(0o600)
     assert api_keys(file) == list(KEYS)
     file.write_text("\n")
-    with pytest.raises(InputError, match="holds no key"):
+    with pytest.raises(InputError, match="contains no key"):
         api_keys(file)
     with pytest.raises(InputError, match="cannot be read"):
         api_keys(tmp_path / "none")

@@ -56,7 +56,7 @@ def test_a_tokenizer_without_padding_gets_the_end_token(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["no/such-model", "nosuch", "not a name", ""])
 def test_an_unknown_model_is_one_line(name: str) -> None:
     assert refused(name).startswith(
-        f"model '{name}': neither a folder with a model, nor a hub name that can be loaded, nor 'gemma-3-270m' ("
+        f"model '{name}' is neither a folder with a model, nor a hub name that can be loaded, nor 'gemma-3-270m' ("
     )
     with pytest.raises(InputError, match="neither a folder"):
         check_model(name)
@@ -87,12 +87,14 @@ def test_device_and_dtype_names() -> None:
         assert "\n" not in str(caught.value)
     assert resolve_dtype("float16", "cpu") == "float16"
     assert resolve_dtype("auto", "cpu") in ("float32", "bfloat16")
-    with pytest.raises(InputError, match="dtype 'half': there is auto, float32, bfloat16, float16"):
+    with pytest.raises(
+        InputError, match="dtype 'half' is not valid; choose auto, float32, bfloat16, float16"
+    ):
         resolve_dtype("half", "cpu")
 
 
 def test_a_folder_without_an_adapter_is_refused_before_the_model_is_looked_for(tmp_path: Path) -> None:
-    line = f"{tmp_path / 'none'}: no adapter here (adapter_config.json is missing)"
+    line = f"{tmp_path / 'none'} is not an adapter (adapter_config.json is missing)"
     assert refused("no/such-model", tmp_path / "none") == line
 
 
@@ -124,7 +126,7 @@ def test_layers_of_an_unknown_kind_are_refused(tmp_path: Path, folder: Path) -> 
         "layer_types": ["linear_attention", "full_attention"],
     }
     (folder / "config.json").write_text(json.dumps(config))
-    assert "cannot be loaded (layers of kind linear_attention are not covered)" in refused(str(folder))
+    assert "cannot be loaded (layers of kind linear_attention are not supported)" in refused(str(folder))
 
 
 @pytest.mark.parametrize(("configured", "end"), [(2, "<eos>"), ([1, 2], "<bos>"), (None, None)])

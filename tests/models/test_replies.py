@@ -38,7 +38,7 @@ UNUSABLE = {
     "the reply holds a tool call that cannot be read: no tool was offered": reply(
         "tool_calls", **calls("calculator", '{"expression": "1+2"}')
     ),
-    "the reply holds a tool call without a name, or whose arguments are no JSON object": reply(
+    "the reply holds a tool call without a name, or whose arguments are not a JSON object": reply(
         "tool_calls", **calls("calculator", '{"expression": ')
     ),
     "error 400 in a reply with HTTP status 200: This model's maximum context length is 8": json.dumps(
@@ -63,7 +63,7 @@ STOPPING = {
         {"error": {"message": LONG}}
     ),
     "the reply is a web page, 'Sign in', and not JSON; check the URL": "<html><title>Sign in</title></html>",
-    'the reply is no completion, but {"response": "4"}; check the URL': '{"response": "4"}',
+    'the reply is not a completion, but {"response": "4"}; check the URL': '{"response": "4"}',
     "HTTP 400: a web page, 'Bad'": "400 <html><title>Bad</title></html>",
     "HTTP 404: The model `m` does not exist": '404 {"error": {"message": "The model `m` does not exist"}}',
     "HTTP 400: no such model": '400 {"error": {"message": "no such model", "code": "model_not_found"}}',
@@ -147,7 +147,7 @@ def test_fields_that_a_server_refuses_are_replaced_once(capsys: pytest.CaptureFi
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" (")[0] for line in lines] == [
         f"{server.url}: refuses max_tokens; trice sends max_completion_tokens instead",
-        f"{server.url}: refuses temperature; trice leaves it out",
+        f"{server.url}: refuses temperature; trice omits it",
     ]
 
 
@@ -205,7 +205,7 @@ def test_a_proxy_in_the_way_is_named(variable: str, monkeypatch: pytest.MonkeyPa
         assert ask(Endpoint(server.url, "m"), ["a"]) == ({0: ["A"]}, [])
         monkeypatch.delenv("NO_PROXY")
         monkeypatch.setenv(variable, "nonsense://me:secret@proxy:1")
-        with pytest.raises(InputError, match=f"^{variable}: not a proxy that can be used") as refused:
+        with pytest.raises(InputError, match=f"^{variable} is not a proxy that can be used") as refused:
             ask(Endpoint(server.url, "m"), ["a"])
     assert "secret" not in f"{caught.value}{refused.value}"
 

@@ -35,7 +35,7 @@ def test_a_sick_server_is_taken_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(texts) == 40
     assert paid_once(well)
     assert 3 <= len(sick.seen) <= 6  # those that were under way at the third fault
-    line = f"{sick.url}: HTTP 500: the model said no (500); it is taken out for 15 s, 1 left\n"
+    line = f"{sick.url}: HTTP 500: the model said no (500); it is paused for 15 s, 1 left\n"
     assert capsys.readouterr().err == line
 
 
@@ -47,7 +47,7 @@ def test_a_server_that_is_not_there_is_taken_out(capsys: pytest.CaptureFixture[s
     assert not failures
     assert len(texts) == 40
     shown = capsys.readouterr().err
-    assert shown == f"{gone.url}: the server cannot be reached; it is taken out for 15 s, 1 left\n"
+    assert shown == f"{gone.url}: the server cannot be reached; it is paused for 15 s, 1 left\n"
 
 
 def test_a_server_that_recovers_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_one_server_may_refuse_keys_that_another_takes(capsys: pytest.CaptureFix
         _, failures = ask(Endpoint([one.url, other.url], "m", KEYS), QUESTIONS)
     assert not failures
     assert paid_once(other)
-    assert f"{one.url}: a key was refused (HTTP 401) and is taken out; 0 left" in capsys.readouterr().err
+    assert f"{one.url}: a key was refused (HTTP 401) and is not used again; 0 left" in capsys.readouterr().err
 
 
 def test_a_server_that_wants_a_long_wait_is_left_alone() -> None:

@@ -38,7 +38,7 @@ def test_a_budget_ends_a_command_and_a_higher_one_goes_on(
         assert code == 1
         assert lines[-1] == (
             "trice: the budget is spent (max_requests 8; so far 8 requests, 104 tokens); "
-            "8 of 20 requests were answered and are kept: run again with a higher one to go on"
+            "8 of 20 requests were answered and are saved: run again with a higher one to continue"
         )
         code, _, lines = command(capsys, *words, "max_requests=8")
         assert "so far 8 requests, 104 tokens); 0 of 12 requests were answered" in lines[-1]

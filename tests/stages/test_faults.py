@@ -14,7 +14,7 @@ from stand_in_server import FAULTS, StandIn
 
 import trice
 from tiny import read, sums
-from trice.models.server_pool import LAST_LIMIT
+from trice.models.server_pool import MAX_CONCURRENCY
 from trice.storage.row_state import read_state
 
 COUNT = 1000
@@ -76,4 +76,4 @@ def test_none_is_lost_none_is_there_twice_and_none_is_paid_twice_but_those_under
     )
     # What was stored was never asked for again; what was under way at a kill was.
     assert all(paid[question] == times for safe in before for question, times in safe.items())
-    assert paid.total() - COUNT <= len(KILLS) * LAST_LIMIT
+    assert paid.total() - COUNT <= len(KILLS) * MAX_CONCURRENCY

@@ -469,13 +469,13 @@ def test_a_bad_candidate_row_names_its_field(llama: str, tmp_path: Path, no_mode
     ("options", "complaint"),
     [
         ({"template": "nosuch"}, "unknown template 'nosuch'; there is: alpaca, plain, vicuna, chat"),
-        ({"model": "no/such-model"}, "model 'no/such-model': neither a folder"),
-        ({"dtype": "float7"}, "dtype 'float7': there is auto, float32"),
+        ({"model": "no/such-model"}, "model 'no/such-model' is neither a folder"),
+        ({"dtype": "float7"}, "dtype 'float7' is not valid; choose auto, float32"),
         ({"device": "nosuch"}, "--device nosuch: "),
-        ({"adapter": "missing"}, r"missing: no adapter here \(adapter_config\.json is missing\)"),
+        ({"adapter": "missing"}, r"missing is not an adapter \(adapter_config\.json is missing\)"),
         (
             {"adapter": "no weights"},
-            r"no adapter here \(adapter_model\.safetensors or adapter_model\.bin is missing\)",
+            r"is not an adapter \(adapter_model\.safetensors or adapter_model\.bin is missing\)",
         ),
         ({"adapter": "of another"}, "was trained on base model 'some/other-7b', not on"),
         ({"adapter": "not json"}, r"adapter_config\.json: not a JSON object"),

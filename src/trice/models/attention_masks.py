@@ -30,9 +30,9 @@ def layer_masks(
         itself: Let every query attend to its own token; the queries are the last keys.
 
     Returns:
-        One [B, 1, Q, K] mask if all layers attend alike, else one for each kind of layer. If all layers have sliding
-        windows, the one mask is limited to the window. Masks are bool, or for eager attention, which adds them to its
-        scores, 0 and the smallest float32.
+        One [B, 1, Q, K] mask if all layers attend alike, else one for each kind of layer. If all layers have
+        sliding windows, the one mask is limited to the window. Masks are bool, or for eager attention, which
+        adds them to its scores, 0 and the smallest float32.
     """
     eager = getattr(config, "_attn_implementation", None) == "eager"
     text = config.get_text_config()

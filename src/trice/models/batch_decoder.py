@@ -29,9 +29,9 @@ class BatchDecoder:
     """Runs one model over rows.
 
     Args:
-        loaded: The model, whose layers use `batch_attention` while the decoder runs.
-        prefix: Tokens that all prompts begin with.
-        use_model_head: Compute logits with the model's own forward method instead of the weights of its output head.
+        loaded: The model, whose layers use `batch_attention` while the decoder runs. prefix: Tokens that all
+        prompts begin with. use_model_head: Compute logits with the model's own forward method instead of the
+        weights of its output head.
     """
 
     def __init__(self, loaded: LocalModel, prefix: Sequence[int] = (), use_model_head: bool = False) -> None:
@@ -99,7 +99,8 @@ class BatchDecoder:
         return states
 
     def reorder(self, order: Sequence[int], start: int = 0) -> None:
-        """Row i becomes what row `order[i]` was, from position `start` after the prefix on. Rows beyond are dropped."""
+        """Row i becomes what row `order[i]` was, from position `start` after the prefix on. Rows beyond are
+        dropped."""
         self.cache.reorder(order, start)
 
     def _run(

@@ -30,8 +30,9 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def admit(waiting: list[int], rows: Sequence[int], size: int, running: int) -> list[int]:
-    """Remove from the end of `waiting` the prompts whose rows fit into a batch of `size` with `running` rows. An empty
-    batch admits at least one prompt. A running batch admits none until enough of it is free to be worth a pass."""
+    """Remove from the end of `waiting` the prompts whose rows fit into a batch of `size` with `running` rows.
+    An empty batch admits at least one prompt. A running batch admits none until enough of it is free to be
+    worth a pass."""
     free = size - running
     if running and free < max(1, size // ADMIT_FRACTION) and _more_rows(waiting, rows, free):
         return []

@@ -1,8 +1,9 @@
 """Beam search over many prompts at once, with the same results as transformers' beam search. Each beam is a row.
 
-A finished beam is scored by its log-probability divided by its length, and a prompt is finished when no running beam
-can beat the worst of its finished ones (`early_stopping: false`, `length_penalty: 1`). With a temperature, the
-continuations are sampled without replacement (Kool et al. 2019) from the tokens that `top_k` and `top_p` keep.
+A finished beam is scored by its log-probability divided by its length, and a prompt is finished when no running
+beam can beat the worst of its finished ones (`early_stopping: false`, `length_penalty: 1`). With a temperature,
+the continuations are sampled without replacement (Kool et al. 2019) from the tokens that `top_k` and `top_p`
+keep.
 """
 
 from __future__ import annotations

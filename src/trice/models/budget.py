@@ -1,10 +1,10 @@
-"""What spec an endpoint may cost, and what it has cost so far.
+"""What an endpoint may cost, and what it has cost so far.
 
-Tokens are those the server's `usage` tells, else estimated from the text. A request is charged in advance
-with the most it can come to, so nothing is sent that the budget might not bear; an attempt whose reply never
-came whole keeps that charge, as nobody knows what it cost. Prices are the user's, in any currency.
+Tokens are counted by the server's `usage`, else estimated from the text. A request is charged in advance with
+its maximum cost, so nothing is sent that could exceed the budget. An attempt without a complete reply keeps
+that charge, because its cost is unknown. Prices are the user's, in any currency.
 
-Does not cover prices that differ for cached or batched tokens, or an account's own limits.
+Different prices for cached or batched tokens and the limits of an account are not covered.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 
 from trice.errors import InputError, TriceError
 
-BYTES_PER_TOKEN = 3  # of UTF-8; most texts have more, so that an estimate is rather too high
-FRAME = 8  # tokens that a chat puts around a message
+BYTES_PER_TOKEN = 3  # of UTF-8; most texts have more, so an estimate is an upper bound
+MESSAGE_TOKENS = 8  # tokens that a chat template adds to a message
 
 Request = Sequence[Mapping[str, str]] | str | Sequence[int]
-"""A chat, or a prompt to be continued: its text, or its token ids."""
+"""A chat, or a prompt as text or as token ids."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Spent:
 
     @property
     def tokens(self) -> int:
-        """Read and written."""
+        """Prompt and completion tokens."""
         return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that may be spent; None is no limit. Prices are per million tokens. Raises InputError for a cost
+    """What may be spent; None is no limit. Prices are per million tokens. Raises InputError for a maximum cost
     without prices."""
 
     max_requests: int | None = None
@@ -58,7 +58,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.max_cost is not None and not self.priced:
-            raise InputError("max_cost: needs prompt_price and completion_price, per million tokens")
+            raise InputError("max_cost needs prompt_price and completion_price, per million tokens")
 
     @property
     def priced(self) -> bool:
@@ -71,19 +71,19 @@ class Budget:
         return self.max_tokens is not None or self.max_cost is not None
 
     def cost(self, spent: Spent) -> float:
-        """In the currency of the prices."""
+        """The cost, in the currency of the prices."""
         paid = spent.prompt_tokens * self.prompt_price + spent.completion_tokens * self.completion_price
         return paid / 1e6
 
     def exceeded(self, spent: Spent) -> str | None:
-        """The first limit that is below what is spent, as `max_tokens 1000`."""
+        """The first limit that is exceeded, such as `max_tokens 1000`."""
         limits = [
             ("max_requests", self.max_requests, spent.requests),
             ("max_tokens", self.max_tokens, spent.tokens),
             ("max_cost", self.max_cost, self.cost(spent)),
         ]
         return next(
-            (f"{name} {most:g}" for name, most, now in limits if most is not None and now > most), None
+            (f"{name} {limit:g}" for name, limit, now in limits if limit is not None and now > limit), None
         )
 
 
@@ -92,41 +92,42 @@ class OutOfBudget(TriceError):
 
 
 class Account:
-    """What is spent, and what the requests under way were charged in advance."""
+    """What has been spent, and what the running requests were charged in advance."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.spent = Spent()
         self._charged = Spent()
 
-    def bears(self, most: Spent) -> bool:
-        """Whether a request may be sent now; or never, as nothing is under way that could turn out cheaper."""
-        return not self._charged.requests or not self._exceeded(most)
+    def can_decide(self, charge: Spent) -> bool:
+        """Whether `charge` would decide now: the budget covers the request, or no request is running that could
+        turn out cheaper."""
+        return not self._charged.requests or not self._exceeded(charge)
 
-    def charge(self, most: Spent) -> None:
-        """Charge a request in advance. Raises OutOfBudget where the budget might not bear it."""
-        if limit := self._exceeded(most):
+    def charge(self, charge: Spent) -> None:
+        """Charge a request in advance. Raises OutOfBudget if the budget may not cover it."""
+        if limit := self._exceeded(charge):
             raise OutOfBudget(
                 f"the budget is spent ({limit}; so far {self.spent.requests:,} requests, {self.tokens})"
             )
-        self._charged += most
+        self._charged += charge
 
-    def settle(self, most: Spent, actual: Spent) -> None:
-        """Put what a request cost in the place of what it was charged."""
-        self._charged += -most
-        self.spent += actual
+    def settle(self, charge: Spent, cost: Spent) -> None:
+        """Replace the charge of a request by what it cost."""
+        self._charged += -charge
+        self.spent += cost
 
     def resume(self, spent: Mapping[str, int]) -> None:
-        """Go on from what a journal says was spent on the same work."""
+        """Continue from what a journal records as spent on the same work."""
         self.spent = Spent(**spent)
 
     @property
     def so_far(self) -> dict[str, int]:
-        """What is spent, for a journal."""
+        """What has been spent, for a journal."""
         return asdict(self.spent)
 
-    def _exceeded(self, most: Spent) -> str | None:
-        return self.budget.exceeded(self.spent + self._charged + most)
+    def _exceeded(self, charge: Spent) -> str | None:
+        return self.budget.exceeded(self.spent + self._charged + charge)
 
     @property
     def tokens(self) -> str:
@@ -135,17 +136,18 @@ class Account:
         return f"{self.spent.tokens:,} tokens{cost}"
 
 
-def text_tokens(text: str) -> int:
-    """About how many tokens a text has, rather too many."""
+def estimate_tokens(text: str) -> int:
+    """An upper estimate of the number of tokens in a text."""
     return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
 
 
-def most(request: Request, samples: int, max_tokens: int) -> Spent:
-    """The most that one attempt of a request can come to."""
+def maximum_cost(request: Request, samples: int, max_tokens: int) -> Spent:
+    """The maximum cost of one attempt at a request."""
     if isinstance(request, str):
-        prompt = text_tokens(request)
+        prompt = estimate_tokens(request)
     else:
         prompt = sum(
-            1 if isinstance(part, int) else FRAME + sum(map(text_tokens, part.values())) for part in request
+            1 if isinstance(part, int) else MESSAGE_TOKENS + sum(map(estimate_tokens, part.values()))
+            for part in request
         )
     return Spent(1, prompt, samples * max_tokens)

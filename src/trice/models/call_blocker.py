@@ -1,9 +1,9 @@
 """Blocks the tokens that would complete the opening of a call, for tool choice `none`.
 
-`CallBlocker` decides by the text so far, so every text without a call can still be generated: a tool named `t` does
-not block "don't", and the word `calculator` is allowed. `CallBlocker.anywhere` is for engines that take one list for
-the whole response. It also blocks tokens that complete an opening only after some texts, such as a parenthesis
-without a space before it.
+`CallBlocker` decides by the text so far, so every text without a call can still be generated: a tool named `t`
+does not block "don't", and the word `calculator` is allowed. `CallBlocker.anywhere` is for engines that take
+one list for the whole response. It also blocks tokens that complete an opening only after some texts, such as a
+parenthesis without a space before it.
 """
 
 from __future__ import annotations

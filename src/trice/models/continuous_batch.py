@@ -30,7 +30,8 @@ from trice.models.token_sampling import (
 
 
 class DecodingSettings(NamedTuple):
-    """How tokens are chosen. `finish` decides when a response is finished, `suppress` which tokens may not follow."""
+    """How tokens are chosen. `finish` decides when a response is finished, `suppress` which tokens may not
+    follow."""
 
     sampling: Sampling
     finish: Finish = lambda text, checked: None
@@ -73,8 +74,8 @@ class BatchRow:
 
 
 class ContinuousBatch:
-    """Responses to prompts that begin with the decoder's shared prefix. Must be used within `batch_attention`, by one
-    thread."""
+    """Responses to prompts that begin with the decoder's shared prefix. Must be used within `batch_attention`,
+    by one thread."""
 
     def __init__(self, loaded: LocalModel, decoder: BatchDecoder) -> None:
         self.loaded, self.decoder, self.end_ids = loaded, decoder, loaded.eos_ids

@@ -1,6 +1,6 @@
-"""Which dtype the CPU multiplies matrices faster in, measured; the answer is kept in the user's cache folder.
+"""Measures in which dtype the CPU multiplies matrices faster, and stores the answer in the user's cache folder.
 
-Only matrix products are timed, at the shapes of a small model. Memory and accuracy are not considered.
+Only matrix products are timed, with the shapes of a small model. Memory and accuracy are not considered.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from trice.storage import cache as cached
 from trice.storage.files import write_text
 from trice.storage.machine import hardware
 
-MARGIN = 1.25  # how many times as fast bfloat16 has to be
-SECONDS = 0.4  # of measuring, after which no other round begins
+MARGIN = 1.25  # bfloat16 must be so many times as fast
+SECONDS = 0.4  # of measuring, after which no further round begins
 ROUNDS = 5
-WIDTH, INNER = 640, 2048  # of the layer that is measured: Gemma 3 270M's
-ROWS = (16, 96)  # of responses being written, and of prompts and training
-CLEAR = 3.0  # times as slow, after which a dtype is not measured again
-# What restricts the instructions that are used, or lets float32 be multiplied in another dtype.
+WIDTH, INNER = 640, 2048  # of the measured layer, which is that of Gemma 3 270M
+ROWS = (16, 96)  # in decoding, and in prefill and training
+CLEAR = 3.0  # if a dtype is so many times as slow, one round is enough
+# These restrict the CPU instructions that are used, or change the dtype in which float32 is multiplied.
 VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "DNNL_DEFAULT_FPMATH_MODE",
@@ -39,33 +39,33 @@ VARIABLES = (
 
 
 def faster_dtype() -> str:
-    """`bfloat16` where this CPU multiplies matrices at least `MARGIN` times as fast in it, else `float32`.
+    """`bfloat16` if this CPU multiplies matrices at least `MARGIN` times as fast in it, else `float32`.
 
-    Measured once for a processor, number of cores, version of torch and restricting environment: the dtype is part
-    of what results depend on, so a run that continues after a kill has to get the same one."""
+    It is measured once for each processor, number of cores, version of torch and restricting environment. Results
+    depend on the dtype, so a resumed run must get the same one."""
     machine = _machine()
     name = hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:16]
-    return _kept(cached.cache_folder() / f"dtype-{name}.json", json.dumps(machine))
+    return _cached(cached.cache_folder() / f"dtype-{name}.json", json.dumps(machine))
 
 
 def rate(dtype: str) -> float:
-    """Products of this machine now, in floating-point operations a second, all its cores together."""
-    operations = sum(2 * 2 * rows * WIDTH * INNER for rows in ROWS)  # each product and its transposed one
+    """Current rate of matrix products on all cores, in floating-point operations per second."""
+    operations = sum(2 * 2 * rows * WIDTH * INNER for rows in ROWS)  # each product and the transposed one
     return operations / _measure([getattr(torch, dtype)])[0]
 
 
 @cache
-def _kept(path: Path, machine: str) -> str:
-    """The answer in `path`, which is written if it is not there. Where it cannot be written, the answer holds for
-    this process."""
+def _cached(path: Path, machine: str) -> str:
+    """The dtype stored in `path`, measured first if necessary. If the file cannot be written, the answer is
+    valid for this process only."""
     measured: list[str] = []
 
     def make(file: Path) -> None:
         names = ("float32", "bfloat16")
         seconds = dict(zip(names, _measure([getattr(torch, name) for name in names]), strict=True))
         measured.append("bfloat16" if seconds["float32"] >= MARGIN * seconds["bfloat16"] else "float32")
-        about = {"dtype": measured[0], "seconds": seconds, "machine": json.loads(machine)}
-        write_text(file, json.dumps(about, indent=2) + "\n")
+        record = {"dtype": measured[0], "seconds": seconds, "machine": json.loads(machine)}
+        write_text(file, json.dumps(record, indent=2) + "\n")
 
     try:
         cached.make_once(path, make, lambda file: _read(file) is not None)
@@ -80,7 +80,7 @@ def _kept(path: Path, machine: str) -> str:
 
 
 def _read(path: Path) -> str | None:
-    """The dtype that a file names, None where it is not such a file."""
+    """The dtype stored in a file, or None if it is not valid."""
     try:
         dtype = json.loads(path.read_text(encoding="utf-8"))["dtype"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -89,8 +89,8 @@ def _read(path: Path) -> str | None:
 
 
 def _machine() -> dict[str, object]:
-    """What decides how fast products are. Processors of one name can differ in their instructions."""
-    info = Path("/proc/cpuinfo")  # other systems name their processors exactly
+    """Properties that determine the speed of products. Processors of one name can differ in their instructions."""
+    info = Path("/proc/cpuinfo")  # on other systems the processor's name is sufficient
     lines = info.read_text().splitlines() if info.is_file() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return {
@@ -104,32 +104,32 @@ def _machine() -> dict[str, object]:
 
 @torch.inference_mode()
 def _measure(dtypes: list[torch.dtype]) -> list[float]:
-    """Seconds of a round in each dtype. The rounds of all alternate and the fastest of each product counts, so that
-    another job on the machine slows no dtype more than the others."""
+    """Seconds of a round in each dtype. Rounds alternate and the fastest time of each product counts, so that
+    other jobs on the machine affect all dtypes alike."""
     products = [_products(dtype) for dtype in dtypes]
     best = [[float("inf")] * len(each) for each in products]
     start = time.perf_counter()
     for round in range(ROUNDS + 1):
         for seconds, each in zip(best, products, strict=True):
             for number, product in enumerate(each):
-                begun = time.perf_counter()
+                product_start = time.perf_counter()
                 product()
-                seconds[number] = min(seconds[number], time.perf_counter() - begun)
+                seconds[number] = min(seconds[number], time.perf_counter() - product_start)
         totals = [sum(seconds) for seconds in best]
-        # The first round also prepares what is measured.
+        # The first round also warms up.
         if round and (time.perf_counter() - start > SECONDS or max(totals) > CLEAR * min(totals)):
             break
     return totals
 
 
 def _products(dtype: torch.dtype) -> list[Callable[[], torch.Tensor]]:
-    """A layer's product for so many rows, and that with the transposed weight, as in its backward pass."""
-    draw = torch.Generator().manual_seed(0)  # the user's random numbers stay as they are
-    weight = torch.randn(INNER, WIDTH, generator=draw).to(dtype)
+    """A layer's forward product, and the product with the transposed weight as in its backward pass."""
+    generator = torch.Generator().manual_seed(0)  # does not change the user's random state
+    weight = torch.randn(INNER, WIDTH, generator=generator).to(dtype)
 
     def pair(rows: int) -> list[Callable[[], torch.Tensor]]:
-        states = torch.randn(rows, WIDTH, generator=draw).to(dtype)
-        gradients = torch.randn(rows, INNER, generator=draw).to(dtype)
+        states = torch.randn(rows, WIDTH, generator=generator).to(dtype)
+        gradients = torch.randn(rows, INNER, generator=generator).to(dtype)
         return [lambda: torch.nn.functional.linear(states, weight), lambda: gradients @ weight]
 
     return [product for rows in ROWS for product in pair(rows)]

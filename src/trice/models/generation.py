@@ -68,8 +68,8 @@ def generate(
 ) -> Iterator[tuple[int, dict[int, Generated]]]:
     """Yield (number of the prompt, finished samples of it by their numbers) in the order in which they finish.
 
-    A response ends at the model's end token, where `finish` returns it, after `max_new_tokens`, or at the end of the
-    model's context. `suppress` returns the tokens that may not follow a text.
+    A response ends at the model's end token, where `finish` returns it, after `max_new_tokens`, or at the end
+    of the model's context. `suppress` returns the tokens that may not follow a text.
 
     Raises:
         TriceError: The model cannot generate in batches.
@@ -96,8 +96,8 @@ def _run(
     settings: DecodingSettings,
     size: int,
 ) -> Iterator[tuple[int, dict[int, Generated]]]:
-    """Answer prompts in order, with at most `size` rows at a time. Samples of one prompt that finish in the same step
-    are yielded together."""
+    """Answer prompts in order, with at most `size` rows at a time. Samples of one prompt that finish in the
+    same step are yielded together."""
     waiting, counts = list(reversed(order)), [len(prompt.samples) for prompt in prompts]
     while waiting or len(batch):
         for number in admit(waiting, counts, size, len(batch)):

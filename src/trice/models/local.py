@@ -1,7 +1,8 @@
-"""A causal language model of transformers on this machine: loading, with or without a LoRA adapter.
+"""Loads a causal language model of transformers on this machine, with or without a LoRA adapter.
 
-Covers hub names, folders and the embedded default (`gemma-3-270m`). Generation is in `trice.models.generation`,
-training in `trice.training`. A base can be loaded in 8 or 4 bits to train on; generation runs it whole.
+A model is a hub name, a folder, or the embedded default (`gemma-3-270m`). Generation is in
+`trice.models.generation`, training in `trice.training`. A base model can be loaded in 8 or 4 bits for training;
+generation does not use these.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ UNLOADABLE = (
     SafetensorError,
     UnpicklingError,
     ValueError,
-)  # from files that do not fit
+)  # raised by damaged or unsuitable files
 
 
 @dataclass
 class LocalModel:
-    """A loaded model with its tokenizer. `name` is what the user called it; `device` where it lives. `use_model_head` is
-    found out when it first generates (`trice.models.kv_cache`)."""
+    """A loaded model with its tokenizer. `name` is the name that the user gave. `use_model_head` is set when the
+    model first generates (`trice.models.decoder_check`)."""
 
     name: str
     model: Any
@@ -51,7 +52,7 @@ class LocalModel:
 
     @property
     def eos_ids(self) -> set[int]:
-        """Every token that ends a response for this model."""
+        """The tokens that end a response."""
         ids = [self.tokenizer.eos_token_id, end_of_turn(self.tokenizer)]
         configured = self.model.generation_config.eos_token_id
         ids += configured if isinstance(configured, list) else [configured]
@@ -59,33 +60,34 @@ class LocalModel:
 
     @property
     def context(self) -> int:
-        """Tokens of a prompt and its response together, at most."""
+        """Maximum number of tokens of a prompt and its response together."""
         return context_length(self.model.config)
 
 
 def context_length(config: Any) -> int:
-    """Positions that a model was made for, those that its scaled rotary embeddings add among them. A sliding window
-    is no limit."""
+    """The number of positions that a model supports, including those added by scaled rotary embeddings. A
+    sliding window is not a limit."""
     config = config.get_text_config()
-    most = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    if not isinstance(most, int):
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    if not isinstance(limit, int):
         return 1 << 30
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if scaling.get("rope_type", scaling.get("type")) in ("yarn", "dynamic"):
-        before = scaling.get("original_max_position_embeddings") or most
-        most = max(most, int(before * float(scaling.get("factor") or 1)))
-    return most
+        original = scaling.get("original_max_position_embeddings") or limit
+        limit = max(limit, int(original * float(scaling.get("factor") or 1)))
+    return limit
 
 
 def quiet() -> None:
-    """Keep other libraries' progress bars and advice out of our output."""
+    """Turn off progress bars and advice of other libraries."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("peft").setLevel(logging.ERROR)
 
 
 def pick_device(device: str) -> torch.device:
-    """The torch device called `device`; `auto` is a GPU where there is one. Raises InputError for another word."""
+    """The torch device called `device`; `auto` is a GPU if there is one. Raises InputError for an unknown
+    device."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -96,26 +98,26 @@ def pick_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """`auto` as a dtype's name: bfloat16 where the device computes clearly faster in it, else float32; on a CPU
-    this is measured (`trice.models.cpu_dtype`).
+    """The name of the dtype. `auto` is bfloat16 if the device computes clearly faster in it, else float32; on a
+    CPU this is measured (`trice.models.cpu_dtype`).
 
-    Raises InputError for a name that is no dtype."""
+    Raises InputError for an unknown dtype."""
     if dtype == "auto":
         if pick_device(device).type == "cuda":
             return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
         return faster_dtype()
     if dtype not in DTYPES:
-        raise InputError(f"dtype '{dtype}': there is auto, {', '.join(DTYPES)}")
+        raise InputError(f"dtype '{dtype}' is not valid; choose auto, {', '.join(DTYPES)}")
     return dtype
 
 
 def find_model(name: str) -> str:
-    """What transformers can load for `name`: a hub name or folder as it is, the embedded default's folder."""
+    """The hub name or folder that transformers loads for `name`, which may be the embedded default."""
     return str(gemma.ensure()) if name == gemma.NAME else name
 
 
 def check_model(name: str, adapter: Path | None = None) -> None:
-    """Raise InputError, before anything expensive, where the model or the adapter cannot be what is meant."""
+    """Raise InputError, before anything expensive, if the model or the adapter cannot be loaded."""
     if adapter is not None:
         adapter_config(adapter, name)
     if name == gemma.NAME:
@@ -127,13 +129,13 @@ def check_model(name: str, adapter: Path | None = None) -> None:
         AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model '{name}': neither a folder with a model, nor a hub name that can be loaded, "
+            f"model '{name}' is neither a folder with a model, nor a hub name that can be loaded, "
             f"nor '{gemma.NAME}' ({error_line(error)})"
         ) from None
 
 
 def load(name: str, adapter: Path | None = None, *, device: str = "auto", dtype: str = "auto") -> LocalModel:
-    """Load a model for generation, its adapter merged into the weights.
+    """Load a model for generation, with its adapter merged into the weights.
 
     Raises InputError for an unknown model, device or dtype, and for an adapter of another base model.
     """
@@ -146,7 +148,7 @@ def load(name: str, adapter: Path | None = None, *, device: str = "auto", dtype:
 
 
 def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any:
-    """The model with the adapter's layers in it. Raises InputError where its weights do not fit."""
+    """Add the adapter's layers to the model. Raises InputError if its weights do not fit."""
     from peft import get_peft_model, set_peft_model_state_dict
 
     config, weights = lora_config(adapter), read_weights(adapter)
@@ -159,19 +161,19 @@ def attach(loaded: LocalModel, adapter: Path, *, trainable: bool = False) -> Any
             result = set_peft_model_state_dict(model, weights)
     except (*UNLOADABLE, KeyError) as error:
         raise InputError(f"{adapter}: does not fit model '{loaded.name}' ({error_line(error)})") from None
-    # PEFT leaves layers without weights as they were made, that is without effect, and says nothing of others.
+    # PEFT does not report missing or unknown weights; a layer without weights would have no effect.
     for what, names in (("has no weights for", result.missing_keys), ("is for", result.unexpected_keys)):
-        strangers = [name for name in names if "lora_" in name]
-        if strangers:
+        mismatched = [name for name in names if "lora_" in name]
+        if mismatched:
             raise InputError(
-                f"{adapter}: does not fit model '{loaded.name}' ({what} {strangers[0]}"
-                f"{f' and {len(strangers) - 1} more' if len(strangers) > 1 else ''})"
+                f"{adapter}: does not fit model '{loaded.name}' ({what} {mismatched[0]}"
+                f"{f' and {len(mismatched) - 1} more' if len(mismatched) > 1 else ''})"
             )
     return model
 
 
 def _check_vocabulary(loaded: LocalModel, adapter: Path, weights: dict[str, Any]) -> None:
-    """Raise InputError for an adapter whose base had another vocabulary, as after tokens were added to it."""
+    """Raise InputError if the adapter's base model had another vocabulary, for example with added tokens."""
     ends = (loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings())
     named = [PREFIX + name for name, module in loaded.model.named_modules() if module in ends]
     shapes = {f"{name}{part}": 0 for name in named for part in (".weight", ".base_layer.weight")}
@@ -195,14 +197,28 @@ def load_base(
     quantize: str | None = None,
     empty: bool = False,
 ) -> LocalModel:
-    """Load a model without its adapter, which is only checked to belong to it. `quantize` (`8bit` or `4bit`)
-    keeps its linear layers in so many bits, which needs bitsandbytes. An `empty` model has layers whose weights
-    are on torch's meta device: shapes without data."""
+    """Load a model without its adapter, which is only checked to belong to it.
+
+    Args:
+        name: Hub name, folder or the embedded default.
+        adapter: The adapter's folder.
+        device: A torch device, or `auto`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        quantize: `8bit` or `4bit` quantises the linear layers, which needs bitsandbytes.
+        empty: Put the weights on torch's meta device: shapes without data.
+
+    Raises:
+        InputError: The model, device or dtype is unknown, or the adapter belongs to another base model.
+    """
     quiet()
     check_model(name, adapter)
     where = pick_device(device)
-    number = DTYPES[resolve_dtype(dtype, device)]
-    options = {"dtype": number, "trust_remote_code": False, **_quantization(quantize, number, where)}
+    torch_dtype = DTYPES[resolve_dtype(dtype, device)]
+    options = {
+        "dtype": torch_dtype,
+        "trust_remote_code": False,
+        **_quantization(quantize, torch_dtype, where),
+    }
     source = find_model(name)
     try:
         with LOADING:
@@ -216,9 +232,11 @@ def load_base(
             _complete(tokenizer, model, name)
     except UNLOADABLE as error:
         raise InputError(f"model '{name}': cannot be loaded ({error_line(error)})") from None
-    model.name_or_path = model.config.name_or_path = name  # adapters name the model, not a cache folder
+    model.name_or_path = model.config.name_or_path = (
+        name  # adapters record the model's name, not a cache folder
+    )
     for module in model.modules():
-        # On some CPUs bitsandbytes would repack 4-bit weights in eval mode, into a form without gradients.
+        # On some CPUs bitsandbytes would repack 4-bit weights in eval mode into a format without gradients.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return LocalModel(name, model if quantize or empty else model.to(where), tokenizer, where)
@@ -227,35 +245,35 @@ def load_base(
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model."""
     source = find_model(name)
-    return _tokenizer(source, _state(source))
+    return _tokenizer(source, _folder_state(source))
 
 
 @lru_cache(maxsize=2)
 def _tokenizer(source: str, state: object) -> Any:
-    """Kept from one load to the next: reading a vocabulary of 262k takes longer than reading the weights."""
+    """Cached, because reading a vocabulary of 262k takes longer than reading the weights."""
     return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
-def _state(source: str) -> tuple[tuple[str, int, int], ...] | None:
-    """Tells whether the files of a model's folder are still the same."""
+def _folder_state(source: str) -> tuple[tuple[str, int, int], ...] | None:
+    """Sizes and times of the files in a model's folder, which change when the files do."""
     folder = Path(source)
     if not folder.is_dir():
         return None
     files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    return tuple((name, about.st_size, about.st_mtime_ns) for name, about in files)
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
 
 
 def _empty(source: str, config: Any, options: dict[str, Any]) -> Any:
-    """The model on torch's meta device, as configured."""
+    """The model on torch's meta device."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, **options)
-    with contextlib.suppress(OSError):  # a model need not say how it generates
+    with contextlib.suppress(OSError):  # the file is optional
         model.generation_config = GenerationConfig.from_pretrained(source)
     return model
 
 
-def _quantization(quantize: str | None, number: torch.dtype, where: torch.device) -> dict[str, Any]:
-    """Options for bitsandbytes: 8-bit integers, or QLoRA's 4-bit floats with scales quantised in turn."""
+def _quantization(quantize: str | None, dtype: torch.dtype, where: torch.device) -> dict[str, Any]:
+    """Options for bitsandbytes: 8-bit integers, or QLoRA's 4-bit floats with quantised scales."""
     if quantize is None:
         return {}
     config = transformers.BitsAndBytesConfig(
@@ -263,23 +281,23 @@ def _quantization(quantize: str | None, number: torch.dtype, where: torch.device
         load_in_4bit=quantize == "4bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=number,
+        bnb_4bit_compute_dtype=dtype,
     )
     return {"quantization_config": config, "device_map": {"": where}}
 
 
 def _kernel(config: Any) -> str:
-    """Which of transformers' attention implementations the model runs on. Raises ValueError where its layers
-    attend in ways that our masks do not know."""
+    """The attention implementation of transformers to use. Raises ValueError for kinds of layers that
+    `trice.models.attention_masks` does not support."""
     others = set(getattr(config, "layer_types", None) or ()) - KINDS
     if others:
-        raise ValueError(f"layers of kind {', '.join(sorted(others))} are not covered")
-    # The fused kernel has no soft cap on attention's own scores, which Gemma 2 was trained with.
+        raise ValueError(f"layers of kind {', '.join(sorted(others))} are not supported")
+    # The fused kernel has no soft cap on attention scores, which Gemma 2 was trained with.
     return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
 def _complete(tokenizer: Any, model: Any, name: str) -> None:
-    """Give a tokenizer that names no end or padding token those that the model is configured with."""
+    """Set the tokenizer's end and padding tokens from the model's configuration if it has none."""
     ends = model.generation_config.eos_token_id
     if tokenizer.eos_token_id is None:
         end = ends[0] if isinstance(ends, list) and ends else ends

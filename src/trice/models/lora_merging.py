@@ -1,8 +1,8 @@
-"""Merging a LoRA adapter into the weights of its base model, with the logits that PEFT computes without merging.
+"""Merges a LoRA adapter into the weights of its base model, with the same logits as PEFT without merging.
 
-PEFT merges into whatever tensor a layer holds. Where two layers hold the same one (an output head tied to the
-embeddings, layers that `layer_replication` repeats), merging into one would change the other as well, so such a
-layer receives a copy first. Does not cover models in 8 or 4 bits.
+PEFT merges into the tensor that a layer holds. If two layers share a tensor (an output head tied to the
+embeddings, or layers that `layer_replication` repeats), merging into one would change the other, so such a
+layer first gets a copy. Models in 8 or 4 bits are not covered.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ def merge(model: Any) -> Any:
     tied = model.get_base_model().get_output_embeddings()
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            _separate(module.get_base_layer(), holders)
-            _open_bias(module)
+            _untie(module.get_base_layer(), holders)
+            _add_bias(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's advice on tied layers, which is followed here
         merged = model.merge_and_unload()
     config = merged.config.get_text_config()
-    for (
-        module
-    ) in merged.modules():  # a repeated layer holds a copy, which a change of the model's would not reach
+    for module in merged.modules():  # a repeated layer has a copy of the configuration
         if isinstance(getattr(module, "config", None), type(config)):
             module.config = config
     head, embedding = merged.get_output_embeddings(), merged.get_input_embeddings()
@@ -45,16 +43,16 @@ def merge(model: Any) -> Any:
     return merged
 
 
-def _separate(layer: nn.Module, holders: Counter[int]) -> None:
-    """Give a layer its own copy of every parameter that another layer holds too."""
+def _untie(layer: nn.Module, holders: Counter[int]) -> None:
+    """Give a layer a copy of every parameter that it shares with another layer."""
     for name, parameter in list(layer.named_parameters(recurse=False)):
         if holders[parameter.data_ptr()] > 1:
             copy = nn.Parameter(parameter.detach().clone(), requires_grad=False)
             setattr(layer, name, copy)
 
 
-def _open_bias(module: Any) -> None:
-    """Give the base layer of LoRA with a bias (`lora_bias`) one to merge it into, where it has none."""
+def _add_bias(module: Any) -> None:
+    """Give the base layer of LoRA with a bias (`lora_bias`) a bias to merge it into, if it has none."""
     layer = module.get_base_layer()
     if any(getattr(module, "lora_bias", {}).values()) and layer.bias is None:
         layer.bias = nn.Parameter(torch.zeros_like(layer.weight[:, 0]), requires_grad=False)

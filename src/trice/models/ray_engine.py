@@ -1,7 +1,7 @@
 """Responses from many machines: each worker of a Ray cluster has its own engine.
 
-The output is the same as that of one process, because a response's random numbers depend only on its question. Every
-worker loads the model itself, so the paths of models and adapters must exist on every machine.
+The output is the same as that of one process, because a response's random numbers depend only on its question.
+Every worker loads the model itself, so the paths of models and adapters must exist on every machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How far a model's own rounding changes its results in half precision.
 
-Two correct computations in a different order differ in half precision, and a deep model amplifies the difference: the
-logits of SmolLM2-135M differ by up to 8% of their spread in bfloat16. A fixed tolerance would refuse such a model, or
-accept a wrong computation of another. The tolerance is therefore measured: every layer's output is changed by about
-one unit in the last place, and the plain forward pass shows the effect.
+Two correct computations in a different order differ in half precision, and a deep model amplifies the
+difference: the logits of SmolLM2-135M differ by up to 8% of their spread in bfloat16. A fixed tolerance would
+refuse such a model, or accept a wrong computation of another. The tolerance is therefore measured: every
+layer's output is changed by about one unit in the last place, and the plain forward pass shows the effect.
 """
 
 from __future__ import annotations

@@ -48,6 +48,4 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if 1 < self.beams < self.samples:
-            raise InputError(
-                f"--samples {self.samples} needs at least as many beams; --beams is {self.beams}"
-            )
+            raise InputError(f"samples={self.samples} needs at least as many beams, not {self.beams}")

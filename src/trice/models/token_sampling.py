@@ -68,8 +68,8 @@ def sample_tokens(logits_VB: torch.Tensor, sampling: Sampling, numbers: Sequence
 
 
 def nucleus(logits_VB: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens that `top_k` and `top_p` keep, the most probable first, and their weights, both [B, k]. Weights are
-    not normalised; those of dropped tokens are 0."""
+    """The tokens that `top_k` and `top_p` keep, the most probable first, and their weights, both [B, k].
+    Weights are not normalised; those of dropped tokens are 0."""
     values_Bk, tokens_Bk = top_tokens(logits_VB, sampling.top_k or NUCLEUS_TOKENS)
     weights_Bk = ((values_Bk - values_Bk[:, :1]) / sampling.temperature).exp()
     if sampling.top_p == 1:

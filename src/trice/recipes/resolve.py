@@ -46,14 +46,15 @@ def licences(recipe: Recipe) -> dict[str, str]:
 def open_endpoint(at: EndpointAt) -> Endpoint:
     """A client of the endpoint. Raises InputError for missing keys, a URL that cannot be meant, a cost without
     prices."""
+    from trice.models.api_keys import api_keys
     from trice.models.budget import Budget
-    from trice.models.endpoint import connect
+    from trice.models.endpoint import Endpoint
 
     budget = Budget(at.max_requests, at.max_tokens, at.max_cost, at.prompt_price, at.completion_price)
-    return connect(
+    return Endpoint(
         at.url,
         at.model,
-        at.keys_file,
+        api_keys(at.keys_file),
         at.timeout,
         budget=budget,
         api=at.api,

@@ -24,7 +24,7 @@ from trice.errors import InputError
 from trice.formats import calls
 from trice.models.endpoint import Endpoint
 from trice.models.endpoint_engine import write_offered
-from trice.models.http import Reply
+from trice.models.replies import Reply
 from trice.progress import Progress
 from trice.storage.files import read_text, validate
 from trice.tasks import MIXED, Tasks

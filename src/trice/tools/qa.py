@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trice.errors import ToolError
-from trice.models.endpoint import is_url
+from trice.models.server_pool import is_url
 from trice.tools import (
     BatchTool,
     cloze_questions,

@@ -16,8 +16,8 @@ from typing import Any
 
 from trice.errors import InputError, ToolError, ToolUnavailable
 from trice.models import LOADING, gemma
-from trice.models.endpoint import check_url, is_url
-from trice.models.http import Reply
+from trice.models.replies import Reply
+from trice.models.server_pool import check_url, is_url
 from trice.storage.cache import Once
 
 MODEL = gemma.NAME  # the embedded default
@@ -93,10 +93,11 @@ class Chat(Writer):
     """An endpoint. Keeps what it was answered, so that no answer is paid twice when a batch is tried again."""
 
     def __init__(self, url: str, model: str) -> None:
-        from trice.models.endpoint import connect
+        from trice.models.api_keys import api_keys
+        from trice.models.endpoint import Endpoint
 
         super().__init__()
-        self._endpoint = connect(url, model)
+        self._endpoint = Endpoint(url, model, api_keys())
         self._kept: dict[tuple[str, int], str] = {}
 
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from trice.errors import InputError, ToolError
-from trice.models.endpoint import is_url
+from trice.models.server_pool import is_url
 from trice.tools import BatchTool, apertium, parse_text_argument, text_models, text_schema
 from trice.tools.languages import ENGLISH, LANGUAGES, detect
 from trice.tools.second_turn import contains_answer, second_turn_question, split_context

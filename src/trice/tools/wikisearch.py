@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt
 
 from trice.errors import InputError, ToolError, ToolUnavailable
-from trice.models.endpoint import check_url, is_url
+from trice.models.server_pool import check_url, is_url
 from trice.storage.cache import Once, cache_folder, make_once
 from trice.tools import Tool, parse_text_argument
 from trice.tools.passage_index import Passage, PassageIndex, write_index
