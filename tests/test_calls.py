@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trice.formats.calls import MAX_OPENINGS, MAX_RESPONSE, closing, read, render, visible
+from trice.formats.paper import MAX_OPENINGS, MAX_RESPONSE, closing_parenthesis, parse, render_call, visible
 from trice.tools.calculator import Calculator
 from trice.tools.call_text import write_call
 from trice.tools.function_tool import FunctionTool
@@ -43,7 +43,7 @@ PARSERS = {"calculator": Calculator().parse, "find": words}
     ],
 )
 def test_called(text: str, expression: str) -> None:
-    reading = read(text, PARSERS)
+    reading = parse(text, PARSERS)
     assert reading.outcome is Outcome.CALLED
     assert reading.call is not None
     assert reading.call.name == "calculator"
@@ -67,7 +67,7 @@ def test_called(text: str, expression: str) -> None:
     ],
 )
 def test_malformed_keeps_the_first_reason(text: str, reason: str) -> None:
-    reading = read(text, PARSERS)
+    reading = parse(text, PARSERS)
     assert reading.outcome is Outcome.MALFORMED
     assert reading.reason == reason
     assert reading.call is None
@@ -89,16 +89,16 @@ def test_malformed_keeps_the_first_reason(text: str, reason: str) -> None:
     ],
 )
 def test_answered(text: str) -> None:
-    assert read(text, PARSERS).outcome is Outcome.ANSWERED
+    assert parse(text, PARSERS).outcome is Outcome.ANSWERED
 
 
 def test_a_tool_that_is_not_offered_is_no_call() -> None:
-    assert read("calculator(3*19)", {}).outcome is Outcome.ANSWERED
-    assert read("calculator(3*19)", {"find": words}).outcome is Outcome.ANSWERED
+    assert parse("calculator(3*19)", {}).outcome is Outcome.ANSWERED
+    assert parse("calculator(3*19)", {"find": words}).outcome is Outcome.ANSWERED
 
 
 def test_the_first_call_wins_across_tools() -> None:
-    reading = read("find(the sea) calculator(1+1)", PARSERS)
+    reading = parse("find(the sea) calculator(1+1)", PARSERS)
     assert reading.call is not None
     assert reading.call.name == "find"
     assert reading.call.arguments == {"query": "the sea"}
@@ -106,8 +106,8 @@ def test_the_first_call_wins_across_tools() -> None:
 
 def test_a_name_is_taken_literally_and_whole() -> None:
     parsers = {"a.b": words, "a": words}
-    assert read("axb(yes)", parsers).outcome is Outcome.ANSWERED
-    reading = read("a.b(yes)", parsers)
+    assert parse("axb(yes)", parsers).outcome is Outcome.ANSWERED
+    reading = parse("a.b(yes)", parsers)
     assert reading.call is not None
     assert reading.call.name == "a.b"
 
@@ -117,33 +117,33 @@ def test_a_name_is_taken_literally_and_whole() -> None:
     [("()", 0, 1), ("f(a(b)c)d)", 1, 7), ("f(a(b)c)d)", 3, 5), ("((", 0, None), ("(()", 0, None)],
 )
 def test_closing_finds_the_matching_parenthesis(text: str, start: int, expected: int | None) -> None:
-    assert closing(text, start) == expected
+    assert closing_parenthesis(text, start) == expected
 
 
 def test_what_stands_beyond_the_bound_is_not_read() -> None:
-    assert read("x" * MAX_RESPONSE + " calculator(1)", PARSERS).outcome is Outcome.ANSWERED
-    assert read("calculator(" + "(" * 10**6, PARSERS).reason == "the parenthesis never closes"
-    assert read("calculator(" * 10**5 + "1" + ")" * 10**5, PARSERS).outcome is Outcome.MALFORMED
+    assert parse("x" * MAX_RESPONSE + " calculator(1)", PARSERS).outcome is Outcome.ANSWERED
+    assert parse("calculator(" + "(" * 10**6, PARSERS).reason == "the parenthesis never closes"
+    assert parse("calculator(" * 10**5 + "1" + ")" * 10**5, PARSERS).outcome is Outcome.MALFORMED
 
 
 def test_a_babble_of_broken_calls_is_given_up() -> None:
     broken = "calculator(?) "
-    assert read(broken * (MAX_OPENINGS - 1) + "calculator(1)", PARSERS).outcome is Outcome.CALLED
-    assert read(broken * MAX_OPENINGS + "calculator(1)", PARSERS).outcome is Outcome.MALFORMED
+    assert parse(broken * (MAX_OPENINGS - 1) + "calculator(1)", PARSERS).outcome is Outcome.CALLED
+    assert parse(broken * MAX_OPENINGS + "calculator(1)", PARSERS).outcome is Outcome.MALFORMED
 
 
 @given(st.text(alphabet="calculator()0123456789+*? ", max_size=80))
 def test_reading_never_raises_and_says_why(text: str) -> None:
-    reading = read(text, PARSERS)
+    reading = parse(text, PARSERS)
     assert (reading.call is not None) == (reading.outcome is Outcome.CALLED)
     assert bool(reading.reason) == (reading.outcome is Outcome.MALFORMED)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_rendered_call_is_read_back(a: int, b: int) -> None:
-    text = render("calculator", f"({a}+{b})*2")
+    text = render_call("calculator", f"({a}+{b})*2")
     assert text == f"calculator(({a}+{b})*2)"
-    reading = read(text, PARSERS)
+    reading = parse(text, PARSERS)
     assert reading.call is not None
     assert reading.call.arguments == {"expression": f"({a}+{b})*2"}
 
@@ -212,7 +212,7 @@ ALL = {name: tool.parse for name, tool in TOOLS.items()}
     ],
 )
 def test_values_are_read_as_they_are_meant(text: str, arguments: dict[str, object]) -> None:
-    reading = read(text, ALL)
+    reading = parse(text, ALL)
     assert reading.call is not None, reading.reason
     assert reading.call.arguments == arguments
 
@@ -229,7 +229,7 @@ def test_every_text_that_is_written_is_read_back(a: str, b: str) -> None:
         written = write_call(TOOLS[name], arguments)
         assert not set(written) & set("\r\n")
         for text in (written, f"So: {written}", f"{written} and calculator(1)"):
-            reading = read(text, ALL)
+            reading = parse(text, ALL)
             assert reading.call is not None
             assert (reading.call.name, reading.call.arguments) == (name, arguments)
             assert reading.written == written
@@ -237,12 +237,12 @@ def test_every_text_that_is_written_is_read_back(a: str, b: str) -> None:
 
 def test_a_call_with_an_open_quote_is_none_until_the_response_is_over() -> None:
     begun = 'WikiSearch("Hello :-)'
-    assert read(begun, ALL, over=False).call is None
-    assert read(begun + ' I said")', ALL, over=False).call == read(begun + ' I said")', ALL).call
-    ended = read(begun, ALL).call
+    assert parse(begun, ALL, complete=False).call is None
+    assert parse(begun + ' I said")', ALL, complete=False).call == parse(begun + ' I said")', ALL).call
+    ended = parse(begun, ALL).call
     assert ended is not None
     assert ended.arguments == {"query": '"Hello :-'}
-    assert read("WikiSearch(Hello :-)", ALL, over=False).call is not None
+    assert parse("WikiSearch(Hello :-)", ALL, complete=False).call is not None
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_call_with_an_open_quote_is_none_until_the_response_is_over() -> None:
     ],
 )
 def test_what_counts_comes_after_the_reasoning(text: str, expression: str | None, answer: str) -> None:
-    reading = read(text, ALL)
+    reading = parse(text, ALL)
     assert reading.outcome is (Outcome.CALLED if expression else Outcome.ANSWERED)
     assert (reading.call.arguments["expression"] if reading.call else None) == expression
     assert visible(text) == answer
@@ -266,10 +266,10 @@ def test_what_counts_comes_after_the_reasoning(text: str, expression: str | None
 
 def test_reasoning_that_never_ends_is_malformed_and_long_reasoning_is_not() -> None:
     for text in ("<think>Is it calculator(1+1)", "<think>It is 5", "[THINK]5"):
-        assert read(text, ALL)[:3] == (Outcome.MALFORMED, None, "the reasoning never ends")
+        assert parse(text, ALL)[:3] == (Outcome.MALFORMED, None, "the reasoning never ends")
         assert visible(text) == ""
-    assert read("<think>It is 5", {}).outcome is Outcome.MALFORMED
-    reading = read(f"<think>{'hm ' * MAX_RESPONSE}</think>calculator(2+2)", ALL)
+    assert parse("<think>It is 5", {}).outcome is Outcome.MALFORMED
+    reading = parse(f"<think>{'hm ' * MAX_RESPONSE}</think>calculator(2+2)", ALL)
     assert reading.outcome is Outcome.CALLED
 
 
@@ -283,5 +283,5 @@ def test_reasoning_that_never_ends_is_malformed_and_long_reasoning_is_not() -> N
 def test_hostile_text_of_a_megabyte_is_read_in_bounded_time(piece: str) -> None:
     text = "note(" + piece * (1_000_000 // len(piece))
     for over in (True, False):  # quadratic work would take hours
-        assert read(text, ALL, over=over).outcome in Outcome
+        assert parse(text, ALL, complete=over).outcome in Outcome
     assert len(visible(text)) <= len(text)

@@ -214,7 +214,7 @@ WRONG_INPUT = [
     # names
     (f"{GENERATE} --data {{good}} --task maths", "unknown task 'maths'; there is: math"),
     (f"{GENERATE} --data {{good}} --task maths --few-shot calls", "unknown task 'maths'; there is: math"),
-    (f"{GENERATE} --data {{good}} --template plian", "unknown template 'plian'; there is: alpaca, "),
+    (f"{GENERATE} --data {{good}} --template plian", "template 'plian' is not valid; choose alpaca, "),
     (f"{GENERATE} --data {{good}} --template {{torn}}", "torn.json: not JSON"),
     (f"{GENERATE} --data {{good}} --template chat", "this model's tokenizer has no chat template"),
     (f"{GENERATE} --data {{good}} --few-shot many", "examples 'many': there is direct, calls, mixed"),
@@ -248,7 +248,7 @@ WRONG_INPUT = [
     (f"{CLONE} --data {{labelled}} --set lora.targets=[none]", "lora targets ['none']"),
     (f"{RLEF} --data {{ranked}} --adapter {{none}}", "none is not an adapter"),
     (f"{RLEF} --data {{ranked}} --adapter {{other}}", "was trained on base model 'google/gemma-2b'"),
-    ("chat --model {model} --template plian", "unknown template 'plian'"),
+    ("chat --model {model} --template plian", "template 'plian' is not valid"),
     # the command line itself
     ("", "say which command"),
     ("train", "say which command"),

@@ -105,7 +105,7 @@ def test_chat_is_the_tokenizers_own_form(tiny_model: Callable[[str], Path]) -> N
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
     template = load_template("chat")
-    with pytest.raises(InputError, match="tokenizer has no chat template; use plain"):
+    with pytest.raises(InputError, match="tokenizer has no chat template; choose plain"):
         template.encode(tokenizer, "Solve.", "1?")
     tokenizer.chat_template = CHAT
     text = template.text("Solve.", "1 + {2}?", [Example("1?", "1")], tokenizer)
@@ -133,7 +133,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         (None, "mine.json: no such file"),
-        ("{", r"mine\.json: not JSON"),
+        ("{", r"mine\.json is not JSON"),
         ('{"prompt_input": "{input}"}', r"mine\.json: field 'prompt_no_input': Field required"),
         ("[]", r"mine\.json: Input should be"),
         ('{"prompt_input": 3, "prompt_no_input": ""}', r"mine\.json: field 'prompt_input'"),
@@ -150,7 +150,7 @@ def test_a_bad_template_file_is_named(text: str | None, complaint: str, tmp_path
 def test_an_unknown_template_names_those_there_are() -> None:
     with pytest.raises(
         InputError,
-        match=r"unknown template 'alpacca'; there is: alpaca, plain, vicuna, chat, or a \.json file",
+        match=r"template 'alpacca' is not valid; choose alpaca, plain, vicuna, chat, or a \.json file",
     ):
         load_template("alpacca")
 

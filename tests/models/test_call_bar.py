@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from families import save
-from trice.formats import calls
-from trice.formats.calls import opening
+from trice.formats import paper
+from trice.formats.paper import call_opening
 from trice.formats.prompt import decode, load_template
 from trice.models.batching import EncodedPrompt
 from trice.models.engine import GenerationSettings, Prompt
@@ -50,7 +50,7 @@ def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_b
     loaded: LocalModel, sampling: Sampling
 ) -> None:
     bar = settings(sampling, tool_choice="none").call_blocker(loaded.tokenizer)
-    begins = opening(NAMES)
+    begins = call_opening(NAMES)
     asks = [
         EncodedPrompt(
             loaded.tokenizer(f"What is {n}+{n * n}?")["input_ids"], str(n), tuple(range(sampling.samples))
@@ -75,7 +75,7 @@ def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_b
 
 def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalModel) -> None:
     tokenizer = loaded.tokenizer
-    bar, begins = settings(Sampling(), tool_choice="none").call_blocker(tokenizer), opening(NAMES)
+    bar, begins = settings(Sampling(), tool_choice="none").call_blocker(tokenizer), call_opening(NAMES)
     for text in (
         "",
         "It is",
@@ -121,4 +121,4 @@ def test_an_engine_answers_without_calls(folder: Path) -> None:
     )
     assert failures == []
     assert len(texts) == 48
-    assert {calls.read(text, how.parsers).outcome for text in texts} == {Outcome.ANSWERED}
+    assert {paper.parse(text, how.parsers).outcome for text in texts} == {Outcome.ANSWERED}

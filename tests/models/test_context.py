@@ -112,7 +112,7 @@ def test_arguments_of_a_chat_template() -> None:
     )
     assert quiet.chat_template_kwargs == {"enable_thinking": False, "effort": "low"}
     assert quiet.sha256 != plain.sha256
-    with pytest.raises(InputError, match="'oops' is no argument; write chat:enable_thinking=false"):
+    with pytest.raises(InputError, match="'oops' is not an argument; write chat:enable_thinking=false"):
         load_template("chat:oops")
 
 

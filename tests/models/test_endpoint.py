@@ -14,7 +14,7 @@ import pytest
 from stand_in_server import StandIn
 
 from trice.errors import InputError, TriceError
-from trice.formats.calls import MAX_RESPONSE
+from trice.formats.paper import MAX_RESPONSE
 from trice.models.endpoint import Endpoint
 from trice.models.replies import Reply
 

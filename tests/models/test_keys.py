@@ -43,6 +43,6 @@ def test_a_key_that_cannot_be_meant_is_refused_unseen(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_bytes(KEYS[0].encode() + b"\nsk-\xff\xfe-secret-part\n")
     file.chmod(0o600)
-    with pytest.raises(InputError, match=r"^key 2 of 2 holds") as caught:
+    with pytest.raises(InputError, match=r"^key 2 of 2 contains") as caught:
         Endpoint("http://localhost/v1", "m", api_keys(file))
     assert "secret" not in repr(caught.value) + repr(caught.value.__context__)

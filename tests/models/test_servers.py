@@ -51,7 +51,7 @@ def test_a_server_that_is_not_there_is_taken_out(capsys: pytest.CaptureFixture[s
 
 
 def test_a_server_that_recovers_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_pool, "REST", 0.05)
+    monkeypatch.setattr(server_pool, "PAUSE", 0.05)
     with StandIn(script={"q": ["500"] * 3}, delay=0.01) as sick, StandIn(delay=0.05) as well:
         _, failures = ask(Endpoint([sick.url, well.url], "m"), QUESTIONS)
     assert not failures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trice.formats import calls
+from trice.formats import paper
 from trice.server.streamed_text import UNFINISHED, Answer
 from trice.tools.calculator import Calculator
 from trice.types import Execution, Outcome
@@ -53,7 +53,7 @@ def test_the_pieces_of_a_stream_are_the_answer(
         else:
             break
     answer.said = answer.said.strip()
-    answer.reading = calls.read(answer.said, PARSERS)
+    answer.reading = paper.parse(answer.said, PARSERS)
     raws.append(answer.raw_piece())
     contents.append(answer.piece())
     assert answer.said.startswith("".join(contents))

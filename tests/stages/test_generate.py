@@ -258,7 +258,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, spec: M
     (other / "adapter_model.safetensors").touch()
     for complaint, call in {
         "unknown task 'maths'": (data, "maths", spec),
-        "unknown template 'plian'": (data, "math", replace(spec, template="plian")),
+        "template 'plian' is not valid": (data, "math", replace(spec, template="plian")),
         "model 'no/model': neither": (data, "math", replace(spec, model="no/model")),
         "none is not an adapter": (data, "math", replace(spec, adapter=tmp_path / "none")),
         "was trained on base model 'gemma-2b', not on": (data, "math", replace(spec, adapter=other)),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from trice.errors import InputError
-from trice.formats import calls
+from trice.formats import paper
 from trice.tools import MAX_OUTPUT, Tool, load_tool, run
 from trice.tools.function_tool import FunctionTool
 from trice.types import Outcome, ToolCall
@@ -85,14 +85,14 @@ def test_what_does_not_fit_is_malformed_with_its_reason(
     with pytest.raises(ValueError, match=reason):
         tool.parse(text)
     if len(text) < 100:
-        reading = calls.read(f"Well: {tool.name}({text})", {tool.name: tool.parse})
+        reading = paper.parse(f"Well: {tool.name}({text})", {tool.name: tool.parse})
         assert reading.outcome is Outcome.MALFORMED
         assert reason in str(reading.reason)
 
 
 def test_a_written_call_is_executed() -> None:
     tool = FunctionTool(find)
-    reading = calls.read("find(query=red kites, count=2) and more", {tool.name: tool.parse})
+    reading = paper.parse("find(query=red kites, count=2) and more", {tool.name: tool.parse})
     assert reading.call == ToolCall(name="find", arguments={"query": "red kites", "count": 2})
     execution = run(tool, reading.call)
     assert (execution.output, execution.error) == ("2 en red kites", None)

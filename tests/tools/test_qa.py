@@ -11,7 +11,7 @@ import small_models
 from stand_in_server import StandIn
 
 from trice.errors import InputError
-from trice.formats import calls
+from trice.formats import paper
 from trice.tools import BatchTool, load_tool, run
 from trice.tools.passage_index import Passage, build_index
 from trice.tools.qa import TOKENS
@@ -131,7 +131,7 @@ def test_a_kind_that_is_named_is_asked_for(index: str) -> None:
 def test_a_question_is_bounded_and_a_source_must_be_there(index: str, tmp_path: Path) -> None:
     tool = load_tool("QA")
     for written in ("''", "x" * 601):
-        assert calls.read(f"QA({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
+        assert paper.parse(f"QA({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
     with pytest.raises(InputError, match="neither a folder with a model"):
         load_tool("QA", f"{tmp_path / 'none'}#{index}").check()
     with pytest.raises(InputError, match="there is no index in this folder"):

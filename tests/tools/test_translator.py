@@ -12,7 +12,7 @@ import small_models
 from stand_in_server import StandIn
 
 from trice.errors import InputError, ToolError, ToolUnavailable
-from trice.formats import calls
+from trice.formats import paper
 from trice.tools import BatchTool, apertium, load_tool, run
 from trice.tools.languages import detect
 from trice.tools.text_models import first_line
@@ -221,7 +221,7 @@ def test_the_same_question_is_asked_again_in_english() -> None:
 def test_a_text_is_bounded_and_a_source_must_be_there(tmp_path: Path) -> None:
     tool = load_tool("translator")
     for written in ("''", "x" * 1001):
-        assert calls.read(f"translator({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
+        assert paper.parse(f"translator({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
     with pytest.raises(InputError, match="neither a folder with a model"):
         load_tool("translator", str(tmp_path / "none")).check()
     with pytest.raises(InputError, match="no language is called 'xx'"):

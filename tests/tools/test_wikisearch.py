@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from trice.errors import InputError, ToolUnavailable
-from trice.formats import calls
+from trice.formats import paper
 from trice.tools import load_tool, run
 from trice.tools.passage_index import Passage, build_index
 from trice.tools.second_turn import SECOND_TURN_INSTRUCTION
@@ -33,7 +33,7 @@ def forget() -> None:
 def ask(source: str | None, written: str) -> Execution:
     """What the call, as a model writes it, gives."""
     tool = load_tool("WikiSearch", source)
-    reading = calls.read(f"WikiSearch({written})", {tool.name: tool.parse})
+    reading = paper.parse(f"WikiSearch({written})", {tool.name: tool.parse})
     assert reading.call is not None, reading
     return run(tool, reading.call)
 
@@ -175,7 +175,7 @@ def test_the_key_terms_of_a_question_are_suggested() -> None:
 def test_a_query_is_bounded_and_a_source_must_be_there(tmp_path: Path) -> None:
     tool = load_tool("WikiSearch", "http://127.0.0.1:9/never-asked")
     for written in ("''", "x" * 301):
-        assert calls.read(f"WikiSearch({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
+        assert paper.parse(f"WikiSearch({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
     with pytest.raises(InputError, match="there is no index in this folder"):
         load_tool("WikiSearch", str(tmp_path)).check()
     with pytest.raises(InputError, match="tool 'calculator': takes no source"):

@@ -180,4 +180,4 @@ def test_ids_are_taken_where_they_read_as_the_response_and_only_there(
         ([*pieces, -1], "12", twelve),
         ([], "", []),
     ]:
-        assert PLAIN.encode_response(tokenizer, response, written=written) == [*expected, end]
+        assert PLAIN.encode_response(tokenizer, response, tokens=written) == [*expected, end]

@@ -1,1 +1,1 @@
-"""How questions and calls are written as text, and how calls are parsed from it."""
+"""Formats: how prompts and calls are written as text (`prompt`), and how calls are parsed from it (`paper`)."""

@@ -1,8 +1,9 @@
-"""Prompt templates: an instruction, an input and perhaps worked examples as the text a model continues.
+"""Prompt templates: an instruction, an input and few-shot examples as the text that a model continues.
 
-Templates are data: JSON files in `trice/formats/templates` (alpaca and vicuna as the published checkpoints were
-trained, plain), a file of the user's own in the same form, or `chat`, the tokenizer's own chat template. Arguments
-of a chat template follow its name: `chat:enable_thinking=false`.
+Templates are JSON files in `trice/formats/templates` (`alpaca` and `vicuna` as the published checkpoints were
+trained, and `plain`), a user's file with the same fields, or `chat`, the tokenizer's chat template. Arguments
+of a chat template follow its name: `chat:enable_thinking=false`. Calls in a chat template's own syntax are not
+covered.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ CHAT = "chat"
 
 
 class Example(NamedTuple):
-    """A worked example to stand before the question."""
+    """A few-shot example, shown before the question."""
 
     input: str
     output: str
 
 
 class Template(BaseModel):
-    """How prompts are written. Fields are those of the published files; ours have defaults.
+    """How prompts are written. Fields without a default are those of the published files.
 
-    `response_prefix` stands between the prompt and every response; `example_end` after each worked example;
-    a response that contains one of `stop` ends before it. `chat_template_kwargs` go to the chat template.
+    `response_prefix` is inserted between the prompt and every response, `example_end` after each few-shot
+    example. A response ends before the first of the `stop` texts. `chat_template_kwargs` are passed to the chat
+    template.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -49,14 +51,14 @@ class Template(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """A checksum of its form: a template file can change under its name."""
+        """A checksum of the fields, since a template file can change while its name does not."""
         unused = set() if self.chat_template_kwargs else {"chat_template_kwargs"}
         return hashlib.sha256(self.model_dump_json(exclude=unused).encode()).hexdigest()
 
     def text(
         self, instruction: str, input: str, examples: Sequence[Example] = (), tokenizer: Any = None
     ) -> str:
-        """The whole prompt, worked examples first."""
+        """The whole prompt, few-shot examples first."""
         if self.name == CHAT:
             return _chat(tokenizer, instruction, input, examples, self.chat_template_kwargs)
         shown = [
@@ -66,56 +68,59 @@ class Template(BaseModel):
         return "".join(shown) + self._one(instruction, input)
 
     def _one(self, instruction: str, input: str) -> str:
-        # str.replace, not str.format: instruction and input are strangers' text and may hold braces.
-        form = self.prompt_input if input else self.prompt_no_input
-        before, _, after = form.partition("{input}")
+        # str.replace, not str.format, because the instruction and the input may contain braces.
+        prompt = self.prompt_input if input else self.prompt_no_input
+        before, _, after = prompt.partition("{input}")
         return before.replace("{instruction}", instruction) + (
-            input + after.replace("{instruction}", instruction) if "{input}" in form else ""
+            input + after.replace("{instruction}", instruction) if "{input}" in prompt else ""
         )
 
     def encode(
         self, tokenizer: Any, instruction: str, input: str, examples: Sequence[Example] = ()
     ) -> list[int]:
-        """Token ids of the prompt, with the tokenizer's own start token."""
+        """Token ids of the prompt, with the tokenizer's start token."""
         text = self.text(instruction, input, examples, tokenizer)
         ids: list[int] = tokenizer(text, add_special_tokens=self.name != CHAT)["input_ids"]
-        if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
+        if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers append it to every text
             ids = ids[:-1]
         return ids
 
     def encode_response(
-        self, tokenizer: Any, response: str, *, end: bool = True, written: Sequence[int] | None = None
+        self, tokenizer: Any, response: str, *, end: bool = True, tokens: Sequence[int] | None = None
     ) -> list[int]:
-        """Token ids of a response as it follows the prompt, closed with the end token if `end`: the ids it was
-        `written` in, where they are this tokenizer's for it, else the tokenizer's own way to cut it."""
-        if written is not None and _spells(tokenizer, written, response):
-            ids = list(written)
+        """Token ids of a response after the prompt, with the end token if `end` is true.
+
+        `tokens` are the ids that the model generated. They are used if this tokenizer decodes them to the response;
+        otherwise the response is tokenised.
+        """
+        if tokens is not None and _decodes_to(tokenizer, tokens, response):
+            ids = list(tokens)
         else:
             ids = tokenizer(self.response_prefix + response, add_special_tokens=False)["input_ids"]
         return [*ids, self.end(tokenizer)] if end else ids
 
     def end(self, tokenizer: Any) -> int:
-        """The token that ends a response: the chat template's end of a turn, else the tokenizer's end token."""
+        """The token that ends a response: the chat template's end of turn, else the tokenizer's end token."""
         turn_end = end_of_turn(tokenizer) if self.name == CHAT else None
         return int(tokenizer.eos_token_id if turn_end is None else turn_end)
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
-    """The special token that the tokenizer's chat template writes after what the assistant says, for instance
-    `<end_of_turn>`; None where there is none."""
+    """The special token that the tokenizer's chat template writes after an assistant message, such as
+    `<end_of_turn>`, or None if there is none."""
     template = getattr(tokenizer, "chat_template", None)
     return _end_of_turn(tokenizer, str(template)) if template else None
 
 
 @lru_cache(maxsize=8)
 def _end_of_turn(tokenizer: Any, template: str) -> int | None:
-    said = "ANSWER"
-    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": said}]
+    answer = "ANSWER"
+    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # a template is code from the model's files, and may fail in any way
+    except Exception:  # a template is code from the model's files and may raise anything
         return None
-    after = text.rpartition(said)[2].lstrip()
+    after = text.rpartition(answer)[2].lstrip()
     ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     first = next((token for token in ids if tokenizer.decode([token]).strip()), None)
     return first if first in tokenizer.added_tokens_decoder else None
@@ -127,9 +132,9 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
-def _spells(tokenizer: Any, ids: Sequence[int], response: str) -> bool:
-    """Whether the tokenizer reads `ids` as the response, but for white space around it: a model's ids mean other
-    texts, or nothing, to the tokenizer of another family."""
+def _decodes_to(tokenizer: Any, ids: Sequence[int], response: str) -> bool:
+    """Whether the tokenizer decodes `ids` to the response, apart from surrounding white space. The tokenizer of
+    another model family decodes them to another text."""
     if not all(0 <= token < len(tokenizer) for token in ids):
         return False
     return decode(tokenizer, ids).strip() == response.strip()
@@ -139,9 +144,7 @@ def _chat(
     tokenizer: Any, instruction: str, input: str, examples: Sequence[Example], options: dict[str, Any]
 ) -> str:
     if not getattr(tokenizer, "chat_template", None):
-        raise InputError(
-            "template 'chat': this model's tokenizer has no chat template; use plain, or another"
-        )
+        raise InputError("this model's tokenizer has no chat template; choose plain or another template")
     messages = []
     for example in examples:
         messages += [
@@ -155,13 +158,13 @@ def _chat(
 
 
 def _chat_template_kwargs(text: str) -> dict[str, Any]:
-    """The arguments in `enable_thinking=false,effort=low`: JSON values, and any other text as it is."""
+    """The arguments in `enable_thinking=false,effort=low`: JSON values, or text if a value is not JSON."""
     found: dict[str, Any] = {}
     for argument in text.split(","):
         name, equals, value = argument.strip().partition("=")
         if not (name.isidentifier() and equals):
             raise InputError(
-                f"template '{CHAT}:{text}': '{argument}' is no argument; write {CHAT}:enable_thinking=false"
+                f"template '{CHAT}:{text}': '{argument}' is not an argument; write {CHAT}:enable_thinking=false"
             )
         try:
             found[name] = json.loads(value)
@@ -171,7 +174,7 @@ def _chat_template_kwargs(text: str) -> dict[str, Any]:
 
 
 def load_template(name: str | Template) -> Template:
-    """The template called `name`, or read from the JSON file `name`. Raises InputError naming those there are."""
+    """The template called `name`, or read from the JSON file `name`. Raises InputError if there is none."""
     if isinstance(name, Template):
         return name
     if name == CHAT or name.startswith(f"{CHAT}:"):
@@ -186,10 +189,12 @@ def load_template(name: str | Template) -> Template:
     elif name.endswith(".json"):
         text = read_text(Path(name))
     else:
-        raise InputError(f"unknown template '{name}'; there is: {', '.join([*known, CHAT])}, or a .json file")
+        raise InputError(
+            f"template '{name}' is not valid; choose {', '.join([*known, CHAT])}, or a .json file"
+        )
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InputError(f"template {name}: not JSON ({error})") from None
+        raise InputError(f"template {name} is not JSON ({error})") from None
     named = {"name": Path(name).stem} | value if isinstance(value, dict) else value
     return validate(Template, named, f"template {name}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trice.formats.calls import opening
+from trice.formats.paper import call_opening
 from trice.formats.prompt import decode
 
 TokenBlocker = Callable[[str], Sequence[int]]
@@ -31,7 +31,7 @@ class CallBlocker:
             self._classify(_token_texts(tokenizer))
 
     def _classify(self, texts: Sequence[str]) -> None:
-        whole = opening(self.names)
+        whole = call_opening(self.names)
         splits = [(name[:end], f"{name[end:]}(") for name in self.names for end in range(len(name) + 1)]
         for token, text in enumerate(texts):
             if "(" not in text:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from trice.formats import calls
+from trice.formats import paper
 from trice.formats.prompt import Example, Template, decode
 from trice.models.call_blocker import CallBlocker
 from trice.models.sampling import Sampling
@@ -145,20 +145,22 @@ class GenerationSettings:
         """Whether a call has just closed. The whole text is parsed only if its recent part contains a call, so a
         call with longer arguments does not end the response early."""
         parts = (text[-RECENT:], text) if len(text) > RECENT else (text,)
-        return all(calls.read(part, self.parsers, over=False).outcome is Outcome.CALLED for part in parts)
+        return all(
+            paper.parse(part, self.parsers, complete=False).outcome is Outcome.CALLED for part in parts
+        )
 
     def truncate(self, text: str) -> str:
         """A text that was generated without `finish`, up to the point where the response is finished."""
         # The prompt may have begun the reasoning, in which case the text has no opening mark.
-        finished = self.finish(text, calls.reasoning_end(text) or 0)
+        finished = self.finish(text, paper.reasoning_end(text) or 0)
         return text if finished is None else finished
 
     def unchanged_by_tool_choice(self, tokenizer: Any, response: str, tokens: Sequence[int] | None) -> bool:
         """Whether a greedy response generated with tool choice `auto` is the same with this tool choice. It is if a
         call is forbidden and none begins, or if it is a call that begins with exactly the tokens of the prefill."""
         if self.tool_choice == "none":
-            return not (self.forbidden_tools and calls.opening(self.forbidden_tools).search(response))
-        if not self.prefill or calls.read(response, self.parsers).outcome is not Outcome.CALLED:
+            return not (self.forbidden_tools and paper.call_opening(self.forbidden_tools).search(response))
+        if not self.prefill or paper.parse(response, self.parsers).outcome is not Outcome.CALLED:
             return False
         ids = tokens or self.template.encode_response(tokenizer, response, end=False)
         start = self._prefill_ids(tokenizer)

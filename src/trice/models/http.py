@@ -24,7 +24,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 from pydantic_core import from_json
 
 from trice.errors import InputError
-from trice.formats.calls import MAX_RESPONSE
+from trice.formats.paper import MAX_RESPONSE
 from trice.models.api_keys import NO_KEY, KeyRing
 from trice.models.budget import Request, Spent
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, WrapValidator
 
-from trice.formats.calls import MAX_RESPONSE
+from trice.formats.paper import MAX_RESPONSE
 from trice.models.api_keys import KeyRing
 from trice.models.budget import Spent
 from trice.models.http import (

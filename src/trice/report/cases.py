@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 
-from trice.formats import calls
+from trice.formats import paper
 from trice.metrics import needs_tool
 from trice.report.elements import LONGEST, NOTHING, Cell, Table, cut, table
 from trice.report.run_reader import BASE, BOTH, STAGE_1, Run, group_of
@@ -130,9 +130,9 @@ def written(row: Response) -> str:
     """The call as it was understood: `name(argument)`, or `name(first=…, second=…)`; empty where there is none."""
     if row.call is None:
         return ""
-    values = calls.texts(row.call.arguments)
+    values = paper.argument_texts(row.call.arguments)
     named = [f"{key}={value}" for key, value in values.items()] if len(values) > 1 else values.values()
-    return calls.render(row.call.name, ", ".join(named))
+    return paper.render_call(row.call.name, ", ".join(named))
 
 
 def case_tables(cases: Cases) -> list[Table]:

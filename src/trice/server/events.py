@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trice.formats.calls import Reading
+from trice.formats.paper import ParsedResponse
 from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
 from trice.server.model_registry import Served
@@ -49,7 +49,7 @@ class Decided(NamedTuple):
 
     sample: int
     text: str
-    reading: Reading
+    reading: ParsedResponse
     full: bool
 
 

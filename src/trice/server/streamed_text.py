@@ -1,7 +1,7 @@
 """What a client is given of a response: how much of it may be told while it is being written, and the final answer.
 
 What has been told is never taken back: a text is held back as long as it could become a call, a stop text or half a
-character, and so the pieces of a stream are exactly the answer. Reading a response is `trice.formats.calls`.
+character, and so the pieces of a stream are exactly the answer. Reading a response is `trice.formats.paper`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trice.formats.calls import Reading, opening, place
+from trice.formats.paper import ParsedResponse, call_opening, find_call
 from trice.tools.second_turn import final_answer
 from trice.types import Execution, Outcome
 
@@ -28,7 +28,7 @@ class Answer:
     said: str = ""
     full: bool = False
     over: bool = False
-    reading: Reading | None = None
+    reading: ParsedResponse | None = None
     execution: Execution | None = None
     turns: list[str] | None = None
     probability: dict[str, Any] | None = None
@@ -38,7 +38,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         if self.names:
-            self._opening = opening(self.names)
+            self._opening = call_opening(self.names)
 
     def piece(self) -> str:
         """What of the answer may be told now, and has not been."""
@@ -76,7 +76,7 @@ class Answer:
         assert self._opening is not None
         assert self.reading is not None
         if self.reading.written is not None:
-            return place(self.said, self.reading.written)
+            return find_call(self.said, self.reading.written)
         found = self._opening.search(self.said)
         return found.start() if found else 0
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trice.errors import InputError
-from trice.formats.calls import place, read
+from trice.formats.paper import find_call, parse
 from trice.progress import notice
 from trice.stages.label import READING_FIELDS
 from trice.tools import Tool
@@ -74,14 +74,14 @@ def question(messages: Sequence[Message]) -> tuple[str, str]:
 
 def said(tools: Sequence[Tool], text: str) -> Message:
     """A response as the assistant's message."""
-    reading = read(text, {tool.name: tool.parse for tool in tools})
+    reading = parse(text, {tool.name: tool.parse for tool in tools})
     if reading.call is None or reading.written is None:
         own = {"text": text} if _TAGGED.search(text) else {}  # what looks like a call of another form is none
         return {"role": "assistant", "content": text} | own
     function = {"name": reading.call.name, "arguments": reading.call.arguments}
     message = {
         "role": "assistant",
-        "content": text[: place(text, reading.written)],
+        "content": text[: find_call(text, reading.written)],
         "tool_calls": [{"type": "function", "function": function}],
     }
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trice.errors import InputError, TriceError
-from trice.formats.calls import visible
+from trice.formats.paper import visible
 from trice.stages.generate import ModelSpec, generate
 from trice.storage.files import dump_row, read_text, write_text
 from trice.tasks import Sources, TaskLike, Tasks

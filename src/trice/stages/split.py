@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.formats.calls import visible
+from trice.formats.paper import visible
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.stages.generate import ModelSpec, More, generate
 from trice.storage.files import read_rows, write_rows

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from trice.errors import InputError
-from trice.formats import calls
+from trice.formats import paper
 from trice.models.endpoint import Endpoint
 from trice.models.endpoint_engine import write_offered
 from trice.models.replies import Reply
@@ -85,7 +85,7 @@ class Offline(ABC):
             for tool in tasks.own_tools(tasks.of(question)):
                 argument = self.argument(tool, question)
                 if argument:
-                    labels.setdefault(i, calls.render(tool.name, argument))
+                    labels.setdefault(i, paper.render_call(tool.name, argument))
         items = list(labels.items())
         for start in range(0, len(items), CHUNK):
             done(dict(items[start : start + CHUNK]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trice.formats import calls
+from trice.formats import paper
 from trice.tasks import TaskLike, Tasks
 from trice.tools import Tool
 from trice.types import Response, ToolCall
@@ -14,7 +14,7 @@ class Read(NamedTuple):
     """A response as it was read: its task, the reading, and the tool it calls, which may be the task's own."""
 
     task: TaskLike
-    reading: calls.Reading
+    reading: paper.ParsedResponse
     tool: Tool | None
     own: bool
 
@@ -23,7 +23,7 @@ def read(tasks: Tasks, row: Response) -> Read:
     """Parse one response."""
     task = tasks.of(row)
     offered = {tool.name: tool for tool in task.tools}
-    reading = calls.read(row.response, {name: tool.parse for name, tool in offered.items()})
+    reading = paper.parse(row.response, {name: tool.parse for name, tool in offered.items()})
     tool = offered[reading.call.name] if reading.call else None
     return Read(task, reading, tool.for_question(row) if tool else None, tool in tasks.own_tools(task))
 

@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any
 
 from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
-from trice.formats.calls import unquote
+from trice.formats.paper import unquote
 from trice.plugins import load_own
 from trice.types import Execution, Question, ToolCall
 
@@ -126,7 +126,7 @@ def annotated_call(question: Question) -> str | None:
 
 def argument_value(text: str, argument: str) -> str:
     """The value of a tool's one argument, written alone or by its name: `query=capital of France`; bare, or quoted
-    as in `trice.formats.calls`."""
+    as in `trice.formats.paper`."""
     value = re.sub(rf"^\s*{argument}\s*=(?!=)", "", text).strip()
     quoted = unquote(value)
     return value if quoted is None else quoted

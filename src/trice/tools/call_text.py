@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trice.formats.calls import quote, read, render, texts
+from trice.formats.paper import argument_texts, parse, quote, render_call
 from trice.tools import Tool
 from trice.types import ToolCall
 
@@ -30,21 +30,25 @@ def function_schema(tool: Tool) -> dict[str, Any]:
 
 def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
     """The call as text on one line. Raises ValueError where none reads back as these arguments."""
-    wanted = texts(arguments)
+    wanted = argument_texts(arguments)
     for text in _forms(tool, arguments):
-        written = render(tool.name, text)
+        written = render_call(tool.name, text)
         if not is_one_line(written):
             continue
-        reading = read(written, {tool.name: tool.parse}, over=False)
-        if reading.call and reading.written == written and texts(reading.call.arguments) == wanted:
+        reading = parse(written, {tool.name: tool.parse}, complete=False)
+        if reading.call and reading.written == written and argument_texts(reading.call.arguments) == wanted:
             return written
     raise ValueError(f"no text between parentheses is read as these arguments of {tool.name}")
 
 
 def first_call_is(tools: Sequence[Tool], text: str, call: ToolCall) -> bool:
     """Whether a text's first call is this one."""
-    found = read(text, {tool.name: tool.parse for tool in tools}).call
-    return found is not None and found.name == call.name and texts(found.arguments) == texts(call.arguments)
+    found = parse(text, {tool.name: tool.parse for tool in tools}).call
+    return (
+        found is not None
+        and found.name == call.name
+        and argument_texts(found.arguments) == argument_texts(call.arguments)
+    )
 
 
 def is_one_line(text: str) -> bool:
@@ -55,7 +59,7 @@ def is_one_line(text: str) -> bool:
 def _forms(tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
     """Ways to write them, the plainest first: bare, with quotes where a sign could be mistaken, by name, in quotes
     whatever they are."""
-    bare = texts(arguments)
+    bare = argument_texts(arguments)
     quoted = {name: quote(text) if isinstance(arguments[name], str) else text for name, text in bare.items()}
     careful = {name: quoted[name] if set(text) & SIGNS else text for name, text in bare.items()}
     if list(arguments) == list(tool.schema.get("properties", {}))[: len(arguments)]:

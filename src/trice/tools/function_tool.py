@@ -1,7 +1,7 @@
 """A typed function as a tool: name, description, arguments and their JSON schema are read from it.
 
 A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is
-quoted (`trice.formats.calls` has the rules), a JSON list or object, or bare text; a bare value runs to the next comma, and
+quoted (`trice.formats.paper` has the rules), a JSON list or object, or bare text; a bare value runs to the next comma, and
 to the end of the call where the tool takes but one argument. Types are checked, and made from text, by pydantic.
 Does not cover methods, `*args` and `**kwargs`, or an unmatched closing parenthesis in a bare value.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
 
 from trice.errors import InputError
-from trice.formats.calls import signs, unquote
+from trice.formats.paper import structural_marks, unquote
 from trice.tools import RELEASE_AFTER, TIME_LIMIT, Tool
 
 _KEY = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)")
@@ -167,7 +167,7 @@ def _read(text: str, names: list[str]) -> dict[str, Any]:
 def _pieces(text: str) -> Iterator[str]:
     """`text` cut at its commas, except those in quotes or brackets."""
     start, open_brackets = 0, []
-    for match in signs(text):
+    for match in structural_marks(text):
         sign = match[0]
         if sign in _CLOSING.values():
             open_brackets.append(sign)

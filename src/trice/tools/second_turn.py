@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import regex
 
-from trice.formats.calls import visible
+from trice.formats.paper import visible
 from trice.types import Question
 
 SECOND_TURN_INSTRUCTION = "Given a context, please answer the question."

@@ -48,7 +48,7 @@ def example(
     tokenizer's; every response token and the end token carry loss."""
     prompt = template.encode(tokenizer, instruction, input)
     encoded = [
-        template.encode_response(tokenizer, response, written=ids)
+        template.encode_response(tokenizer, response, tokens=ids)
         for response, ids in zip(responses, written or [None] * len(responses), strict=True)
     ]
     return Example(prompt, [Tokens(ids, [True] * len(ids)) for ids in encoded], list(rewards))
