@@ -24,9 +24,10 @@ from trice.models.sampling import Sampling
 from trice.stages.generate import ModelSpec, generate, open_engine
 from trice.tools import Tool, load_tool
 from trice.tools.calculator import Calculator
-from trice.tools.executor import executed, run_all
+from trice.tools.executor import run_all
 from trice.tools.function_tool import FunctionTool
 from trice.tools.ray_executor import runner
+from trice.tools.worker_pool import run_in_pool
 from trice.types import Execution, ToolCall
 
 ray = pytest.importorskip("ray")
@@ -211,7 +212,7 @@ def test_calls_to_servers_stay_here(two_workers: None) -> None:
     assert spread is not None
     ((_, execution),) = spread({"a": (halving, ToolCall(name="halve", arguments={"number": 1}))})
     assert execution.output == f"0.5 by {os.getpid()}"
-    assert [key for key, _ in executed({})] == []
+    assert [key for key, _ in run_in_pool({})] == []
 
 
 def test_a_tools_source_travels_and_what_it_opened_does_not() -> None:

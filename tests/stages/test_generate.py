@@ -13,7 +13,7 @@ from tiny import forked, killed, read, same_after_kills, says, sums, tree, write
 from trice.errors import InputError
 from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
-from trice.stages.generate import ModelSpec, find_examples, generate, load_tool_choice, manner
+from trice.stages.generate import ModelSpec, find_examples, generate, generation_settings, load_tool_choice
 from trice.stages.grading import grade
 from trice.tasks import MIX, MIXED, Tasks, load_task
 from trice.types import Outcome
@@ -222,7 +222,7 @@ def test_in_a_mix_each_task_is_shown_its_own_examples(tmp_path: Path, spec: Mode
 
 def test_a_response_ends_with_its_call_or_the_stop_text() -> None:
     tasks = Tasks("math")
-    finish = manner(tasks, load_task("math"), ModelSpec("any")).finish
+    finish = generation_settings(tasks, load_task("math"), ModelSpec("any")).finish
     assert finish("calculator((1+2)") is None
     assert finish("calculator((1+2))") == "calculator((1+2))"
     assert finish("calculator(1+)") is None  # not a call: the next parenthesis may close one

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError
-from trice.formats.calls import read
+from trice.formats.paper import parse
 from trice.progress import notice
 from trice.stages.conversations import LeftOut, Message, Unfit, check_messages, exchange, question, reading
 from trice.stages.export_data import COLUMNS, INDEX, TAKEN
@@ -99,7 +99,7 @@ def _questions(tasks: Tasks, rows: Sequence[Row], left: LeftOut, name: str) -> l
         except Unfit as reason:
             left.add(str(reason), row.where)
             continue
-        if tool and (written := read(text, {tool.name: tool.parse}).written):
+        if tool and (written := parse(text, {tool.name: tool.parse}).written):
             value["expression"] = written[written.index("(") + 1 : -1]
         kept = {key: each for key, each in fields.items() if key not in TAKEN}
         made.append(validate(Question, value | kept, row.where))
