@@ -108,6 +108,7 @@ def test_a_name_of_a_data_set_is_in_ids_and_rows() -> None:
         ([{"answer": "2"}], r"^row 1: field '(input|question)'"),
         ([{"question": "1?", "answer": {}}], r"^row 1: field 'answer'"),
         ([{"id": "a", "question": "1?"}, {"id": "a", "question": "2?"}], r"^row 2: field 'id': 'a' .* row 1"),
+        ([{"messages": []}], "^row 1: is a chat row.*trice import --form questions"),
         (7, "^questions: expected a file or rows, not int"),
         ({"question": "1?"}, "^questions: expected a file or rows, not dict"),
         ("nosuch.jsonl", r"^nosuch\.jsonl: no such file"),
@@ -228,7 +229,10 @@ def test_with_an_output_a_finished_call_does_nothing_and_its_adapter_is_loaded_b
     assert halves[0] == halves[1]
     assert "is finished" in capsys.readouterr().err
     labels = trice.label(halves[0].unknown, task, output=tmp_path / "label")
-    trained = [trice.clone(model, labels, task, output=tmp_path / "stage-1", **FAST) for _ in range(2)]
+    trained = [
+        trice.clone(model, examples, task, output=tmp_path / "stage-1", **FAST)
+        for examples in (labels, tmp_path / "label" / "labels.json")
+    ]
     assert "already trained with these settings" in capsys.readouterr().err
     loaded = trice.load(tmp_path / "stage-1", device="cpu", dtype="float32")
     assert (loaded.name, loaded.adapter) == (model.name, trained[0].adapter)
@@ -365,6 +369,16 @@ def test_weights_are_loaded_when_all_else_fits_and_a_comparison_keeps_one_model_
     assert model.loaded
 
 
+def test_worked_examples_are_shown_to_a_single_model(speaking: Callable[[str], trice.Model]) -> None:
+    seven, rows, shown = speaking("7"), sums(4), []
+    spec = seven.spec
+    seven.spec = lambda few_shot=None, *args, **kwargs: (
+        shown.append(few_shot) or spec(few_shot, *args, **kwargs)
+    )  # type: ignore[method-assign]
+    trice.evaluate(seven, rows, sums_task(), few_shot=[("1 and 1?", "2")], max_new_tokens=1)
+    assert shown == [[("1 and 1?", "2")]]
+
+
 def test_settings_are_those_of_recipes() -> None:
     text = inspect.getdoc(trice.clone) or ""
     assert "`epochs`" in text
@@ -374,7 +388,7 @@ def test_settings_are_those_of_recipes() -> None:
 def test_an_endpoint_is_asked_and_not_trained() -> None:
     model = trice.endpoint("http://127.0.0.1:9/v1", "qwen")
     with pytest.raises(
-        trice.InputError, match="qwen: is behind an endpoint, and only a local model can be trained"
+        trice.InputError, match="qwen: is behind an endpoint; only a local model can be trained"
     ):
         trice.clone(model, [], "math")
     with pytest.raises(trice.InputError, match="unknown key 'timeuot'; did you mean 'timeout'"):

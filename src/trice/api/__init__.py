@@ -1,6 +1,5 @@
-"""The stages as functions on objects: questions, models and tasks go in, records and models come out.
+"""The functions that `import trice` exports: questions, models and tasks in, records and models out.
 
-`import trice` exports what is here. Each function works in a temporary folder, and with `output=` in a folder of
-yours: there its files stay, and a call that was killed continues where it was. The command line and recipes run the
-same stages from files.
+Each function works in a temporary folder. With `output=` its files stay in that folder, and a call that was killed
+resumes. The computation is in `trice.stages` and `trice.training`, which the command line and recipes use too.
 """

@@ -42,7 +42,7 @@ def questions(source: Source, *, dataset: str = "") -> list[Question]:
         >>> rows[0].id, rows[0].answers
         ('shop-1', ['12'])
     """
-    found = []
+    made = []
     for number, (where, row) in enumerate(_rows(source), start=1):
         if isinstance(row, Question):
             value: Any = row.model_dump()
@@ -52,9 +52,9 @@ def questions(source: Source, *, dataset: str = "") -> list[Question]:
             value = row
         if dataset and isinstance(value, dict):
             value["dataset"] = dataset
-        found.append(validate(Question, value, where))
-    refuse_repeated(found)
-    return found
+        made.append(validate(Question, value, where))
+    refuse_repeated(made)
+    return made
 
 
 def _rows(source: Source) -> Iterator[tuple[str, Any]]:
@@ -70,8 +70,8 @@ def _rows(source: Source) -> Iterator[tuple[str, Any]]:
         yield f"row {number}", row
 
 
-def some_questions(source: Source) -> list[Question]:
-    """Questions, at least one. Raises InputError if there is none."""
+def require_questions(source: Source) -> list[Question]:
+    """Read at least one question. Raises InputError if there is none."""
     rows = questions(source)
     if not rows:
         raise InputError("questions: there are no rows")
@@ -79,10 +79,11 @@ def some_questions(source: Source) -> list[Question]:
 
 
 def write_questions(folder: Path, source: Source, task: str | TaskLike | None = None) -> Path:
-    """The questions as a stage's input file; responses keep what a stage knows of them. With a task, raises
-    InputError for a gold answer that is missing or could never be matched."""
+    """Write the questions as a stage's input file, and return its path. With a task, raises InputError for a gold
+    answer that is missing or could never be matched."""
     rows = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else None
-    given = rows if rows and all(isinstance(row, Question) for row in rows) else some_questions(source)
+    # A Response is a Question too, and keeps its fields.
+    given = rows if rows and all(isinstance(row, Question) for row in rows) else require_questions(source)
     if task is not None:
         from trice.tasks import Tasks, check_questions
 

@@ -1,5 +1,4 @@
-"""The result of `trice.evaluate`: graded responses of several models to the same questions, as a table, a frame, a
-figure and a page."""
+"""The result of `trice.evaluate` as a table, a frame, a figure and a page. The statistics are in `trice.metrics`."""
 
 from __future__ import annotations
 
@@ -15,18 +14,25 @@ from trice.metrics import Difference, Share, by_dataset, difference
 from trice.storage.files import write_rows
 from trice.types import ALL, Response
 
-SHOWN = ("accuracy", "tool_use", "malformed", "over_use", "under_use")  # in the table, where they are known
+COLUMNS = ("accuracy", "tool_use", "malformed", "over_use", "under_use")  # of the table
 
 
 @dataclass(eq=False)
 class Evaluation:
-    """Graded responses by model.
+    """Graded responses by model: a table when printed, and an HTML table in a notebook.
 
     Attributes:
         responses: The graded `Response` records by the model's name.
-        base: The name of the model that was asked with tools withheld; over-use, under-use and harmful use count
-            against it.
+        base: The name of the model that was asked with tools withheld; over-use, under-use and harmful use are relative
+            to it.
         task: The task's name.
+
+    Example:
+        >>> import trice
+        >>> model = trice.load("gemma-3-270m")
+        >>> result = trice.evaluate(model, [{"question": "What is 5 + 2?", "answer": "7"}], "math", few_shot="direct")
+        >>> list(result.frame["model"]), len(result.responses["model"])
+        (['model', 'model'], 1)
     """
 
     responses: dict[str, list[Response]]
@@ -109,13 +115,13 @@ class Evaluation:
         return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{body}</table>"
 
     def _table(self) -> list[list[str]]:
-        there = [name for name in SHOWN if any(name in each[ALL] for each in self.measures.values())]
-        table = [["model", "data set", "questions", *(name.replace("_", " ") for name in there)]]
+        columns = [name for name in COLUMNS if any(name in each[ALL] for each in self.measures.values())]
+        table = [["model", "data set", "questions", *(name.replace("_", " ") for name in columns)]]
         for model, datasets in self.measures.items():
             for dataset, shares in datasets.items():
                 if dataset == ALL and len(datasets) == 2:
                     continue  # one data set is its own total
-                cells = [_percent(shares.get(name), interval=name == "accuracy") for name in there]
+                cells = [_percent(shares.get(name), interval=name == "accuracy") for name in columns]
                 table.append([model, dataset, str(shares["accuracy"].total), *cells])
         return table
 

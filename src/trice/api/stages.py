@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trice.api.data import Source, some_questions, working_folder, write_questions
+from trice.api.data import Source, require_questions, working_folder, write_questions
 from trice.api.models import FewShot, Model
 from trice.errors import InputError
 from trice.models.engine import ToolChoice
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 class Split(NamedTuple):
-    """Responses to the questions that a model knows, and to those it does not."""
+    """The result of `trice.split`, which unpacks into its two lists.
+
+    Attributes:
+        known: The model's responses to the questions that it knows; they are targets for stage 1.
+        unknown: Its responses to the questions that it does not know; `trice.label` takes them.
+    """
 
     known: list[Response]
     unknown: list[Response]
@@ -51,12 +56,12 @@ def split(
         questions: As for `trice.questions`.
         task: A `trice.Task` or the name of one that ships.
         few_shot: Worked examples without calls, for a base model that does not follow the form otherwise.
-        samples: Answers to a question whose first one is right: that greedy one and sampled ones.
-        temperature: Of the sampled answers.
-        known: The share of right answers from which a question counts as known.
-        max_new_tokens: The longest answer, in tokens.
-        seed: Of the sampled answers.
-        output: A folder that keeps the answers.
+        samples: How often a question is asked whose first, greedy answer is correct; the other answers are sampled.
+        temperature: The temperature of the sampled answers.
+        known: A question counts as known if at least this share of its answers is correct.
+        max_new_tokens: The length limit of an answer, in tokens.
+        seed: The seed of the sampled answers.
+        output: A folder that keeps the answers and lets a killed call resume.
 
     Returns:
         `known` and `unknown`, each a list of `Response` with the model's first answer.
@@ -105,9 +110,9 @@ def label(
         teacher: `rule` (what the task's tool suggests, such as the question's `expression`), `annotations` (the
             field `expression` alone) or `endpoint`.
         endpoint: The model that teaches, for the teacher `endpoint`.
-        retries: How often that model is asked again after a label that was not accepted.
-        reading: The share of calls, 0 to 1, for which the answer over the tool's output is taught as well.
-        output: A folder that keeps labels and the rejected questions.
+        retries: How often that model is asked again after a label that was rejected.
+        reading: The share of calls, 0 to 1, for which the answer over the tool's output becomes a target as well.
+        output: A folder that keeps the labels and the rejected questions.
 
     Returns:
         `LabeledQuestion` records, the target in `output`. Questions without an accepted call are left out; a notice counts
@@ -126,7 +131,7 @@ def label(
     from trice.stages import label as stage
     from trice.stages.teachers import load_teacher
 
-    chosen = load_teacher(teacher, _named(task), endpoint.client if endpoint else None, retries)
+    chosen = load_teacher(teacher, _task_name(task), endpoint.client if endpoint else None, retries)
     with working_folder(output) as folder:
         target = folder / "labels.json"
         result = stage.label(write_questions(folder, questions, task), target, task, chosen, reading=reading)
@@ -175,10 +180,10 @@ def generate(
     from trice.stages.grading import execute
     from trice.tasks import Tasks
 
-    rows = some_questions(questions)
+    rows = require_questions(questions)
     spec = model.spec(few_shot, tool_choice, **sampling)
     with working_folder(output) as folder:
-        written, read_output = _written(rows, task, spec, folder / "responses.json")
+        written, read_output = _respond(rows, task, spec, folder / "responses.json")
         return execute(Tasks(task), written, read_output)
 
 
@@ -226,7 +231,7 @@ def evaluate(
     named = {"model": models} if isinstance(models, Model) else dict(models)
     if base is not None and base not in named:
         raise InputError(f"base '{base}': is not among the models {', '.join(named)}")
-    rows, tasks = some_questions(questions), Tasks(task)
+    rows, tasks = require_questions(questions), Tasks(task)
     check_questions(tasks, rows)
     local = (name for name, model in named.items() if model.adapter is None and model.client is None)
     base = base or (next(local, None) if len(named) > 1 or base else None)
@@ -235,17 +240,17 @@ def evaluate(
         for name, model in named.items():
             how: dict[str, Any] = {"few_shot": few_shot if name == base or len(named) == 1 else None}
             how["tool_choice"] = "none" if name == base else tool_choice
-            loaded, responses = model.loaded, folder / _safe(name) / "responses.json"
+            loaded, responses = model.loaded, folder / _folder_name(name) / "responses.json"
             found[name] = graded(model, rows, task, responses, **how, **sampling)
             if len(named) > 1 and not loaded:  # together they may not fit into memory
                 model.unload()
         return Evaluation(found, base, tasks.name)
 
 
-def _written(
+def _respond(
     rows: Sequence[Question], task: str | TaskLike, spec: ModelSpec, output: Path
 ) -> tuple[list[Response], ReadAgain]:
-    """The responses, and what reads tools' outputs for them."""
+    """Write the responses. Returns them with the function that reads tool outputs with the same model."""
     from trice.stages import generate as stage
     from trice.stages import grading
 
@@ -257,13 +262,13 @@ def graded(
     model: Model, rows: Sequence[Question], task: str | TaskLike, output: Path, few_shot: FewShot = None,
     tool_choice: ToolChoice = "auto", **sampling: Any,
 ) -> list[Response]:  # fmt: skip
-    """Responses of one model, executed and judged. They are kept in `output`."""
+    """Write, execute and judge one model's responses, and store them in `output`."""
     from trice.stages.grading import grade
     from trice.tasks import Tasks
     from trice.tools.executor import remove_sidecars
 
     spec = model.spec(few_shot, tool_choice, **sampling)
-    written, read_output = _written(rows, task, spec, output)
+    written, read_output = _respond(rows, task, spec, output)
     results = read_output.output
     judged = grade(Tasks(task), written, read_output, output=results, earlier=[output])
     write_rows(results, judged)
@@ -271,11 +276,11 @@ def graded(
     return judged
 
 
-def _named(task: str | TaskLike) -> str:
+def _task_name(task: str | TaskLike) -> str:
     return task if isinstance(task, str) else task.name
 
 
-def _safe(name: str) -> str:
-    """A model's name as that of a folder, another one for another name."""
+def _folder_name(name: str) -> str:
+    """A folder name for a model's name; different names give different folders."""
     plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from trice.api.data import Source, some_questions
+from trice.api.data import Source, require_questions
 from trice.api.models import Model
 from trice.api.stages import graded
 from trice.errors import InputError
@@ -43,7 +43,7 @@ def clone(
             `trice.label`, and mappings of `instruction`, `input` and `output`; or a file of such rows, such as
             `trice label` and `trice import` write.
         task: A `trice.Task` or the name of one that ships.
-        seed: Of the order of examples and of the adapter's first weights.
+        seed: The seed of the order of examples and of the adapter's initial weights.
         output: A folder for the adapter and its checkpoints.
         settings: Hyper-parameters of stage 1 (docs/reference/recipes.md), such as `epochs`, `batch_size`,
             `learning_rate` or `lora={"r": 16, "targets": "all-linear"}`.
@@ -70,12 +70,12 @@ def clone(
     chosen = parse(Clone, settings, "trice.clone")
     rows = _targets(examples, task)
     random.Random(seed).shuffle(rows)
-    folder, kept = _lasting(output)
+    folder, kept = _adapter_folder(output)
     data = folder / "examples.json"
     write_rows(data, rows)
     model.unload()
     adapter = train(
-        data, folder, model.name, settings=chosen, template=model.template, task=_recorded(task), seed=seed,
+        data, folder, model.name, settings=chosen, template=model.template, task=_recorded_task(task), seed=seed,
         device=model.device, dtype=model.dtype,
     )  # fmt: skip
     return replace(model, adapter=adapter, _kept=kept)
@@ -104,16 +104,16 @@ def rlef(
         model: The policy, usually of `trice.clone`.
         questions: As for `trice.questions`. Gold answers are enough; no calls are needed.
         task: A `trice.Task` or the name of one that ships.
-        rounds: How often it samples from the newest policy and trains it.
-        samples: Candidates for each question.
-        temperature: Of the samples.
-        top_k: Of the samples; 0 keeps the whole vocabulary.
-        cost: What a call costs in the default reward: 1 for a correct response minus `cost` for a call, and minus
+        rounds: How often it samples from the latest policy and trains it.
+        samples: The number of candidates for each question.
+        temperature: The temperature of the samples.
+        top_k: The samples are drawn from the k likeliest tokens; 0 means the whole vocabulary.
+        cost: The cost of a call in the default reward: 1 for a correct response minus `cost` for a call, and minus
             `cost` for a malformed response.
         reward: A function `(question, response) -> float` instead. `response` has `outcome`, `call`, `execution`,
             `pred` and `correct`.
-        max_new_tokens: The longest response, in tokens.
-        seed: Of the samples and of training.
+        max_new_tokens: The length limit of a response, in tokens.
+        seed: The seed of the samples and of training.
         output: A folder for the adapter. Earlier rounds are in `round-1`, `round-2` and so on within it.
         settings: Hyper-parameters of stage 2 (docs/reference/recipes.md), such as `epochs`, `alpha` or `objective`.
 
@@ -135,8 +135,8 @@ def rlef(
     _trainable(model)
     if rounds < 1:
         raise InputError(f"trice.rlef: rounds={rounds}; expected 1 or more")
-    chosen, rows = parse(Rlef, settings, "trice.rlef"), some_questions(questions)
-    last, kept = _lasting(output)
+    chosen, rows = parse(Rlef, settings, "trice.rlef"), require_questions(questions)
+    last, kept = _adapter_folder(output)
     how: dict[str, Any] = {"samples": samples, "temperature": temperature, "top_k": top_k}
     how["max_new_tokens"] = max_new_tokens
     policy = model
@@ -153,7 +153,7 @@ def rlef(
         policy.unload()
         adapter = train(
             data, folder, policy.name, policy.adapter, settings=chosen, template=policy.template,
-            task=_recorded(task), seed=seed, device=policy.device, dtype=policy.dtype,
+            task=_recorded_task(task), seed=seed, device=policy.device, dtype=policy.dtype,
         )  # fmt: skip
         policy = replace(model, adapter=adapter, _kept=kept)
     return policy
@@ -224,16 +224,16 @@ def _targets(examples: Examples, task: str | TaskLike) -> list[LabeledQuestion]:
 
 def _trainable(model: Model) -> None:
     if model.client is not None:
-        raise InputError(f"{model.name}: is behind an endpoint, and only a local model can be trained")
+        raise InputError(f"{model.name}: is behind an endpoint; only a local model can be trained")
 
 
-def _recorded(task: str | TaskLike) -> str | None:
-    """What an adapter records as its task: an object cannot be loaded from a name."""
+def _recorded_task(task: str | TaskLike) -> str | None:
+    """The task's name for the adapter's record; None for an object, which no name could load."""
     return task if isinstance(task, str) else None
 
 
-def _lasting(output: str | Path | None) -> tuple[Path, TemporaryDirectory[str] | None]:
-    """A folder for an adapter, and what keeps a temporary one alive."""
+def _adapter_folder(output: str | Path | None) -> tuple[Path, TemporaryDirectory[str] | None]:
+    """The folder of an adapter; a temporary one is deleted with the object that is returned with it."""
     if output is not None:
         return Path(output), None
     made = TemporaryDirectory(prefix="trice-")

@@ -1,11 +1,11 @@
 """Import: data in the forms of TRL, ours and others', as labeled questions, candidates or questions.
 
-`prompt` with `completion`, and `messages`, become labeled questions. `prompt` with `chosen` and `rejected` (or these
-with the prompt in them) become candidates, all pairs of one prompt together. With the form `questions` a conversation
-becomes a question: its last answer is the gold answer, and the arguments of its call are the `expression`. Each field
-may hold messages or plain text. A call must be of a tool of the task, since everything that is trained on can be
-executed. Images, conversations of several questions and answers that are not wanted (`label` false) are not covered:
-such rows are left out, and a notice gives the reason and the place of the first.
+`prompt` with `completion`, and `messages`, become labeled questions. `prompt` with `chosen` and `rejected` (or
+these with the prompt in them) become candidates, all pairs of one prompt together. With the form `questions` a
+conversation becomes a question: its last answer is the gold answer, and the arguments of its call are the
+`expression`. Each field may hold messages or plain text. A call must be of a tool of the task, since everything
+that is trained on can be executed. Images, conversations of several questions and answers that are not wanted
+(`label` false) are not covered: such rows are left out, and a notice gives the reason and the place of the first.
 """
 
 from __future__ import annotations
