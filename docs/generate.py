@@ -11,11 +11,11 @@ import inspect
 import re
 import textwrap
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+import typer
 import yaml
 from pydantic import BaseModel
-from typer.models import ArgumentInfo
 
 import trice
 from trice import types
@@ -30,9 +30,12 @@ DOCS = Path(__file__).parent
 MARK = re.compile(r"(<!-- table of ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 COMMANDS = """# Commands
 
-Made from the command line itself; `trice COMMAND --help` says the same. A stage is a Python function of the same
-name too. Results go to files and, in short, to stdout, notices to stderr. Exit codes: 0 done, 1 something failed, 2
-the input or the call is wrong.
+This page is generated from the command line; `trice COMMAND --help` prints the same. Each stage is also a Python
+function with the same name. Results go to files and in short to stdout; notices go to stderr. The exit code is 0 if
+the work is done, 1 if something failed, and 2 if the input or the call is wrong.
+
+Each option of a stage, of training, `chat`, `serve`, `export` and `import` can also be written as `key=value` after
+the command, as in a recipe: `--lora.r 16` and `lora.r=16` are the same.
 """
 PYTHON = """# Python
 
@@ -47,7 +50,6 @@ SUBJECTS = {
     "Errors": ["TriceError", "InputError", "ToolUnavailable", "ToolError"],
 }
 TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
-TAKES = {str: "text", Path: "path", float: "number", int: "whole number", bool: ""}
 OPTIONS = ["option", "meaning", "takes", "default"]
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -210,63 +212,49 @@ def documented(called: str, value: Any) -> str:
 
 def commands() -> str:
     """The page of all commands."""
-    found = [(f"trice {name(each)}", each, each.rich_help_panel) for each in app.registered_commands]
-    for group in app.registered_groups:
-        below = group.typer_instance.registered_commands if group.typer_instance else []
-        found += [(f"trice {group.name} {name(each)}", each, group.rich_help_panel) for each in below]
+    root = typer.main.get_command(app)
     parts = [COMMANDS]
     for panel in (WHOLE, STAGES, DATA, USE):
         parts.append(f"## {panel}\n")
-        parts += [section(called, command.callback) for called, command, where in found if where == panel]
+        for name, command in root.commands.items():  # type: ignore[attr-defined]
+            if command.rich_help_panel == panel:
+                inner = getattr(command, "commands", {"": command})
+                parts += [section(f"trice {name} {each}".strip(), inner[each]) for each in inner]
     return "\n".join(parts)
 
 
-def name(command: Any) -> str:
-    """What a command is called."""
-    return str(command.name or command.callback.__name__.strip("_").replace("_", "-"))
-
-
-def section(called: str, function: Any) -> str:
-    """A command's section: what it does, how it is called, its options."""
-    hints = get_type_hints(function, include_extras=True)
+def section(called: str, command: Any) -> str:
+    """A command's section: what it does, how it is called, its arguments and options."""
     rows, usage = [], [called]
-    for each in inspect.signature(function).parameters.values():
-        kind, info = get_args(hints[each.name])
-        required = each.default is inspect.Parameter.empty
-        if isinstance(info, ArgumentInfo):
-            names = [str(info.metavar or each.name.upper()).strip("[]")]
-            usage.append(names[0] if required else f"[{names[0]}]")
+    for each in command.get_params(command.context_class(command, info_name=called)):
+        if each.name == "help" or (each.name == "overrides" and "such as temperature" in (each.help or "")):
+            continue
+        notes = re.search(r" \\?\[([^]]*)]$", each.help or "")
+        text = (each.help or "").removesuffix(notes[0]).replace("\\[", "[") if notes else each.help or ""
+        parts = notes[1].split(", ") if notes else []
+        bounds = [part for part in parts if part[0] in "<>"]
+        shown = next((part.removeprefix("default: ") for part in parts if part.startswith("default: ")), "")
+        argument = each.param_type_name == "argument"
+        if argument:
+            names = [str(each.metavar or each.name.upper()).strip("[]")]
+            usage.append(names[0] if each.required else f"[{names[0]}]")
         else:
-            names = list(info.param_decls or ["--" + each.name.strip("_").replace("_", "-")])
-            usage += [f"{names[0]} …"] * required
-            names += ["--no-" + names[0][2:]] * (kind is bool and not info.param_decls)
-        rows.append(
-            [
-                ", ".join(f"`{one}`" for one in names),
-                info.help or "",
-                takes(kind, info),
-                default(each.default),
-            ]
-        )
-    told = inspect.getdoc(function) or ""
+            names = [*each.opts, *each.secondary_opts]
+            usage += [f"{names[0]} …"] * ("required" in parts)
+        takes = "" if argument or each.is_flag else each.metavar or ""
+        many = each.multiple or each.nargs == -1
+        cells = [
+            " ".join(
+                filter(
+                    None,
+                    (takes.lower().replace("|", ", "), ", ".join(bounds), "(more than once)" if many else ""),
+                )
+            )
+        ]
+        default = "required" if each.required or "required" in parts else f"`{shown}`" if shown else ""
+        rows.append([", ".join(f"`{one}`" for one in names), text, *cells, default])
     shown = " ".join([*usage, "[OPTIONS]"])
-    return f"### `{called}`\n\n{cell(told)}\n\n```\n{shown}\n```\n\n{table(OPTIONS, rows)}\n"
-
-
-def takes(kind: Any, info: Any) -> str:
-    """What an option takes, in words; nothing for a switch."""
-    one = next(each for each in (*get_args(kind), kind) if each in TAKES or get_args(each))
-    many = get_args(one) or (get_args(kind) and get_origin(kind) is list)
-    one = get_args(one)[0] if get_args(one) else one
-    bounds = [f"{sign} {value:g}" for sign, value in (("≥", info.min), ("≤", info.max)) if value is not None]
-    return " ".join(filter(None, (TAKES[one], ", ".join(bounds), "(more than once)" if many else "")))
-
-
-def default(value: Any) -> str:
-    """A default as it is typed."""
-    if value is inspect.Parameter.empty:
-        return "required"
-    return "" if value is None or value is False else "on" if value is True else f"`{value}`"
+    return f"### `{called}`\n\n{cell(command.help or '')}\n\n```\n{shown}\n```\n\n{table(OPTIONS, rows)}\n"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

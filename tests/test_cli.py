@@ -23,16 +23,7 @@ from trice.datasets import NAMES
 
 Run = Callable[..., tuple[int, str, list[str]]]
 FAST = ("--device", "cpu", "--dtype", "float32")
-LORA = (
-    "--set",
-    "lora.r=2",
-    "--set",
-    "max_steps=2",
-    "--set",
-    "batch_size=4",
-    "--set",
-    "lora.targets=all-linear",
-)
+LORA = ("lora.r=2", "max_steps=2", "batch_size=4", "--lora.targets", "all-linear")
 
 
 @pytest.fixture
@@ -99,10 +90,16 @@ def test_every_command_has_help(trice: Run, words: list[str]) -> None:
 
 def test_the_commands_are_those_of_the_design() -> None:
     names = {" ".join(words) for words in commands()}
-    assert names >= {
-        "demo", "run", "data", "split", "label", "mix", "collect", "score", "train clone", "train rlef",
-        "generate", "evaluate", "report", "tool", "chat",
+    assert names - {"", "train"} == {
+        "demo", "run", "split", "label", "mix", "collect", "score", "train clone", "train rlef", "generate",
+        "evaluate", "report", "data", "export", "import", "push", "tool", "chat", "serve",
     }  # fmt: skip
+
+
+def test_the_version_is_printed(trice: Run) -> None:
+    import trice as package
+
+    assert trice("--version") == (0, f"trice {package.__version__}\n", [])
 
 
 def test_every_stage_is_a_command(trice: Run, five: Path, tmp_path: Path) -> None:
@@ -124,7 +121,7 @@ def test_every_stage_is_a_command(trice: Run, five: Path, tmp_path: Path) -> Non
     assert told == f"6 questions in {mixed}\n"
     done("train", "clone", *model, "--data", mixed, "--output", models / "stage-1", *LORA)
     collect = ("collect", *model, "--data", mixed, "--output", stage2)
-    done(*collect, "--origin", "gold")
+    done("collect", "--data", mixed, "--output", stage2, "--origin", "gold")
     done(*collect, "--origin", "forced", "--tool-choice", "required", "--max-new-tokens", 4)
     told = done(
         *collect, "--origin", "drawn", "--adapter", models / "stage-1", "--samples", 2, "--temperature", 1,
@@ -190,6 +187,8 @@ def inputs(tmp_path: Path, five: Path) -> dict[str, Any]:
 GENERATE = "generate --model {model} --output {out} --device cpu --dtype float32"
 CLONE = "train clone --model {model} --output {none} --device cpu --dtype float32"
 RLEF = "train rlef --model {model} --output {none} --device cpu --dtype float32"
+GOLD = "collect --data {labelled} --output {dir} --origin gold"
+LABEL = "label --data {good} --output {out}"
 WRONG_INPUT = [
     # files
     (f"{GENERATE} --data {{missing}}", "missing.json:2: field 'input': Field required"),
@@ -218,18 +217,18 @@ WRONG_INPUT = [
     (f"{GENERATE} --data {{good}} --template {{torn}}", "torn.json: not JSON"),
     (f"{GENERATE} --data {{good}} --template chat", "this model's tokenizer has no chat template"),
     (f"{GENERATE} --data {{good}} --few-shot many", "examples 'many': there is direct, calls, mixed"),
-    (f"{GENERATE} --data {{good}} --tool-choice tool", "tool choice 'tool' is not valid; choose auto, none or required"),
+    (f"{GENERATE} --data {{good}} --tool-choice tool", "--tool-choice tool is not valid: input should be 'auto', "),
     (f"{GENERATE} --data {{good}} --adapter {{none}}", "none is not an adapter"),
     (f"{GENERATE} --data {{good}} --task math --adapter {{other}}", "was trained on base model 'google/gemma-2b'"),
     (f"{GENERATE} --data {{good}} --device gpu", "--device gpu: "),
     (f"{GENERATE} --data {{good}} --dtype float8", "dtype 'float8' is not valid; choose auto, float32"),
     ("generate --model no/such --data {good} --output {out}", "model 'no/such' is neither a folder with a model"),
     ("generate --model {stage2} --data {good} --output {out}", "stage2' is neither a folder with a model"),
-    ("label --data {good} --output {out} --teacher me", "unknown teacher 'me'; there is: annotations, rule"),
-    ("label --data {good} --output {out} --teacher endpoint", "the teacher 'endpoint' needs an endpoint's URL"),
-    ("label --data {good} --output {out} --teacher endpoint --endpoint here", "server 'here': not a URL"),
-    ("label --data {good} --output {out} --teacher endpoint --endpoint http://h --keys-file {none}", "none: can"),
-    ("mix --labelled {labelled} --output {out} --kind all", "--kind all: there is selective, answers, calls"),
+    (f"{LABEL} --teacher me", "--teacher me is not valid: input should be 'annotations', 'rule' or 'endpoint'"),
+    (f"{LABEL} --teacher endpoint", "teacher 'endpoint' needs the key 'endpoint' with url and model"),
+    ("label --data {good} --output {out} --teacher endpoint --model m --endpoint here", "server 'here': not a URL"),
+    (f"{LABEL} --teacher endpoint --model m --endpoint http://h --keys-file {{none}}", "none: can"),
+    ("mix --labelled {labelled} --output {out} --kind all", "--kind all is not valid: input should be 'selective'"),
     ("collect --model {model} --data {labelled} --output {dir} --origin a_b", "origin 'a_b': use letters"),
     ("score --data {stage2} --output {out} --reward papers", "reward 'papers': there is paper, released, or"),
     ("score --data {stage2} --output {out} --reward none:f", "reward 'none:f': ModuleNotFoundError"),
@@ -243,21 +242,42 @@ WRONG_INPUT = [
     ("run {none}", "none: no such file"),
     ("run {torn}", "torn.json: not YAML"),
     ("run demo data=[{{dataset:SVMP}}]", "demo: "),
-    (f"{CLONE} --data {{labelled}} --set epcohs=1", "--set: unknown key 'epcohs'; did you mean 'epochs'?"),
-    (f"{CLONE} --data {{labelled}} --set epochs", "'epochs': an override is key=value"),
-    (f"{CLONE} --data {{labelled}} --set lora.targets=[none]", "lora targets ['none']"),
+    (f"{CLONE} --data {{labelled}} epcohs=1", "unknown key 'epcohs'; did you mean 'epochs'?"),
+    (f"{CLONE} --data {{labelled}} --epcohs 1", "No such option: --epcohs (Possible options: --epochs)"),
+    (f"{CLONE} --data {{labelled}} lora.rr=1", "unknown key 'lora.rr'; did you mean 'lora.r'?"),
+    (f"{CLONE} --data {{labelled}} --epochs 0", "--epochs 0 is not valid: input should be greater than 0"),
+    (f"{CLONE} --data {{labelled}} epochs=0", "--epochs 0 is not valid: input should be greater than 0"),
+    (f"{CLONE} --data {{labelled}} --patience 2", "'patience' counts validations: give 'validate_every' too"),
+    (f"{CLONE} --data {{labelled}} epochs", "'epochs': an override is key=value"),
+    (f"{CLONE} --data {{labelled}} lora.targets=[none]", "lora targets ['none']"),
+    # options that have no effect
+    (f"{CLONE} --data {{labelled}} --tool QA=x", "--tool does not apply without --validation; leave it out"),
+    (f"{GOLD} --samples 2", "--samples does not apply to --origin gold"),
+    (f"{GOLD} dtype=float32", "--dtype does not apply to --origin gold"),
+    (f"{GOLD} --endpoint http://h --model m", "--endpoint does not apply"),
+    (f"{GENERATE} --data {{good}} --endpoint http://h", "--device does not apply to --endpoint, "),
+    ("label --data {good} --output {out} --retries 3", "--retries does not apply to --teacher annotations; leave"),
+    (f"{LABEL} --teacher rule --endpoint http://h --model m", "--endpoint does not apply to"),
+    ("evaluate --data {answered} --output {out} --few-shot calls", "--few-shot does not apply without a model"),
+    ("score --data {stage2} --output {out} --device cpu", "--device does not apply without a model"),
+    ("data list --train 3", "--train does not apply to 'trice data list'; leave it out"),
+    ("run demo --dtype float32", "--dtype is not valid here, because a recipe has keys; use dtype=float32"),
+    ("run demo --output x", "use output=x"),
+    ("run demo --learning-rate=1 --status", "use clone.learning_rate=1 or rlef.learning_rate=1"),
+    ("demo --outptu x", "--outptu is not an option of a recipe's run; did you mean 'output'?"),
+    ("tool calculator 1 + 1", "tool takes one text, not 3; quote it: trice tool calculator '1, +, 1'"),
     (f"{RLEF} --data {{ranked}} --adapter {{none}}", "none is not an adapter"),
     (f"{RLEF} --data {{ranked}} --adapter {{other}}", "was trained on base model 'google/gemma-2b'"),
     ("chat --model {model} --template plian", "template 'plian' is not valid"),
     # the command line itself
-    ("", "say which command"),
-    ("train", "say which command"),
+    ("", "missing command"),
+    ("train", "missing command"),
     ("trian", "No such command 'trian'"),
-    ("generate --model m --data {good}", "Missing option '--output'"),
+    ("generate --model m --data {good}", "missing option --output"),
     ("generate --modle m", "No such option: --modle"),
-    ("evaluate --data {good} --output {out} --limit 0", "Invalid value for '--limit'"),
-    ("evaluate --data {good} --output {out} --limit few", "Invalid value for '--limit'"),
-    ("tool calculator", "Missing argument 'argument'"),
+    ("evaluate --data {good} --output {out} --limit 0", "--limit 0 is not valid: input should be greater"),
+    ("evaluate --data {good} --output {out} --limit few", "--limit few is not valid: input should be a"),
+    ("tool calculator", "Missing argument 'ARGUMENTS'"),
 ]  # fmt: skip
 
 
@@ -390,7 +410,7 @@ def test_ctrl_c_keeps_what_is_done(trice: Run, five: Path, tmp_path: Path) -> No
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 1, error
     assert complaint([line for line in error.splitlines() if line]).startswith(
-        "stopped; what is done is kept"
+        "stopped; finished work is kept"
     )
     assert not output.exists()
     finished = partial.read_bytes().count(b"\n") - 1
@@ -409,7 +429,10 @@ def test_what_nobody_expected_is_one_line_too(trice: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(Calculator, "parse", broken)
     monkeypatch.delenv("TRICE_DEBUG", raising=False)
     code, _, lines = trice("tool", "calculator", "1+1")
-    assert (code, complaint(lines)) == (1, "RuntimeError: a mistake of ours (TRICE_DEBUG=1 shows where)")
+    assert (code, complaint(lines)) == (
+        1,
+        "RuntimeError: a mistake of ours (TRICE_DEBUG=1 shows the traceback)",
+    )
     monkeypatch.setenv("TRICE_DEBUG", "1")
     with pytest.raises(RuntimeError):
         trice("tool", "calculator", "1+1")
@@ -446,9 +469,9 @@ def test_a_task_that_nobody_names_is_asked_for(trice: Run, five: Path, tmp_path:
     taught = ("--data", data, "--model", five, "--output", adapter, *LORA, *FAST)
     assert trice("train", "clone", *taught)[0] == 0
     code, _, lines = trice("chat", "--adapter", adapter, *FAST)
-    assert (code, complaint(lines)) == (2, f"--task: {adapter} does not record its task; name it")
+    assert (code, complaint(lines)) == (2, f"--task is missing: {adapter} does not record its task; name it")
     assert trice("train", "clone", *taught, "--task", "mix")[0] == 0  # no other training
     code, _, lines = trice("generate", "--data", data, "--output", tmp_path / "x.json")
     assert (code, complaint(lines)) == (
-        2, "--model: is missing; name a model, or an --adapter, which records its base",
+        2, "missing option --model; name a model, or an --adapter, which records its base model",
     )  # fmt: skip

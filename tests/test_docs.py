@@ -20,7 +20,7 @@ from trice import types
 from trice.cli import app
 from trice.recipes.recipe import Recipe, load_recipe
 from trice.tasks.custom import TaskFile
-from trice.training.settings import Clone, Rlef, parse, read_settings
+from trice.training.settings import parse
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -55,14 +55,15 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
         name, *words = words
         assert name in command.commands, f"there is no command {name}"
         command = command.commands[name]
-    return name, command.make_context(name, words).params
+    params = command.make_context(name, words).params
+    if hasattr(command, "settings"):
+        command.settings(params)  # checks the values
+    return name, params
 
 
 @pytest.mark.parametrize("words", commands())
 def test_commands_parse(words: list[str]) -> None:
     name, options = parsed(words)
-    if name in ("clone", "rlef"):
-        read_settings(Clone if name == "clone" else Rlef, options["set_"] or [])
     if name in ("run", "demo") and not options.get("recipe", "demo").endswith(".yaml"):  # of the reader's own
         load_recipe(options.get("recipe", "demo"), options["overrides"] or [])
 

@@ -155,7 +155,7 @@ def test_a_setting_leaves_out_the_temperature(tmp_path: Path, capsys: pytest.Cap
     data = sums(tmp_path / "S.json", 1)
     with StandIn() as server:
         words = ["collect", "--origin", "gpt", "--data", data, "--output", tmp_path, "--endpoint", server.url]
-        words += ["--model", "m", "--endpoint-set", "send_temperature=false"]
+        words += ["--model", "m", "endpoint.send_temperature=false"]
         code, *_ = command(capsys, *words)
     assert code == 0
     assert "temperature" not in server.seen[0].body

@@ -33,20 +33,20 @@ def test_a_budget_ends_a_command_and_a_higher_one_goes_on(
     data, output = sums(tmp_path / "S.json", 20), tmp_path / "math_gpt_response.json"
     with StandIn(add) as server:
         words = ["collect", "--origin", "gpt", "--data", data, "--output", tmp_path]
-        words += ["--endpoint", server.url, "--model", "m", "--endpoint-set"]
-        code, _, lines = command(capsys, *words, "max_requests=8")
+        words += ["--endpoint", server.url, "--model", "m"]
+        code, _, lines = command(capsys, *words, "endpoint.max_requests=8")
         assert code == 1
         assert lines[-1] == (
             "trice: the budget is spent (max_requests 8; so far 8 requests, 104 tokens); "
             "8 of 20 requests were answered and are saved: run again with a higher one to continue"
         )
-        code, _, lines = command(capsys, *words, "max_requests=8")
+        code, _, lines = command(capsys, *words, "endpoint.max_requests=8")
         assert "so far 8 requests, 104 tokens); 0 of 12 requests were answered" in lines[-1]
         assert len(server.seen) == 8
         state = read_state(output)
         assert state is not None
         assert state.spent == {"requests": 8, "prompt_tokens": 80, "completion_tokens": 24}
-        code, out, _ = command(capsys, *words, "max_requests=20")
+        code, out, _ = command(capsys, *words, "endpoint.max_requests=20")
         assert (code, out) == (0, f"20 responses in {output}\n")
         assert set(server.paid.values()) == {1}
     assert [row["response"] for row in read(output)] == [f"calculator({i}+7)" for i in range(20)]

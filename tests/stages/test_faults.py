@@ -27,7 +27,7 @@ def add(message: str) -> str:
 
 def start(server: StandIn, data: Path, folder: Path) -> subprocess.Popen[str]:
     words = ["--origin", "gpt", "--data", data, "--output", folder, "--endpoint", server.url, "--model", "m"]
-    command = [sys.executable, "-m", "trice", "collect", *words, "--endpoint-set", "timeout=5"]
+    command = [sys.executable, "-m", "trice", "collect", *words, "endpoint.timeout=5"]
     environment = os.environ | {"PYTHONPATH": str(Path(trice.__file__).parents[1])}
     return subprocess.Popen(
         list(map(str, command)), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

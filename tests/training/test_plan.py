@@ -175,7 +175,7 @@ def test_what_is_advised_fits(llama: str) -> None:
         machine = Capacity(free, 1e11)
         text = planned(llama, examples, settings, machine).advice
         assert text.startswith("does not fit: it takes about")
-        changes = re.findall(r"--set (\S+)", text)
+        changes = re.findall(r"(\w+=\w+)", text)
         changed = read_settings(Clone, ["token_budget=2048", *changes])
         assert not changes or planned(llama, examples, changed, machine).advice == ""
         return [each.partition("=")[0] for each in changes]

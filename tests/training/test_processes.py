@@ -56,7 +56,7 @@ def settings(kind: type[SettingsT], *more: str) -> SettingsT:
 
 
 def words(*more: str) -> list[str]:
-    return [word for each in [*HOW, *more] for word in ("--set", each)]
+    return [*HOW, *more]
 
 
 def same(one: Path, other: Path, *, atol: float = 1e-4, level: bool = False) -> None:

@@ -308,7 +308,7 @@ def test_another_validation_is_another_run(learned: Path, llama: str, tmp_path: 
         (
             Clone(),
             {"validation": "math"},
-            r"^--validation .*math\.json: say how often, .* --set validate_every=10$",
+            r"^--validation .*math\.json: say how often, .* validate_every=10$",
         ),
         (CLONE, {"validation": "none"}, r"none\.json: no such file"),
         (CLONE, {"validation": "empty"}, r"empty\.json: holds no rows"),
@@ -344,7 +344,7 @@ def test_what_does_not_fit_is_one_line_before_any_model(
 
 def test_patience_without_validations_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"^--set: 'patience' counts validations: give 'validate_every' too$"
+        InputError, match=r"^settings: 'patience' counts validations: give 'validate_every' too$"
     ):
         read_settings(Rlef, ["patience=3"])
 
@@ -354,7 +354,7 @@ def test_the_command_line_takes_held_out_questions(
 ) -> None:
     exams, data = exam(tmp_path, "7"), lessons(tmp_path, "7")
     words = training("clone", llama, data, tmp_path / "run")
-    words += ["--set", "max_steps=2", "--set", "validate_every=1", "--max-new-tokens", 4]
+    words += ["max_steps=2", "validate_every=1", "--max-new-tokens", 4]
     assert command(capsys, *words)[0] == 2
     code, out, _ = command(capsys, *words, "--validation", exams, "--task", "math")
     assert (code, out) == (0, f"{tmp_path / 'run'}\n")

@@ -3,85 +3,75 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trice.cli import options as o
 from trice.cli.app import DATA, app
+from trice.cli.settings_command import settings_command
 from trice.errors import InputError
+
+if TYPE_CHECKING:
+    from trice.cli.options import ExportOptions, ImportOptions, TaskOptions
 
 
 @app.command(rich_help_panel=DATA)
 def data(
     dataset: Annotated[
-        str | None,
-        typer.Argument(
-            help="A data set's name, 'list' to see what there is, or 'index' for passages to search."
-        ),
+        str,
+        typer.Argument(help="Name of a data set, 'list' for all of them, or 'index' for passages to search."),
     ] = "list",
-    output: o.Output = Path("data"),
+    output: Annotated[Path, typer.Option(help="Output folder.")] = Path("data"),
     source: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of official files, default TRICE_DATA; for index JSONL or a Wikipedia dump."
+            help="Folder of the official files, default TRICE_DATA; with index a JSONL file or a Wikipedia dump."
         ),
     ] = None,
-    hub: Annotated[bool, typer.Option(help="Fetch the official files from the Hugging Face hub.")] = False,
-    train: Annotated[int | None, typer.Option(min=0, help="Training questions; default the paper's.")] = None,
-    test: Annotated[int | None, typer.Option(min=0, help="Test questions; default the paper's.")] = None,
-    seed: o.Seed = 0,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Fetch the official files from the Hugging Face hub.")
+    ] = False,
+    train: Annotated[
+        int | None, typer.Option(min=0, help="Number of training questions; default as in the paper.")
+    ] = None,
+    test: Annotated[
+        int | None, typer.Option(min=0, help="Number of test questions; default as in the paper.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random choice of questions; default 0.")
+    ] = None,
 ) -> None:
-    """List the data sets, or write one as questions: data/raw/<task>/ to train, data/dev/<task>/ to test.
+    """List the data sets, or write the questions of one to data/raw/<task>/ and data/dev/<task>/.
 
     With 'index', make the passages of --source searchable in the folder --output."""
     from trice.stages.prepare_data import index, listing, prepare
 
-    if dataset in (None, "list"):
+    if dataset in ("list", "index"):
+        given = {"--hub": hub or None, "--train": train, "--test": test, "--seed": seed}
+        if unused := [flag for flag, value in given.items() if value is not None]:
+            raise InputError(f"{unused[0]} does not apply to 'trice data {dataset}'; leave it out")
+    if dataset == "list":
         print(listing(source))
     elif dataset == "index":
         if source is None:
-            raise InputError(
-                "trice data index needs --source, a JSONL file of title and text, or a Wikipedia dump"
-            )
+            raise InputError("missing option --source: a JSONL file of title and text, or a Wikipedia dump")
         print(index(source, output))
     else:
-        print(prepare(str(dataset), output, source, hub=hub, train=train, test=test, seed=seed))
+        print(prepare(dataset, output, source, hub=hub, train=train, test=test, seed=seed or 0))
 
 
-@app.command(rich_help_panel=DATA)
-def export(
-    data: o.Data,
-    output: o.Output,
-    task: o.Task = "math",
-    form: Annotated[
-        str | None,
-        typer.Option(
-            help="completion, messages, preference or published; default: completion for labeled questions, else preference."
-        ),
-    ] = None,
-    tool: o.Tools = None,
-) -> None:
+@settings_command(app, DATA)
+def export(files: ExportOptions, task: TaskOptions) -> None:
     """Write labeled questions or candidates in a form of TRL, with tools and tool calls, for other trainers."""
     from trice.stages.export_data import export as stage
 
-    print(f"{stage(data, output, task, form=form, tools=o.sources(tool))} rows in {output}")
+    rows = stage(files.data, files.output, task.task, form=files.form, tools=task.tool)
+    print(f"{rows} rows in {files.output}")
 
 
-@app.command("import", rich_help_panel=DATA)
-def import_(
-    data: o.Data,
-    output: o.Output,
-    task: o.Task = "math",
-    form: Annotated[
-        str | None,
-        typer.Option(
-            help="questions: for `trice run` and `trice split`, with the last answer as the gold answer"
-        ),
-    ] = None,
-    tool: o.Tools = None,
-) -> None:
+@settings_command(app, DATA, "import")
+def import_(files: ImportOptions, task: TaskOptions) -> None:
     """Read chat rows or data in a form of TRL as labeled questions, preference pairs as candidates."""
     from trice.stages.import_data import import_ as stage
 
-    print(stage(data, output, task, form=form, tools=o.sources(tool)))
+    print(stage(files.data, files.output, task.task, form=files.form, tools=task.tool))

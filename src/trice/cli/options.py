@@ -1,148 +1,275 @@
-"""The command line's shared options: each means the same in every command that has it."""
+"""The options of the commands, as settings classes.
+
+Each class is a group of options, and a command takes the groups that it needs. A group takes the fields that a
+recipe has as well from the recipe's classes, so that their type, default, bounds and help exist once.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Any, Literal
 
-import typer
+from pydantic import Field, model_validator
 
-from trice.errors import InputError
+from trice.models.engine import EngineName, ToolChoice
+from trice.recipes.recipe import Recipe
+from trice.recipes.sections import EndpointAt, Evaluation, Label, Origin, Score, Split
+from trice.server.limits import Limits
+from trice.stages.export_data import Form
+from trice.stages.mix import Kind
+from trice.training.settings import Clone, Rlef, Settings
 
-Model = Annotated[str, typer.Option(help="Base model: hub name, folder, or gemma-3-270m (embedded).")]
-ModelOf = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Base model: hub name, folder, or gemma-3-270m (embedded); default the adapter's own base.",
-    ),
-]
-TaskOf = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        help="Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file; default the "
-        "adapter's own, without an adapter math.",
-    ),
-]
-TemplateOf = Annotated[
-    str | None,
-    typer.Option(
-        "--template",
-        help="Prompt template: alpaca, vicuna, plain, chat (with arguments: chat:enable_thinking=false), or a "
-        ".json file; default the adapter's own, without an adapter plain.",
-    ),
-]
-TaskTaught = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        help="The task the data teach, recorded in the adapter, and that of --validation; default the shipped one "
-        "whose instruction the data have.",
-    ),
-]
-Reader = Annotated[
-    str | None,
-    typer.Option("--model", help="The model that reads what a tool returned, for qa, mlqa and hotpot."),
-]
-Adapter = Annotated[Path | None, typer.Option(help="LoRA adapter folder in PEFT's format.")]
-Task = Annotated[
-    str,
-    typer.Option(
-        help="Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file; with "
-        "@words-published at the end, answers in words are judged by the paper's rule."
-    ),
-]
-Data = Annotated[Path, typer.Option(help="Input file, JSON lines.")]
-Output = Annotated[Path, typer.Option(help="Where the result goes.")]
-Template = Annotated[
-    str,
-    typer.Option(
-        help="Prompt template: alpaca, vicuna, plain, chat, or a .json file. "
-        "Arguments of the model's chat template follow its name: chat:enable_thinking=false."
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-RetryFailed = Annotated[
-    bool, typer.Option(help="Ask again for the rows that failed; without it they stay as they are.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
-Validation = Annotated[
-    Path | None,
-    typer.Option(help="Held-out questions of --task, answered every `validate_every` steps (--set)."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
-Engine = Annotated[
-    str,
-    typer.Option(
-        help="What runs the model: transformers, vllm, or the workers of a Ray cluster: ray, ray:vllm."
-    ),
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Of a Ray cluster; default one for each GPU, else each machine.")
-]
-FewShot = Annotated[
-    str | None, typer.Option(help="Worked examples in the prompt: direct, calls, mixed, or a .jsonl file.")
-]
-ToolChoice = Annotated[
-    str,
-    typer.Option(
-        help="auto: the model decides; none: no call is possible; required: every response is a call."
-    ),
-]
-Samples = Annotated[int, typer.Option(min=1, help="Responses for each question.")]
-Beams = Annotated[int, typer.Option(min=1, help="Beams of a beam search; 1 is none.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
-TopK = Annotated[int, typer.Option(min=0, help="Keep the k likeliest tokens; 0 keeps all.")]
-TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Keep the likeliest tokens of this mass.")]
-RepetitionPenalty = Annotated[
-    float,
-    typer.Option(min=0.01, help="Above 1: tokens that were there already are less likely (paper: 1.3)."),
-]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length limit of a response, in tokens.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Responses generated at a time.")]
-Endpoint = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="URL of an OpenAI-compatible server, where --model is a name; several servers of it take turns."
-    ),
-]
-EndpointSet = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Any setting of the endpoint as key=value, for instance --endpoint-set max_requests=1000."
-    ),
-]
-KeysFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="File of API keys, one a line, readable by you alone; else TRICE_API_KEYS or OPENAI_API_KEY."
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any training setting as key=value, for instance --set lora.r=16."),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Print what it would cost and whether it fits; load no weights and write nothing to --output.",
-    ),
-]
-Tools = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--tool", help="What is behind a tool, as name=source, for instance --tool WikiSearch=my-index."
-    ),
-]
+__all__ = ["Clone", "Label", "Rlef", "Split"]  # the recipe's classes that are groups of options as they are
 
 
-def sources(tools: list[str] | None) -> dict[str, str]:
-    """The values of --tool by the tools' names. Raises InputError for one without a name or source."""
-    pairs = [text.partition("=") for text in tools or ()]
-    for text, (name, _, source) in zip(tools or (), pairs, strict=True):
-        if not (name and source):
-            raise InputError(f"--tool {text}: write it as name=source")
-    return {name: source for name, _, source in pairs}
+def same_as(kind: type[Settings], key: str) -> Any:
+    """The field `key` of another settings class."""
+    return kind.model_fields[key]
+
+
+class Input(Settings):
+    """The input of a command."""
+
+    data: Path
+    """Input file of JSON lines."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first rows, as many as this."""
+
+
+class RetryInput(Input):
+    """The input of a command that continues an earlier run."""
+
+    retry_failed: bool = False
+    """Retry the rows that failed in an earlier run. Without it, they stay as they are."""
+
+
+class RetryInputOutput(RetryInput):
+    """The input and the output of a command that continues an earlier run."""
+
+    output: Path
+    """Output file of JSON lines."""
+
+
+class TaskOptions(Settings):
+    """The task and the sources of its tools."""
+
+    task: str = same_as(Recipe, "task")
+    tool: dict[str, str] = {}
+    """Source of a tool, for instance WikiSearch=my-index. Repeat the option for several tools."""
+
+
+class LocalModelOptions(Settings):
+    """A model, its task and its prompts."""
+
+    model: str | None = None
+    """Base model: a name on the Hugging Face hub, a folder, or gemma-3-270m. With --adapter, the default is the
+    adapter's base model."""
+    adapter: Path | None = None
+    """LoRA adapter folder in PEFT's format."""
+    task: str | None = None
+    """Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file. The default is the
+    adapter's task, without an adapter math."""
+    template: str | None = None
+    """Prompt template: plain, alpaca, vicuna, chat (with arguments: chat:enable_thinking=false) or a .json file.
+    The default is the adapter's template, without an adapter plain."""
+    tool: dict[str, str] = same_as(TaskOptions, "tool")
+
+
+class ModelOptions(LocalModelOptions):
+    """A local model or a model at an endpoint, where --model is its name."""
+
+    endpoint: EndpointAt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_at_the_endpoint(cls, value: Any) -> Any:
+        endpoint, model = value.get("endpoint"), value.get("model")
+        if isinstance(endpoint, dict) and model:
+            return {**value, "endpoint": {"model": model, **endpoint}}
+        return value
+
+
+class ReaderOptions(Settings):
+    """How the model reads what a tool returned."""
+
+    few_shot: str | None = same_as(Origin, "few_shot")
+    max_new_tokens: int = same_as(Recipe, "max_new_tokens")
+
+
+class SamplingOptions(ReaderOptions):
+    """How responses are generated."""
+
+    tool_choice: ToolChoice = same_as(Origin, "tool_choice")
+    samples: int = same_as(Origin, "samples")
+    beams: int = same_as(Origin, "beams")
+    temperature: float = same_as(Origin, "temperature")
+    top_k: int = same_as(Origin, "top_k")
+    top_p: float = same_as(Origin, "top_p")
+    repetition_penalty: float = same_as(Origin, "repetition_penalty")
+    seed: int = same_as(Recipe, "seed")
+
+
+class DeviceOptions(Settings):
+    """Where a model runs."""
+
+    device: str = same_as(Recipe, "device")
+    dtype: str = same_as(Recipe, "dtype")
+
+
+class EngineOptions(DeviceOptions):
+    """Where and how responses are generated."""
+
+    batch_size: int = same_as(Recipe, "batch_size")
+    engine: EngineName = same_as(Recipe, "engine")
+    workers: int | None = same_as(Recipe, "workers")
+
+
+# The groups of a single command
+
+
+class SplitOptions(Split):
+    """The recipe's settings of split."""
+
+    seed: int = same_as(Recipe, "seed")
+
+
+class MixOptions(Settings):
+    """The files that mix joins."""
+
+    output: Path
+    """Output file of JSON lines."""
+    labelled: list[Path] = []
+    """File of labeled questions. Repeat the option for several files."""
+    right: list[Path] = []
+    """File of questions that the model answered correctly. Repeat the option for several files."""
+    questions: list[Path] = []
+    """File of raw questions, for --kind answers. Repeat the option for several files."""
+    kind: Kind = "selective"
+    """Which data to write: selective, answers (the 0% tool baseline) or calls (the 100% tool baseline)."""
+    seed: int = same_as(Recipe, "seed")
+
+
+class CollectOptions(RetryInput):
+    """The files that collect reads and writes."""
+
+    output: Path
+    """Folder of the candidates' files."""
+    origin: str
+    """Name of the origin of these candidates. The origin gold copies the gold responses and needs no model."""
+
+
+class ScoreOptions(Settings):
+    """What score reads and how it ranks."""
+
+    data: Path
+    """Folder with <task>_gold_response.json and the files of the other origins."""
+    output: Path
+    """Output file of JSON lines."""
+    reward: str = same_as(Score, "reward")
+    distinct: bool = same_as(Score, "distinct")
+
+
+class EvaluateOptions(Input):
+    """What evaluate reads and counts."""
+
+    output: Path
+    """Output file of JSON lines."""
+    base: Path | None = None
+    """The base model's evaluated responses, generated with --tool-choice none and the --few-shot of split. What it
+    gets wrong needs a tool, so that over-use and under-use can be counted."""
+    any_passage: bool = same_as(Evaluation, "any_passage")
+
+
+class ExportOptions(Settings):
+    """What export reads and writes."""
+
+    data: Path
+    """Input file of labeled questions or candidates, JSON lines."""
+    output: Path
+    """Output file of JSON lines."""
+    form: Form | None = None
+    """Form of the rows. The default is completion for labeled questions and preference for candidates."""
+
+
+class ImportOptions(Settings):
+    """What import reads and writes."""
+
+    data: Path
+    """Input file of JSON lines in a form of TRL."""
+    output: Path
+    """Output file of JSON lines."""
+    form: Literal["questions"] | None = None
+    """Import questions for trice run and trice split, with the last answer as the gold answer."""
+
+
+class TrainOptions(Input):
+    """What a stage of training reads and writes."""
+
+    output: Path
+    """Folder of the trained adapter."""
+    model: str
+    """Base model: a name on the Hugging Face hub, a folder, or gemma-3-270m."""
+    template: str = same_as(Recipe, "template")
+    task: str | None = None
+    """Task that the data teach and that --validation uses. The adapter records it. The default is the shipped task
+    with the same instruction as the data."""
+    validation: Path | None = None
+    """Held-out questions of --task, which are answered every validate_every steps."""
+    tool: dict[str, str] = same_as(TaskOptions, "tool")
+    max_new_tokens: int = same_as(Recipe, "max_new_tokens")
+    seed: int = same_as(Recipe, "seed")
+    dry_run: bool = False
+    """Print what training would cost and whether it fits. Load no weights and write nothing to --output."""
+
+
+class RlefOptions(TrainOptions):
+    """What stage 2 reads and writes."""
+
+    adapter: Path | None = None
+    """Adapter of stage 1, a folder in PEFT's format."""
+
+
+class ChatOptions(LocalModelOptions):
+    """How chat answers."""
+
+    max_new_tokens: int = same_as(Recipe, "max_new_tokens")
+
+
+class ServedModels(Settings):
+    """The models that serve offers."""
+
+    model: str | None = same_as(ModelOptions, "model")
+    adapter: list[Path] = []
+    """LoRA adapter folder, served under the folder's name. Repeat the option for several adapters; each takes the
+    memory of a whole model."""
+    task: str | None = same_as(ModelOptions, "task")
+    template: str | None = None
+    """Prompt template. The default is each adapter's template, and for the base model that of the first adapter."""
+    tool: dict[str, str] = same_as(TaskOptions, "tool")
+    questions: Path | None = None
+    """Questions to try on the page: JSON lines with input and optionally task."""
+
+
+class ServerOptions(Settings):
+    """Where serve listens and whom it answers."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any other address than this machine's needs a key."""
+    port: int = Field(8377, ge=0, le=65535)
+    """Port to listen on. 0 takes a free one."""
+    keys_file: Path | None = None
+    """File of the clients' keys, one a line, that only you can read. The default is TRICE_SERVE_KEYS."""
+    allow_anyone: bool = False
+    """Answer other machines without a key."""
+    allow_host: list[str] = []
+    """Another host name that requests may use, for instance that of a proxy."""
+    max_new_tokens: int = Field(Limits.max_new_tokens, ge=1)
+    """Most tokens that a request may ask for."""
+    max_prompt_tokens: int = Field(Limits.max_prompt_tokens, ge=1)
+    """Longest prompt, in tokens."""
+    batch_size: int = Field(Limits.batch_size, ge=1)
+    """Responses generated at a time."""
+    max_waiting: int = Field(Limits.max_waiting, ge=1)
+    """Requests that may wait. Any more are refused."""
+    timeout: float = Field(Limits.timeout, ge=0.1)
+    """Seconds that a request may take, with its body."""

@@ -218,7 +218,7 @@ class _Stage(NamedTuple):
                 continue
             least = min(least, self.cost(settings.model_copy(update=change))[0], key=sum)
             if least.peak <= free:
-                options = " ".join(f"--set {name}={str(value).lower()}" for name, value in change.items())
+                options = " ".join(f"{name}={str(value).lower()}" for name, value in change.items())
                 return f"{short}; {_bytes(least.peak)} would do with {options}"
         return f"{short}; no setting brings it below {_bytes(least.peak)}: take a smaller model or max_length"
 

@@ -172,7 +172,7 @@ def read_settings(kind: type[SettingsT], overrides: Sequence[str]) -> SettingsT:
     value: dict[str, Any] = {}
     for text in overrides:
         override(value, text)
-    return parse(kind, value, "--set")
+    return parse(kind, value, "settings")
 
 
 def _complaint(kind: type[BaseModel], error: ValidationError) -> str:

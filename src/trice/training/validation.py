@@ -95,7 +95,7 @@ def load_validation(
             )
         return None
     if not settings.validate_every:
-        raise InputError(f"--validation {data}: say how often, for instance --set validate_every=10")
+        raise InputError(f"--validation {data}: say how often, for instance validate_every=10")
     tasks = Tasks(task, tools)
     questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)]
     check_questions(tasks, questions)

@@ -1,0 +1,79 @@
+"""From the options of a command to the model that answers: defaults, model specification, endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trice.errors import InputError
+from trice.models.adapters import read_recorded
+
+if TYPE_CHECKING:
+    from trice.cli.options import EngineOptions, LocalModelOptions, ModelOptions
+    from trice.stages.generate import ModelSpec
+    from trice.training.settings import Settings
+
+
+class Resolved(NamedTuple):
+    """Model, task and template of a command, with the defaults filled in."""
+
+    model: str = "gemma-3-270m"
+    task: str = "math"
+    template: str = "plain"
+
+
+def resolve(
+    model: str | None, task: str | None, template: str | None, adapters: Sequence[Path] = ()
+) -> Resolved:
+    """Model, task and template: as given, else as the adapters record them, else the defaults.
+
+    Raises InputError if the adapters record different models or tasks, or if none records its task."""
+    recorded = [read_recorded(adapter) for adapter in adapters]
+    given = {"model": model, "task": task, "template": template}
+    found = {name: value for name, value in given.items() if value is not None}
+    for name in given.keys() - found.keys():
+        values = list(dict.fromkeys(value for row in recorded if (value := getattr(row, name))))
+        if len(values) > 1 and name != "template":  # a server gives each adapter its recorded template
+            raise InputError(f"--{name} is missing: the adapters record {', '.join(values)}; choose one")
+        if recorded and not values and name == "task":
+            raise InputError(f"--task is missing: {adapters[0]} does not record its task; name it")
+        if values:
+            found[name] = values[0]
+    return Resolved(**found)
+
+
+def resolve_options(options: LocalModelOptions) -> Resolved:
+    """Model, task and template of a command with one adapter or none."""
+    adapters = [options.adapter] if options.adapter else []
+    return resolve(options.model, options.task, options.template, adapters)
+
+
+def model_spec(options: ModelOptions, engine: EngineOptions, settings: dict[str, Any]) -> ModelSpec:
+    """The model that answers. `settings` are few-shot examples, tool choice and the fields of `Sampling`.
+
+    Raises InputError if the options name no model, or if an endpoint is given options of a local model."""
+    from trice.models.sampling import Sampling
+    from trice.recipes.resolve import open_endpoint
+    from trice.stages.generate import ModelSpec
+
+    if options.endpoint:
+        refuse("to --endpoint, which runs the model itself", options, "adapter")
+        refuse("to --endpoint, which runs the model itself", engine)
+    elif not (options.model or options.adapter):
+        raise InputError(
+            "missing option --model; name a model, or an --adapter, which records its base model"
+        )
+    resolved = resolve_options(options)
+    return ModelSpec(
+        options.endpoint.model if options.endpoint else resolved.model, options.adapter, resolved.template,
+        settings.pop("few_shot", None), settings.pop("tool_choice", "auto"), Sampling(**settings),
+        client=open_endpoint(options.endpoint) if options.endpoint else None, **engine.model_dump(),
+    )  # fmt: skip
+
+
+def refuse(reason: str, settings: Settings, *names: str) -> None:
+    """Raise InputError if the user gave an option of `settings` that has no effect, one of `names` if given."""
+    for name in names or type(settings).model_fields:
+        if name in settings.model_fields_set:
+            raise InputError(f"--{name.replace('_', '-')} does not apply {reason}; leave it out")
