@@ -148,9 +148,9 @@ def test_a_run_and_its_report(trice: Run, five: Path, tmp_path: Path) -> None:
     assert out.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
     assert out.splitlines()[1].split()[:3] == ["zero-shot", "starter", "2"]
     assert trice("report", tmp_path / "run")[:2] == (0, out)
-    code, _, lines = trice(*words, "clone.epochs=9")
+    code, _, lines = trice(*words, "seed=9")
     assert code == 2
-    assert "clone.epochs was 2.0, is now 9.0" in complaint(lines)
+    assert "seed was 0, is now 9" in complaint(lines)
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ WRONG_INPUT = [
     (f"{LABEL} --teacher endpoint --model m --endpoint http://h --keys-file {{none}}", "none: can"),
     ("mix --labelled {labelled} --output {out} --kind all", "--kind all is not valid: input should be 'selective'"),
     ("collect --model {model} --data {labelled} --output {dir} --origin a_b", "origin 'a_b': use letters"),
-    ("score --data {stage2} --output {out} --reward papers", "reward 'papers': there is paper, released, or"),
+    ("score --data {stage2} --output {out} --reward papers", "reward 'papers' is not valid; choose paper, released"),
     ("score --data {stage2} --output {out} --reward none:f", "reward 'none:f': ModuleNotFoundError"),
     ("data SVMP --output {dir}", "unknown data set 'SVMP'; did you mean 'SVAMP'?"),
     ("data SVAMP --output {dir}", "SVAMP: no folder of data files; set TRICE_DATA"),

@@ -113,8 +113,9 @@ def score(score: ScoreOptions, model: ModelOptions, reader: ReaderOptions, engin
     from trice.tools.ray_executor import runner
 
     rows = stage(
-        score.data, score.output, resolve_options(model).task, reward=load_reward(score.reward), distinct=score.distinct,
-        spec=_reader_spec(model, reader, engine), tools=model.tool, runner=runner(engine.engine, engine.workers),
+        score.data, score.output, resolve_options(model).task,
+        reward=load_reward(score.reward), distinct=score.distinct, spec=_reader_spec(model, reader, engine),
+        tools=model.tool, runner=runner(engine.engine, engine.workers),
     )  # fmt: skip
     count = sum(len(row.candidates) for row in rows)
     print(f"{count} candidates of {len(rows)} questions in {score.output}")
