@@ -21,20 +21,20 @@ from trice.datasets import load
 from trice.datasets.published import read_candidates
 from trice.formats.prompt import load_template
 from trice.tasks.math import INSTRUCTION
-from trice.training.fine_tune import example
 from trice.training.losses import rank_loss, sequence_scores
-from trice.training.packed_forward import mixed, prepare
-from trice.training.packing import Example, Layout, pack
+from trice.training.packed_forward import PackedForward, half_precision_autocast
+from trice.training.packing import Layout, TokenizedExample, pack
 from trice.training.settings import Rlef
-from trice.training.trainer import Parts, measure
+from trice.training.tokenization import tokenize_example
+from trice.training.trainer import LossSums, loss_sums
 from trice.types import Candidate, Candidates, dataset_of
 
-Step = Callable[[Any, Sequence[Example]], Parts]
+Step = Callable[[Any, Sequence[TokenizedExample]], LossSums]
 DATASETS = ("ASDiv", "SVAMP")
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 
 
-def questions(count: int, k: int, tokenizer: Any, data: Path | None = None) -> list[Example]:
+def questions(count: int, k: int, tokenizer: Any, data: Path | None = None) -> list[TokenizedExample]:
     """The first `count` questions that have k candidates, with the first k as they were collected.
 
     Where no row of `data` has as many as k, those with the most are filled up with copies of their own candidates
@@ -52,7 +52,9 @@ def questions(count: int, k: int, tokenizer: Any, data: Path | None = None) -> l
         made = [_other_digits(draw.choice(real), draw) for _ in range(k - len(real))]
         rewards = [each.reward for each in row.candidates]
         scores = rewards[:k] + [min(rewards)] * len(made)
-        examples.append(example(template, tokenizer, row.instruction, row.input, real + made, scores))
+        examples.append(
+            tokenize_example(template, tokenizer, row.instruction, row.input, real + made, scores)
+        )
     return examples
 
 
@@ -77,43 +79,47 @@ def _other_digits(text: str, draw: random.Random) -> str:
     return "".join(draw.choice("123456789") if letter.isdigit() else letter for letter in text)
 
 
-def cloning(examples: Sequence[Example]) -> list[Example]:
+def cloning(examples: Sequence[TokenizedExample]) -> list[TokenizedExample]:
     """The questions as stage 1 has them, each with its best response alone."""
-    return [Example(e.prompt, [e.responses[best(e)]], [0.0]) for e in examples]
+    return [TokenizedExample(e.prompt, [e.responses[best(e)]], [0.0]) for e in examples]
 
 
-def best(example: Example) -> int:
+def best(example: TokenizedExample) -> int:
     """The best-rewarded response, the first of equals."""
     return example.rewards.index(max(example.rewards))
 
 
-def lora_model(base: Any, dropout: float, examples: Sequence[Example]) -> Any:
-    """A PEFT model on `base` with the paper's LoRA, whose forward takes our packed batches too. Its B matrices are
-    not zero, as they are in a new adapter, so that equal losses say something of the LoRA layers too."""
+def lora_model(base: Any, dropout: float, examples: Sequence[TokenizedExample]) -> tuple[Any, PackedForward]:
+    """A PEFT model on `base` with the paper's LoRA, and its packed forward pass. Its B matrices are not zero, as
+    they are in a new adapter, so equal losses also compare the LoRA layers."""
     from peft import LoraConfig, get_peft_model
 
-    assert prepare(base, examples).layout == "blocks"
     torch.manual_seed(0)
     model = get_peft_model(base, LoraConfig(lora_dropout=dropout, **LORA)).train()
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)
-    return model
+    forward = PackedForward(model, examples)
+    assert forward.strategy.layout == "blocks", forward.strategy
+    return model, forward
 
 
-def ours(model: Any, examples: Sequence[Example], layout: Layout = "blocks") -> torch.Tensor:
+def ours(
+    forward: PackedForward, examples: Sequence[TokenizedExample], layout: Layout = "blocks"
+) -> torch.Tensor:
     """Our loss of either stage over one batch."""
-    return loss_of(our_parts(model, examples, layout))
+    return loss_of(our_sums(forward, examples, layout))
 
 
-def our_parts(model: Any, examples: Sequence[Example], layout: Layout = "blocks") -> Parts:
+def our_sums(
+    forward: PackedForward, examples: Sequence[TokenizedExample], layout: Layout = "blocks"
+) -> LossSums:
     """The sums of our loss, which is that of either stage."""
-    packed = pack(examples, layout, model.device)
-    with mixed(model):
-        return measure(model(packed=packed), packed, Rlef())
+    packed = pack(examples, layout, forward.model.device)
+    return loss_sums(forward(packed), packed, Rlef())
 
 
-def loss_of(parts: Parts) -> torch.Tensor:
+def loss_of(parts: LossSums) -> torch.Tensor:
     """L_rank + L_sft of a whole batch."""
     return parts.sft / parts.tokens + parts.rank / parts.questions
 
@@ -132,12 +138,12 @@ def _padded(
     return tokens.to(device), mask.to(device), labels.to(device)
 
 
-def published_stage2(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+def published_stage2(model: Any, examples: Sequence[TokenizedExample]) -> torch.Tensor:
     """The published algorithm's loss of stage 2 over one batch."""
     return loss_of(published_parts2(model, examples))
 
 
-def published_parts2(model: Any, examples: Sequence[Example]) -> Parts:
+def published_parts2(model: Any, examples: Sequence[TokenizedExample]) -> LossSums:
     """The published trainer's algorithm: every candidate a padded sequence with its own copy of the prompt, logits
     and log-softmax of all positions, then a gather. Takes as many candidates for each question.
 
@@ -146,7 +152,7 @@ def published_parts2(model: Any, examples: Sequence[Example]) -> Parts:
     """
     k, device = len(examples[0].responses), model.device
     tokens, mask, labels = _padded([(e.prompt, r.ids) for e in examples for r in e.responses], device)
-    with mixed(model):
+    with half_precision_autocast(model):
         logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
     logps, targets = logits.float().log_softmax(-1)[:, :-1], labels[:, 1:]
     real = targets != -100
@@ -158,30 +164,30 @@ def published_parts2(model: Any, examples: Sequence[Example]) -> Parts:
     gold = torch.tensor([number * k + best(e) for number, e in enumerate(examples)], device=device)
     sft = -chosen[gold][real[gold]].sum()
     pairs, ordered = int(ranked.pairs_Q.sum()), int(ranked.ordered_Q.sum())
-    return Parts(sft, sft_tokens(examples), ranked.loss_Q.sum(), len(examples), pairs, ordered)
+    return LossSums(sft, sft_tokens(examples), ranked.loss_Q.sum(), len(examples), pairs, ordered)
 
 
-def published_stage1(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+def published_stage1(model: Any, examples: Sequence[TokenizedExample]) -> torch.Tensor:
     """The published fine-tuning's loss over one batch."""
     return loss_of(published_parts1(model, examples))
 
 
-def published_parts1(model: Any, examples: Sequence[Example]) -> Parts:
+def published_parts1(model: Any, examples: Sequence[TokenizedExample]) -> LossSums:
     """The published fine-tuning, which is transformers' own: a padded batch, the model's loss over all logits."""
     rows = [(e.prompt, e.responses[best(e)].ids) for e in examples]
     tokens, mask, labels = _padded(rows, model.device)
-    with mixed(model):
+    with half_precision_autocast(model):
         loss = model(input_ids=tokens, attention_mask=mask, labels=labels, use_cache=False).loss
     count = sft_tokens(examples)
-    return Parts(loss * count, count, torch.zeros_like(loss), len(examples), 0, 0)
+    return LossSums(loss * count, count, torch.zeros_like(loss), len(examples), 0, 0)
 
 
-def sft_tokens(examples: Sequence[Example]) -> int:
+def sft_tokens(examples: Sequence[TokenizedExample]) -> int:
     """How many tokens the SFT term averages over."""
     return sum(sum(e.responses[best(e)].loss) for e in examples)
 
 
-def chunked(step: Step, model: Any, chunks: Sequence[Sequence[Example]]) -> torch.Tensor:
+def chunked(step: Step, model: Any, chunks: Sequence[Sequence[TokenizedExample]]) -> torch.Tensor:
     """Forward and backward of a batch chunk by chunk, which needs the memory of one; the whole batch's loss."""
     everything = [e for chunk in chunks for e in chunk]
     tokens, questions = sft_tokens(everything), len(everything)
@@ -211,7 +217,9 @@ class TrlSft:
         "max_length": 512,
     }
 
-    def __init__(self, model: Any, tokenizer: Any, examples: Sequence[Example], **settings: Any) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, examples: Sequence[TokenizedExample], **settings: Any
+    ) -> None:
         from trl import SFTConfig, SFTTrainer
 
         from datasets import Dataset, disable_progress_bars

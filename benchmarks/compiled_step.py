@@ -21,17 +21,17 @@ from trice.datasets import load
 from trice.formats.prompt import load_template
 from trice.models.local import load_base, resolve_dtype
 from trice.training.environment import compile_layers
-from trice.training.fine_tune import example
-from trice.training.packed_forward import prepare
-from trice.training.packing import Example
+from trice.training.packed_forward import PackedForward
+from trice.training.packing import TokenizedExample
+from trice.training.tokenization import tokenize_example
 
 QUESTIONS = 16
 
 
-def questions(tokenizer: Any) -> list[Example]:
+def questions(tokenizer: Any) -> list[TokenizedExample]:
     template = load_template("plain")
     return [
-        example(
+        tokenize_example(
             template,
             tokenizer,
             "",
@@ -43,24 +43,24 @@ def questions(tokenizer: Any) -> list[Example]:
     ]
 
 
-def model(dtype: str, examples: list[Example]) -> Any:
+def made(dtype: str, examples: list[TokenizedExample]) -> tuple[Any, PackedForward]:
     torch.manual_seed(0)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     base = load_base("gemma-3-270m", dtype=dtype).model
-    prepare(base, examples)
-    return get_peft_model(base, lora).train()
+    model = get_peft_model(base, lora).train()
+    return model, PackedForward(model, examples)
 
 
-def step(chosen: Any, examples: list[Example]) -> tuple[float, float]:
-    return timed(lambda: ours(chosen, examples), chosen)
+def step(forward: PackedForward, examples: list[TokenizedExample]) -> tuple[float, float]:
+    return timed(lambda: ours(forward, examples), forward.model)
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     dtype = resolve_dtype("auto", "cpu")
     examples = questions(load_base("gemma-3-270m", dtype=dtype).tokenizer)
-    plain, compiled = model(dtype, examples), model(dtype, examples)
-    compile_layers(compiled)
+    (_, plain), (model, compiled) = made(dtype, examples), made(dtype, examples)
+    compile_layers(model)
     start = time.perf_counter()
     step(compiled, examples)
     first = time.perf_counter() - start

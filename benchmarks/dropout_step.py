@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from baselines import ours, questions, timed
 from trice.models.local import load_base
 from trice.training import dropout
-from trice.training.packed_forward import prepare
+from trice.training.packed_forward import PackedForward
 
 
 def model(base: Any) -> Any:
@@ -36,16 +36,16 @@ def main() -> None:
     for _ in range(2):
         loaded = load_base("gemma-3-270m", dtype=dtype)
         examples = questions(8, 5, loaded.tokenizer)
-        prepare(loaded.model, examples)
         models.append(model(loaded.model))
     plain, fast = models
     dropout.on_cpu(fast)
+    forwards = {id(each): PackedForward(each, examples) for each in models}
 
     def step(chosen: Any) -> tuple[float, float]:
-        return timed(lambda: ours(chosen, examples), chosen)
+        return timed(lambda: ours(forwards[id(chosen)], examples), chosen)
 
     with torch.no_grad():
-        losses = [ours(each.eval(), examples).item() for each in models]
+        losses = [ours(forwards[id(each.eval())], examples).item() for each in models]
     assert losses[0] == losses[1], losses
     for each in models:
         step(each.train())

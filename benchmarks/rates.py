@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trice.training.packing import Example
+from trice.training.packing import TokenizedExample
 
 
 def matrix_rate(seconds: float = 1.0) -> float:
@@ -49,7 +49,7 @@ class Work(NamedTuple):
     source_pairs: dict[str, int]
 
 
-def needed(config: Any, examples: Sequence[Example]) -> Work:
+def needed(config: Any, examples: Sequence[TokenizedExample]) -> Work:
     """The work in `examples`: each distinct prefix once, and only prefixes on the way to a response token.
 
     A token that predicts nothing (a response's end token) is not run. Sliding layers see `sliding_window` keys.

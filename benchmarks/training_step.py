@@ -35,11 +35,11 @@ from baselines import (
 from rates import matrix_rate, needed, peak_memory, useful_flops
 from trice.models.local import load_base
 from trice.training.environment import compile_layers
-from trice.training.packing import Example, tree_size
-from trice.training.trainer import Parts
+from trice.training.packing import TokenizedExample, tree_size
+from trice.training.trainer import LossSums
 
 Step = Callable[[], torch.Tensor]
-Baseline = Callable[[Any, Sequence[Example]], Parts]
+Baseline = Callable[[Any, Sequence[TokenizedExample]], LossSums]
 
 
 def arguments() -> argparse.Namespace:
@@ -57,7 +57,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare(name: str, model: Any, examples: Sequence[Example], steps: dict[str, Step], rounds: int) -> None:
+def compare(
+    name: str, model: Any, examples: Sequence[TokenizedExample], steps: dict[str, Step], rounds: int
+) -> None:
     """Time all steps in turn and print a line for each, with its ratio to the first, which is ours."""
     memory, seconds, losses = {}, {each: [] for each in steps}, {}
     for each, step in steps.items():
@@ -93,25 +95,24 @@ def main() -> None:
     loaded = load_base("gemma-3-270m", dtype="float32")
     ranked = questions(given.questions, given.k, loaded.tokenizer, given.data)
     gold = cloning(ranked)
-    model = lora_model(loaded.model, 0.0, ranked)
+    model, forward = lora_model(loaded.model, 0.0, ranked)
     print(
         f"K={given.k}, float32, {torch.get_num_threads()} threads, {given.rounds} rounds, compile={given.compile}"
     )
-    fast = model
     if given.compile:
-        fast = lora_model(load_base("gemma-3-270m", dtype="float32").model, 0.0, ranked)
-        compile_layers(fast)
+        compiled, forward = lora_model(load_base("gemma-3-270m", dtype="float32").model, 0.0, ranked)
+        compile_layers(compiled)
 
-    def published(step: Baseline, rows: Sequence[Example]) -> Step:
+    def published(step: Baseline, rows: Sequence[TokenizedExample]) -> Step:
         size = given.chunk or len(rows)
         chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
         return lambda: chunked(step, model, chunks)
 
     if given.stage != 1:
-        steps = {"ours": lambda: ours(fast, ranked), "published": published(published_parts2, ranked)}
+        steps = {"ours": lambda: ours(forward, ranked), "published": published(published_parts2, ranked)}
         compare("stage 2", model, ranked, steps, given.rounds)
     if given.stage != 2:
-        steps = {"ours": lambda: ours(fast, gold), "published": published(published_parts1, gold)}
+        steps = {"ours": lambda: ours(forward, gold), "published": published(published_parts1, gold)}
         if given.trl:
             steps["TRL"] = TrlSft(model, loaded.tokenizer, gold)
         compare("stage 1", model, gold, steps, given.rounds)

@@ -26,10 +26,11 @@ from baselines import best, lora_model, ours, published_stage2, questions, timed
 from rates import peak_memory
 from trice.models.local import load_base
 from trice.training.environment import compile_layers
-from trice.training.fine_tune import longest
-from trice.training.packing import Example, pack, tree_size
+from trice.training.packed_forward import PackedForward
+from trice.training.packing import TokenizedExample, pack, tree_size
 from trice.training.settings import Rlef
-from trice.training.trainer import measure
+from trice.training.tokenization import longest_sequence
+from trice.training.trainer import loss_sums
 
 Step = Callable[[], torch.Tensor]
 LOGIT_BYTES = 16  # per position and word: logits, their float copy, log-softmax, gradient
@@ -45,12 +46,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def separately(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+def separately(forward: PackedForward, examples: Sequence[TokenizedExample]) -> torch.Tensor:
     """One tree a question, in turn: the prompt once for its candidates, nothing shared between questions."""
     parts = []
     for example in examples:
         packed = pack([example], "mask")
-        part = measure(model(packed=packed), packed, Rlef())
+        part = loss_sums(forward(packed), packed, Rlef())
         loss = part.sft / sum(sum(e.responses[best(e)].loss) for e in examples)
         loss = loss + part.rank / len(examples)
         loss.backward()
@@ -71,14 +72,16 @@ def run(steps: dict[str, Step], model: Any, rounds: int) -> dict[str, tuple[floa
     }
 
 
-def tricks(model: Any, fast: Any, examples: Sequence[Example], rounds: int) -> None:
-    """From the published algorithm to ours."""
+def tricks(
+    model: Any, forward: PackedForward, fast: PackedForward, examples: Sequence[TokenizedExample], rounds: int
+) -> None:
+    """From the published algorithm to ours; `fast` is the packed forward pass of a compiled model."""
     steps: dict[str, Step] = {
         "published": lambda: published_stage2(model, examples),
-        "+ head on responses, tiled": lambda: ours(model, examples, "rows"),
-        "+ prompt once a question": lambda: separately(model, examples),
-        "+ instruction once a batch": lambda: ours(model, examples, "mask"),
-        "+ attention in blocks": lambda: ours(model, examples, "blocks"),
+        "+ head on responses, tiled": lambda: ours(forward, examples, "padded"),
+        "+ prompt once a question": lambda: separately(forward, examples),
+        "+ instruction once a batch": lambda: ours(forward, examples, "mask"),
+        "+ attention in blocks": lambda: ours(forward, examples, "blocks"),
         "+ compiled layers": lambda: ours(fast, examples, "blocks"),
     }
     found = run(steps, model, rounds)
@@ -91,12 +94,18 @@ def tricks(model: Any, fast: Any, examples: Sequence[Example], rounds: int) -> N
         before = (seconds, peak, loss)
 
 
-def published_tokens(examples: Sequence[Example]) -> int:
+def published_tokens(examples: Sequence[TokenizedExample]) -> int:
     """Tokens with padding: every response with its prompt, as long as the longest."""
-    return sum(len(e.responses) for e in examples) * max(map(longest, examples))
+    return sum(len(e.responses) for e in examples) * max(map(longest_sequence, examples))
 
 
-def growth(model: Any, source: Callable[[int, int], list[Example]], rounds: int, limit: float) -> None:
+def growth(
+    model: Any,
+    forward: PackedForward,
+    source: Callable[[int, int], list[TokenizedExample]],
+    rounds: int,
+    limit: float,
+) -> None:
     """Ours and, where it fits, the published algorithm along three axes."""
     words = model.config.get_text_config().vocab_size
     base = source(4, 5)
@@ -112,7 +121,7 @@ def growth(model: Any, source: Callable[[int, int], list[Example]], rounds: int,
         f"{'':36} {'ours q/s':>9} {'MB':>6} {'published q/s':>14} {'MB':>6} {'ratio':>6} {'tokens saved':>13}"
     )
     for name, examples in sizes.items():
-        steps: dict[str, Step] = {"ours": lambda examples=examples: ours(model, examples)}
+        steps: dict[str, Step] = {"ours": lambda examples=examples: ours(forward, examples)}
         tokens = published_tokens(examples)
         if tokens * words * LOGIT_BYTES < limit * 1e9:
             steps["published"] = lambda examples=examples: published_stage2(model, examples)
@@ -128,11 +137,11 @@ def growth(model: Any, source: Callable[[int, int], list[Example]], rounds: int,
         print(f"{line} {saved:>12.0%}")
 
 
-def lengthened(examples: Sequence[Example], length: int) -> list[Example]:
+def lengthened(examples: Sequence[TokenizedExample], length: int) -> list[TokenizedExample]:
     """The questions with prompts of about `length` tokens: cut, or with more of other questions' text before."""
     draw = random.Random(0)
 
-    def prompt(example: Example) -> list[int]:
+    def prompt(example: TokenizedExample) -> list[int]:
         more = [draw.choice(example.prompt[1:]) for _ in range(length - len(example.prompt))]
         return [example.prompt[0], *more, *example.prompt[1:]][-length:]
 
@@ -143,20 +152,20 @@ def main() -> None:
     given = arguments()
     loaded = load_base("gemma-3-270m", dtype="float32")
 
-    def source(count: int, k: int) -> list[Example]:
+    def source(count: int, k: int) -> list[TokenizedExample]:
         return questions(count, k, loaded.tokenizer, given.data)
 
     examples = source(given.questions, 5)
-    model = lora_model(loaded.model, 0.0, examples)
+    model, forward = lora_model(loaded.model, 0.0, examples)
     print(
         f"{given.questions} questions, K=5, float32, {torch.get_num_threads()} threads, {given.rounds} rounds"
     )
     if given.only != "growth":
-        fast = lora_model(load_base("gemma-3-270m", dtype="float32").model, 0.0, examples)
-        compile_layers(fast)
-        tricks(model, fast, examples, given.rounds)
+        compiled, fast = lora_model(load_base("gemma-3-270m", dtype="float32").model, 0.0, examples)
+        compile_layers(compiled)
+        tricks(model, forward, fast, examples, given.rounds)
     if given.only != "tricks":
-        growth(model, source, given.rounds, given.limit)
+        growth(model, forward, source, given.rounds, given.limit)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from baselines import cloning
 from shapes import SMALL, Machine, tokenizer
 from trice.models.local import LocalModel, _kernel
 from trice.training.lora import with_lora
-from trice.training.packed_forward import mixed, prepare
-from trice.training.packing import Example, Tokens, pack
+from trice.training.packed_forward import PackedForward, half_precision_autocast
+from trice.training.packing import ResponseTokens, TokenizedExample
 from trice.training.settings import Lora, Rlef
-from trice.training.trainer import measure
+from trice.training.trainer import loss_sums
 
 FAMILIES = ["llama", "gemma3", "qwen3", "gemma2", "mistral", "granite", "gpt_neox", "phi3", "qwen2", "glm4"]
 SETTINGS = Rlef(alpha=0.5, margin=0.2)
@@ -45,7 +45,7 @@ def parts(machine: Machine) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]
         yield name, partial(compare, name, machine)
 
 
-def examples(count: int, wide: bool) -> list[Example]:
+def examples(count: int, wide: bool) -> list[TokenizedExample]:
     """Questions with prompts that share a beginning; some candidates begin alike. `wide`: with longer ones."""
     draw = random.Random(0)
 
@@ -56,8 +56,10 @@ def examples(count: int, wide: bool) -> list[Example]:
     for _ in range(count):
         first = ids(draw.randrange(3, 12))
         answers = [first, first[:2] + ids(4), ids(6), ids(1), [*first, *ids(2)]]
-        responses = [Tokens(answer, [True] * len(answer)) for answer in answers]
-        made.append(Example(start + ids(draw.randrange(4, 30)), responses, [20.0, 5.0, 10.0, 0.0, 5.0]))
+        responses = [ResponseTokens(answer, [True] * len(answer)) for answer in answers]
+        made.append(
+            TokenizedExample(start + ids(draw.randrange(4, 30)), responses, [20.0, 5.0, 10.0, 0.0, 5.0])
+        )
     return made
 
 
@@ -108,7 +110,7 @@ def slope(model: Any, loss: torch.Tensor) -> Result:
     return float(loss.detach()), torch.cat(grads)
 
 
-def reference(base: Any, rows: Sequence[Example], device: torch.device) -> Result:
+def reference(base: Any, rows: Sequence[TokenizedExample], device: torch.device) -> Result:
     model = policy(base).to(device, torch.float64)
     with torch.device(device), double():
         return slope(model, objective(model, list(rows), SETTINGS.alpha, SETTINGS.margin))
@@ -130,25 +132,27 @@ def double() -> Iterator[None]:
             setattr(torch, name, single)
 
 
-def plainly(base: Any, rows: Sequence[Example], device: torch.device) -> Result:
+def plainly(base: Any, rows: Sequence[TokenizedExample], device: torch.device) -> Result:
     """Every response alone, on the device."""
     model = policy(base).to(device)
-    with torch.device(device), mixed(base):
+    with torch.device(device), half_precision_autocast(base):
         return slope(model, objective(model, list(rows), SETTINGS.alpha, SETTINGS.margin))
 
 
 def packed(
-    base: Any, rows: Sequence[Example], device: torch.device, checkpointing: bool
+    base: Any, rows: Sequence[TokenizedExample], device: torch.device, checkpointing: bool
 ) -> tuple[str, Result]:
     """As training does it."""
-    way = prepare(base.to(device), rows)
     model = policy(base).to(device).train()
+    forward = PackedForward(model, rows)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    batch = pack(rows, way.layout, device)
-    with mixed(base):
-        part = measure(model(packed=batch), batch, SETTINGS)
-    return str(way), slope(model, SETTINGS.alpha * part.rank / part.questions + part.sft / part.tokens)
+    batch = forward.pack(rows)
+    with forward:
+        part = loss_sums(forward(batch), batch, SETTINGS)
+        return str(forward.strategy), slope(
+            model, SETTINGS.alpha * part.rank / part.questions + part.sft / part.tokens
+        )
 
 
 def errors(result: Result, exact: Result) -> dict[str, float]:

@@ -23,7 +23,7 @@ from baselines import (
     TrlSft,
     chunked,
     cloning,
-    our_parts,
+    our_sums,
     published_parts1,
     published_parts2,
     questions,
@@ -32,8 +32,9 @@ from baselines import (
 from rates import needed, useful_flops
 from shapes import LLAMA_7B, TINY, Machine, Skipped, load_shape, prompt_texts
 from trice.training.environment import compile_layers
-from trice.training.packed_forward import prepare
-from trice.training.packing import Example, micro_batches, tree_size
+from trice.training.packed_forward import PackedForward
+from trice.training.packing import TokenizedExample, micro_batches, tree_size
+from trice.training.trainer import LossSums
 
 DATASHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 operations a second
 CANDIDATES = 5
@@ -90,39 +91,39 @@ class Steps:
     def __init__(self, machine: Machine, shape: dict[str, Any], count: int, rates: dict[str, Any]) -> None:
         self.machine, self.shape, self.count, self.rates = machine, shape, count, rates
         self.rounds = 1 if machine.tiny else 3
-        self._made: tuple[Any, Any, list[Example]] | None = None
+        self._made: tuple[Any, Any, list[TokenizedExample], PackedForward] | None = None
 
-    def made(self) -> tuple[Any, Any, list[Example]]:
-        """The policy, the tokenizer, and the questions of stage 2."""
+    def made(self) -> tuple[Any, Any, list[TokenizedExample], PackedForward]:
+        """The policy, the tokenizer, the questions of stage 2, and the policy's packed forward pass."""
         if self._made is None:
             from peft import LoraConfig, get_peft_model
 
             loaded = load_shape(self.shape, torch.bfloat16, self.machine.device, prompt_texts(self.count))
             ranked = questions(self.count, CANDIDATES, loaded.tokenizer)
-            way = prepare(loaded.model, ranked)
-            assert way.layout == "blocks", way
             with torch.device(self.machine.device):
                 model = get_peft_model(loaded.model, LoraConfig(lora_dropout=0.0, **LORA)).train()
             for name, weight in model.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(weight, std=0.02)
-            self._made = model, loaded.tokenizer, ranked
+            forward = PackedForward(model, ranked)
+            assert forward.strategy.layout == "blocks", forward.strategy
+            self._made = model, loaded.tokenizer, ranked, forward
         return self._made
 
     def stage2(self) -> dict[str, Any]:
-        _, _, ranked = self.made()
+        _, _, ranked, _ = self.made()
         budgets = [512] if self.machine.tiny else [4096, 8192, 2048]
         sizes = [4] if self.machine.tiny else [8, 16, 4]
         return self.compare(ranked, budgets, sizes, published_parts2)
 
     def stage1(self) -> dict[str, Any]:
-        _, _, ranked = self.made()
+        _, _, ranked, _ = self.made()
         budgets = [512] if self.machine.tiny else [4096, 8192, 2048]
         sizes = [4] if self.machine.tiny else [32, 64, 16]
         return self.compare(cloning(ranked), budgets, sizes, published_parts1)
 
     def compare(
-        self, rows: list[Example], budgets: list[int], sizes: list[int], published: Step
+        self, rows: list[TokenizedExample], budgets: list[int], sizes: list[int], published: Step
     ) -> dict[str, Any]:
         """The best of ours and of the published steps, by how many tokens or questions they take at a time."""
         work = needed(self.made()[0].config, rows)
@@ -131,7 +132,7 @@ class Steps:
             "questions": len(rows), "prompt_tokens": round(statistics.mean(prompts), 1),
             "tree_tokens": tree_size(rows), "head_states": work.sources,
         }  # fmt: skip
-        ours = {f"token_budget {size}": (our_parts, micro_batches(rows, size)) for size in budgets}
+        ours = {f"token_budget {size}": (self.packed_step, micro_batches(rows, size)) for size in budgets}
         theirs = {
             f"{size} questions": (published, [rows[at : at + size] for at in range(0, len(rows), size)])
             for size in sizes
@@ -146,7 +147,7 @@ class Steps:
         return found
 
     def best(
-        self, rows: list[Example], ways: dict[str, tuple[Step, Sequence[Sequence[Example]]]]
+        self, rows: list[TokenizedExample], ways: dict[str, tuple[Step, Sequence[Sequence[TokenizedExample]]]]
     ) -> tuple[dict[str, Any], torch.Tensor]:
         tried = {}
         for name, (step, chunks) in ways.items():
@@ -163,19 +164,23 @@ class Steps:
         return {"how": first, **fitting[first][0], "tried_step_s": tried_s}, fitting[first][1]
 
     def measure(
-        self, rows: list[Example], step: Step, chunks: Sequence[Sequence[Example]]
+        self, rows: list[TokenizedExample], step: Step, chunks: Sequence[Sequence[TokenizedExample]]
     ) -> tuple[dict[str, Any], torch.Tensor]:
-        model = self.made()[0]
+        model, _, _, forward = self.made()
         run = partial(timed, lambda: chunked(step, model, chunks), model)
-        run()
-        model.zero_grad()
-        before = self.machine.reset_peak()
-        seconds, losses = zip(*(run() for _ in range(self.rounds)), strict=True)
+        with forward:  # for gradient checkpointing; the published steps do not use its attention
+            run()
+            model.zero_grad()
+            before = self.machine.reset_peak()
+            seconds, losses = zip(*(run() for _ in range(self.rounds)), strict=True)
         peak = self.machine.peak() - before
         slope = torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
         return self.figures(rows, statistics.median(seconds), losses[-1], peak), slope
 
-    def figures(self, rows: list[Example], seconds: float, loss: float, peak: int) -> dict[str, Any]:
+    def packed_step(self, model: Any, rows: Sequence[TokenizedExample]) -> LossSums:
+        return our_sums(self.made()[3], rows)
+
+    def figures(self, rows: list[TokenizedExample], seconds: float, loss: float, peak: int) -> dict[str, Any]:
         config = self.made()[0].config
         rate = useful_flops(config, needed(config, rows)) / seconds / 1e12
         found = {
@@ -187,28 +192,27 @@ class Steps:
         return found
 
     def profile(self) -> dict[str, Any]:
-        model, _, ranked = self.made()
+        model, _, ranked, _ = self.made()
         chunks = micro_batches(ranked, 512 if self.machine.tiny else 8192)
         model.zero_grad()
-        return self.machine.profile(lambda: chunked(our_parts, model, chunks))
+        return self.machine.profile(lambda: chunked(self.packed_step, model, chunks))
 
     def checkpointing(self) -> dict[str, Any]:
-        model, _, ranked = self.made()
+        model, _, ranked, _ = self.made()
         model.gradient_checkpointing_enable({"use_reentrant": False})
         try:
             budget = 512 if self.machine.tiny else 8192
-            return self.measure(ranked, our_parts, micro_batches(ranked, budget))[0]
+            return self.measure(ranked, self.packed_step, micro_batches(ranked, budget))[0]
         finally:
             model.gradient_checkpointing_disable()
 
     def trl(self) -> dict[str, Any]:
         """TRL's trainer, rows packed or padded; whichever is faster counts."""
-        model, tokenizer, ranked = self.made()
+        model, tokenizer, ranked, _ = self.made()
         try:
             import trl
         except ImportError as error:
             raise Skipped(f"TRL cannot be imported ({error})") from None
-        model.base_model.model.set_attn_implementation("sdpa")
         gold = cloning(ranked)
         ways: dict[str, dict[str, Any]] = {
             "packed to 2048": {"packing": True, "per_device_train_batch_size": 1, "max_length": 2048},
@@ -228,6 +232,6 @@ class Steps:
         """Ours with the setting `compile`; last, for compiling takes its time."""
         self._made = None
         torch.cuda.empty_cache()
-        model, _, ranked = self.made()
+        model, _, ranked, _ = self.made()
         compile_layers(model)
-        return self.measure(ranked, our_parts, micro_batches(ranked, 8192))[0]
+        return self.measure(ranked, self.packed_step, micro_batches(ranked, 8192))[0]

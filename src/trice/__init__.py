@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from trice.tasks.task import Task
     from trice.tools import Tool
     from trice.tools.function_tool import tool
+    from trice.training import losses
+    from trice.training.packed_forward import PackedForward
+    from trice.training.packing import TokenizedExample
+    from trice.training.tokenization import tokenize_record
+    from trice.training.trainer import TriceConfig, TriceTrainer
     from trice.types import Outcome, Question, Response
 
 __version__ = "0.1.0"
@@ -37,6 +42,10 @@ _HOMES = {
     "trice.api.data": ["questions"],
     "trice.api.stages": ["Split", "evaluate", "generate", "label", "split"],
     "trice.api.training": ["clone", "rlef", "run"],
+    "trice.training.trainer": ["TriceConfig", "TriceTrainer"],
+    "trice.training.packed_forward": ["PackedForward"],
+    "trice.training.packing": ["TokenizedExample"],
+    "trice.training.tokenization": ["tokenize_record"],
     "trice.api.evaluation": ["Evaluation"],
     "trice.metrics": ["Difference", "Share"],
     "trice.errors": ["InputError", "ToolError", "ToolUnavailable", "TriceError"],
@@ -52,6 +61,8 @@ __all__ = [  # noqa: RUF022  by subject
     "Outcome", "Question", "Response", "questions",
     # stages
     "Split", "clone", "evaluate", "generate", "label", "rlef", "run", "split",
+    # training in Python
+    "PackedForward", "TokenizedExample", "TriceConfig", "TriceTrainer", "losses", "tokenize_record",
     # results
     "Difference", "Evaluation", "Share",
     # errors
@@ -60,6 +71,8 @@ __all__ = [  # noqa: RUF022  by subject
 
 
 def __getattr__(name: str) -> Any:
+    if name == "losses":  # a module
+        return import_module("trice.training.losses")
     if name not in _HOME:
         raise AttributeError(f"module 'trice' has no attribute '{name}'")
     value = getattr(import_module(_HOME[name]), name)

@@ -19,8 +19,8 @@ from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
 from trice.training import packed_forward
-from trice.training.packed_forward import Way, prepare
-from trice.training.packing import Example, Tokens, pack
+from trice.training.packed_forward import PackedForward, PackingStrategy
+from trice.training.packing import ResponseTokens, TokenizedExample, pack
 
 DEEP = {"num_hidden_layers": 32, "initializer_range": 1.0}
 
@@ -46,9 +46,9 @@ class _Ids:
         return 312
 
 
-def examples(seed: int = 1) -> list[Example]:
-    responses = [Tokens(numbers(length, seed + length), [True] * length) for length in (9, 5)]
-    return [Example(numbers(20, seed), responses, [1.0, 0.0])]
+def examples(seed: int = 1) -> list[TokenizedExample]:
+    responses = [ResponseTokens(numbers(length, seed + length), [True] * length) for length in (9, 5)]
+    return [TokenizedExample(numbers(20, seed), responses, [1.0, 0.0])]
 
 
 def written(loaded: LocalModel, prompts: list[list[int]], tokens: int = 6) -> list[list[int]]:
@@ -66,7 +66,8 @@ def test_a_deep_model_whose_rounding_is_far_from_exact_writes_and_trains_in_half
         loaded.use_model_head = None
         assert len(written(loaded, [numbers(20, seed)])[0]) == 6
         assert loaded.use_model_head is False
-        assert prepare(made("llama", **DEEP).model, examples(seed)) == Way("blocks")
+        forward = PackedForward(made("llama", **DEEP).model, examples(seed))
+        assert forward.strategy == PackingStrategy("blocks")
 
 
 def test_a_head_that_scales_logits_by_little_is_found_in_half_precision() -> None:
@@ -74,7 +75,8 @@ def test_a_head_that_scales_logits_by_little_is_found_in_half_precision() -> Non
     loaded = made("granite", logits_scaling=0.95)
     assert written(loaded, [numbers(20, 0)])[0]
     assert loaded.use_model_head is True
-    assert prepare(made("granite", logits_scaling=0.95).model, examples()) == Way("blocks", own_head=True)
+    forward = PackedForward(made("granite", logits_scaling=0.95).model, examples())
+    assert forward.strategy == PackingStrategy("blocks", model_head=True)
 
 
 def test_attention_of_its_own_is_found_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +104,7 @@ def test_attention_that_comes_in_other_strides_changes_nothing(
         loaded = load(str(tiny_model(family)), device="cpu", dtype="float32")
         loaded.tokenizer = Spelled()
         found = written(loaded, [numbers(length, length) for length in (12, 7, 12)])
-        prepare(loaded.model, examples())
-        logps_N: torch.Tensor = loaded.model(packed=pack(examples()))
+        logps_N = PackedForward(loaded.model, examples())(pack(examples()))
         logps_N.sum().backward()
         return found, logps_N.detach()
 
@@ -125,14 +126,13 @@ def test_gradients_gathered_by_a_sparse_product_are_the_same(
 ) -> None:
     """On NVIDIA GPUs keys are gathered so, from blocks that share what comes before them."""
     several = [
-        Example(numbers(150, 0) + numbers(6, seed), examples(seed)[0].responses, [1.0, 0.0])
+        TokenizedExample(numbers(150, 0) + numbers(6, seed), examples(seed)[0].responses, [1.0, 0.0])
         for seed in range(3)
     ]
 
     def gradient() -> torch.Tensor:
         model = load(str(tiny_model(family)), device="cpu", dtype="float32").model.double()
-        prepare(model, several)
-        model(packed=pack(several)).sum().backward()
+        PackedForward(model, several)(pack(several)).sum().backward()
         return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
     expected = gradient()

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from trice.training.packing import Example
+from trice.training.packing import TokenizedExample
 
 
-def alone(model: Any, example: Example) -> list[torch.Tensor]:
+def alone(model: Any, example: TokenizedExample) -> list[torch.Tensor]:
     """Each response's log-probabilities from the plain model, one sequence at a time."""
     results = []
     for ids, loss in example.responses:
@@ -20,7 +20,7 @@ def alone(model: Any, example: Example) -> list[torch.Tensor]:
     return results
 
 
-def objective(model: Any, examples: list[Example], alpha: float, margin: float) -> torch.Tensor:
+def objective(model: Any, examples: list[TokenizedExample], alpha: float, margin: float) -> torch.Tensor:
     """α·L_rank + L_sft, with its gradient."""
     rank, sft, tokens = torch.zeros(()), torch.zeros(()), 0
     for example in examples:

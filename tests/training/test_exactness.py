@@ -14,10 +14,9 @@ from test_packing import some_examples
 
 from trice.models.local import load_base
 from trice.training.lora import with_lora
-from trice.training.packed_forward import Way, prepare
-from trice.training.packing import pack
+from trice.training.packed_forward import PackedForward, PackingStrategy
 from trice.training.settings import Lora, Rlef
-from trice.training.trainer import measure
+from trice.training.trainer import loss_sums
 
 FAMILIES = [
     "llama",
@@ -48,8 +47,12 @@ def test_float32_is_within_1e5_of_float64(
     loaded = load_base(str(tiny_model(family)), device="cpu", dtype="float32")
     plain = copy.deepcopy(loaded.model)
     examples = some_examples()
-    way = prepare(loaded.model, examples)
-    assert way == {"gemma2": Way("mask"), "granite": Way("blocks", own_head=True)}.get(family, Way("blocks"))
+    forward = PackedForward(loaded.model, examples)
+    expected_strategy = {
+        "gemma2": PackingStrategy("mask"),
+        "granite": PackingStrategy("blocks", model_head=True),
+    }
+    assert forward.strategy == expected_strategy.get(family, PackingStrategy("blocks"))
     models = []
     for base in (loaded.model, plain):
         loaded.model = base
@@ -60,8 +63,8 @@ def test_float32_is_within_1e5_of_float64(
                 torch.nn.init.normal_(parameter, std=0.2)
         models.append(model)
     ours, reference = models
-    packed = pack(examples, way.layout)
-    part = measure(ours(packed=packed), packed, SETTINGS)
+    packed = forward.pack(examples)
+    part = loss_sums(forward(packed), packed, SETTINGS)
     loss = SETTINGS.alpha * part.rank / part.questions + part.sft / part.tokens
     gradient = slope(ours, loss)
     request.getfixturevalue("float64")
@@ -70,6 +73,6 @@ def test_float32_is_within_1e5_of_float64(
     exact = slope(reference, expected)
     loss_error = abs(loss.item() / expected.item() - 1)
     slope_error = float((gradient - exact).norm() / exact.norm())
-    print(f"{family:10} {way}: loss {loss_error:.1e}, gradient {slope_error:.1e}")
+    print(f"{family:10} {forward.strategy}: loss {loss_error:.1e}, gradient {slope_error:.1e}")
     assert loss_error < 1e-5
     assert slope_error < 1e-5

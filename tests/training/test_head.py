@@ -17,7 +17,7 @@ def test_log_probs_and_gradient_are_those_of_the_plain_computation(
 ) -> None:
     """A state predicts several tokens, one, or none; tiles and slices of states end anywhere."""
     monkeypatch.setattr(output_head, "TILE", {"cpu": tile})
-    monkeypatch.setattr(output_head, "STATES", 6)
+    monkeypatch.setattr(output_head, "STATE_CHUNK", 6)
     torch.manual_seed(states)
     hidden_MD = torch.randn(states, 5, dtype=torch.float64, requires_grad=True)
     weight_VD = 3 * torch.randn(11, 5, dtype=torch.float64)

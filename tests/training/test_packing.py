@@ -15,13 +15,13 @@ from plainly import alone
 
 from trice.models.local import load
 from trice.training import packing
-from trice.training.packed_forward import prepare
-from trice.training.packing import Example, Layout, Tokens, micro_batches, pack, tree_size
+from trice.training.packed_forward import PackedForward
+from trice.training.packing import Layout, ResponseTokens, TokenizedExample, micro_batches, pack, tree_size
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
-def some_examples(seed: int = 0) -> list[Example]:
+def some_examples(seed: int = 0) -> list[TokenizedExample]:
     """Prompts shorter and longer than the tiny models' window of 8, one to five responses of 1 to 12 tokens."""
     draw = random.Random(seed)
 
@@ -29,9 +29,9 @@ def some_examples(seed: int = 0) -> list[Example]:
         return [draw.randrange(3, 320) for _ in range(length)]
 
     examples = [
-        Example(
+        TokenizedExample(
             ids(prompt),
-            [Tokens(tokens, [True] * len(tokens)) for tokens in map(ids, lengths)],
+            [ResponseTokens(tokens, [True] * len(tokens)) for tokens in map(ids, lengths)],
             [float(draw.choice([20, 15, 10, 5, 0])) for _ in lengths],
         )
         for prompt, lengths in [(3, [2, 12, 1]), (21, [11, 4, 4, 7, 1]), (30, [3]), (9, [10, 9]), (1, [5, 2])]
@@ -39,23 +39,23 @@ def some_examples(seed: int = 0) -> list[Example]:
     return [*examples, relative(examples[1]), replace(examples[2], prompt=examples[2].prompt[:20])]
 
 
-def relative(example: Example) -> Example:
+def relative(example: TokenizedExample) -> TokenizedExample:
     """Another end of the same prompt; responses that begin alike, two equal ones, one that goes on from them."""
     first, second = example.responses[0].ids, example.responses[1].ids
     several = [first, first[:4] + second, second, second, [*second, *first[:3]]]
-    return Example(
+    return TokenizedExample(
         example.prompt[:15] + example.prompt[:4],
-        [Tokens(ids, [True] * len(ids)) for ids in several],
+        [ResponseTokens(ids, [True] * len(ids)) for ids in several],
         [20.0, 5.0, 10.0, 0.0, 5.0],
     )
 
 
-def packed(model: Any, examples: Sequence[Example]) -> list[list[torch.Tensor]]:
+def packed(model: Any, examples: Sequence[TokenizedExample]) -> list[list[torch.Tensor]]:
     """The same from one packed micro-batch, by example and response, the way this model goes."""
     if "forward" not in vars(model):
-        model.layout = prepare(model, some_examples()).layout
-    batch = pack(examples, model.layout)
-    logps_N = model(packed=batch)
+        model.packed_forward = PackedForward(model, some_examples())
+    batch = model.packed_forward.pack(examples)
+    logps_N = model.packed_forward(batch)
     return [
         [logps_N[batch.response_N == slot] for slot in slots if slot >= 0] for slots in batch.slot_QK.tolist()
     ]
@@ -116,12 +116,12 @@ def test_a_token_without_loss_carries_none_but_is_seen(exact_model: Any) -> None
     """As a tool's result within a response would be."""
     example = some_examples()[1]
     ids = example.responses[0].ids
-    masked = replace(example, responses=[Tokens(ids, [i not in (0, 3, 4) for i in range(len(ids))])])
+    masked = replace(example, responses=[ResponseTokens(ids, [i not in (0, 3, 4) for i in range(len(ids))])])
     (ours,) = packed(exact_model, [masked])[0]
     (full,) = alone(exact_model, replace(example, responses=example.responses[:1]))
     assert_same([ours], [full[[1, 2, *range(5, len(ids))]]], **EXACT)
     other = [*ids[:3], ids[3] % 300 + 5, *ids[4:]]
-    changed = replace(example, responses=[Tokens(other, masked.responses[0].loss)])
+    changed = replace(example, responses=[ResponseTokens(other, masked.responses[0].loss)])
     (seen,) = packed(exact_model, [changed])[0]
     assert torch.equal(seen[:2], ours[:2])
     assert not torch.isclose(seen[2:], ours[2:]).all()
@@ -129,10 +129,11 @@ def test_a_token_without_loss_carries_none_but_is_seen(exact_model: Any) -> None
 
 def test_siblings_and_neighbours_are_not_seen(exact_model: Any) -> None:
     """The loss of one response has no gradient at another's tokens, nor at another question's."""
-    batch = pack(some_examples(), prepare(exact_model, some_examples()).layout)
+    forward = PackedForward(exact_model, some_examples())
+    batch = forward.pack(some_examples())
     vectors = exact_model.get_input_embeddings()(batch.tokens_RT).detach().requires_grad_()
     exact_model.get_input_embeddings().forward = lambda tokens: vectors
-    (slope_RTD,) = torch.autograd.grad(exact_model(packed=batch)[batch.response_N == 4].sum(), vectors)
+    (slope_RTD,) = torch.autograd.grad(forward(batch)[batch.response_N == 4].sum(), vectors)
     felt = slope_RTD.abs().sum(-1) > 0
     seen = [token for token, used in zip(batch.tokens_RT.flatten(), felt.flatten(), strict=True) if used]
     example = some_examples()[1]  # responses 0 to 2 are the first question's
@@ -153,14 +154,15 @@ def test_every_layout_gives_the_same(
     model = load(str(tiny_model(family)), device="cpu", dtype="float32").model.double()
     request.getfixturevalue("float64")
     monkeypatch.setattr(packing, "BLOCK", 8)  # several blocks, each with a path above it
-    assert prepare(model, some_examples()).layout == "blocks"
+    forward = PackedForward(model, some_examples())
+    assert forward.strategy.layout == "blocks"
     batch = pack(some_examples(), layout)
     expected = torch.cat([logps for example in some_examples() for logps in alone(model, example)])
-    assert_same([model(packed=batch)], [expected], **EXACT)
+    assert_same([forward(batch)], [expected], **EXACT)
 
 
-def tokens(*ids: int) -> Tokens:
-    return Tokens(list(ids), [True] * len(ids))
+def tokens(*ids: int) -> ResponseTokens:
+    return ResponseTokens(list(ids), [True] * len(ids))
 
 
 def test_what_is_shared_is_there_once() -> None:
@@ -168,10 +170,10 @@ def test_what_is_shared_is_there_once() -> None:
     # 1 2 3 ─┬ 4 (prompt one) ─┬ 7 ── 8
     #        │                 └ 9
     #        └ 5 6 (prompt two) ── 7
-    one = Example(
+    one = TokenizedExample(
         [1, 2, 3, 4], [tokens(7, 8, 0), tokens(7, 0), tokens(9, 0), tokens(7, 0)], [3.0, 2.0, 1.0, 0.0]
     )
-    two = Example([1, 2, 3, 5, 6], [tokens(7, 0), tokens(0)], [1.0, 0.0])
+    two = TokenizedExample([1, 2, 3, 5, 6], [tokens(7, 0), tokens(0)], [1.0, 0.0])
     batch = pack([one, two], "mask")
     assert batch.tokens_RT.tolist() == [[1, 2, 3, 4, 7, 8, 9, 5, 6, 7]]
     assert batch.positions_RT.tolist() == [[0, 1, 2, 3, 4, 5, 4, 3, 4, 5]]
@@ -198,12 +200,14 @@ def test_what_is_shared_is_there_once() -> None:
 
 
 def test_a_block_has_the_path_above_it_and_itself() -> None:
-    batch = pack([Example([1, 2, 3], [tokens(4, 5, 6, 0), tokens(7, 8, 0)], [1.0, 0.0])], "blocks")
+    batch = pack([TokenizedExample([1, 2, 3], [tokens(4, 5, 6, 0), tokens(7, 8, 0)], [1.0, 0.0])], "blocks")
     assert batch.keys_BK is not None
     assert batch.keys_BK.tolist() == [list(range(8))]  # all in one: 1 2 3 4 5 6 7 8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "BLOCK", 4)
-        batch = pack([Example([1, 2, 3], [tokens(4, 5, 6, 0), tokens(7, 8, 0)], [1.0, 0.0])], "blocks")
+        batch = pack(
+            [TokenizedExample([1, 2, 3], [tokens(4, 5, 6, 0), tokens(7, 8, 0)], [1.0, 0.0])], "blocks"
+        )
     assert batch.keys_BK is not None
     # The second block begins at 5, below 1 2 3 4, which the first does not need: padding, that nobody sees.
     assert batch.keys_BK[1].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
@@ -221,7 +225,7 @@ prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_siz
 def test_micro_batches_hold_every_example_once_within_the_budget(
     given_prompts: list[list[int]], budget: int, processes: int
 ) -> None:
-    examples = [Example(prompt, [tokens(1, 2), tokens(0)], [1.0, 0.0]) for prompt in given_prompts]
+    examples = [TokenizedExample(prompt, [tokens(1, 2), tokens(0)], [1.0, 0.0]) for prompt in given_prompts]
     parts = micro_batches(examples, budget, processes)
     assert sorted(id(e) for part in parts for e in part) == sorted(map(id, examples))
     assert len(parts) % processes == 0
@@ -234,7 +238,9 @@ def test_micro_batches_hold_every_example_once_within_the_budget(
 
 @given(prompts)
 def test_the_size_of_a_tree_is_that_of_the_packed_row(given_prompts: list[list[int]]) -> None:
-    examples = [Example(prompt, [tokens(1, 2, 0), tokens(1, 0)], [1.0, 0.0]) for prompt in given_prompts]
+    examples = [
+        TokenizedExample(prompt, [tokens(1, 2, 0), tokens(1, 0)], [1.0, 0.0]) for prompt in given_prompts
+    ]
     paths = {tuple((e.prompt + r.ids[:-1])[:n]) for e in examples for r in e.responses for n in range(1, 99)}
     batch = pack(examples, "mask")
     assert batch.tokens_RT.shape == (1, tree_size(examples)) == (1, len(paths))

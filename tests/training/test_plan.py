@@ -19,8 +19,8 @@ from trice.training.capacity import Capacity, capacity, free_memory
 from trice.training.dry_run import Plan, plan
 from trice.training.lora import with_lora
 from trice.training.memory_estimate import QUANTIZED, rehearse
-from trice.training.packed_forward import log_probs, teach
-from trice.training.packing import Example, Tokens, pack
+from trice.training.packed_forward import PackedForward
+from trice.training.packing import ResponseTokens, TokenizedExample, pack
 from trice.training.settings import Clone, Lora, Rlef, read_settings
 
 CPU = {"device": "cpu", "dtype": "float32"}
@@ -32,11 +32,13 @@ def llama(tiny_model: Callable[[str], Path]) -> str:
     return str(tiny_model("llama"))
 
 
-def question(prompt: list[int], *responses: list[int]) -> Example:
-    return Example(prompt, [Tokens(ids, [True] * len(ids)) for ids in responses], [0.0] * len(responses))
+def question(prompt: list[int], *responses: list[int]) -> TokenizedExample:
+    return TokenizedExample(
+        prompt, [ResponseTokens(ids, [True] * len(ids)) for ids in responses], [0.0] * len(responses)
+    )
 
 
-def questions(count: int, length: int = 30) -> list[Example]:
+def questions(count: int, length: int = 30) -> list[TokenizedExample]:
     """Questions of `length` + 5 tokens that share their first alone."""
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 320, (count, length + 5), generator=draw).tolist()
@@ -44,7 +46,7 @@ def questions(count: int, length: int = 30) -> list[Example]:
 
 
 def planned(
-    model: str, examples: list[Example], settings: Clone, machine: Capacity = PLENTY, **how: Any
+    model: str, examples: list[TokenizedExample], settings: Clone, machine: Capacity = PLENTY, **how: Any
 ) -> Plan:
     return plan(lambda tokenizer: examples, model, None, settings, machine=machine, **(CPU | how))
 
@@ -104,12 +106,13 @@ def test_operations_are_those_of_the_real_pass(
     examples, lora = questions(3), Lora(r=2, dropout=0)
     loaded = load_base(str(tiny_model("gemma2")), **CPU)
     real, packed = with_lora(loaded, None, lora, 0), pack(examples, "mask")
-    teach(real.get_base_model())
+    forward = PackedForward(real, examples)
+    assert forward.strategy.layout == "mask"
     real.train()
     if checkpointing:
         real.gradient_checkpointing_enable({"use_reentrant": False})
-    with FlopCounterMode(display=False) as counter:
-        log_probs(real.get_base_model(), packed).sum().backward()
+    with forward, FlopCounterMode(display=False) as counter:
+        forward(packed).sum().backward()
     head = loaded.model.get_output_embeddings().weight.numel()
     empty = load_base(str(tiny_model("gemma2")), **CPU, empty=True)
     with torch.device("meta"):

@@ -20,8 +20,8 @@ from trice.models.local import load, load_base
 from trice.training.clone import clone
 from trice.training.environment import check_machine
 from trice.training.lora import with_lora
-from trice.training.packed_forward import mixed, prepare
-from trice.training.packing import Example, Tokens, pack
+from trice.training.packed_forward import PackedForward, half_precision_autocast
+from trice.training.packing import ResponseTokens, TokenizedExample
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef
 
@@ -49,13 +49,13 @@ AcceleratorState.__init__ = begin_as_on_gpus
 from transformers import TrainerCallback
 from trice.training import trainer
 
-class Witness(trainer.Log):
+class Witness(trainer.TrainingLog):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         cut = [hasattr(weight, "ds_id") or hasattr(weight, "placements") for weight in model.parameters()]
         if state.is_world_process_zero:
             print(f"{sum(cut)} of {len(cut)} cut up", PartialState().distributed_type.value)
 
-trainer.Log = Witness
+trainer.TrainingLog = Witness
 
 from trice.cli import main
 main()
@@ -142,7 +142,7 @@ def test_zero_2_holds_whole_weights_and_validates(monkeypatch: pytest.MonkeyPatc
     check_machine(settings(Rlef, "validate_every=2"), "cpu")
 
 
-def examples() -> list[Example]:
+def examples() -> list[TokenizedExample]:
     draw = torch.Generator().manual_seed(0)
 
     def ids(length: int) -> list[int]:
@@ -150,8 +150,12 @@ def examples() -> list[Example]:
 
     start = ids(6)
     return [
-        Example(start + ids(5), [Tokens(r, [True] * len(r)) for r in (ids(4), ids(7))], [20.0, 5.0]),
-        Example(start + ids(9), [Tokens(r, [True] * len(r)) for r in (ids(3), ids(2))], [20.0, 5.0]),
+        TokenizedExample(
+            start + ids(5), [ResponseTokens(r, [True] * len(r)) for r in (ids(4), ids(7))], [20.0, 5.0]
+        ),
+        TokenizedExample(
+            start + ids(9), [ResponseTokens(r, [True] * len(r)) for r in (ids(3), ids(2))], [20.0, 5.0]
+        ),
     ]
 
 
@@ -159,7 +163,7 @@ def gradients(model: Any, loss: Callable[[], torch.Tensor]) -> dict[str, torch.T
     """Of every trained weight, after one backward pass under a fixed seed."""
     model.zero_grad()
     torch.manual_seed(3)
-    with mixed(model.get_base_model()):
+    with half_precision_autocast(model.get_base_model()):
         loss().backward()
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
 
@@ -193,20 +197,20 @@ def test_a_quantised_base_packed_gives_its_own_log_probabilities_and_gradients(
     model = adapted(base, dtype="float32", quantize=quantize)
     kinds = {type(module).__name__ for module in model.modules()}
     assert {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[quantize] in kinds
-    way = prepare(model.get_base_model(), examples())
-    assert way.layout == "blocks"
-    packed = pack(examples(), way.layout)
+    forward = PackedForward(model, examples())
+    assert forward.strategy.layout == "blocks"
+    packed = forward.pack(examples())
     for module in model.modules():
         if hasattr(module, "state"):  # no columns of 16 bits: which they are depends on all rows of a product
             module.state.threshold = 0.0
     with torch.no_grad():
-        theirs, ours = plain(model), model(packed=packed).mean()
+        theirs, ours = plain(model), forward(packed).mean()
     # Products round in their last bits as the CPU's instructions have it, and an activation at the edge between two
     # of the 8-bit levels then falls on either side.
     exact = quantize == "4bit"
     assert float(ours) == pytest.approx(float(theirs), abs=1e-4 if exact else 5e-3)
     expected = gradients(model, lambda: plain(model))
-    found = gradients(model, lambda: model(packed=packed).mean())
+    found = gradients(model, lambda: forward(packed).mean())
     for name, gradient in expected.items():
         assert gradient.abs().sum() > 0, name
         if exact:
@@ -276,15 +280,16 @@ def test_checkpointing_changes_no_gradient(
     tiny_model: Callable[[str], Path], family: str, dropout: float
 ) -> None:
     model = adapted(str(tiny_model(family)), dropout, dtype="float32")
-    way = prepare(model.get_base_model(), examples())
-    packed = pack(examples(), way.layout)
+    forward = PackedForward(model, examples())
+    packed = forward.pack(examples())
     model.train()
-    kept = gradients(model, lambda: model(packed=packed).mean())
+    kept = gradients(model, lambda: forward(packed).mean())
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     passes: list[int] = []
     layer = model.get_base_model().model.layers[0].mlp
     layer.register_forward_pre_hook(lambda *_: passes.append(1))
-    again = gradients(model, lambda: model(packed=packed).mean())
+    with forward:
+        again = gradients(model, lambda: forward(packed).mean())
     assert len(passes) == 2  # forward, and once more in backward
     for name, gradient in kept.items():
         assert torch.equal(again[name], gradient), name
@@ -305,9 +310,9 @@ def test_log_probabilities_are_float32_over_a_half_precision_base(
     base: str, tmp_path: Path, dtype: str
 ) -> None:
     model = adapted(base, dtype=dtype)
-    way = prepare(model.get_base_model(), examples())
-    with torch.no_grad(), mixed(model.get_base_model()):
-        logps = model(packed=pack(examples(), way.layout))
+    forward = PackedForward(model, examples())
+    with torch.no_grad(), half_precision_autocast(model.get_base_model()):
+        logps = forward(forward.pack(examples()))
     assert logps.dtype == torch.float32
     rlef(
         ranked(tmp_path / "ranked.json"), tmp_path / "out", base,

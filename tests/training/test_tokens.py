@@ -20,8 +20,8 @@ from trice.stages.collect import collect, collect_gold
 from trice.stages.generate import Group, ModelSpec, ToolChoice, content_key, grouped
 from trice.stages.score import score
 from trice.tasks import Tasks
-from trice.training.packed_forward import prepare
-from trice.training.packing import Example, pack
+from trice.training.packed_forward import PackedForward
+from trice.training.packing import TokenizedExample
 from trice.training.rlef import examples
 from trice.types import Candidates, Response
 
@@ -63,7 +63,7 @@ def sampled(loaded: LocalModel, group: Group) -> dict[Key, list[int]]:
     }
 
 
-def by_sample(made: list[Example], ranked: list[Candidates]) -> dict[Key, list[int]]:
+def by_sample(made: list[TokenizedExample], ranked: list[Candidates]) -> dict[Key, list[int]]:
     """The ids, end token and all, of every candidate but gold, which stands first."""
     return {
         (row.id, number - 1): tokens.ids
@@ -82,12 +82,12 @@ def without_tokens(path: Path) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def logprobs(
-    loaded: LocalModel, made: list[Example], ranked: list[Candidates], opened: int
+    forward: PackedForward, made: list[TokenizedExample], ranked: list[Candidates], opened: int
 ) -> dict[Key, float]:
     """What the trainer's forward gives each candidate's ids after the first `opened`, the end token left out."""
     found = {}
     for example, row in zip(made, ranked, strict=True):
-        logps_N = loaded.model(packed=pack([example], "blocks", "cpu"))
+        logps_N = forward(forward.pack([example]))
         each = logps_N.split([len(tokens.ids) for tokens in example.responses])
         found |= {(row.id, number): float(logps[opened:-1].sum()) for number, logps in enumerate(each[1:])}
     return found
@@ -141,8 +141,9 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_plain_models_log_prob
         (row.id, row.sample): plain_logprob(loaded, row, drawn[row.id, row.sample], opened) for row in rows
     }
     recut = examples(write(folder / "texts.json", without_tokens(ranked_path)), "plain")(tokenizer)
-    assert prepare(loaded.model, made).layout == "blocks"
-    theirs, others = (logprobs(loaded, each, ranked, opened) for each in (made, recut))
+    forward = PackedForward(loaded.model, made)
+    assert forward.strategy.layout == "blocks"
+    theirs, others = (logprobs(forward, each, ranked, opened) for each in (made, recut))
     assert max(abs(theirs[key] - plain[key]) for key in drawn if key not in strays) < 1e-4
     assert min(abs(others[key] - plain[key]) for key in drifted) > 1e-2
 

@@ -23,13 +23,14 @@ from torch._dynamo.utils import counters
 from trice.errors import InputError, TriceError
 from trice.models.local import LocalModel, load, load_base
 from trice.training.clone import clone
-from trice.training.fine_tune import arguments, drop_long
+from trice.training.fine_tune import training_arguments
 from trice.training.lora import with_lora
-from trice.training.packed_forward import prepare
-from trice.training.packing import Example, Tokens, pack
+from trice.training.packed_forward import PackedForward
+from trice.training.packing import ResponseTokens, TokenizedExample
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef
-from trice.training.trainer import TriceTrainer, measure
+from trice.training.tokenization import drop_long
+from trice.training.trainer import TriceTrainer, loss_sums
 
 LORA = Lora(r=4, dropout=0.1, targets="all-linear")
 CLONE = Clone(
@@ -38,7 +39,7 @@ CLONE = Clone(
 RLEF = Rlef(epochs=2, batch_size=3, learning_rate=1e-3, save_every=2, margin=0.1, lora=LORA)
 
 
-def questions() -> list[Example]:
+def questions() -> list[TokenizedExample]:
     """Three questions with candidates of several lengths, each with two or more reward levels."""
     draw = torch.Generator().manual_seed(0)
 
@@ -47,15 +48,17 @@ def questions() -> list[Example]:
 
     shapes = [(14, [5, 3, 9], [20, 5, 10]), (6, [2, 7, 4, 4], [15, 20, 0, 0]), (25, [12], [20])]
     return [
-        Example(
-            ids(prompt), [Tokens(r, [True] * len(r)) for r in map(ids, lengths)], list(map(float, rewards))
+        TokenizedExample(
+            ids(prompt),
+            [ResponseTokens(r, [True] * len(r)) for r in map(ids, lengths)],
+            list(map(float, rewards)),
         )
         for prompt, lengths, rewards in shapes
     ]
 
 
 @torch.no_grad()
-def by_hand(model: Any, examples: list[Example], alpha: float, margin: float) -> float:
+def by_hand(model: Any, examples: list[TokenizedExample], alpha: float, margin: float) -> float:
     return float(plainly.objective(model, examples, alpha, margin))
 
 
@@ -76,11 +79,11 @@ def exact(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> 
 def test_gradient_of_the_whole_objective_against_finite_differences(
     exact: Any, alpha: float, margin: float
 ) -> None:
-    way = prepare(exact.get_base_model(), questions())
-    batch, objective = pack(questions(), way.layout), Rlef(alpha=alpha, margin=margin)
+    forward = PackedForward(exact, questions())
+    batch, objective = forward.pack(questions()), Rlef(alpha=alpha, margin=margin)
 
     def loss() -> torch.Tensor:
-        parts = measure(exact(packed=batch), batch, objective)
+        parts = loss_sums(forward(batch), batch, objective)
         assert float(parts.rank.detach()) > 0
         return alpha * parts.rank / parts.questions + parts.sft / parts.tokens
 
@@ -102,13 +105,11 @@ def test_gradient_of_the_whole_objective_against_finite_differences(
 
 @pytest.mark.parametrize("budget", [64, 100])
 def test_a_step_has_one_gradient_however_its_batch_is_cut(exact: Any, tmp_path: Path, budget: int) -> None:
-    way = prepare(exact.get_base_model(), questions())
-
-    def step(examples: list[Example], token_budget: int) -> torch.Tensor:
+    def step(examples: list[TokenizedExample], token_budget: int) -> torch.Tensor:
         loaded = LocalModel("tiny", exact, None, torch.device("cpu"))
-        args = arguments(tmp_path, CLONE, 0, loaded, 1)
         settings = Rlef(alpha=0.5, margin=0.1, token_budget=token_budget)
-        trainer = TriceTrainer(settings, way, model=exact, args=args, train_dataset=examples)
+        args = training_arguments(tmp_path, settings, 0, loaded, 1)
+        trainer = TriceTrainer(exact, args, examples)
         exact.zero_grad()
         loss = trainer.training_step(exact, examples)
         assert float(loss) == pytest.approx(by_hand(exact, examples, 0.5, 0.1), rel=1e-5)
@@ -124,13 +125,14 @@ def test_the_same_step_gives_the_same_bits_on_several_threads(tiny_model: Callab
     """Many responses share the prompt's last position, where their gradients meet."""
     loaded = load_base(str(tiny_model("llama")), device="cpu", dtype="float32")
     model = with_lora(loaded, None, Lora(r=2, dropout=0, targets="all-linear"), 0)
-    responses = [Tokens([4 + i % 7, 5 + i % 11, 6 + i % 13] * 5, [True] * 15) for i in range(100)]
-    examples = [Example([1, 5, 6, 7], responses, [float(i % 3) for i in range(100)])]
-    batch = pack(examples, prepare(model.get_base_model(), examples).layout)
+    responses = [ResponseTokens([4 + i % 7, 5 + i % 11, 6 + i % 13] * 5, [True] * 15) for i in range(100)]
+    examples = [TokenizedExample([1, 5, 6, 7], responses, [float(i % 3) for i in range(100)])]
+    forward = PackedForward(model, examples)
+    batch = forward.pack(examples)
 
     def gradient() -> torch.Tensor:
         model.zero_grad()
-        parts = measure(model(packed=batch), batch, Rlef())
+        parts = loss_sums(forward(batch), batch, Rlef())
         (parts.sft + parts.rank).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
@@ -143,9 +145,9 @@ def test_the_best_response_is_the_first_of_equals(tiny_model: Callable[[str], Pa
     example = replace(questions()[0], rewards=[15.0, 20.0, 20.0])
     second = replace(example, responses=example.responses[1:2], rewards=[20.0])
     with torch.no_grad():
-        prepare(model, [example])
-        one, two = pack([example]), pack([second])
-        ours, alone = measure(model(packed=one), one, Rlef()), measure(model(packed=two), two, Rlef())
+        forward = PackedForward(model, [example])
+        one, two = forward.pack([example]), forward.pack([second])
+        ours, alone = loss_sums(forward(one), one, Rlef()), loss_sums(forward(two), two, Rlef())
     assert ours.tokens == alone.tokens == 3
     assert (alone.pairs, float(alone.rank)) == (0, 0)
     torch.testing.assert_close(ours.sft, alone.sft)

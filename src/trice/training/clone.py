@@ -19,9 +19,11 @@ def examples(data: Path, template: str, limit: int | None = None) -> Callable[[A
     rows, form = read_rows(data, LabeledQuestion, repeated=True)[:limit], load_template(template)
 
     def make(tokenizer: Any) -> list[Any]:
-        from trice.training.fine_tune import example
+        from trice.training.tokenization import tokenize_example
 
-        return [example(form, tokenizer, row.instruction, row.input, [row.output], [0.0]) for row in rows]
+        return [
+            tokenize_example(form, tokenizer, row.instruction, row.input, [row.output], [0.0]) for row in rows
+        ]
 
     return make
 

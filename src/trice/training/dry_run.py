@@ -24,12 +24,13 @@ import torch
 from trice.errors import InputError, TriceError
 from trice.models.local import DTYPES, load_base, pick_device, resolve_dtype
 from trice.training.capacity import Capacity, capacity
-from trice.training.fine_tune import checked, count_steps, longest
+from trice.training.fine_tune import checked, count_steps
 from trice.training.lora import with_lora
 from trice.training.memory_estimate import rehearse
-from trice.training.packing import Example, Layout, micro_batches, pack, tree_size
+from trice.training.packing import Layout, TokenizedExample, micro_batches, pack, tree_size
 from trice.training.settings import Clone
-from trice.training.trainer import Batches
+from trice.training.tokenization import longest_sequence
+from trice.training.trainer import QuestionBatchSampler
 
 SLACK = {"cpu": 1.35}  # an allocator's holes: measured on Gemma 3 270M, float32 and bfloat16
 SLACK_ELSEWHERE = 1.1
@@ -52,7 +53,7 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-class Tokens(NamedTuple):
+class TokenCounts(NamedTuple):
     """Of one pass over the data: `full`, every response with its prompt, padded to the longest of its batch;
     `packed`, in trees; `responses`, those with loss, which `states` predict at the output head; `parts`, the
     micro-batches."""
@@ -76,7 +77,7 @@ class Plan:
     trainable: int
     questions: int
     responses: int
-    tokens: Tokens
+    tokens: TokenCounts
     steps_per_epoch: int
     steps: int
     capacity: Capacity
@@ -127,7 +128,7 @@ class Plan:
 
 
 def plan(
-    examples: Callable[[Any], list[Example]],
+    examples: Callable[[Any], list[TokenizedExample]],
     model: str,
     adapter: Path | None,
     settings: Clone,
@@ -147,7 +148,7 @@ def plan(
     loaded = load_base(model, adapter, device=device, dtype=dtype, empty=True)
     machine = machine or capacity(where, DTYPES[dtype])
     everything = examples(loaded.tokenizer)
-    rows = [example for example in everything if longest(example) <= settings.max_length]
+    rows = [example for example in everything if longest_sequence(example) <= settings.max_length]
     if not rows:
         raise InputError(f"max_length {settings.max_length}: every question is longer")
     parameters = loaded.model.num_parameters()
@@ -185,10 +186,10 @@ class _Stage(NamedTuple):
     trainable: int
     layout: Layout
     device: torch.device
-    batches: list[list[Example]]
+    batches: list[list[TokenizedExample]]
     machine: Capacity
 
-    def parts(self, settings: Clone) -> list[list[Example]]:
+    def parts(self, settings: Clone) -> list[list[TokenizedExample]]:
         """The micro-batches of all processes."""
         cut = (micro_batches(batch, settings.token_budget, self.machine.processes) for batch in self.batches)
         return [part for parts in cut for part in parts if part]
@@ -236,17 +237,22 @@ class _Stage(NamedTuple):
         return changes
 
 
-def _batches(rows: Sequence[Example], settings: Clone, seed: int, steps: int) -> list[list[Example]]:
+def _batches(
+    rows: Sequence[TokenizedExample], settings: Clone, seed: int, steps: int
+) -> list[list[TokenizedExample]]:
     """The batches of the first epoch, or of all steps where they are fewer."""
-    order = Batches(len(rows), settings.batch_size, seed)
+    order = QuestionBatchSampler(len(rows), settings.batch_size, seed)
     return [[rows[i] for i in batch] for batch in itertools.islice(order, steps)]
 
 
-def _count(batches: Sequence[Sequence[Example]], parts: Sequence[Sequence[Example]]) -> Tokens:
+def _count(
+    batches: Sequence[Sequence[TokenizedExample]], parts: Sequence[Sequence[TokenizedExample]]
+) -> TokenCounts:
     packed = [pack(part) for part in parts]
-    return Tokens(
+    return TokenCounts(
         full=sum(
-            sum(len(example.responses) for example in batch) * max(map(longest, batch)) for batch in batches
+            sum(len(example.responses) for example in batch) * max(map(longest_sequence, batch))
+            for batch in batches
         ),
         packed=sum(each.tokens_RT.numel() for each in packed),
         responses=sum(len(each.edge_N) for each in packed),

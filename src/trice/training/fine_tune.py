@@ -11,16 +11,15 @@ import math
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trice import __version__
-from trice.errors import InputError
-from trice.formats.prompt import Template, load_template
+from trice.formats.prompt import load_template
 from trice.models.adapters import CONFIG, MADE, WEIGHTS, adapter_weights
 from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
 from trice.progress import Progress, first_process, notice
@@ -30,45 +29,13 @@ from trice.storage.locks import lock_folder
 from trice.training.environment import check_machine, compile_layers, deepspeed, processes, sharded
 from trice.training.lora import adapter_lora, with_lora
 from trice.training.model_card import write_card
-from trice.training.packing import Example, Tokens
+from trice.training.packing import TokenizedExample
 from trice.training.settings import Clone, Rlef
+from trice.training.tokenization import drop_long
 from trice.training.validation import Validation, clear
 
-
-def example(
-    template: Template,
-    tokenizer: Any,
-    instruction: str,
-    input: str,
-    responses: Sequence[str],
-    rewards: Sequence[float],
-    written: Sequence[Sequence[int] | None] | None = None,
-) -> Example:
-    """The tokens of one question and its responses, those they were `written` in where these are there and the
-    tokenizer's; every response token and the end token carry loss."""
-    prompt = template.encode(tokenizer, instruction, input)
-    encoded = [
-        template.encode_response(tokenizer, response, tokens=ids)
-        for response, ids in zip(responses, written or [None] * len(responses), strict=True)
-    ]
-    return Example(prompt, [Tokens(ids, [True] * len(ids)) for ids in encoded], list(rewards))
-
-
-def longest(example: Example) -> int:
-    """Tokens of a question's prompt with its longest response."""
-    return len(example.prompt) + max(len(response.ids) for response in example.responses)
-
-
-def drop_long(examples: Sequence[Example], max_length: int) -> list[Example]:
-    """Without the questions whose prompt and longest response exceed `max_length` tokens; says how many."""
-    kept = [example for example in examples if longest(example) <= max_length]
-    if len(kept) < len(examples):
-        notice(
-            f"left out {len(examples) - len(kept)} of {len(examples)} questions longer than {max_length} tokens"
-        )
-    if not kept:
-        raise InputError(f"max_length {max_length}: every question is longer")
-    return kept
+if TYPE_CHECKING:
+    from trice.training.trainer import TriceConfig
 
 
 def claim(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: Clone) -> bool:
@@ -126,17 +93,26 @@ def last_checkpoint(output: Path) -> Path | None:
     return None
 
 
-def arguments(output: Path, settings: Clone, seed: int, loaded: LocalModel, steps_per_epoch: int) -> Any:
-    """transformers' TrainingArguments for these settings."""
+def training_arguments(
+    output: Path, settings: Clone, seed: int, loaded: LocalModel, steps_per_epoch: int
+) -> TriceConfig:
+    """The trainer's arguments for these settings."""
     import torch
-    from transformers import TrainingArguments
+
+    from trice.training.trainer import TriceConfig
 
     on_cpu = loaded.device.type == "cpu"
-    made = TrainingArguments(
+    objective = {}
+    if isinstance(settings, Rlef):
+        names = ("objective", "alpha", "margin", "beta", "length_penalty")
+        objective = {name: getattr(settings, name) for name in names}
+    return TriceConfig(
         output_dir=str(output),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,  # of all processes: the trainer deals it out itself
+        batch_size=settings.batch_size,
+        token_budget=settings.token_budget,
+        max_length=settings.max_length,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
         warmup_steps=settings.warmup_steps,
@@ -148,30 +124,26 @@ def arguments(output: Path, settings: Clone, seed: int, loaded: LocalModel, step
         eval_strategy="steps" if settings.validate_every else "no",
         eval_steps=settings.validate_every or None,
         metric_for_best_model="accuracy" if settings.validate_every else None,
-        restore_callback_states_from_checkpoint=settings.patience > 0,  # how often it has been patient
+        # The callback counts the validations without a better one.
+        restore_callback_states_from_checkpoint=settings.patience > 0,
         seed=seed,
         data_seed=seed,
         report_to=settings.report_to or "none",
-        remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=on_cpu,
-        # Small gradients vanish in float16 unless the loss is scaled up, which only a GPU's trainer does.
+        # Small gradients vanish in float16 unless the loss is scaled, which the trainer does on a GPU only.
         fp16=loaded.model.dtype == torch.float16 and not on_cpu,
-        bf16=loaded.model.dtype == torch.bfloat16 and deepspeed(),  # which has to be told
+        bf16=loaded.model.dtype == torch.bfloat16
+        and deepspeed(),  # DeepSpeed does not read the model's dtype
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=False,
-        label_names=[],
+        **objective,
     )
-    if made.n_gpu > 1:  # one process trains on one GPU; several are several processes
-        made._n_gpu = 1
-    return made
 
 
 def fit(
     stage: str,
-    examples: Callable[[Any], list[Example]],
+    examples: Callable[[Any], list[TokenizedExample]],
     data: Path,
     model: str,
     adapter: Path | None,
@@ -226,7 +198,7 @@ def fit(
 
 
 def _run(
-    examples: Callable[[Any], list[Example]],
+    examples: Callable[[Any], list[TokenizedExample]],
     loaded: LocalModel,
     adapter: Path | None,
     output: Path,
@@ -238,8 +210,7 @@ def _run(
     """Train, and give the checkpoint that is wanted: the best where there are validations, else the last."""
     from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 
-    from trice.training.packed_forward import prepare
-    from trice.training.trainer import Log, TriceTrainer, write_log
+    from trice.training.trainer import TrainingLog, TriceTrainer, write_log
 
     rows = drop_long(examples(loaded.tokenizer), min(settings.max_length, loaded.context))
     steps_per_epoch, total = count_steps(settings, len(rows))
@@ -250,26 +221,17 @@ def _run(
         if first_process():
             write_log(output / "log.jsonl", state["log_history"])
         return _best(output, state["best_global_step"]) or checkpoint
-    way = prepare(loaded.model, rows)
     model = with_lora(loaded, adapter, settings.lora, seed)
+    args = training_arguments(output, settings, seed, loaded, steps_per_epoch)
+    trainer = TriceTrainer(model, args, rows, validate=validate)
     if settings.compile:
         compile_layers(model)
-    trainer = TriceTrainer(
-        settings,
-        way,
-        validate,
-        model=model,
-        args=arguments(output, settings, seed, loaded, steps_per_epoch),
-        train_dataset=rows,
-    )
     trainer.remove_callback(PrinterCallback)
     if settings.patience:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
-    if isinstance(settings, Rlef) and settings.objective == "dpo":
-        trainer.add_reference()
     random.seed(seed)
     with Progress(f"train {output.name}, steps", total, done) as progress:
-        trainer.add_callback(Log(output / "log.jsonl", progress))
+        trainer.add_callback(TrainingLog(output / "log.jsonl", progress))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _best(output, trainer.state.best_global_step) or output / f"checkpoint-{trainer.state.global_step}"
 

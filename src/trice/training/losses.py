@@ -1,7 +1,22 @@
-"""The objectives of both stages, as functions of log-probabilities.
+"""The losses of both stages, as pure functions of log-probabilities with gradients.
 
-Shapes: Q questions, K candidate responses each (padded with `real_QK` False where a question has fewer), N
-response tokens. Nothing here knows of models or files.
+They work in any torch training loop, with log-probabilities from `trice.PackedForward` or from any other forward
+pass. They know no model, tokenizer or file, and they do not average over questions: that is the loop's.
+
+Shapes: N response tokens of S responses, Q questions with K candidate responses each. If questions have fewer than
+K candidates, `real_QK` is False where one is missing, and the entries of scores and rewards there do not matter.
+
+Example:
+    >>> import torch
+    >>> from trice import losses
+    >>> logps_N = torch.tensor([-0.5, -0.5, -0.25, -2.0], requires_grad=True)
+    >>> response_N = torch.tensor([0, 0, 1, 2])                  # three responses, the first of two tokens
+    >>> scores_QK = losses.sequence_scores(logps_N, response_N, 3).view(1, 3)
+    >>> ranked = losses.rank_loss(scores_QK, torch.tensor([[1.0, 0.0, 0.0]]))
+    >>> loss = ranked.loss_Q.mean() + losses.sft_loss(logps_N[response_N == 0])
+    >>> round(loss.item(), 6)                                    # (-0.25 + 0.5) + 0.5
+    0.75
+    >>> loss.backward()
 """
 
 from __future__ import annotations
@@ -14,12 +29,44 @@ import torch
 from trice.training.settings import RankingObjective
 
 
+def sft_loss(logps_N: torch.Tensor) -> torch.Tensor:
+    """The loss of stage 1: the mean of −log p over all response tokens of the batch.
+
+    It is the usual token-level cross-entropy (transformers' causal LM loss without gradient accumulation): a long
+    response weighs more than a short one. In stage 2 it is L_sft, on the best-rewarded response of each question.
+
+    Args:
+        logps_N: log p of every token that carries loss. Prompt tokens and tool results must not be among them.
+
+    Returns:
+        A scalar; 0 if there are no tokens.
+
+    Example:
+        >>> import torch
+        >>> sft_loss(torch.tensor([-1.0, -3.0])).item()
+        2.0
+    """
+    return -logps_N.sum() / max(1, len(logps_N))
+
+
 def sequence_scores(
     logps_N: torch.Tensor, response_N: torch.Tensor, responses: int, length_penalty: float = 1.0
 ) -> torch.Tensor:
-    """p_i = Σ_m log p(y_i,m) / len(y_i)**length_penalty for each response, [responses].
+    """The score of each response, p_i = Σ_m log p(y_i,m) / len(y_i)**length_penalty.
 
-    `response_N` tells which response each token belongs to; len counts the tokens that carry loss.
+    Args:
+        logps_N: log p of every response token that carries loss.
+        response_N: The number of the response that each token belongs to, from 0.
+        responses: The number of responses, S.
+        length_penalty: 1 gives means (TRICE, RRHF), 0 sums (DPO). len counts the tokens that carry loss.
+
+    Returns:
+        [S]; 0 for a response without tokens.
+
+    Example:
+        >>> import torch
+        >>> sequence_scores(torch.tensor([-1.0, -3.0, -4.0]), torch.tensor([0, 0, 1]), 2).tolist()
+        [-2.0, -4.0]
     """
     total = logps_N.new_zeros(responses).index_add(0, response_N, logps_N)
     length = logps_N.new_zeros(responses).index_add(0, response_N, torch.ones_like(logps_N))
@@ -27,7 +74,8 @@ def sequence_scores(
 
 
 class Ranking(NamedTuple):
-    """Of each question, [Q]: the loss, its pairs of unequal rewards, and how many of these are ordered rightly."""
+    """For each question, [Q]: the loss, the number of pairs with unequal rewards, and how many of these the policy
+    orders as the rewards do."""
 
     loss_Q: torch.Tensor
     pairs_Q: torch.Tensor
@@ -38,16 +86,30 @@ def ranking(
     objective: RankingObjective,
     scores_QK: torch.Tensor,
     rewards_QK: torch.Tensor,
-    real_QK: torch.Tensor,
+    real_QK: torch.Tensor | None = None,
     reference_QK: torch.Tensor | None = None,
     *,
     margin: float = 0.0,
     beta: float = 0.1,
 ) -> Ranking:
-    """The term of stage 2 that ranks candidates, by the name that the setting `objective` has for it.
+    """L_rank of each question by the objective's name, as the setting `objective` has it.
 
-    `scores_QK` are `sequence_scores`, of which `dpo` also wants the reference policy's, taken in the same way.
-    `margin` is of `rank` and `weighted` alone, `beta` of `dpo` alone.
+    Args:
+        objective: `rank`, `weighted`, `dpo` or `listwise`.
+        scores_QK: `sequence_scores` by question.
+        rewards_QK: The reward of each candidate.
+        real_QK: Which candidates exist; all of them if None.
+        reference_QK: Scores under the reference policy, for `dpo`.
+        margin: For `rank` and `weighted`.
+        beta: For `dpo`.
+
+    Raises:
+        ValueError: If `dpo` gets no reference scores.
+
+    Example:
+        >>> import torch
+        >>> ranking("rank", torch.tensor([[-2.0, -1.0]]), torch.tensor([[1.0, 0.0]])).loss_Q.tolist()
+        [1.0]
     """
     match objective:
         case "rank":
@@ -58,17 +120,31 @@ def ranking(
             return listwise_loss(scores_QK, rewards_QK, real_QK)
         case "dpo":
             if reference_QK is None:
-                raise ValueError("dpo wants the reference policy's scores")
-            return dpo_loss(scores_QK, rewards_QK, real_QK, reference_QK, beta)
+                raise ValueError("objective 'dpo' needs reference_QK, the scores under the reference policy")
+            return dpo_loss(scores_QK, rewards_QK, reference_QK, real_QK, beta)
 
 
 def rank_loss(
-    scores_QK: torch.Tensor, rewards_QK: torch.Tensor, real_QK: torch.Tensor, margin: float = 0.0
+    scores_QK: torch.Tensor,
+    rewards_QK: torch.Tensor,
+    real_QK: torch.Tensor | None = None,
+    margin: float = 0.0,
 ) -> Ranking:
-    """The ranking loss Σ_{r_i < r_j} max(0, p_i − p_j + margin) of each question.
+    """The ranking loss Σ_{r_i < r_j} max(0, p_i − p_j + margin), a sum over pairs for each question.
 
-    Equal rewards give no term. With margin 0 this is the ranking loss of TRICE (Qiao et al., NAACL 2024) and
-    RRHF (Yuan et al., 2023). A pair counts as ordered where p_i < p_j.
+    Equal rewards give no term. With margin 0 it is the ranking loss of TRICE (Qiao et al., NAACL 2024) and of RRHF
+    (Yuan et al., 2023). A pair counts as ordered if p_i < p_j.
+
+    Args:
+        scores_QK: `sequence_scores` by question.
+        rewards_QK: The reward of each candidate.
+        real_QK: Which candidates exist; all of them if None.
+        margin: By how much the better response must score higher before its pair costs nothing.
+
+    Example:
+        >>> import torch
+        >>> rank_loss(torch.tensor([[-1.0, -0.5, -2.0]]), torch.tensor([[1.0, 0.0, 0.0]])).loss_Q.tolist()
+        [0.5]
     """
     pairs_QKK = _pairs(rewards_QK, real_QK)
     loss_QKK = (_differences(scores_QK) + margin).clamp(min=0)
@@ -76,12 +152,27 @@ def rank_loss(
 
 
 def weighted_loss(
-    scores_QK: torch.Tensor, rewards_QK: torch.Tensor, real_QK: torch.Tensor, margin: float = 0.0
+    scores_QK: torch.Tensor,
+    rewards_QK: torch.Tensor,
+    real_QK: torch.Tensor | None = None,
+    margin: float = 0.0,
 ) -> Ranking:
     """The ranking loss weighted by rewards, Σ_{r_i < r_j} (r_j − r_i) max(0, p_i − p_j + margin).
 
-    A hinge times what its error costs, as in slack re-scaling (Tsochantaridis et al., JMLR 2005). The weight is
-    in the rewards' own unit, which α has to undo: the paper's rewards differ by 5 to 20, 10 on average.
+    A hinge multiplied by the cost of its error, as in slack re-scaling (Tsochantaridis et al., JMLR 2005). The
+    weight has the unit of the rewards, which α has to compensate: the paper's rewards differ by 5 to 20, 10 on
+    average.
+
+    Args:
+        scores_QK: `sequence_scores` by question.
+        rewards_QK: The reward of each candidate.
+        real_QK: Which candidates exist; all of them if None.
+        margin: As in `rank_loss`.
+
+    Example:
+        >>> import torch
+        >>> weighted_loss(torch.tensor([[-1.0, -0.5]]), torch.tensor([[4.0, 1.0]])).loss_Q.tolist()
+        [1.5]
     """
     pairs_QKK = _pairs(rewards_QK, real_QK)
     weight_QKK = _differences(rewards_QK).neg().masked_fill(~pairs_QKK, 0).to(scores_QK.dtype)
@@ -92,17 +183,30 @@ def weighted_loss(
 def dpo_loss(
     scores_QK: torch.Tensor,
     rewards_QK: torch.Tensor,
-    real_QK: torch.Tensor,
     reference_QK: torch.Tensor,
+    real_QK: torch.Tensor | None = None,
     beta: float = 0.1,
 ) -> Ranking:
-    """DPO on all pairs of unequal rewards: −Σ_{r_i < r_j} log σ(β (d_j − d_i)), d = score − reference score.
+    """DPO on all pairs of unequal rewards: −Σ_{r_i < r_j} log σ(β (d_j − d_i)), with d = score − reference score.
 
     The sigmoid loss of DPO (Rafailov et al., NeurIPS 2023), whose scores are sums of log-probabilities
-    (`length_penalty` 0); with means (1) it is the length-normalised variant. All pairs, as InstructGPT (Ouyang
-    et al., 2022) trains on a ranked list and LiPO (Liu et al., 2024) takes DPO to one: the best response
-    against the others would leave the order of the others unused, and these are the pairs of `rank_loss`. A
-    pair counts as ordered where d_i < d_j (DPO's implicit reward).
+    (`length_penalty` 0); with means (1) it is the length-normalised variant. All pairs are used, as InstructGPT
+    (Ouyang et al., 2022) does with ranked lists and LiPO (Liu et al., 2024) does for DPO: the best response against
+    the others alone would leave the order of the others unused. A pair counts as ordered if d_i < d_j, DPO's
+    implicit reward.
+
+    Args:
+        scores_QK: `sequence_scores` by question.
+        rewards_QK: The reward of each candidate.
+        reference_QK: The same scores under the reference policy, without gradient.
+        real_QK: Which candidates exist; all of them if None.
+        beta: The inverse temperature.
+
+    Example:
+        >>> import torch
+        >>> scores, rewards = torch.tensor([[-1.0, -2.0]]), torch.tensor([[1.0, 0.0]])
+        >>> round(dpo_loss(scores, rewards, scores).loss_Q.item(), 4)  # log 2: the policy is the reference
+        0.6931
     """
     pairs_QKK = _pairs(rewards_QK, real_QK)
     shift_QK = scores_QK - reference_QK.to(scores_QK.dtype)
@@ -110,33 +214,48 @@ def dpo_loss(
     return _ranking(loss_QKK.mul(pairs_QKK).sum((1, 2)), shift_QK, pairs_QKK)
 
 
-def listwise_loss(scores_QK: torch.Tensor, rewards_QK: torch.Tensor, real_QK: torch.Tensor) -> Ranking:
-    """−log P(the order of the rewards), where the responses are ranked by drawing one after another with
-    probability ∝ exp(p_i) among those left (Plackett 1975, Luce 1959; as a loss: ListMLE, Xia et al., ICML 2008).
+def listwise_loss(
+    scores_QK: torch.Tensor, rewards_QK: torch.Tensor, real_QK: torch.Tensor | None = None
+) -> Ranking:
+    """−log P(the order of the rewards) under the Plackett-Luce model of each question's candidates.
 
-    Equal rewards are not ordered among themselves: P is the sum over all orders of theirs. It is a product over
-    the levels of reward of P(all of the level before all below), as what is drawn later does not depend on how
-    the earlier were ordered; the lowest level's factor is 1. A pair counts as ordered where p_i < p_j.
+    The model draws responses one after another with probability ∝ exp(p_i) among those that are left (Plackett
+    1975, Luce 1959; as a loss: ListMLE, Xia et al., ICML 2008). Equal rewards have no order: P is the sum over all
+    orders of theirs. It is the product over reward levels of P(the whole level is drawn before everything below),
+    because later draws do not depend on the order of earlier ones; the factor of the lowest level is 1. A pair
+    counts as ordered if p_i < p_j.
+
+    Args:
+        scores_QK: `sequence_scores` by question.
+        rewards_QK: The reward of each candidate.
+        real_QK: Which candidates exist; all of them if None.
+
+    Example:
+        >>> import torch
+        >>> scores, rewards = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[2.0, 1.0, 0.0]])
+        >>> round(listwise_loss(scores, rewards).loss_Q.exp().item(), 4)  # one of 3! equally likely orders
+        6.0
     """
     pairs_QKK = _pairs(rewards_QK, real_QK)
-    both_QKK = real_QK.unsqueeze(2) & real_QK.unsqueeze(1)
-    level_QKK = (rewards_QK.unsqueeze(2) == rewards_QK.unsqueeze(1)) & both_QKK
+    level_QKK = rewards_QK.unsqueeze(2) == rewards_QK.unsqueeze(1)
+    if real_QK is not None:
+        level_QKK = level_QKK & real_QK.unsqueeze(2) & real_QK.unsqueeze(1)
     below_QKK = pairs_QKK.transpose(1, 2)
-    # One response stands for its level: the first of it, if there is any below.
-    stands_QK = ~level_QKK.tril(-1).any(2) & below_QKK.any(2)
-    question_L = stands_QK.nonzero()[:, 0]
-    before_L = _log_before(scores_QK[question_L].double(), level_QKK[stands_QK], below_QKK[stands_QK])
+    # The first response of a level represents it, if there is a level below.
+    first_QK = ~level_QKK.tril(-1).any(2) & below_QKK.any(2)
+    question_L = first_QK.nonzero()[:, 0]
+    before_L = _log_before(scores_QK[question_L].double(), level_QKK[first_QK], below_QKK[first_QK])
     loss_Q = before_L.new_zeros(len(scores_QK)).index_add(0, question_L, -before_L)
     return _ranking(loss_Q.to(scores_QK.dtype), scores_QK, pairs_QKK)
 
 
 def _log_before(scores_LK: torch.Tensor, level_LK: torch.Tensor, below_LK: torch.Tensor) -> torch.Tensor:
-    """log P(all of the level are drawn before any below), [L], all others being gone. Float64.
+    """log P(the whole level is drawn before anything below), [L] in float64, where only these are left.
 
     With exponential waiting times, P = ∫₀^∞ Π_{i in level} (1 − exp(−t w_i / W)) exp(−t) dt, w = exp(score), W
-    their sum below (DeLong, Guirguis and So, Biometrika 1994): work that grows with K, not with K! or 2^K. In
-    x = log t the integrand is smooth, and vanishes outside −36 … 6, so that plain steps of 0.1 are exact to
-    about 12 digits for levels of up to 50 responses.
+    their sum below (DeLong, Guirguis and So, Biometrika 1994). The work grows with K, not with K! or 2^K. In x =
+    log t the integrand is smooth and vanishes outside −36 … 6, so equal steps of 0.1 are exact to about 12 digits
+    for levels of up to 50 responses.
     """
     step = 0.1
     x_N = torch.arange(-36, 6, step, dtype=scores_LK.dtype, device=scores_LK.device)
@@ -149,10 +268,10 @@ def _log_before(scores_LK: torch.Tensor, level_LK: torch.Tensor, below_LK: torch
     return (drawn_LN + x_N - x_N.exp()).logsumexp(1) + math.log(step)
 
 
-def _pairs(rewards_QK: torch.Tensor, real_QK: torch.Tensor) -> torch.Tensor:
+def _pairs(rewards_QK: torch.Tensor, real_QK: torch.Tensor | None) -> torch.Tensor:
     """Where r_i < r_j and both responses exist, [Q, K, K] by question, i and j."""
     lower_QKK = rewards_QK.unsqueeze(2) < rewards_QK.unsqueeze(1)
-    return lower_QKK & real_QK.unsqueeze(2) & real_QK.unsqueeze(1)
+    return lower_QKK if real_QK is None else lower_QKK & real_QK.unsqueeze(2) & real_QK.unsqueeze(1)
 
 
 def _differences(values_QK: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@ that have a shape and no data.
 PyTorch's fake tensors run every operation for its shapes alone, so that how many bytes live at one time, and how
 many multiplications there are, come out for any family of models, dtype and LoRA, with gradient checkpointing as
 without. Not seen: what kernels allocate inside themselves, an allocator's waste, `compile`, validation. The output
-head's share is stated as `trice.training.output_head` is written, since it looks at values. A model that does so too (a
-mixture of experts may) cannot be rehearsed.
+head's share is stated as `trice.training.output_head` is written, since it looks at values. A model that does so
+too (a mixture of experts may) cannot be rehearsed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch.utils.flop_counter import flop_registry
 
 from trice.errors import TriceError
 from trice.training.attention import NAME as TREE_ATTENTION
-from trice.training.output_head import STATES, TILE, TILE_ELSEWHERE, wide
-from trice.training.packed_forward import mixed, model_inputs
-from trice.training.packing import Example, Layout, Packed, pack
+from trice.training.output_head import GPU_TILE, STATE_CHUNK, TILE, accumulation_dtype
+from trice.training.packed_forward import half_precision_autocast, model_inputs
+from trice.training.packing import Layout, Packed, TokenizedExample, pack
 
 QUANTIZED = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes of a weight. 64 weights of 4 bits share a scale of 8 bits, 256 scales one of 32 (QLoRA, section 3)."""
@@ -87,7 +87,7 @@ COUNTED = flop_registry | {  # which knows the kernels of GPUs alone
 
 def rehearse(
     model: Any,
-    examples: Sequence[Example],
+    examples: Sequence[TokenizedExample],
     layout: Layout,
     device: torch.device,
     *,
@@ -130,7 +130,7 @@ def rehearse(
 def _step(causal: Any, inputs: dict[str, Any], packed: Packed, device: torch.device) -> None:
     """Forward and backward through the body, and what the head allocates between them."""
     source_M = torch.empty(packed.source_M.shape, dtype=torch.long, device=device)
-    with mixed(causal):
+    with half_precision_autocast(causal):
         body = getattr(causal, causal.base_model_prefix)
         states_MD = body(**inputs)[0].flatten(0, 1).index_select(0, source_M)
         kept = _head(causal, states_MD, len(packed.target_E))
@@ -140,10 +140,10 @@ def _step(causal: Any, inputs: dict[str, Any], packed: Packed, device: torch.dev
 
 def _head(causal: Any, states_MD: torch.Tensor, edges: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What `token_log_probs` keeps for its backward pass; its tiles live for a moment."""
-    dtype = wide(states_MD)
+    dtype = accumulation_dtype(states_MD)
     weight_VD = causal.get_output_embeddings().weight
-    tile = min(len(weight_VD), TILE.get(states_MD.device.type, TILE_ELSEWHERE))
-    logits = states_MD.new_empty(min(STATES, len(states_MD)), tile)
+    tile = min(len(weight_VD), TILE.get(states_MD.device.type, GPU_TILE))
+    logits = states_MD.new_empty(min(STATE_CHUNK, len(states_MD)), tile)
     copies = (logits.dtype != dtype) + 3 * bool(
         getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
     )

@@ -1,8 +1,8 @@
 """Log-probabilities of response tokens from hidden states, without the [tokens × vocabulary] matrix.
 
-The output head is walked in tiles of the vocabulary that stay in the processor's cache, as flash attention walks
-keys: a running maximum and sum give the log-softmax, and the same pass sums the head's rows weighted by their
-probabilities, which is all that the gradient needs. The head's weight is frozen: only hidden states get a
+The output head is multiplied in tiles of the vocabulary that fit the processor's cache, as flash attention does
+with keys. A running maximum and sum give the log-softmax, and the same pass sums the head's rows weighted by their
+probabilities, which is all that the gradient needs. The head's weight counts as frozen: only hidden states get a
 gradient.
 """
 
@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-TILE = {"cpu": 2048}  # vocabulary entries at a time; on a GPU fewer and larger products
-TILE_ELSEWHERE = 32768
-STATES = 1024  # hidden states at a time, which bounds the memory
+TILE = {"cpu": 2048}  # vocabulary entries at a time
+GPU_TILE = 32768  # a GPU is faster with fewer and larger products
+STATE_CHUNK = 1024  # hidden states at a time, which bounds the memory
 
 
 class _TokenLogProbs(torch.autograd.Function):
     """log softmax(h Wᵀ)[target] of each edge (state, target).
 
-    Its gradient by h is W[target] − Σ_v p_v W_v; a soft cap on logits brings the chain rule's 1 − (logit/cap)² to
-    both terms. The weighted sum is one row a state, whatever number of targets it has.
+    The gradient with respect to h is W[target] − Σ_v p_v W_v. A soft cap on logits multiplies both terms by the
+    chain rule's 1 − (logit/cap)². The weighted sum is computed once for each state, however many targets it has.
     """
 
     @staticmethod
@@ -33,15 +33,15 @@ class _TokenLogProbs(torch.autograd.Function):
         target_E: torch.Tensor,
         cap: float | None,
     ) -> torch.Tensor:
-        chosen_E = hidden_MD.new_empty(len(state_E), dtype=wide(hidden_MD))
+        chosen_E = hidden_MD.new_empty(len(state_E), dtype=accumulation_dtype(hidden_MD))
         totals, means = [], []
-        for first in range(0, len(hidden_MD), STATES):
-            hidden = hidden_MD[first : first + STATES]
-            mine = ((state_E >= first) & (state_E < first + STATES)).nonzero().squeeze(1)
-            total, mean, chosen = _walk(
-                hidden, weight_VD, state_E[mine] - first, target_E[mine], cap, ctx.needs_input_grad[0]
+        for first in range(0, len(hidden_MD), STATE_CHUNK):
+            hidden = hidden_MD[first : first + STATE_CHUNK]
+            edges = ((state_E >= first) & (state_E < first + STATE_CHUNK)).nonzero().squeeze(1)
+            total, mean, chosen = _tiled_softmax(
+                hidden, weight_VD, state_E[edges] - first, target_E[edges], cap, ctx.needs_input_grad[0]
             )
-            chosen_E[mine] = chosen
+            chosen_E[edges] = chosen
             totals.append(total)
             means.append(mean)
         if ctx.needs_input_grad[0]:
@@ -61,12 +61,12 @@ class _TokenLogProbs(torch.autograd.Function):
         return grad_MD.to(ctx.dtype), None, None, None, None
 
 
-def wide(tensor: torch.Tensor) -> torch.dtype:
-    """At least float32: half precision is too coarse for a sum over the vocabulary."""
+def accumulation_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """At least float32, since half precision is too coarse for a sum over the vocabulary."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _walk(
+def _tiled_softmax(
     hidden_MD: torch.Tensor,
     weight_VD: torch.Tensor,
     state_E: torch.Tensor,
@@ -74,21 +74,23 @@ def _walk(
     cap: float | None,
     with_mean: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For some states: log Σ_v exp logit_v [M], the mean row of the head [M, D], and the edges' logits [E]."""
-    dtype, tile = wide(hidden_MD), TILE.get(hidden_MD.device.type, TILE_ELSEWHERE)
+    """log Σ_v exp logit_v [M], the probability-weighted mean row of the head [M, D], and the edges' logits [E]."""
+    dtype, tile = accumulation_dtype(hidden_MD), TILE.get(hidden_MD.device.type, GPU_TILE)
     top_M1 = hidden_MD.new_full((len(hidden_MD), 1), -torch.inf, dtype=dtype)
     sum_M1 = torch.zeros_like(top_M1)
     mean_MD = torch.zeros(hidden_MD.shape, dtype=dtype, device=hidden_MD.device)
     chosen_E = hidden_MD.new_empty(len(state_E), dtype=dtype)
-    logits = hidden_MD.new_empty(len(hidden_MD), tile)  # kept: a fresh one a tile costs page faults
+    logits = hidden_MD.new_empty(
+        len(hidden_MD), tile
+    )  # reused: a new buffer for each tile would cost page faults
     target_E, order = target_E.sort()
     starts = range(0, len(weight_VD), tile)
     bounds = torch.searchsorted(target_E, torch.tensor([*starts, len(weight_VD)], device=target_E.device))
     for start, (low, high) in zip(starts, bounds.unfold(0, 2, 1).tolist(), strict=True):
         rows = weight_VD[start : start + tile]
-        here = logits[:, : len(rows)]
-        torch.mm(hidden_MD, rows.T, out=here)
-        part = here.to(dtype)
+        tile_logits = logits[:, : len(rows)]
+        torch.mm(hidden_MD, rows.T, out=tile_logits)
+        part = tile_logits.to(dtype)
         if cap is not None:
             part = part.div(cap).tanh_().mul_(cap)
         inside = order[low:high]
@@ -120,8 +122,8 @@ def token_log_probs(
 ) -> torch.Tensor:
     """log p(target | context) of each edge, [E] in float32 (float64 for float64 input).
 
-    `hidden_MD` are the last hidden states at the positions that predict something, edge e predicts `target_E[e]`
-    from state `state_E[e]`; `weight_VD` is the (frozen) output head, `cap` the model's final soft cap on logits.
+    `hidden_MD` are the last hidden states at the positions that predict a token. Edge e predicts `target_E[e]` from
+    state `state_E[e]`. `weight_VD` is the frozen output head, `cap` the model's soft cap on final logits.
     """
     result: torch.Tensor = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
         hidden_MD, weight_VD, state_E, target_E, cap

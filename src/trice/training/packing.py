@@ -1,12 +1,14 @@
-"""Packing: every distinct prefix of a micro-batch once, as one tree of tokens.
+"""Packing: the sequences of a micro-batch as one tree of tokens, in which every distinct prefix is computed once.
 
-The sequences of a micro-batch (each prompt with each of its responses) share beginnings: the instruction of a
-task, the prompt of a question, the first tokens of like candidates, all of equal ones. Sorted, they are walked
-as a tree whose tokens lie in one row, depth first, at the positions they would have alone. A token sees its
-ancestors, and those are the earlier tokens whose subtree reaches it: one number a token says it all. Nothing is
-padded, last tokens are only predicted and never read, and what each response gets is what it would get alone.
+The sequences of a micro-batch (each prompt with each of its responses) share beginnings: the instruction of a task,
+the prompt of a question, the first tokens of similar candidates. Sorted sequences form a tree, whose tokens are
+laid out in one row in depth-first order, each at the position that it has in its own sequence. A token sees its
+ancestors, which are the earlier tokens whose subtree contains it; so one number for each token, the end of its
+subtree, is the whole mask. The tree has no padding, the last token of a response is predicted but never read, and
+each response gets the log-probabilities that it would get alone.
 
-Models that cannot run such a row get `rows`: one sequence a row, padded, with the mask every model takes.
+A model that cannot run such a row gets the layout `padded`: one sequence in each row, with the usual attention
+mask. This module does not run a model.
 """
 
 from __future__ import annotations
@@ -15,48 +17,63 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 
-Layout = Literal["blocks", "mask", "rows"]
-"""How a micro-batch is laid out: a tree whose attention runs in blocks of tokens, a tree under one mask, or
-one sequence a row."""
+Layout = Literal["blocks", "mask", "padded"]
+"""How a micro-batch is laid out: a tree whose attention is computed in blocks of tokens, a tree under one mask, or
+one padded sequence in each row."""
 
 BLOCK = 64  # tokens whose attention is one product; larger where paths are long
 LONGEST_PATH = 3  # in blocks, so that the keys gathered for all blocks are at most four times the tokens
 
 
-class Tokens(NamedTuple):
-    """A response as token ids, and which of them carry loss (a tool's result inside one would not)."""
+class ResponseTokens(NamedTuple):
+    """A response as token ids, and which of them carry loss (those of a tool's result do not)."""
 
     ids: list[int]
     loss: list[bool]
 
 
 @dataclass(frozen=True)
-class Example:
-    """One question to train on: prompt ids, response tokens and their rewards, best first where equal.
+class TokenizedExample:
+    """One question to train on: token ids of the prompt, candidate responses, and the reward of each.
 
-    `reference` are the responses' log-probabilities under the policy as it was before training, where the
-    objective asks for them.
+    Of several candidates with the highest reward the first is the target of L_sft. `reference` are the candidates'
+    scores under the policy before training, for an objective that compares with it.
     """
 
     prompt: list[int]
-    responses: list[Tokens]
+    responses: list[ResponseTokens]
     rewards: list[float]
     reference: list[float] | None = None
+
+    @classmethod
+    def of(
+        cls, prompt: Sequence[int], responses: Sequence[Sequence[int]], rewards: Sequence[float] = (0.0,)
+    ) -> Self:
+        """An example in which every response token carries loss.
+
+        Args:
+            prompt: Token ids, with the start token if the model has one.
+            responses: Token ids of each candidate, with the end token.
+            rewards: The reward of each candidate.
+        """
+        masked = [ResponseTokens(list(ids), [True] * len(ids)) for ids in responses]
+        return cls(list(prompt), masked, list(rewards))
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A micro-batch in R rows of T tokens, with N response tokens of S responses of Q questions.
+    """A micro-batch in R rows of T tokens, with N response tokens of S responses to Q questions.
 
-    Of M hidden states, at `source_M` of the flattened [R·T], E distinct next tokens are predicted: `target_E`
-    after the state `state_E`. Response token n is edge `edge_N[n]` of response `response_N[n]`. `slot_QK` holds
-    each question's response numbers, -1 where it has fewer. `allowed_BQK` says which keys a query sees: of all T
-    tokens, or in blocks of those `keys_BK` names, a block's own tokens last; in rows, which tokens are real.
+    M hidden states, at the places `source_M` of the flattened [R·T], predict E distinct next tokens: `target_E`
+    after the state `state_E`. Response token n is the prediction `edge_N[n]` and belongs to response
+    `response_N[n]`. `slot_QK` holds the response numbers of each question, -1 if it has fewer than K. `allowed_BQK`
+    says which keys a query sees: all T tokens in the layout `mask`; in `blocks` the tokens `keys_BK` of a block,
+    its own tokens last; in `padded`, as [R, T], which tokens are not padding.
     """
 
     tokens_RT: torch.Tensor
@@ -72,16 +89,36 @@ class Packed:
     rewards_QK: torch.Tensor
     reference_QK: torch.Tensor | None
 
+    @property
+    def real_QK(self) -> torch.Tensor:
+        """Which candidates exist; a question may have fewer than K."""
+        return self.slot_QK >= 0
+
+    @property
+    def responses(self) -> int:
+        """The number of responses S."""
+        return int(self.slot_QK.max()) + 1
+
+    def by_question(self, values_S: torch.Tensor) -> torch.Tensor:
+        """Values of the responses as [Q, K]; entries that are not real are arbitrary."""
+        return values_S[self.slot_QK.clamp(min=0)]
+
+    def best_N(self) -> torch.Tensor:
+        """Which response tokens belong to the best-rewarded response of their question, the first of equals."""
+        best_Q = self.rewards_QK.masked_fill(~self.real_QK, -torch.inf).argmax(1)
+        best_S = self.slot_QK.gather(1, best_Q.unsqueeze(1)).squeeze(1)
+        return torch.isin(self.response_N, best_S)
+
     def to(self, device: torch.device | str) -> Packed:
-        """The same on another device."""
+        """A copy on another device."""
         moved = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
         return replace(self, **moved)
 
 
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """The number of tokens that both begin with."""
     low, high = 0, min(len(one), len(other))
     while low < high:  # slices are compared without a step in Python for each token
         middle = (low + high + 1) // 2
@@ -92,46 +129,49 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
     return low
 
 
-def tree_size(examples: Sequence[Example]) -> int:
-    """How many tokens the examples are as a tree."""
+def tree_size(examples: Sequence[TokenizedExample]) -> int:
+    """The number of tokens in the tree of the examples."""
     sequences = sorted(ids for ids, _, _ in _sequences(examples))
     return sum(
-        len(ids) - shared(before, ids) for before, ids in zip([[], *sequences], sequences, strict=False)
+        len(ids) - shared_prefix(before, ids)
+        for before, ids in zip([[], *sequences], sequences, strict=False)
     )
 
 
-def micro_batches(examples: Sequence[Example], token_budget: int, processes: int = 1) -> list[list[Example]]:
-    """Cut a batch into parts of about equal size, none above `token_budget` tokens of its tree.
+def micro_batches(
+    examples: Sequence[TokenizedExample], token_budget: int, processes: int = 1
+) -> list[list[TokenizedExample]]:
+    """Divide a batch into micro-batches of about equal size, each with at most `token_budget` tokens in its tree.
 
-    A question is never cut; one that is larger by itself stands alone. Questions with like prompts stay
-    together. The number of parts is a multiple of `processes`; the last ones are empty where that takes it.
+    A question is never divided; one that exceeds the budget is a micro-batch of its own. Questions with similar
+    prompts stay together. The number of micro-batches is a multiple of `processes`; the last ones may be empty.
     """
     order = sorted(examples, key=lambda example: example.prompt)
-    overlaps = [shared(one.prompt, other.prompt) for one, other in itertools.pairwise(order)]
+    overlaps = [shared_prefix(one.prompt, other.prompt) for one, other in itertools.pairwise(order)]
     sizes = [tree_size([example]) for example in order]
     added = [size - overlap for size, overlap in zip(sizes, [0, *overlaps], strict=False)]
     ends = list(itertools.accumulate(added))
 
-    def cut(parts: int) -> list[list[int]]:
+    def divided(parts: int) -> list[list[int]]:
         middle = [(end - size / 2) * parts / ends[-1] for end, size in zip(ends, added, strict=True)]
         groups = itertools.groupby(range(len(order)), key=lambda i: min(parts - 1, int(middle[i])))
         return [list(group) for _, group in groups]
 
     def fits(group: list[int]) -> bool:
-        alone = sizes[group[0]] - added[group[0]]  # what the first shared with the part before
-        return len(group) == 1 or sum(added[i] for i in group) + alone <= token_budget
+        repeated = sizes[group[0]] - added[group[0]]  # the first shares this with the micro-batch before
+        return len(group) == 1 or sum(added[i] for i in group) + repeated <= token_budget
 
     if not order:
         return [[] for _ in range(processes)]
     fewest = -(-ends[-1] // token_budget)
     counts = itertools.count(-(-fewest // processes) * processes, processes)
-    groups = next(groups for groups in map(cut, counts) if all(map(fits, groups)))
+    groups = next(groups for groups in map(divided, counts) if all(map(fits, groups)))
     missing = -len(groups) % processes
     return [[order[i] for i in group] for group in groups] + [[] for _ in range(missing)]
 
 
-def _sequences(examples: Sequence[Example]) -> list[tuple[list[int], int, int]]:
-    """What is read of every (question, response), which is all but the last token, with both numbers."""
+def _sequences(examples: Sequence[TokenizedExample]) -> list[tuple[list[int], int, int]]:
+    """The tokens that are read for every (question, response), all but the last, with both numbers."""
     return [
         (example.prompt + response.ids[:-1], question, number)
         for question, example in enumerate(examples)
@@ -140,19 +180,20 @@ def _sequences(examples: Sequence[Example]) -> list[tuple[list[int], int, int]]:
 
 
 class _Tree:
-    """Tokens being laid out. `paths` gives the flat place of every token read, by question and response."""
+    """Tokens in depth-first order. `paths` has the places of a response's tokens, by question and response
+    number."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, examples: Sequence[TokenizedExample]) -> None:
         self.tokens: list[int] = []
         self.positions: list[int] = []
-        self.ends: list[int] = []  # where the subtree of each token ends
+        self.ends: list[int] = []  # the end of each token's subtree
         self.paths: dict[tuple[int, int], list[int]] = {}
-        self.starts: list[int] = []  # the first token of each stretch that is laid out at once
-        self.stretches: list[list[int]] = []  # and the path that it belongs to
+        self.starts: list[int] = []  # the first token of each run of tokens that one sequence adds
+        self.run_paths: list[list[int]] = []  # the path of that sequence
         path: list[int] = []
         before: list[int] = []
         for ids, question, number in sorted(_sequences(examples)):
-            common = shared(before, ids)
+            common = shared_prefix(before, ids)
             self._close(path[common:])
             first = len(self.tokens)
             path, before = path[:common] + list(range(first, first + len(ids) - common)), ids
@@ -161,7 +202,7 @@ class _Tree:
                 self.positions += range(common, len(ids))
                 self.ends += [0] * (len(ids) - common)  # filled in when the path closes
                 self.starts.append(first)
-                self.stretches.append(path)
+                self.run_paths.append(path)
             self.paths[question, number] = path
         self._close(path)
 
@@ -169,17 +210,17 @@ class _Tree:
         for place in places:
             self.ends[place] = len(self.tokens)
 
-    def above(self, place: int) -> list[int]:
-        """The ancestors of a token, from the first."""
-        stretch = bisect_right(self.starts, place) - 1
-        return self.stretches[stretch][: self.positions[place]]
+    def ancestors(self, place: int) -> list[int]:
+        """The ancestors of a token, the root first."""
+        run = bisect_right(self.starts, place) - 1
+        return self.run_paths[run][: self.positions[place]]
 
 
 def pack(
-    examples: Sequence[Example], layout: Layout = "blocks", device: torch.device | str = "cpu"
+    examples: Sequence[TokenizedExample], layout: Layout = "blocks", device: torch.device | str = "cpu"
 ) -> Packed:
-    """Lay the examples out. The order of questions and responses is kept in `slot_QK`."""
-    if layout == "rows":
+    """Lay out a micro-batch. `slot_QK` keeps the order of questions and candidates."""
+    if layout == "padded":
         tokens, positions, allowed, paths = _padded(examples)
         keys = None
     else:
@@ -198,12 +239,12 @@ def pack(
 
 
 def _tensor(numbers: Sequence[Any]) -> torch.Tensor:
-    """Whole numbers; through NumPy, which reads a list four times as fast."""
+    """A tensor of integers; NumPy reads a list four times as fast as torch."""
     return torch.from_numpy(np.array(numbers, dtype=np.int64))
 
 
 def _padded(
-    examples: Sequence[Example],
+    examples: Sequence[TokenizedExample],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[tuple[int, int], list[int]]]:
     sequences = _sequences(examples)
     width = max(len(ids) for ids, _, _ in sequences)
@@ -218,7 +259,7 @@ def _padded(
 
 
 def _whole(tree: _Tree) -> torch.Tensor:
-    """Who sees whom of all T tokens, [1, T, T]."""
+    """Which of all T tokens see which, [1, T, T]."""
     place, end = torch.arange(len(tree.tokens)), _tensor(tree.ends)
     return ((place.unsqueeze(1) >= place) & (place.unsqueeze(1) < end)).unsqueeze(0)
 
@@ -226,8 +267,8 @@ def _whole(tree: _Tree) -> torch.Tensor:
 def _blocks(tree: _Tree) -> tuple[torch.Tensor, torch.Tensor]:
     """The keys of each block of successive tokens, [B, K], and which of them its queries see, [B, Q, K].
 
-    An earlier token that any query of a block sees is an ancestor of the block's first token, for its subtree
-    is one stretch. So a block's keys are that token's path and the block itself, with padding before them.
+    A subtree is contiguous, so an earlier token that any query of a block sees is an ancestor of the block's first
+    token. A block's keys are therefore these ancestors and the block itself, padded at the front.
     """
     total = len(tree.tokens)
     size = BLOCK
@@ -236,13 +277,11 @@ def _blocks(tree: _Tree) -> tuple[torch.Tensor, torch.Tensor]:
     size = min(size, total)
     starts = range(0, total, size)
     longest = max(tree.positions[start] for start in starts)
-    keys_BK = torch.full(
-        (len(starts), longest + size), total
-    )  # `total` is nobody, and becomes the last token
+    keys_BK = torch.full((len(starts), longest + size), total)  # `total` is padding, which nothing sees
     keys = keys_BK.numpy()
     for block, start in enumerate(starts):
-        above = tree.above(start)
-        keys[block, longest - len(above) : longest] = above
+        ancestors = tree.ancestors(start)
+        keys[block, longest - len(ancestors) : longest] = ancestors
         own = min(size, total - start)
         keys[block, longest : longest + own] = range(start, start + own)
     queries_BQ1 = torch.arange(len(starts) * size).view(len(starts), size, 1)
@@ -251,8 +290,10 @@ def _blocks(tree: _Tree) -> tuple[torch.Tensor, torch.Tensor]:
     return keys_BK.clamp(max=total - 1), allowed_BQK
 
 
-def _edges(examples: Sequence[Example], paths: dict[tuple[int, int], list[int]]) -> dict[str, torch.Tensor]:
-    """Which hidden states predict which tokens, each distinct pair once, and which pairs a response consists of."""
+def _edges(
+    examples: Sequence[TokenizedExample], paths: dict[tuple[int, int], list[int]]
+) -> dict[str, torch.Tensor]:
+    """Which hidden states predict which tokens, each distinct pair once, and the pairs of each response."""
     sources: list[int] = []
     targets: list[int] = []
     counts: list[bool] = []
@@ -277,7 +318,7 @@ def _edges(examples: Sequence[Example], paths: dict[tuple[int, int], list[int]])
 
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct values in order of appearance, and which of them each value is."""
+    """The distinct values in order of appearance, and the number of each value among them."""
     found, first, which = np.unique(values, return_index=True, return_inverse=True)
     order = first.argsort()
     place = np.empty_like(order)
@@ -285,8 +326,8 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[order], place[which]
 
 
-def _candidates(examples: Sequence[Example]) -> dict[str, torch.Tensor | None]:
-    """Response numbers, rewards and reference log-probabilities by question, each [Q, K]."""
+def _candidates(examples: Sequence[TokenizedExample]) -> dict[str, torch.Tensor | None]:
+    """Response numbers, rewards and reference scores by question, each [Q, K]."""
     counts = [len(example.responses) for example in examples]
     slots = itertools.count()
 

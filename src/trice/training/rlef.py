@@ -18,10 +18,10 @@ def examples(data: Path, template: str, limit: int | None = None) -> Callable[[A
     rows, form = read_candidates(data)[:limit], load_template(template)
 
     def make(tokenizer: Any) -> list[Any]:
-        from trice.training.fine_tune import example
+        from trice.training.tokenization import tokenize_example
 
         return [
-            example(
+            tokenize_example(
                 form,
                 tokenizer,
                 row.instruction,

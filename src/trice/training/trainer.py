@@ -1,41 +1,60 @@
-"""The trainer of both stages: transformers' `Trainer` with TRICE's objective in its step.
+"""The trainer of both stages: transformers' `Trainer` with TRICE's objective as its training step.
 
-Checkpoints, resuming, schedulers, early stopping and trackers are the base class's. A step cuts its batch into
-micro-batches by token budget, shared among the processes, and divides by the whole batch's counts, so the loss
-depends neither on the cut nor on the number of processes. `L = α·L_rank + L_sft`: L_sft is the mean over all
-response tokens of the best-rewarded responses in the batch (the stage-1 loss), L_rank the mean over the batch's
-questions of the ranking objective that the settings name (`trice.training.losses`); padding never counts. With one
-response a question, L_rank has no pairs and the objective is stage 1's.
+Checkpoints, resuming, schedulers, early stopping and trackers are those of `Trainer`. A step divides its batch into
+micro-batches by token budget, shares them among the processes, and divides by the counts of the whole batch, so the
+loss depends neither on the division nor on the number of processes.
+
+The loss is `L = α·L_rank + L_sft`. L_sft is the mean of −log p over the response tokens of the best-rewarded
+responses in the batch, which is the stage-1 loss. L_rank is the mean over the batch's questions of the ranking
+objective (`trice.training.losses`). Padding never counts. With one response to each question L_rank has no pairs,
+and the objective is that of stage 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from tempfile import mkdtemp
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import BatchSampler, DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from trice.progress import Progress
 from trice.storage.files import write_rows
 from trice.training.losses import ranking, sequence_scores
-from trice.training.packed_forward import Way, mixed
-from trice.training.packing import Example, Packed, micro_batches, pack
-from trice.training.settings import Clone, Rlef
-from trice.training.validation import MEASURED, figures
+from trice.training.packed_forward import PackedForward, half_precision_autocast
+from trice.training.packing import Packed, TokenizedExample, micro_batches
+from trice.training.settings import RankingObjective
+from trice.training.tokenization import drop_long, tokenize_record
+from trice.training.validation import METRICS, validation_metrics
 
 Validate = Callable[[int, int], list[int]]
-"""From a process's number and how many there are to its share of what `Validation.counts` counts."""
+"""From the number of a process and of all processes to its share of the counts of `Validation.counts`."""
+
+
+class Objective(Protocol):
+    """The settings of stage 2's objective, as `Rlef` and `TriceConfig` have them."""
+
+    @property
+    def objective(self) -> RankingObjective: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def margin(self) -> float: ...
+    @property
+    def beta(self) -> float: ...
+    @property
+    def length_penalty(self) -> float: ...
 
 
 @dataclass
-class Parts:
-    """Sums over some questions, from which every logged figure is a quotient."""
+class LossSums:
+    """Sums over some questions; every logged number is a quotient of two of them."""
 
     sft: torch.Tensor
     tokens: int
@@ -44,74 +63,58 @@ class Parts:
     pairs: int
     ordered: int
 
-    def sums(self) -> torch.Tensor:
-        """All six, detached, in float64, on the device of the losses. Nothing here waits for a GPU: while it
+    def tensor(self) -> torch.Tensor:
+        """All six sums, detached, in float64, on the device of the losses. It does not wait for a GPU: while that
         computes gradients, the next micro-batch is laid out."""
         values: list[torch.Tensor | int] = [
-            self.sft,
-            self.tokens,
-            self.rank,
-            self.questions,
-            self.pairs,
-            self.ordered,
-        ]
+            self.sft, self.tokens, self.rank, self.questions, self.pairs, self.ordered,
+        ]  # fmt: skip
         sums = torch.zeros(len(values), dtype=torch.float64, device=self.sft.device)
         for place, value in enumerate(values):
             sums[place] = value.detach() if isinstance(value, torch.Tensor) else value
         return sums
 
 
-def response_scores(logps_N: torch.Tensor, packed: Packed, objective: Rlef) -> torch.Tensor:
-    """p_i of every response, [S]."""
-    responses = int(packed.slot_QK.max()) + 1
-    return sequence_scores(logps_N, packed.response_N, responses, objective.length_penalty)
-
-
-def measure(logps_N: torch.Tensor, packed: Packed, objective: Rlef) -> Parts:
-    """The parts of the objective on one micro-batch, given its log-probabilities, with gradients."""
-    scores_S = response_scores(logps_N, packed, objective)
-    real_QK = packed.slot_QK >= 0
+def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: Objective) -> LossSums:
+    """The sums of the objective over one micro-batch, with gradients, from its log-probabilities."""
+    scores_S = sequence_scores(logps_N, packed.response_N, packed.responses, objective.length_penalty)
     rank_Q, pairs_Q, ordered_Q = ranking(
         objective.objective,
-        scores_S[packed.slot_QK.clamp(min=0)],
+        packed.by_question(scores_S),
         packed.rewards_QK,
-        real_QK,
+        packed.real_QK,
         packed.reference_QK,
         margin=objective.margin,
         beta=objective.beta,
     )
-    # argmax takes the first of equals: the gold response, which candidates put first.
-    best_Q = packed.rewards_QK.masked_fill(~real_QK, -torch.inf).argmax(1)
-    best_S = packed.slot_QK.gather(1, best_Q.unsqueeze(1)).squeeze(1)
-    in_best_N = torch.isin(packed.response_N, best_S)
-    return Parts(
-        sft=-logps_N[in_best_N].sum(),
-        tokens=int(in_best_N.sum()),
+    best_N = packed.best_N()
+    return LossSums(
+        sft=-logps_N[best_N].sum(),
+        tokens=int(best_N.sum()),
         rank=rank_Q.sum(),
-        questions=len(best_S),
+        questions=len(packed.slot_QK),
         pairs=int(pairs_Q.sum()),
         ordered=int(ordered_Q.sum()),
     )
 
 
-def _figures(
+def _step_metrics(
     sft: float, tokens: float, rank: float, questions: float, pairs: float, ordered: float
 ) -> dict[str, float]:
-    """What is logged of a step."""
-    figures = {"sft_loss": sft / max(1, tokens)}
+    metrics = {"sft_loss": sft / max(1, tokens)}
     if pairs:
-        figures |= {"rank_loss": rank / questions, "ordered": ordered / pairs}
-    return figures
+        metrics |= {"rank_loss": rank / questions, "ordered": ordered / pairs}
+    return metrics
 
 
-def _sft_tokens(examples: Sequence[Example]) -> int:
-    """How many tokens the SFT term of a batch averages over."""
+def _sft_tokens(examples: Sequence[TokenizedExample]) -> int:
+    """The number of tokens over which L_sft of a batch is a mean."""
     best = [example.responses[example.rewards.index(max(example.rewards))] for example in examples]
     return max(1, sum(sum(response.loss) for response in best))
 
 
-class Batches(BatchSampler):
-    """The questions of every optimiser step, the same on all processes: shuffled anew in each epoch."""
+class QuestionBatchSampler(BatchSampler):
+    """The questions of every optimiser step, the same on all processes, in a new order in each epoch."""
 
     def __init__(self, questions: int, size: int, seed: int) -> None:
         self.questions, self.size, self.seed = questions, size, seed
@@ -129,102 +132,199 @@ class Batches(BatchSampler):
         return iter([order[start : start + self.size] for start in range(0, self.questions, self.size)])
 
 
-class Loader(DataLoader[Example]):
-    """Batches of examples; the trainer tells it the epoch."""
+class QuestionLoader(DataLoader[TokenizedExample]):
+    """Batches of questions; the trainer sets the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-class TriceTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` over lists of `Example`, for a model that went through `trice.training.packed_forward.prepare`.
+@dataclass
+class TriceConfig(TrainingArguments):  # type: ignore[misc]
+    """transformers' `TrainingArguments` with the settings of TRICE's objective.
 
-    It validates by `validate`."""
+    One optimiser step takes `batch_size` questions over all processes, instead of `per_device_train_batch_size`
+    times `gradient_accumulation_steps`. Without `output_dir` no checkpoint is written unless `save_strategy` is
+    given.
+
+    Example:
+        >>> from trice import TriceConfig
+        >>> TriceConfig(num_train_epochs=1, batch_size=8, objective="dpo", length_penalty=0.0).alpha
+        1.0
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "the highest learning rate"})
+    logging_steps: float = field(default=1, metadata={"help": "steps between log entries"})
+    report_to: Any = field(default="none", metadata={"help": "trackers that transformers knows"})
+    batch_size: int = field(
+        default=32, metadata={"help": "questions of one optimiser step, over all processes"}
+    )
+    token_budget: int = field(
+        default=4096,
+        metadata={"help": "tokens of a micro-batch; bounds the memory and does not change the loss"},
+    )
+    max_length: int = field(
+        default=512,
+        metadata={"help": "tokens of prompt and response; longer questions are left out and counted"},
+    )
+    objective: Any = field(default="rank", metadata={"help": "L_rank: rank, weighted, dpo or listwise"})
+    alpha: float = field(default=1.0, metadata={"help": "the weight of L_rank"})
+    margin: float = field(default=0.0, metadata={"help": "the margin of rank and weighted"})
+    beta: float = field(default=0.1, metadata={"help": "the inverse temperature of dpo"})
+    length_penalty: float = field(
+        default=1.0, metadata={"help": "log-likelihoods are divided by length**length_penalty"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:  # type: ignore[has-type]
+            self.output_dir = mkdtemp(prefix="trice-")
+            if self.save_strategy == "steps":  # type: ignore[has-type]
+                self.save_strategy = "no"
+        self.per_device_train_batch_size = self.batch_size
+        self.remove_unused_columns = False
+        self.label_names: list[str] = []
+        self.dataloader_pin_memory, self.ddp_find_unused_parameters = False, False
+        super().__post_init__()
+        if self.n_gpu > 1:  # one process trains on one GPU; several GPUs take several processes
+            self._n_gpu = 1
+
+
+class TriceTrainer(Trainer):  # type: ignore[misc]
+    """transformers' `Trainer` with the losses of both stages, for any PEFT or plain causal LM.
+
+    It computes log-probabilities with `PackedForward`: shared prompts once, logits only where a response token is
+    predicted. The model is trained in place, and its `forward` is unchanged afterwards.
+
+    Args:
+        model: A PEFT model or a plain causal LM of transformers.
+        args: `TriceConfig`: transformers' training arguments and the settings of the objective.
+        train_dataset: Records (dicts or a `datasets.Dataset`) with `prompt` and `response` for stage 1, or with
+            `prompt`, `responses` and `rewards` for stage 2; or `TokenizedExample`s.
+        processing_class: The tokenizer, for records.
+        validate: Counts correct answers and calls of held-out questions, for `eval_strategy`.
+        kwargs: Further arguments of `Trainer`, such as `callbacks` or `optimizers`.
+
+    Raises:
+        InputError: If a record has other fields, or every question is longer than `args.max_length`.
+        TriceError: If the model's log-probabilities cannot be computed (see `PackedForward`).
+
+    Example:
+        >>> from peft import LoraConfig, get_peft_model
+        >>> from trice import TriceConfig, TriceTrainer
+        >>> model = get_peft_model(model, LoraConfig(target_modules="all-linear"))          # doctest: +SKIP
+        >>> rows = [{"prompt": "What is 271 * 828?", "responses": ["calculator(271*828)", "224000"],
+        ...          "rewards": [1.0, 0.0]}]
+        >>> trainer = TriceTrainer(model, TriceConfig(num_train_epochs=1), rows, tokenizer) # doctest: +SKIP
+        >>> trainer.train().training_loss                                                   # doctest: +SKIP
+        2.31
+    """
 
     control: Any
 
-    def __init__(self, settings: Clone, way: Way, validate: Validate | None = None, **kwargs: Any) -> None:
-        # `Trainer` validates on nothing without a data set; `evaluate` has its own.
-        super().__init__(data_collator=list, eval_dataset=[] if validate else None, **kwargs)
-        self.settings, self.way, self.validate = settings, way, validate
-        self.objective = settings if isinstance(settings, Rlef) else Rlef()  # stage 1 has no pairs to rank
-        self._figures: dict[str, float] = {}
+    def __init__(
+        self,
+        model: Any,
+        args: TriceConfig | None = None,
+        train_dataset: Sequence[TokenizedExample | Mapping[str, Any]] = (),
+        processing_class: Any = None,
+        validate: Validate | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args or TriceConfig()
+        examples = [
+            row if isinstance(row, TokenizedExample) else tokenize_record(processing_class, row)
+            for row in train_dataset
+        ]
+        super().__init__(
+            model,
+            args,
+            data_collator=list,
+            train_dataset=drop_long(examples, args.max_length),
+            # `Trainer` asks for a data set if it evaluates; `evaluate` does not use it.
+            eval_dataset=[] if validate else None,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.validate, self.forward = validate, PackedForward(self.model, self.train_dataset)
+        self._step_metrics: dict[str, float] = {}
+        if args.objective == "dpo":
+            self.add_reference()
 
-    def get_train_dataloader(self) -> Loader:
-        """All processes read the whole batch and take their share of its micro-batches: see `training_step`."""
-        sampler = Batches(len(self.train_dataset), self.settings.batch_size, self.args.data_seed)
-        return Loader(self.train_dataset, batch_sampler=sampler, collate_fn=list)
+    def get_train_dataloader(self) -> QuestionLoader:
+        """Batches of questions, the same in every process; `training_step` takes a share of the micro-batches."""
+        sampler = QuestionBatchSampler(len(self.train_dataset), self.args.batch_size, _data_seed(self.args))
+        return QuestionLoader(self.train_dataset, batch_sampler=sampler, collate_fn=list)
 
     def training_step(
-        self, model: Any, inputs: list[Example], num_items_in_batch: Any = None
+        self, model: Any, inputs: list[TokenizedExample], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Forward and backward over one batch of questions; returns the detached loss.
 
-        The batch is cut into micro-batches, as many for one process as for another, and a question is never
-        split. A process without one of its own runs the batch's first question for nothing, since the others
-        wait for it where gradients or weights are gathered.
+        Every process gets the same number of micro-batches, and a question is never divided. A process without a
+        micro-batch computes one with weight 0, because the others wait for it when gradients or weights are
+        gathered.
         """
         model.train()
         tokens, questions = _sft_tokens(inputs), len(inputs)
-        here, processes = self.accelerator.process_index, self.accelerator.num_processes
-        mine = micro_batches(inputs, self.settings.token_budget, processes)[here::processes]
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        parts = micro_batches(inputs, self.args.token_budget, processes)[process::processes]
         sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
-        for number, part in enumerate(mine):
-            last = number == len(mine) - 1
-            packed = pack(part or inputs[:1], self.way.layout, self.args.device)
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager(), mixed(self.accelerator.unwrap_model(model)):
-                    measured = measure(model(packed=packed), packed, self.objective)
-                cost = measured.sft / tokens + self.objective.alpha * measured.rank / questions
-                # Gradients are averaged over processes; empty parts weigh nothing.
-                self.accelerator.backward(cost * (processes if part else 0))
-            if part:
-                sums += measured.sums()
+        with self.forward:
+            for number, part in enumerate(parts):
+                last = number == len(parts) - 1
+                packed = self.forward.pack(part or inputs[:1], self.args.device)
+                self.accelerator.gradient_state._set_sync_gradients(last)
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    with self.compute_loss_context_manager():
+                        part_sums = loss_sums(self.forward(packed, through=model), packed, self.args)
+                    loss = part_sums.sft / tokens + self.args.alpha * part_sums.rank / questions
+                    # Gradients are averaged over processes.
+                    self.accelerator.backward(loss * (processes if part else 0))
+                if part:
+                    sums += part_sums.tensor()
         sums = self.accelerator.reduce(sums)
-        self._figures = _figures(*sums.tolist())
-        loss: torch.Tensor = sums[0] / tokens + self.objective.alpha * sums[2] / questions
-        return loss.float()
+        self._step_metrics = _step_metrics(*sums.tolist())
+        mean: torch.Tensor = sums[0] / tokens + self.args.alpha * sums[2] / questions
+        return mean.float()
 
     @torch.no_grad()
     def add_reference(self) -> None:
-        """Give every example its responses' scores under the policy as it is now, which DPO compares with."""
-        causal = self.accelerator.unwrap_model(self.model)
-        here, processes = self.accelerator.process_index, self.accelerator.num_processes
-        causal.eval()
+        """Store the scores of every candidate under the current policy, with which DPO compares."""
+        policy = self.accelerator.unwrap_model(self.model)
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        policy.eval()
         found = []
         numbers = {id(example): number for number, example in enumerate(self.train_dataset)}
-        parts = micro_batches(self.train_dataset, self.settings.token_budget, processes)
-        for part in parts[here::processes]:
-            if part:
-                packed = pack(part, self.way.layout, self.args.device)
-                with mixed(causal):
-                    scores_S = response_scores(causal(packed=packed), packed, self.objective)
-                split = torch.split(scores_S.cpu(), [len(example.responses) for example in part])
-                found += [(numbers[id(example)], s.tolist()) for example, s in zip(part, split, strict=True)]
+        parts = micro_batches(self.train_dataset, self.args.token_budget, processes)
+        for part in filter(None, parts[process::processes]):
+            packed = self.forward.pack(part, self.args.device)
+            logps_N = self.forward(packed, through=policy)
+            scores_S = sequence_scores(logps_N, packed.response_N, packed.responses, self.args.length_penalty)
+            split = torch.split(scores_S.cpu(), [len(example.responses) for example in part])
+            found += [(numbers[id(example)], s.tolist()) for example, s in zip(part, split, strict=True)]
         for number, scores in gather_object(found):
             self.train_dataset[number] = replace(self.train_dataset[number], reference=scores)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Answer the held-out questions, each process its share of them, and have the policy saved as it stands."""
+        """Answer the held-out questions, a share in each process, and save a checkpoint."""
         assert self.validate
         causal = self.accelerator.unwrap_model(self.model).get_base_model()
-        with mixed(causal):
+        with half_precision_autocast(causal):
             counted = self.validate(self.args.process_index, self.args.world_size)
         counted = self.accelerator.reduce(torch.tensor(counted, device=self.args.device), "sum").tolist()
-        metrics = figures(counted)
+        metrics = validation_metrics(counted)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.control.should_save = True  # the best one has to be there in the end
+        self.control.should_save = True  # the best checkpoint becomes the adapter
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add our own figures of the step to the trainer's, which logs every step."""
-        super().log(logs | self._figures if "loss" in logs else logs, *args, **kwargs)
+        """Add the metrics of the step to those of `Trainer`."""
+        super().log(logs | self._step_metrics if "loss" in logs else logs, *args, **kwargs)
 
 
-class Log(TrainerCallback):  # type: ignore[misc]
-    """Counts steps on `progress`, and keeps the trainer's history as `log.jsonl`."""
+class TrainingLog(TrainerCallback):  # type: ignore[misc]
+    """Shows steps on `progress` and writes the trainer's history to a JSON Lines file."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
         self.path, self.progress = path, progress
@@ -233,10 +333,10 @@ class Log(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         shown = [name for name in ("loss", "sft_loss", "rank_loss", "ordered") if name in logs]
         if "eval_accuracy" in logs:
-            figures = (f"{name} {logs[f'eval_{name}']:.1%}" for name in ("accuracy", "tool_use"))
-            self.validated = f"  (step {state.global_step}: {', '.join(figures)})"
+            shares = (f"{name} {logs[f'eval_{name}']:.1%}" for name in ("accuracy", "tool_use"))
+            self.validated = f"  (step {state.global_step}: {', '.join(shares)})"
             self.progress.advance(0, self.validated.strip())
-        if shown:  # not the closing entry, of run times
+        if shown:  # the last entry has run times only
             self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown) + self.validated)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -249,9 +349,13 @@ class Log(TrainerCallback):  # type: ignore[misc]
 
 
 def write_log(path: Path, history: list[dict[str, float]]) -> None:
-    """The trainer's history of steps and validations, one a line."""
-    names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm", *MEASURED)
+    """Write the trainer's history, one step or validation in each line."""
+    names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm", *METRICS)
     entries = [
         {name.removeprefix("eval_"): entry[name] for name in names if name in entry} for entry in history
     ]
     write_rows(path, [entry for entry in entries if "loss" in entry or "accuracy" in entry])
+
+
+def _data_seed(args: TriceConfig) -> int:
+    return int(args.seed if args.data_seed is None else args.data_seed)

@@ -30,7 +30,7 @@ from trice.types import Outcome, Question, Response
 if TYPE_CHECKING:
     from trice.models.local import LocalModel
 
-MEASURED = tuple(f"eval_{name}{end}" for name in ("accuracy", "tool_use") for end in ("", "_low", "_high"))
+METRICS = tuple(f"eval_{name}{end}" for name in ("accuracy", "tool_use") for end in ("", "_low", "_high"))
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ def load_validation(
     return Validation(data, questions, task, tasks, max_new_tokens)
 
 
-def figures(counted: Sequence[int]) -> dict[str, float]:
+def validation_metrics(counted: Sequence[int]) -> dict[str, float]:
     """What was counted as the trainer's metrics: accuracy and tool use, each with its 95% interval."""
     total, right, called = counted
     shares = Share(right, total), Share(called, total)
     values = (value for share in shares for value in (share.value, share.low, share.high))
-    return {name: round(value or 0.0, 6) for name, value in zip(MEASURED, values, strict=True)}
+    return {name: round(value or 0.0, 6) for name, value in zip(METRICS, values, strict=True)}
 
 
 def clear(output: Path) -> None:

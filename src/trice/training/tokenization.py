@@ -1,0 +1,89 @@
+"""Token ids of training examples, from records or from a template's prompts and responses.
+
+Every response token carries loss, the end token included; the prompt carries none. This module does not truncate:
+`drop_long` leaves out what is too long and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trice.errors import InputError
+from trice.formats.prompt import Template
+from trice.progress import notice
+from trice.training.packing import ResponseTokens, TokenizedExample
+
+VERBATIM = Template(name="verbatim", prompt_input="{instruction}", prompt_no_input="{instruction}")
+
+
+def tokenize_record(tokenizer: Any, record: Mapping[str, Any]) -> TokenizedExample:
+    """Tokenize a record of strings.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        record: `prompt` and `response` (stage 1), or `prompt`, `responses` and `rewards` (stage 2).
+
+    Raises:
+        InputError: If the record has other fields, or not one reward for each response.
+
+    Example:
+        >>> from transformers import AutoTokenizer
+        >>> tokenizer = AutoTokenizer.from_pretrained("folder")                              # doctest: +SKIP
+        >>> tokenize_record(tokenizer, {"prompt": "What is 6 * 7?", "response": " 42"})      # doctest: +SKIP
+    """
+    if "prompt" in record and "response" in record:
+        responses, rewards = [record["response"]], [0.0]
+    elif {"prompt", "responses", "rewards"} <= set(record):
+        responses, rewards = list(record["responses"]), [float(reward) for reward in record["rewards"]]
+    else:
+        raise InputError(
+            f"training record with the fields {', '.join(map(str, record))}: expected 'prompt' with 'response', or "
+            "'prompt' with 'responses' and 'rewards'"
+        )
+    if not responses or len(responses) != len(rewards):
+        raise InputError(
+            f"training record: {len(responses)} responses and {len(rewards)} rewards; expected one reward for each "
+            "of one or more responses"
+        )
+    return tokenize_example(VERBATIM, tokenizer, record["prompt"], "", responses, rewards)
+
+
+def tokenize_example(
+    template: Template,
+    tokenizer: Any,
+    instruction: str,
+    input: str,
+    responses: Sequence[str],
+    rewards: Sequence[float],
+    sampled_ids: Sequence[Sequence[int] | None] | None = None,
+) -> TokenizedExample:
+    """Tokenize one question and its responses. `sampled_ids` are the ids in which a model wrote a response; they
+    are used if this tokenizer decodes them to the response."""
+    prompt = template.encode(tokenizer, instruction, input)
+    encoded = [
+        template.encode_response(tokenizer, response, tokens=ids)
+        for response, ids in zip(responses, sampled_ids or [None] * len(responses), strict=True)
+    ]
+    return TokenizedExample(
+        prompt, [ResponseTokens(ids, [True] * len(ids)) for ids in encoded], list(rewards)
+    )
+
+
+def longest_sequence(example: TokenizedExample) -> int:
+    """The number of tokens of the prompt with the longest response."""
+    return len(example.prompt) + max(len(response.ids) for response in example.responses)
+
+
+def drop_long(examples: Sequence[TokenizedExample], max_length: int) -> list[TokenizedExample]:
+    """The examples of at most `max_length` tokens; a notice says how many are left out.
+
+    Raises InputError if none is short enough."""
+    kept = [example for example in examples if longest_sequence(example) <= max_length]
+    if len(kept) < len(examples):
+        notice(
+            f"left out {len(examples) - len(kept)} of {len(examples)} questions longer than {max_length} tokens"
+        )
+    if not kept:
+        raise InputError(f"max_length {max_length}: every question is longer; choose a larger max_length")
+    return kept

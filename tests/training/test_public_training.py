@@ -1,0 +1,139 @@
+"""Training without files: the trainer on records in memory, and the losses in a plain torch loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from plainly import alone
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import trice
+from trice import InputError, PackedForward, TokenizedExample, TriceConfig, TriceTrainer, losses
+
+ROWS = [
+    {"prompt": "What is 6 * 7?", "responses": ["calculator(6*7)", "43"], "rewards": [1.0, 0.0]},
+    {"prompt": "What is 6 * 8?", "responses": ["49", "48", "calculator(6*8)"], "rewards": [0.0, 1.0, 0.9]},
+]
+
+
+@pytest.fixture
+def tokenizer(tiny_model: Callable[[str], Path]) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model("llama"))
+
+
+@pytest.fixture(params=["plain", "lora"])
+def model(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> Any:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model("llama"), dtype=torch.float32)
+    if request.param == "plain":
+        return base
+    model = get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    return model
+
+
+def state(model: Any) -> tuple[Any, ...]:
+    """What a caller could notice of a wrapper that changes the model."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return causal.config._attn_implementation, "forward" in vars(causal), model.training
+
+
+def test_names_are_public_and_lazy() -> None:
+    assert {"PackedForward", "TokenizedExample", "TriceConfig", "TriceTrainer", "losses"} <= set(dir(trice))
+    assert trice.losses.rank_loss is losses.rank_loss
+
+
+def test_a_torch_loop_has_the_losses_and_gradients_computed_by_hand(model: Any, tokenizer: Any) -> None:
+    examples = [trice.tokenize_record(tokenizer, row) for row in ROWS]
+    before = state(model)
+    forward = PackedForward(model, examples)
+    packed = forward.pack(examples)
+    logps_N = forward(packed)
+    assert state(model) == before
+    scores_S = losses.sequence_scores(logps_N, packed.response_N, packed.responses)
+    ranked = losses.rank_loss(packed.by_question(scores_S), packed.rewards_QK, packed.real_QK)
+    loss = ranked.loss_Q.mean() + losses.sft_loss(logps_N[packed.best_N()])
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    model.zero_grad()
+    (one, two), (three, four, five) = (alone(model, example) for example in examples)
+    hinge = (two.mean() - one.mean()).clamp(min=0)
+    hinges = [(three, four), (three, five), (five, four)]  # the worse response first
+    second = sum((worse.mean() - better.mean()).clamp(min=0) for worse, better in hinges)
+    expected = (hinge + second) / 2 - torch.cat([one, four]).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    assert ranked.pairs_Q.tolist() == [1, 3]
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, dict(model.named_parameters())[name].grad, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_checkpointing_runs_within_a_with_block(model: Any, tokenizer: Any) -> None:
+    examples = [trice.tokenize_record(tokenizer, row) for row in ROWS]
+    before = state(model.train())
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with PackedForward(model, examples) as forward:
+        losses.sft_loss(forward(forward.pack(examples))).backward()
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("objective", ["rank", "dpo"])
+def test_the_trainer_takes_a_model_a_tokenizer_and_records(
+    model: Any, tokenizer: Any, objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    attention = state(model)[:2]
+    args = TriceConfig(
+        num_train_epochs=4, batch_size=2, learning_rate=1e-2, objective=objective, use_cpu=True, seed=3
+    )
+    trainer = TriceTrainer(model, args, ROWS, tokenizer)
+    trainer.train()
+    assert state(trainer.model)[:2] == attention
+    steps = [entry for entry in trainer.state.log_history if "sft_loss" in entry]
+    assert len(steps) == 4
+    assert steps[-1]["sft_loss"] < steps[0]["sft_loss"]
+    assert {"rank_loss", "ordered"} <= set(steps[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_trainers_first_loss_of_stage_1_is_the_mean_over_response_tokens(
+    model: Any, tokenizer: Any
+) -> None:
+    rows = [{"prompt": row["prompt"], "response": row["responses"][0]} for row in ROWS]
+    examples = [trice.tokenize_record(tokenizer, row) for row in rows]
+    with torch.no_grad():
+        expected = -torch.cat(
+            [logps for example in examples for logps in alone(model.eval(), example)]
+        ).mean()
+    trainer = TriceTrainer(model, TriceConfig(max_steps=1, batch_size=2, use_cpu=True), rows, tokenizer)
+    trainer.train()
+    assert trainer.state.log_history[0]["sft_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "?", "response": "4"}, "fields question, response: expected 'prompt' with 'response'"),
+        ({"prompt": "?", "responses": ["4"], "rewards": []}, "1 responses and 0 rewards"),
+    ],
+)
+def test_another_record_is_refused(tokenizer: Any, row: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        trice.tokenize_record(tokenizer, row)
+
+
+def test_a_learned_prompt_is_refused(tiny_model: Callable[[str], Path]) -> None:
+    from peft import PromptTuningConfig
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model("llama"), dtype=torch.float32)
+    model = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(InputError, match="learned prompt"):
+        PackedForward(model, [TokenizedExample.of([5, 6], [[7, 2]])])
