@@ -46,14 +46,7 @@ SUBJECTS = {
     "Models": ["load", "endpoint", "Model", "Answer"],
     "Questions": ["questions", "Question", "Response", "Outcome"],
     "The loop": ["split", "Split", "label", "clone", "rlef", "generate", "evaluate", "run"],
-    "Training in Python": [
-        "TriceTrainer",
-        "TriceConfig",
-        "PackedForward",
-        "TokenizedExample",
-        "tokenize_record",
-        "losses",
-    ],
+    "Training in Python": ["TriceTrainer", "TriceConfig", "PackedForward", "losses"],
     "Results": ["Evaluation", "Share", "Difference"],
     "Errors": ["TriceError", "InputError", "ToolUnavailable", "ToolError"],
 }

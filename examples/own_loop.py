@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trice import PackedForward, losses, tokenize_record
+from trice import PackedForward, losses
 
 name = sys.argv[1] if len(sys.argv) > 1 else "HuggingFaceTB/SmolLM2-135M-Instruct"
 tokenizer, base = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name)
@@ -15,11 +15,10 @@ rows = [
     {"prompt": f"What is {n} * {n}?", "responses": [f"calculator({n}*{n})", f"{n}{n}"], "rewards": [1.0, 0.0]}
     for n in range(11, 19)
 ]
-examples = [tokenize_record(tokenizer, row) for row in rows]
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-with PackedForward(model, examples) as forward:
+with PackedForward(model, rows, tokenizer) as forward:
     for step in range(4):
-        packed = forward.pack(examples)
+        packed = forward.pack(rows)
         logps_N = forward(packed)
         scores_S = losses.sequence_scores(logps_N, packed.response_N, packed.responses)
         ranked = losses.rank_loss(packed.by_question(scores_S), packed.rewards_QK, packed.real_QK)

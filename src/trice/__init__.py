@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from trice.tools.function_tool import tool
     from trice.training import losses
     from trice.training.packed_forward import PackedForward
-    from trice.training.packing import TokenizedExample
-    from trice.training.tokenization import tokenize_record
     from trice.training.trainer import TriceConfig, TriceTrainer
     from trice.types import Outcome, Question, Response
 
@@ -44,8 +42,6 @@ _HOMES = {
     "trice.api.training": ["clone", "rlef", "run"],
     "trice.training.trainer": ["TriceConfig", "TriceTrainer"],
     "trice.training.packed_forward": ["PackedForward"],
-    "trice.training.packing": ["TokenizedExample"],
-    "trice.training.tokenization": ["tokenize_record"],
     "trice.api.evaluation": ["Evaluation"],
     "trice.metrics": ["Difference", "Share"],
     "trice.errors": ["InputError", "ToolError", "ToolUnavailable", "TriceError"],
@@ -62,7 +58,7 @@ __all__ = [  # noqa: RUF022  by subject
     # stages
     "Split", "clone", "evaluate", "generate", "label", "rlef", "run", "split",
     # training in Python
-    "PackedForward", "TokenizedExample", "TriceConfig", "TriceTrainer", "losses", "tokenize_record",
+    "PackedForward", "TriceConfig", "TriceTrainer", "losses",
     # results
     "Difference", "Evaluation", "Share",
     # errors

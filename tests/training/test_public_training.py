@@ -13,7 +13,9 @@ from plainly import alone
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import trice
-from trice import InputError, PackedForward, TokenizedExample, TriceConfig, TriceTrainer, losses
+from trice import InputError, PackedForward, TriceConfig, TriceTrainer, losses
+from trice.training.packing import TokenizedExample
+from trice.training.tokenization import tokenize, tokenize_record
 
 ROWS = [
     {"prompt": "What is 6 * 7?", "responses": ["calculator(6*7)", "43"], "rewards": [1.0, 0.0]},
@@ -46,15 +48,14 @@ def state(model: Any) -> tuple[Any, ...]:
 
 
 def test_names_are_public_and_lazy() -> None:
-    assert {"PackedForward", "TokenizedExample", "TriceConfig", "TriceTrainer", "losses"} <= set(dir(trice))
+    assert {"PackedForward", "TriceConfig", "TriceTrainer", "losses"} <= set(dir(trice))
     assert trice.losses.rank_loss is losses.rank_loss
 
 
 def test_a_torch_loop_has_the_losses_and_gradients_computed_by_hand(model: Any, tokenizer: Any) -> None:
-    examples = [trice.tokenize_record(tokenizer, row) for row in ROWS]
-    before = state(model)
-    forward = PackedForward(model, examples)
-    packed = forward.pack(examples)
+    examples, before = tokenize(ROWS, tokenizer), state(model)
+    forward = PackedForward(model, ROWS, tokenizer)
+    packed = forward.pack(ROWS)
     logps_N = forward(packed)
     assert state(model) == before
     scores_S = losses.sequence_scores(logps_N, packed.response_N, packed.responses)
@@ -77,7 +78,7 @@ def test_a_torch_loop_has_the_losses_and_gradients_computed_by_hand(model: Any, 
 
 
 def test_gradient_checkpointing_runs_within_a_with_block(model: Any, tokenizer: Any) -> None:
-    examples = [trice.tokenize_record(tokenizer, row) for row in ROWS]
+    examples = tokenize(ROWS, tokenizer)
     before = state(model.train())
     model.gradient_checkpointing_enable({"use_reentrant": False})
     with PackedForward(model, examples) as forward:
@@ -108,7 +109,7 @@ def test_the_trainers_first_loss_of_stage_1_is_the_mean_over_response_tokens(
     model: Any, tokenizer: Any
 ) -> None:
     rows = [{"prompt": row["prompt"], "response": row["responses"][0]} for row in ROWS]
-    examples = [trice.tokenize_record(tokenizer, row) for row in rows]
+    examples = tokenize(rows, tokenizer)
     with torch.no_grad():
         expected = -torch.cat(
             [logps for example in examples for logps in alone(model.eval(), example)]
@@ -127,7 +128,7 @@ def test_the_trainers_first_loss_of_stage_1_is_the_mean_over_response_tokens(
 )
 def test_another_record_is_refused(tokenizer: Any, row: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        trice.tokenize_record(tokenizer, row)
+        tokenize_record(tokenizer, row)
 
 
 def test_a_learned_prompt_is_refused(tiny_model: Callable[[str], Path]) -> None:

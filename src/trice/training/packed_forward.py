@@ -9,8 +9,9 @@ padded sequences. This module neither trains nor changes a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -23,6 +24,7 @@ from trice.training.attention import NAME as TREE_ATTENTION
 from trice.training.attention import key_uses, multiplies_sparse
 from trice.training.output_head import accumulation_dtype, token_log_probs
 from trice.training.packing import Layout, Packed, ResponseTokens, TokenizedExample, pack
+from trice.training.tokenization import tokenize
 
 PROBE_TOKENS = 24  # tokens of a prompt, and of a response, on which strategies are compared
 # The largest difference of a log-probability, relative to 1 + |log p| / 8.
@@ -62,15 +64,18 @@ class PackedForward:
 
     Args:
         model: A causal LM of transformers, or a PEFT model of one. Weights may be trained or frozen.
-        examples: Some examples of the training set; parts of the first two are used for the comparison.
+        rows: Some rows of the training set: records with `prompt` and `response`, or with `prompt`, `responses` and
+            `rewards`, or `TokenizedExample`s. The beginnings of the first two are compared.
+        tokenizer: The tokenizer, for records.
 
     Raises:
-        InputError: If the adapter is a learned prompt, which is not part of the layers.
-        TriceError: If no strategy gives the model's own log-probabilities.
+        InputError: If the adapter is a learned prompt, which is not part of the layers, or a record has other
+        fields. TriceError: If no strategy gives the model's own log-probabilities.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> from trice import PackedForward, TokenizedExample
+        >>> from trice import PackedForward
+        >>> from trice.training.packing import TokenizedExample
         >>> config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
         ...                      num_attention_heads=2)
         >>> model = LlamaForCausalLM(config)
@@ -82,20 +87,28 @@ class PackedForward:
         (torch.Size([5]), [0, 0, 0, 1, 1])
     """
 
-    def __init__(self, model: Any, examples: Sequence[TokenizedExample]) -> None:
+    def __init__(
+        self, model: Any, rows: Sequence[TokenizedExample | Mapping[str, Any]], tokenizer: Any = None
+    ) -> None:
         if any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values()):
             raise InputError(
                 "PackedForward: an adapter that is a learned prompt is not part of the model's layers; use LoRA"
             )
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.tokenizer = tokenizer
         self._plain_attention: str = self.model.config._attn_implementation
         self._replaced: list[str] = []
-        self.strategy = self._choose(_probes(examples))
+        self.strategy = self._choose(_probes(tokenize(islice(rows, 2), tokenizer)))
         if self.strategy != STRATEGIES[0]:
             notice(f"{type(self.model).__name__}: log-probabilities are computed with {self.strategy}")
 
-    def pack(self, examples: Sequence[TokenizedExample], device: torch.device | str | None = None) -> Packed:
-        """Lay out examples for this model, on its device unless another is given."""
+    def pack(
+        self,
+        rows: Sequence[TokenizedExample | Mapping[str, Any]],
+        device: torch.device | str | None = None,
+    ) -> Packed:
+        """Lay out a micro-batch for this model, on its device unless another is given."""
+        examples = tokenize(rows, self.tokenizer)
         return pack(examples, self.strategy.layout, device or next(self.model.parameters()).device)
 
     def __call__(self, packed: Packed, through: Any = None) -> torch.Tensor:

@@ -6,7 +6,7 @@ Every response token carries loss, the end token included; the prompt carries no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trice.errors import InputError
@@ -15,6 +15,21 @@ from trice.progress import notice
 from trice.training.packing import ResponseTokens, TokenizedExample
 
 VERBATIM = Template(name="verbatim", prompt_input="{instruction}", prompt_no_input="{instruction}")
+
+
+def tokenize(
+    rows: Iterable[TokenizedExample | Mapping[str, Any]], tokenizer: Any = None
+) -> list[TokenizedExample]:
+    """Tokenize the records among `rows`; tokenized examples stay as they are. Raises InputError as
+    `tokenize_record` does, and if there is a record but no tokenizer."""
+    found = []
+    for row in rows:
+        if not isinstance(row, TokenizedExample):
+            if tokenizer is None:
+                raise InputError("training records need a tokenizer; give it as an argument")
+            row = tokenize_record(tokenizer, row)
+        found.append(row)
+    return found
 
 
 def tokenize_record(tokenizer: Any, record: Mapping[str, Any]) -> TokenizedExample:

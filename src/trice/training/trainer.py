@@ -30,7 +30,7 @@ from trice.training.losses import ranking, sequence_scores
 from trice.training.packed_forward import PackedForward, half_precision_autocast
 from trice.training.packing import Packed, TokenizedExample, micro_batches
 from trice.training.settings import RankingObjective
-from trice.training.tokenization import drop_long, tokenize_record
+from trice.training.tokenization import drop_long, tokenize
 from trice.training.validation import METRICS, validation_metrics
 
 Validate = Callable[[int, int], list[int]]
@@ -231,15 +231,11 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         args = args or TriceConfig()
-        examples = [
-            row if isinstance(row, TokenizedExample) else tokenize_record(processing_class, row)
-            for row in train_dataset
-        ]
         super().__init__(
             model,
             args,
             data_collator=list,
-            train_dataset=drop_long(examples, args.max_length),
+            train_dataset=drop_long(tokenize(train_dataset, processing_class), args.max_length),
             # `Trainer` asks for a data set if it evaluates; `evaluate` does not use it.
             eval_dataset=[] if validate else None,
             processing_class=processing_class,
