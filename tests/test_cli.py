@@ -60,8 +60,8 @@ def test_a_tool_that_cannot_do_it_says_so(trice: Run) -> None:
     code, _, lines = trice("tool", "abacus", "1+1")
     assert (code, complaint(lines)) == (
         2,
-        "unknown tool 'abacus'; there is: calculator, WikiSearch, QA, translator, retriever, "
-        "or your own as module:name",
+        "unknown tool 'abacus'; choose calculator, WikiSearch, QA, translator, retriever, "
+        "or write your own as module:name",
     )
 
 

@@ -18,7 +18,7 @@ def test_tools_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found[:2] == (0, "Owl: Owls hoot.\n")
     code, _, told = command(capsys, "tool", "wikisearhc", "owls")
     assert code == 2
-    assert "there is: calculator, WikiSearch, QA, translator, retriever" in told[-1]
+    assert "choose calculator, WikiSearch, QA, translator, retriever" in told[-1]
 
 
 def test_sources_of_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

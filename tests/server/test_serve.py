@@ -146,7 +146,7 @@ def test_text_before_a_call_comes_first(writer: Callable[..., Any]) -> None:
     ("text", "tools", "content", "decision"),
     [
         ("calculator(1/0)", [], "The tool gave no result: division by zero.", "called"),
-        ("fail(x)", ["fail"], "The tool gave no result: ValueError: no good.", "called"),
+        ("fail(x)", ["fail"], "The tool gave no result: fail failed: no good (ValueError).", "called"),
         ("soon(x)", ["soon"], "The tool gave no result: no result within 0.2 seconds.", "called"),
         ("ah calculator()", [], "ah\nThe tool could not be called: the call is empty.", "malformed"),
     ],

@@ -73,7 +73,7 @@ def test_arguments_are_read_and_typed(
         (find, "query=a, query=b", "argument 'query' is given twice"),
         (find, "a, 1, en, 4", "more than 3 arguments"),
         (find, "a, query=b", "argument 'query' is given twice"),
-        (find, "'red kites", "a quoted value does not end"),
+        (find, "'red kites", "a quoted value has no closing quote"),
         (add, "1, 2", "argument 'numbers': Input should be a valid list"),
         (add, "[" * 100_000, "argument 'numbers'"),
     ],
@@ -131,8 +131,8 @@ def test_failures_are_data_and_bounded() -> None:
 
     start = time.perf_counter()
     for function, error in (
-        (leaves, "SystemExit: x"),
-        (breaks, "KeyError: 'x'"),
+        (leaves, "leaves failed: x (SystemExit)"),
+        (breaks, "breaks failed: nothing found for 'x' (KeyError)"),
         (hangs, "no result within 0.1 seconds"),
     ):
         execution = run(FunctionTool(function, time_limit=0.1), ToolCall(name="any", arguments={"text": "x"}))
@@ -206,14 +206,14 @@ def test_a_tool_of_the_users_is_found_by_its_name(own: str) -> None:
         ("nosuch_module:tool", "No module named 'nosuch_module'"),
         (
             "nosuch",
-            "unknown tool 'nosuch'; there is: calculator, WikiSearch, QA, translator, retriever, "
-            "or your own as module:name",
+            "unknown tool 'nosuch'; choose calculator, WikiSearch, QA, translator, retriever, "
+            "or write your own as module:name",
         ),
-        ("{own}:later", "neither a plain function nor a Tool"),
-        ("{own}:five", "neither a plain function nor a Tool"),
+        ("{own}:later", "expected a plain function or a Tool"),
+        ("{own}:five", "expected a plain function or a Tool"),
         ("{own}:untyped", "tool 'untyped': argument 'number': has no type"),
-        ("{own}:silent", "tool 'silent': needs a docstring"),
-        ("{own}:many", "argument 'numbers': must be one that can be given by name"),
+        ("{own}:silent", "tool 'silent': has no docstring"),
+        ("{own}:many", "argument 'numbers': must be one that can be passed by name"),
         ("{own}:nothing", "takes no argument"),
     ],
 )

@@ -248,6 +248,6 @@ def test_a_damaged_file_is_one_clear_line(kept: Path, damage: str) -> None:
         kept.write_text("no database " * 100)
     with pytest.raises(TriceError) as caught:
         run_all(calls(Loud("1"), "a"))
-    assert str(caught.value).startswith(f"{kept}: cannot be used (")
+    assert str(caught.value).startswith(f"{kept}: is not usable (")
     assert str(caught.value).endswith("; remove it, calls are then run again")
     assert "\n" not in str(caught.value)

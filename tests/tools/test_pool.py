@@ -105,7 +105,7 @@ def test_too_many_hanging_calls_stop_the_work_and_what_is_done_is_told(
             hang()
         return text.upper()
 
-    monkeypatch.setattr(worker_pool, "LOST", 2)
+    monkeypatch.setattr(worker_pool, "MAX_HUNG", 2)
     done: dict[str, Execution] = {}
     tool = FunctionTool(shout, 0.3, release_after=None)
     with pytest.raises(TriceError, match="shout: 2 calls hang; see why"):

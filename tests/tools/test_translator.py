@@ -59,7 +59,7 @@ def test_apertium_keeps_many_texts_apart() -> None:
 @pytest.mark.usefixtures("installed")
 def test_another_language_than_apertium_knows_is_named() -> None:
     assert translated("apertium", "Wer war der erste Kaiser von Österreich?").error == (
-        "the text seems to be German; Apertium knows Spanish here"
+        "the text seems to be German; the installed pairs are for Spanish"
     )
 
 

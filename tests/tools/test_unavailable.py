@@ -94,7 +94,7 @@ def test_a_users_tool_that_cannot_run_stops_the_stage(
     assert not (tmp_path / "out" / "x.json").exists()
     rows(tmp_path / "in.json", "broken(x)")  # an ordinary exception is data
     assert command(capsys, *words)[0] == 0
-    assert read(tmp_path / "out" / "x.json")[0]["execution"]["error"] == "ValueError: no x"
+    assert read(tmp_path / "out" / "x.json")[0]["execution"]["error"] == "broken failed: no x (ValueError)"
 
 
 def write_task(folder: Path, tool: str) -> None:
@@ -216,7 +216,7 @@ def test_a_tool_that_hangs_is_refused_at_once_and_others_go_on(monkeypatch: pyte
         """Says it loudly."""
         return text.upper()
 
-    monkeypatch.setattr(worker_pool, "LOST", 3)
+    monkeypatch.setattr(worker_pool, "MAX_HUNG", 3)
     bad, good = FunctionTool(hangs, 0.05), FunctionTool(shout)
     found: Queue[Execution | TriceError] = Queue()
 

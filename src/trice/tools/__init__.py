@@ -1,8 +1,8 @@
-"""Tools: something with a name, a description, typed arguments and an `execute`.
+"""Tools: the base classes, running one call, and loading a tool by its name.
 
-What happens with a tool's output is the tool's to say: it is the answer, or the model is asked again with it
-(`second_turn`). `run` executes a call: whatever a tool does wrong becomes an execution with an error, and a tool that
-cannot run raises TriceError. Many calls at once are run by `trice.tools.executor`.
+A tool decides what its output is for: it is the final answer, or the model reads it in a second turn. `run`
+executes one call. A failure of the tool becomes an execution with an error; a tool that cannot run raises
+TriceError. `trice.tools.executor` runs many calls.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from trice.formats.paper import unquote
 from trice.plugins import load_own
 from trice.types import Execution, Question, ToolCall
 
-BUILT_IN = ("calculator", "WikiSearch", "QA", "translator", "retriever")  # names, in any case
-MAX_OUTPUT = 10_000  # characters of a tool's output that are kept
+BUILT_IN = ("calculator", "WikiSearch", "QA", "translator", "retriever")  # matched without regard to case
+MAX_OUTPUT = 10_000  # characters of a stored output
 TIME_LIMIT = 30.0  # seconds for one execution, unless the tool has its own
-RELEASE_AFTER = 2.0  # seconds after which a call no longer keeps the next from beginning
+RELEASE_AFTER = 2.0  # seconds after which a slow call no longer occupies a worker
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the representation of an object; differs between processes
 
 
 class Tool(ABC):
@@ -58,7 +59,7 @@ class Tool(ABC):
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of the arguments: those of `execute`. Raises InputError where they cannot be told."""
+        """The JSON schema of the arguments of `execute`. Raises InputError if their types are missing."""
         from trice.tools.function_tool import arguments_of
 
         schema: dict[str, Any] = arguments_of(self.execute).model_json_schema()
@@ -66,52 +67,54 @@ class Tool(ABC):
 
     @abstractmethod
     def parse(self, text: str) -> dict[str, Any]:
-        """The arguments written between a call's parentheses. Raises ValueError with the reason where the
-        text is not something this tool accepts."""
+        """The arguments of the text between a call's parentheses. Raises ValueError if the tool does not accept
+        it."""
 
     @abstractmethod
     def execute(self, *args: Any, **arguments: Any) -> str:
-        """Run the tool. Raises ToolError where a well-formed call cannot be done, and ToolUnavailable where none
-        can: because a server is down, say."""
+        """Run the tool. Raises ToolError if this call fails, and ToolUnavailable if every call would, for example
+        because a server is down."""
 
     def check(self) -> None:  # noqa: B027  most tools need nothing
-        """Raise InputError where the tool lacks something it needs on this machine."""
+        """Raise InputError if something that the tool needs is missing on this machine."""
 
     def for_question(self, question: Question) -> Tool:
-        """The tool as it is for one question, which may bring what is searched; another tool for another question
-        needs another version."""
+        """The tool for one question, which may contain the passages to search. Tools with different outputs need
+        different versions."""
         return self
 
     def second_turn(self, question: Question, output: str) -> list[Question]:
-        """What the model is asked with the output, where that is no answer yet."""
+        """The questions of the second turn, in which the model reads the output; empty if the output is the
+        answer."""
         return []
 
     def second_turn_per_passage(self, question: Question, output: str) -> list[Question]:
-        """The same over each passage of an output alone, for the measure `any_passage`; none where an output holds
-        no passages."""
+        """The questions of a second turn for each passage of the output, for the metric `any_passage`; empty if the
+        output has no passages."""
         return []
 
     def supports_answer(self, question: Question, output: str) -> bool:
-        """Whether an output that is no answer yet can lead to a gold one, as far as can be told without a model."""
+        """Whether an output that the model has yet to read can lead to a gold answer, judged without a model."""
         return False
 
     def suggest_arguments(self, question: Question) -> str | None:
-        """What a rule would write between the parentheses for a question: the data set's own `expression`,
-        unless the tool knows better; None where there is none."""
+        """The arguments that the teacher `rule` writes for a question: by default its field `expression`, if
+        any."""
         return annotated_call(question)
 
 
 class BatchTool(Tool):
-    """A tool that does many calls at once faster than one by one, such as a model; bounded by itself. A model
-    on this machine would compete with the one that writes, and would have few calls in a batch: it runs later."""
+    """A tool that executes a batch faster than single calls, such as a model. It limits its own time.
+
+    It does not run early: a model on this machine would compete with the one that generates, in small batches."""
 
     time_limit = None
     run_early = False
-    batch = 64  # calls at once
+    batch = 64  # calls in one batch
 
     @abstractmethod
     def execute_batch(self, calls: Sequence[dict[str, Any]]) -> list[str]:
-        """The outputs of several calls, given their arguments. Raises ToolError where none of them can be done."""
+        """The outputs of several calls, given their arguments. Raises ToolError if the batch fails."""
 
     def execute(self, *args: Any, **arguments: Any) -> str:
         (output,) = self.execute_batch([arguments])
@@ -119,26 +122,25 @@ class BatchTool(Tool):
 
 
 def annotated_call(question: Question) -> str | None:
-    """The data set's own call for a question: its field `expression`; None where it is missing or empty."""
+    """The annotated call of a question: its field `expression`; None if it is missing or empty."""
     expression = (question.model_extra or {}).get("expression")
     return str(expression) if expression else None
 
 
 def argument_value(text: str, argument: str) -> str:
-    """The value of a tool's one argument, written alone or by its name: `query=capital of France`; bare, or quoted
-    as in `trice.formats.paper`."""
+    """The value of a tool's only argument, with or without its name (`query=capital of France`), bare or quoted."""
     value = re.sub(rf"^\s*{argument}\s*=(?!=)", "", text).strip()
     quoted = unquote(value)
     return value if quoted is None else quoted
 
 
 def text_schema(argument: str) -> dict[str, Any]:
-    """The JSON schema of a tool that takes one text."""
+    """The JSON schema of a tool whose only argument is a text."""
     return {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
 
 
 def parse_text_argument(text: str, argument: str, most: int) -> dict[str, Any]:
-    """The argument of a tool that takes one text, without quotes around it. Raises ValueError where it is empty, or
+    """The argument of a tool that takes one text, without quotes around it. Raises ValueError if it is empty, or
     longer than `most` characters."""
     value = argument_value(text, argument)
     if not value.strip():
@@ -152,7 +154,7 @@ def run(tool: Tool, call: ToolCall) -> Execution:
     """Execute a call; a failure is an execution with an error, not an exception. Raises TriceError for a tool that
     cannot run.
 
-    A tool that takes longer than its time limit is left to itself in a thread, which no one waits for."""
+    A call that exceeds its time limit continues in a daemon thread, and its result is ignored."""
     if tool.time_limit is None:
         return run_without_limit(tool, call)
     finished: Queue[Execution | TriceError] = Queue(1)
@@ -174,55 +176,66 @@ def run(tool: Tool, call: ToolCall) -> Execution:
 
 
 def timed_out(tool: Tool) -> Execution:
-    """What becomes of a call that takes longer than its tool's time limit."""
+    """The execution of a call that exceeds its tool's time limit."""
     limit = tool.time_limit or 0.0
     return Execution(error=f"no result within {limit:g} seconds", seconds=limit)
 
 
 def run_without_limit(tool: Tool, call: ToolCall) -> Execution:
-    """Execute a call for as long as it takes; a failure is an execution with an error. Raises TriceError for a tool
+    """Execute a call without a time limit; a failure is an execution with an error. Raises TriceError for a tool
     that cannot run."""
     start = time.perf_counter()
     try:
         output, error = truncated(tool.execute(**call.arguments)), None
-    except (Exception, SystemExit) as failure:  # a tool is a stranger's code: its crash is data too
+    except (Exception, SystemExit) as failure:  # a tool is the user's code: its crash is data
         if reason := unavailable_error(tool, failure):
             raise reason from None
-        output, error = None, describe_failure(failure)
+        output, error = None, describe_failure(tool, failure)
     return Execution(output=output, error=error, seconds=time.perf_counter() - start)
 
 
 def unavailable_error(tool: Tool, failure: BaseException) -> TriceError | None:
-    """Why the tool cannot run; None for a failure of this call alone, which is data."""
+    """The error of a tool that cannot run; None for a failure of this call alone, which is data."""
     if isinstance(failure, TriceError):
         return failure
-    # torch's error is known by its name: a tool without torch must not load it
+    # torch's error is recognised by its name, so that torch is not imported here
     if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
         return ToolUnavailable(f"{tool.name}: out of memory ({truncated(failure) or type(failure).__name__})")
     return None
 
 
 def truncated(output: object) -> str:
-    """As much of an output as is kept, without what is no text: no file takes half a surrogate pair."""
+    """The output as text of at most MAX_OUTPUT characters. Lone surrogates are replaced, since no file stores
+    them."""
     return str(output)[:MAX_OUTPUT].encode("utf-8", "replace").decode()
 
 
-def describe_failure(failure: BaseException) -> str:
-    """A failure in words, for an execution's error."""
-    return truncated(failure if isinstance(failure, ToolError) else f"{type(failure).__name__}: {failure}")
+def describe_failure(tool: Tool, failure: BaseException) -> str:
+    """A failure of a tool as a sentence, for an execution's error."""
+    if isinstance(failure, ToolError):
+        return truncated(failure)
+    kind, reason = type(failure).__name__, _ADDRESS.sub("", str(failure))
+    if isinstance(failure, KeyError) and reason:
+        reason = f"nothing found for {reason}"  # the message is the key alone
+    return truncated(f"{tool.name} failed: {reason} ({kind})" if reason else f"{tool.name} failed ({kind})")
 
 
 def canonical_name(name: str, known: Iterable[str]) -> str:
-    """The known name that differs from `name` at most in case; `name` itself where there is none."""
+    """The known name that equals `name` apart from case; else `name` itself."""
     return next((each for each in known if each.lower() == name.lower()), name)
 
 
 def load_tool(name: str, source: str | None = None) -> Tool:
-    """The tool called `name`: one that ships, or the user's own as `module:name`, a typed function or a Tool.
+    """A tool by its name.
 
-    `source` says what is behind a tool that has several: where WikiSearch and the retriever search, the model or
-    program of QA and of the translator; None is the embedded default. Raises InputError where there is no such tool
-    or source."""
+    Args:
+        name: One of `BUILT_IN`, or `module:name` for the user's typed function or Tool.
+        source: The backend of a tool that has several: what WikiSearch and the retriever search, or the model or
+            program of QA and the translator. None is the default.
+
+    Raises:
+        InputError: If there is no such tool or source.
+    """
     from trice.tools.calculator import Calculator
     from trice.tools.function_tool import FunctionTool
     from trice.tools.qa import QA
@@ -237,10 +250,10 @@ def load_tool(name: str, source: str | None = None) -> Tool:
         return tool
     if name != Calculator.name and ":" not in name:
         raise InputError(
-            f"unknown tool '{name}'; there is: {', '.join(BUILT_IN)}, or your own as module:name"
+            f"unknown tool '{name}'; choose {', '.join(BUILT_IN)}, or write your own as module:name"
         )
     if source is not None:
-        raise InputError(f"tool '{name}': takes no source")
+        raise InputError(f"tool '{name}': takes no source; leave it out")
     if name == Calculator.name:
         return Calculator()
     own = load_own("tool", name)
@@ -248,5 +261,5 @@ def load_tool(name: str, source: str | None = None) -> Tool:
     if isinstance(own, Tool):
         return own
     if not inspect.isfunction(own) or inspect.iscoroutinefunction(own):
-        raise InputError(f"tool '{name}': neither a plain function nor a Tool")
+        raise InputError(f"tool '{name}': expected a plain function or a Tool")
     return FunctionTool(own)

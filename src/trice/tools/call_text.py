@@ -1,7 +1,7 @@
-"""A call as a model would write it, from its name and arguments: the way back from `Tool.parse`.
+"""Writing a call as the text that a model would generate: the inverse of `Tool.parse`.
 
-A call counts only if it reads back as the same one. Every text can be written; arguments that the tool's own
-`parse` cannot return, such as an empty query, raise ValueError.
+A written call is accepted only if it parses back to the same arguments. Every text value can be written; arguments
+that `parse` cannot return, such as an empty query, raise ValueError.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from trice.formats.paper import argument_texts, parse, quote, render_call
 from trice.tools import Tool
 from trice.types import ToolCall
 
-SIGNS = set(",=()[]{}\"'")  # that mean something between the parentheses of a call
+SIGNS = set(",=()[]{}\"'")  # that have a meaning between the parentheses of a call
 
 
 def function_schema(tool: Tool) -> dict[str, Any]:
-    """A tool as chat templates are told of it: a function with its arguments' JSON schema, without the titles that
-    pydantic adds."""
+    """A tool in the form of the OpenAI API, which chat templates expect; without the titles that pydantic adds."""
     parameters = {key: value for key, value in tool.schema.items() if key not in ("title", "description")}
     properties = parameters.get("properties", {}).items()
     parameters["properties"] = {
@@ -29,7 +28,7 @@ def function_schema(tool: Tool) -> dict[str, Any]:
 
 
 def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
-    """The call as text on one line. Raises ValueError where none reads back as these arguments."""
+    """The call as one line of text. Raises ValueError if no text parses back to these arguments."""
     wanted = argument_texts(arguments)
     for text in _forms(tool, arguments):
         written = render_call(tool.name, text)
@@ -38,17 +37,13 @@ def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
         reading = parse(written, {tool.name: tool.parse}, complete=False)
         if reading.call and reading.written == written and argument_texts(reading.call.arguments) == wanted:
             return written
-    raise ValueError(f"no text between parentheses is read as these arguments of {tool.name}")
+    raise ValueError(f"no text parses as these arguments of {tool.name}")
 
 
 def first_call_is(tools: Sequence[Tool], text: str, call: ToolCall) -> bool:
-    """Whether a text's first call is this one."""
+    """Whether the first call in a text is this one."""
     found = parse(text, {tool.name: tool.parse for tool in tools}).call
-    return (
-        found is not None
-        and found.name == call.name
-        and argument_texts(found.arguments) == argument_texts(call.arguments)
-    )
+    return found is not None and found.name == call.name and argument_texts(found.arguments) == argument_texts(call.arguments)
 
 
 def is_one_line(text: str) -> bool:
@@ -57,8 +52,7 @@ def is_one_line(text: str) -> bool:
 
 
 def _forms(tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
-    """Ways to write them, the plainest first: bare, with quotes where a sign could be mistaken, by name, in quotes
-    whatever they are."""
+    """Forms of the arguments, the simplest first: bare, quoted where needed, all quoted, and both with names."""
     bare = argument_texts(arguments)
     quoted = {name: quote(text) if isinstance(arguments[name], str) else text for name, text in bare.items()}
     careful = {name: quoted[name] if set(text) & SIGNS else text for name, text in bare.items()}

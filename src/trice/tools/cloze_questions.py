@@ -1,7 +1,7 @@
-"""Cloze sentences as questions: what kind of thing a masked word is, told from the relation it stands in.
+"""Cloze sentences as questions that name the kind of the masked word, derived from the sentence's relation.
 
-A sentence alone often leaves that open ("a [MASK] poet": Hindi, famous, dead), and a small model then guesses the
-wrong kind. The relations are those of T-REx in LAMA (Petroni and others, EMNLP 2019), by their Wikidata ids.
+The sentence alone often leaves the kind open ("a [MASK] poet": Hindi, famous, dead), and a small model then guesses
+the wrong one. The relations are those of T-REx in LAMA (Petroni and others, EMNLP 2019), by their Wikidata ids.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ KINDS = {
     "P495": "country", "P527": "part", "P530": "country", "P740": "city", "P937": "city", "P1001": "country",
     "P1303": "instrument", "P1376": "country", "P1412": "language",
 }  # fmt: skip
-WRITTEN = re.compile(r"Which (.{1,40}?) is missing: (.+)", re.DOTALL)
+CLOZE_QUESTION = re.compile(r"Which (.{1,40}?) is missing: (.+)", re.DOTALL)
 
 
 class Cloze(NamedTuple):
-    """A sentence in two parts, around what is missing, and the kind of thing that is, where it is said."""
+    """A sentence split at its mask, and the kind of the masked word if it is known."""
 
     kind: str | None
     before: str
@@ -32,15 +32,15 @@ class Cloze(NamedTuple):
 
 
 def cloze_question(sentence: str, relation: str | None) -> str:
-    """A cloze sentence as a question for what is missing, by the Wikidata id (`P19`) of the relation; as it is
-    where none is known."""
+    """A cloze sentence as a question for the masked word, by the Wikidata id (`P19`) of the relation; unchanged if
+    the relation is not known."""
     kind = KINDS.get(relation or "")
     return f"Which {kind} is missing: {sentence}" if kind else sentence
 
 
 def parse_cloze(question: str) -> Cloze | None:
-    """The cloze that a question is, whether or not it says what is missing; None where it has no mask."""
-    found = WRITTEN.fullmatch(question)
+    """The cloze in a question, with or without its kind; None if the question has no mask."""
+    found = CLOZE_QUESTION.fullmatch(question)
     kind, sentence = found.groups() if found else (None, question)
     before, mask, after = sentence.partition(MASK)
     return Cloze(kind, before, after) if mask else None

@@ -1,9 +1,9 @@
-"""A typed function as a tool: name, description, arguments and their JSON schema are read from it.
+"""Typed functions as tools: name, description, arguments and JSON schema are read from the function.
 
 A model writes `name(value)`, `name(value, value)`, `name(key=value, …)` or `name(value, key=value)`. A value is
-quoted (`trice.formats.paper` has the rules), a JSON list or object, or bare text; a bare value runs to the next comma, and
-to the end of the call where the tool takes but one argument. Types are checked, and made from text, by pydantic.
-Does not cover methods, `*args` and `**kwargs`, or an unmatched closing parenthesis in a bare value.
+quoted (by the rules of `trice.formats.paper`), a JSON list or object, or bare text. Bare text ends at the next
+comma, or at the end of the call if the tool has one argument. pydantic converts and checks the types. Methods,
+`*args`, `**kwargs` and an unmatched closing parenthesis in bare text are not supported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
 
-from trice.errors import InputError
+from trice.errors import InputError, ToolError
 from trice.formats.paper import structural_marks, unquote
 from trice.tools import RELEASE_AFTER, TIME_LIMIT, Tool
 
@@ -26,8 +26,7 @@ _CLOSING = {")": "(", "]": "[", "}": "{"}
 
 
 class FunctionTool(Tool):
-    """`function` as a tool. It needs a docstring, and a type for every argument. Its limits are those of every
-    tool: seconds, calls at the same time, calls a second, seconds before the next one no longer waits for it."""
+    """A function as a tool. It needs a docstring, and a type for every argument. The limits are those of `Tool`."""
 
     def __init__(
         self,
@@ -50,10 +49,12 @@ class FunctionTool(Tool):
         self._function = function
         self._arguments = arguments_of(function)
         if not self.description:
-            raise InputError(f"tool '{self.name}': needs a docstring, which says what it does")
+            raise InputError(
+                f"tool '{self.name}': has no docstring; write one that says what the function does"
+            )
 
     def __call__(self, *args: Any, **arguments: Any) -> Any:
-        """The function itself."""
+        """Call the function."""
         return self._function(*args, **arguments)
 
     @property
@@ -62,13 +63,16 @@ class FunctionTool(Tool):
         return self._arguments.model_json_schema()
 
     def parse(self, text: str) -> dict[str, Any]:
-        """The arguments in `text`. Raises ValueError for a wrong type, an unknown name or one that is missing."""
+        """The arguments in `text`. Raises ValueError for a wrong type, and for an unknown or missing name."""
         names = list(self._arguments.model_fields)
         return self._checked(_read(text, names)).model_dump(mode="json", exclude_unset=True)
 
     def execute(self, **arguments: Any) -> str:
-        """The function's result as text."""
-        values = self._checked(arguments)
+        """The function's result as text. Raises ToolError if the arguments do not fit."""
+        try:
+            values = self._checked(arguments)
+        except ValueError as error:
+            raise ToolError(str(error)) from None
         return str(self._function(**{name: getattr(values, name) for name in type(values).model_fields}))
 
     def _checked(self, given: dict[str, Any]) -> BaseModel:
@@ -87,7 +91,7 @@ def tool(function: Callable[..., Any] | None = None, **limits: Any) -> Any:
     """Make a function a tool that a model can call.
 
     Args:
-        function: It needs a type for every argument and a docstring, which becomes the description.
+        function: A function with a docstring, which becomes the description, and a type for every argument.
         limits: `time_limit` (seconds for one call), `workers` (calls at the same time), `rate` (calls begun in a
             second), `release_after` (seconds after which a slow call no longer holds up the next).
 
@@ -109,18 +113,18 @@ def tool(function: Callable[..., Any] | None = None, **limits: Any) -> Any:
     if function is None:
         return lambda decorated: tool(decorated, **limits)
     if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
-        raise InputError(f"tool '{getattr(function, '__name__', function)}': is not a plain function")
+        raise InputError(f"tool '{getattr(function, '__name__', function)}': expected a plain function")
     return FunctionTool(function, **limits)
 
 
 def as_tool(tool_or_function: Tool | Callable[..., Any]) -> Tool:
-    """A tool as it is, a function as a tool."""
+    """A tool unchanged, or a function as a tool."""
     made: Tool = tool_or_function if isinstance(tool_or_function, Tool) else tool(tool_or_function)
     return made
 
 
 def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
-    """The function's parameters as a pydantic model. Raises InputError for what cannot be one."""
+    """The function's parameters as a pydantic model. Raises InputError if a parameter has no type or name."""
     where = f"tool '{function.__name__}'"
     try:
         types = typing.get_type_hints(function)
@@ -129,9 +133,9 @@ def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise InputError(f"{where}: argument '{name}': must be one that can be given by name")
+            raise InputError(f"{where}: argument '{name}': must be one that can be passed by name")
         if name not in types:
-            raise InputError(f"{where}: argument '{name}': has no type")
+            raise InputError(f"{where}: argument '{name}': has no type; add an annotation")
         fields[name] = (types[name], ... if parameter.default is parameter.empty else parameter.default)
     if not fields:
         raise InputError(f"{where}: takes no argument")
@@ -142,8 +146,8 @@ def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
 
 
 def _read(text: str, names: list[str]) -> dict[str, Any]:
-    """The arguments in `text` by name: those by position first, as in Python. Raises ValueError where there are too
-    many, or one twice."""
+    """The arguments in `text` by name; positional ones come first, as in Python. Raises ValueError if there are too
+    many, or one is repeated."""
     first = _KEY.match(text)
     if len(names) == 1 and (first is None or first[1] != names[0]):  # `x = 5` can be an equation
         return {names[0]: _value(text)}
@@ -165,7 +169,7 @@ def _read(text: str, names: list[str]) -> dict[str, Any]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """`text` cut at its commas, except those in quotes or brackets."""
+    """`text` split at its commas, except at those in quotes or brackets."""
     start, open_brackets = 0, []
     for match in structural_marks(text):
         sign = match[0]
@@ -181,17 +185,17 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _value(text: str) -> Any:
-    """A written value: what a quoted one says, a list or object from its JSON, else the text itself."""
+    """A value from its text: unquoted, parsed from a JSON list or object, or the text itself."""
     text = text.strip()
     quoted = unquote(text)
     if quoted is not None:
         return quoted
     if text[:1] in ("'", '"') and text[0] not in text[1:]:
-        raise ValueError(f"a quoted value does not end: {text[:40]}")
+        raise ValueError(f"a quoted value has no closing quote: {text[:40]}")
     if text[:1] in ("[", "{"):
         try:
             value = json.loads(text)
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate cannot be stored
             return value
         except (ValueError, RecursionError):
             return text

@@ -1,7 +1,7 @@
-"""Languages: which one a text is in, and what programs and models call it.
+"""Languages: detection with py3langid, and the codes that programs and models use.
 
-Detection is py3langid's, among the languages listed here; a phrase of one or two words may be taken for a related
-language. Does not cover texts that mix languages.
+Only the languages listed here are detected, and a phrase of one or two words may be assigned to a related language.
+Texts that mix languages are not supported.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LANGUAGES = {
 
 
 def detect(text: str) -> str:
-    """The ISO 639-1 code of a text's language. Raises InputError where the detector is not installed."""
+    """The ISO 639-1 code of a text's language. Raises InputError if the detector is not installed."""
     return str(_detector().classify(text)[0])
 
 
@@ -65,7 +65,7 @@ def _detector() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped,import-not-found]
     except ImportError:
         raise InputError(
-            "telling languages apart needs the extra 'search': pip install 'trice-rlef[search]'"
+            "language detection needs the extra 'search': pip install 'trice-rlef[search]'"
         ) from None
     detector = LanguageIdentifier.from_model_file(MODEL_FILE)
     detector.set_languages(list(LANGUAGES))

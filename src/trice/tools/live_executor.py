@@ -1,8 +1,8 @@
-"""Calls as they come, for a server: each is run beside, and its execution given to who asked for it.
+"""Running calls for a server: each call runs in the background, and a callback receives its execution.
 
-Outputs of tools with a version are taken from the user's cache and kept there (`trice.tools.executor`); the same call
-of such a tool that comes while it is being run is not run again. Does not cover stopping a call that has begun: its
-tool's time limit does that.
+Outputs of tools with a version are read from and stored in the user's cache (`trice.tools.executor`). Equal calls
+of such a tool that arrive at the same time run once. A call that has started cannot be stopped; its tool's time
+limit ends it.
 """
 
 from __future__ import annotations
@@ -19,76 +19,74 @@ from trice.tools.executor import ExecutionStore, call_key
 from trice.tools.worker_pool import WorkerPool
 from trice.types import Execution, ToolCall
 
-Take = Callable[[Execution | TriceError], None]
-"""Takes a call's execution, or why its tool cannot run."""
+Callback = Callable[[Execution | TriceError], None]
+"""Receives a call's execution, or the error of a tool that cannot run."""
 
 
 class LiveExecutor:
-    """A context manager around the time in which calls come; `run` may be called from any thread, and what takes an
-    execution is called in another one."""
+    """A context manager in which calls can be run from any thread. Callbacks are called in another thread."""
 
     def __init__(self) -> None:
         self._pool = WorkerPool(eager=True)
-        self._thread = Thread(target=self._go, name="trice-calls", daemon=True)
-        self._waiting: dict[str, list[Take]] = {}
-        self._lasting: dict[str, bool] = {}
+        self._thread = Thread(target=self._loop, name="trice-calls", daemon=True)
+        self._waiting: dict[str, list[Callback]] = {}
+        self._permanent: dict[str, bool] = {}
         self._numbers = count()
         self._closed = False
 
-    def run(self, tool: Tool, call: ToolCall, take: Take) -> None:
-        """Have a call run; `take` gets its execution, or why its tool cannot run. Returns at once."""
-        self._pool.post(partial(self._look, tool, call, take))
+    def run(self, tool: Tool, call: ToolCall, callback: Callback) -> None:
+        """Run a call in the background; the callback receives its result. Returns at once."""
+        self._pool.post(partial(self._start, tool, call, callback))
 
     def __enter__(self) -> LiveExecutor:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Calls that have begun are left to themselves."""
+        """Stop taking calls; those that have started are abandoned."""
         self._closed = True
         self._pool.post(partial(self._pool.close, drop=True))
 
-    def _go(self) -> None:
+    def _loop(self) -> None:
         with ExecutionStore(None) as self._stores:
             while not self._closed:
                 try:
                     self._results()
                 except (
                     BaseException
-                ) as failure:  # ours, or a Ctrl-C of a tool's: the calls that run are still told
+                ) as failure:  # a bug, or Ctrl-C in a tool: running calls are still answered
                     notice(f"tools: {type(failure).__name__}: {failure}")
 
     def _results(self) -> None:
         for key, result in self._pool.results():
-            lasting = self._lasting.pop(key)
-            if lasting and isinstance(result, Execution):  # first: who has the answer may close all of this
+            permanent = self._permanent.pop(key)
+            if permanent and isinstance(
+                result, Execution
+            ):  # before the callback, which may close this executor
                 try:
-                    self._stores.put(key, result, lasting)
-                except TriceError as failure:  # a full disk costs no answer
+                    self._stores.put(key, result, permanent)
+                except TriceError as failure:  # a full disk must not fail the request
                     notice(str(failure))
-            for take in self._waiting.pop(key):
-                take(result)
+            for callback in self._waiting.pop(key):
+                callback(result)
 
-    def _look(self, tool: Tool, call: ToolCall, take: Take) -> None:
-        """In the pool's own thread: take what is kept, else have it run."""
+    def _start(self, tool: Tool, call: ToolCall, callback: Callback) -> None:
+        """Answer a call from the store, or run it. This method runs in the pool's thread."""
         if self._closed:
             return
         try:
             version = tool.version
-            lasting = version is not None and not tool.cheap
-            # without a version two calls may have different outputs
-            key = call_key(tool, version, call) if lasting else f"{next(self._numbers)}"
-            kept = self._stores.get(key, True) if lasting else None
-        except Exception as failure:  # a version may ask a stranger's code
-            take(
-                unavailable_error(tool, failure)
-                or ToolUnavailable(f"{tool.name}: {describe_failure(failure)}")
-            )
+            permanent = version is not None and not tool.cheap
+            # without a version, equal calls may have different outputs
+            key = call_key(tool, version, call) if permanent else f"{next(self._numbers)}"
+            kept = self._stores.get(key, True) if permanent else None
+        except Exception as failure:  # a version may run the user's code
+            callback(unavailable_error(tool, failure) or ToolUnavailable(describe_failure(tool, failure)))
             return
         if kept is not None:
-            take(kept)
+            callback(kept)
         elif key in self._waiting:
-            self._waiting[key].append(take)
+            self._waiting[key].append(callback)
         else:
-            self._waiting[key], self._lasting[key] = [take], lasting
+            self._waiting[key], self._permanent[key] = [callback], permanent
             self._pool.add(key, tool, call)

@@ -51,8 +51,8 @@ FORM = 1  # of what models are asked; another one gets other answers
 class QA(BatchTool):
     """`QA(What is the capital of Peru?)` gives `Lima`.
 
-    `source` is a model (extractive_qa, seq2seq, or causal and shown examples), or `URL#model` for an endpoint; None is
-    the base model. What stands behind a further `#` is where passages are searched: any source of WikiSearch."""
+    `source` is a model (extractive_qa, seq2seq, or causal and shown examples), or `URL#model` for an endpoint; None
+    is the base model. What stands behind a further `#` is where passages are searched: any source of WikiSearch."""
 
     name = "QA"
     description = "Answers a question in a few words."

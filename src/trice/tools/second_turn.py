@@ -1,7 +1,7 @@
-"""ModelSpec the model again with what a tool gave: the second turn's form, and finding answers in passages.
+"""The second turn, in which the model reads a tool's output, and the search for answers in passages.
 
-The instruction and the form of the context are constants of the format (evaluate/evaluate.py of
-github.com/zjunlp/TRICE has them for translated questions; passages are put the same way here).
+The instruction and the form of the context are part of the published format (evaluate/evaluate.py of
+github.com/zjunlp/TRICE has them for translated questions; passages are written in the same form here).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trice.formats.paper import visible
 from trice.types import Question
 
 SECOND_TURN_INSTRUCTION = "Given a context, please answer the question."
-SECOND_TURN = "second-turn"  # the task of a question that is asked again
+SECOND_TURN = "second-turn"  # the task of a second turn's question
 CONTEXT = "Context: "
 ASKED = "\nQuestion: "
 
@@ -32,32 +32,32 @@ def second_turn_question(question: Question, context: str, asked: str, turn: int
 
 
 def with_context(context: str, asked: str) -> str:
-    """The input of a question that has a context; `split_context` takes it apart again."""
+    """The input of a question that has a context; the inverse of `split_context`."""
     return f"{CONTEXT}{context}{ASKED}{asked}"
 
 
 def split_context(input: str) -> tuple[str, str]:
-    """The context of a question that has one, else nothing, and what is asked."""
+    """The context of a question, or an empty string, and the question without it."""
     context, found, asked = input.rpartition(ASKED)
     return (context.removeprefix(CONTEXT), asked) if found else ("", input)
 
 
 def final_answer(turns: Sequence[str]) -> str:
-    """The one answer of the turns over a tool's output: the first that is not empty, without its reasoning. Gold
-    answers have no part in the choice: grading, chat and the server all use this function."""
+    """The answer of the second turns: the first that is not empty, without its reasoning. It does not depend on the
+    gold answers. Grading, chat and the server all use this function."""
     return next((answer for turn in turns if (answer := visible(turn).strip())), "")
 
 
 def normalise(text: str) -> str:
-    """Text without its case, with single blanks, each character written in one way (NFKC)."""
+    """Text in NFKC, case folded, with single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers occurs in a text as whole words, in whatever punctuation.
+    """Whether one of the answers occurs in a text as whole words, regardless of punctuation.
 
-    A word with an apostrophe counts both as it is written and as its parts of two letters and more: "Paris" is in
-    "Paris's" and "Italie" in "l'Italie", and "D" is not in "I'd"."""
+    A word with an apostrophe matches as a whole and by its parts of two letters or more: "Paris" is in "Paris's"
+    and "Italie" in "l'Italie", but "D" is not in "I'd"."""
     found = _WORD.findall(_unified(text))
     parted = [part for word in found for part in _apart(word)]
     readings = {f" {' '.join(map(_bare, found))} ", f" {' '.join(map(_bare, parted))} "}
@@ -66,11 +66,11 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in the form in which they are compared: NFKC, case folded, without punctuation, quotes
-    and apostrophes. Accents are kept. A number is one word with its sign and decimals, without thousands
-    separators. "C++" and "C#" are not "C".
+    """The words of a text, normalised for comparison: NFKC, case folded, without punctuation, quotes and
+    apostrophes. Accents are kept. A number is one word with its sign and decimals, without thousands separators.
+    "C++" and "C#" are not "C".
 
-    In scripts that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) and in
+    In scripts that are written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) and in
     Korean, where particles follow a noun without one, each character is a word."""
     return [_bare(word) for word in _WORD.findall(_unified(text))]
 

@@ -1,9 +1,9 @@
-"""A pool of calls: several tools at once, each with as many calls as it allows, none held up by another's.
+"""A pool that runs the calls of several tools at once, each tool with its own number of workers.
 
-One thread decides (that which takes the results), and every call runs in a thread of its own. A call that hangs
-holds its place for the tool's `release_after` only, and is given up at its time limit. Its thread counts until it ends,
-whatever became of the pool: a tool with too many of them runs no further call meanwhile. Does not cover keeping
-outputs, which is `trice.tools.executor`, nor ending a thread that hangs, which Python cannot.
+One thread, which reads the results, makes all decisions, and every call runs in a thread of its own. A hanging call
+occupies a worker for its tool's `release_after` seconds, and becomes an error at its time limit. Its thread is
+counted until it ends, even across pools: a tool with too many hanging threads runs no further call. Python cannot
+end a hanging thread. `trice.tools.executor` stores the outputs.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from trice.tools import (
 )
 from trice.types import Execution, ToolCall
 
-LOST = 100  # calls of a tool that were given up and still run, at most: then something is wrong with it
+MAX_HUNG = 100  # threads of a tool that exceeded their time limit and still run
 
-Done = tuple[str, Execution | TriceError]
-"""A call's key, and its execution, or why its tool cannot run."""
+Result = tuple[str, Execution | TriceError]
+"""A call's key, and its execution or the error of a tool that cannot run."""
 
-Place = tuple[type[Tool], str, str]
-"""What tells tools apart: kind, name, and what is behind it."""
+ToolKey = tuple[type[Tool], str, str]
+"""Identifies a tool: its class, name and backend."""
 
-_HUNG: dict[Place, list[Thread]] = {}  # of this process
+_HUNG: dict[ToolKey, list[Thread]] = {}  # in this process
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     key: str
     tool: Tool
     call: ToolCall
@@ -50,174 +50,174 @@ class _Asked(NamedTuple):
 
 @dataclass
 class _Job:
-    """What one thread does: a call, or a batch of them."""
+    """The work of one thread: a call, or a batch of calls."""
 
     number: int
-    asked: tuple[_Asked, ...]
-    began: float
+    requests: tuple[_Request, ...]
+    started: float
     thread: Thread = field(init=False)
 
     @property
     def tool(self) -> Tool:
-        return self.asked[0].tool
+        return self.requests[0].tool
 
     @property
-    def limit(self) -> float | None:
-        """When it is given up."""
-        return None if self.tool.time_limit is None else self.began + self.tool.time_limit
+    def deadline(self) -> float | None:
+        """When the job exceeds its time limit."""
+        return None if self.tool.time_limit is None else self.started + self.tool.time_limit
 
     @property
-    def moves_over(self) -> float | None:
-        """When it makes room for the next one."""
+    def release_time(self) -> float | None:
+        """When the job stops occupying a worker."""
         if self.tool.time_limit is None or self.tool.release_after is None:
-            return self.limit
-        return self.began + min(self.tool.release_after, self.tool.time_limit)
+            return self.deadline
+        return self.started + min(self.tool.release_after, self.tool.time_limit)
 
 
 @dataclass
-class _Lane:
-    """One tool's calls. `hung` are threads that were given up; `free` is when its rate allows the next call."""
+class _ToolQueue:
+    """The calls of one tool. `hung` holds the threads of jobs that exceeded the time limit, and `next_start` is the
+    time at which the tool's rate allows the next call."""
 
     hung: list[Thread]
-    waiting: deque[_Asked] = field(default_factory=deque)
+    waiting: deque[_Request] = field(default_factory=deque)
     running: dict[int, _Job] = field(default_factory=dict)
-    free: float = 0.0
+    next_start: float = 0.0
 
     @property
     def hanging(self) -> int:
-        """How many threads that were given up still run."""
+        """The number of hung threads that still run."""
         self.hung[:] = [thread for thread in self.hung if thread.is_alive()]
         return len(self.hung)
 
-    def next(self, now: float, last: bool) -> tuple[_Asked, ...]:
-        """What may begin now, nothing if nothing may. A batch waits until it is full, or no call will follow it."""
-        if not self.waiting or now < self.free:
+    def take(self, now: float, last: bool) -> tuple[_Request, ...]:
+        """The call or batch that may start now, if any. A batch waits until it is full, unless it is the `last`."""
+        if not self.waiting or now < self.next_start:
             return ()
         tool = self.waiting[0].tool
-        places = sum(job.moves_over is None or job.moves_over > now for job in self.running.values())
+        busy = sum(job.release_time is None or job.release_time > now for job in self.running.values())
         workers = max(1, tool.workers)
-        if places >= workers or len(self.running) + self.hanging >= LOST + workers:
+        if busy >= workers or len(self.running) + self.hanging >= MAX_HUNG + workers:
             return ()
         size = tool.batch if isinstance(tool, BatchTool) else 1
-        same = itertools.takewhile(lambda asked: asked.tool is tool, self.waiting)
+        same = itertools.takewhile(lambda request: request.tool is tool, self.waiting)
         taken = tuple(itertools.islice(same, size))
         if len(taken) < size and len(taken) == len(self.waiting) and not last:
             return ()
         for _ in taken:
             self.waiting.popleft()
         if tool.rate:
-            self.free = now + len(taken) / tool.rate
+            self.next_start = now + len(taken) / tool.rate
         return taken
 
-    def changes(self, now: float) -> Iterator[float]:
-        """When something may begin, or is given up, though nothing comes back."""
-        if self.waiting and self.free > now:
-            yield self.free
+    def wake_times(self, now: float) -> Iterator[float]:
+        """The times at which a call may start or exceeds its time limit, even if no other call ends."""
+        if self.waiting and self.next_start > now:
+            yield self.next_start
         for job in self.running.values():
-            if self.waiting and job.moves_over is not None and job.moves_over > now:
-                yield job.moves_over
-            if job.limit is not None:
-                yield job.limit
+            if self.waiting and job.release_time is not None and job.release_time > now:
+                yield job.release_time
+            if job.deadline is not None:
+                yield job.deadline
 
 
 class WorkerPool:
-    """Calls in, executions out as they come.
+    """Runs the calls that are added, and yields their executions in the order in which they end.
 
-    `add` and `close` belong to the thread that goes through `results`; `post` hands it something to do, from any
-    thread. An `eager` pool fills no batch: a call begins as soon as there is a place for it."""
+    Only the thread that iterates over `results` may use `add` and `close`. Other threads use `post`, which gives
+    that thread a function to run. An `eager` pool does not wait for full batches."""
 
     def __init__(self, eager: bool = False) -> None:
         self._eager = eager
-        self._news: Queue[Callable[[], None]] = Queue()
-        self._lanes: dict[Place, _Lane] = {}
-        self._done: list[Done] = []
+        self._posted: Queue[Callable[[], None]] = Queue()
+        self._queues: dict[ToolKey, _ToolQueue] = {}
+        self._done: list[Result] = []
         self._numbers = itertools.count()
         self._closed = False
 
-    def post(self, what: Callable[[], None]) -> None:
-        """Have something done by the thread that decides."""
-        self._news.put(what)
+    def post(self, action: Callable[[], None]) -> None:
+        """Run an action in the thread that iterates over `results`."""
+        self._posted.put(action)
 
     def add(self, key: str, tool: Tool, call: ToolCall) -> None:
-        """A call to run, whose execution comes under `key`."""
-        place = type(tool), tool.name, tool.backend
-        if place not in self._lanes:
-            self._lanes[place] = _Lane(_HUNG.setdefault(place, []))
-        self._lanes[place].waiting.append(_Asked(key, tool, call))
+        """Add a call, whose result is reported under `key`."""
+        tool_key = type(tool), tool.name, tool.backend
+        if tool_key not in self._queues:
+            self._queues[tool_key] = _ToolQueue(_HUNG.setdefault(tool_key, []))
+        self._queues[tool_key].waiting.append(_Request(key, tool, call))
 
     def close(self, drop: bool = False) -> None:
-        """No call will follow; with `drop`, those that have not begun never do."""
+        """End `results` after the last call; with `drop`, calls that have not started are discarded."""
         self._closed = True
-        for lane in self._lanes.values() if drop else ():
-            lane.waiting.clear()
+        for queue in self._queues.values() if drop else ():
+            queue.waiting.clear()
 
-    def results(self) -> Iterator[Done]:
-        """Each execution as soon as it is there, until the pool is closed and all are; for a call whose tool cannot
-        run, why."""
+    def results(self) -> Iterator[Result]:
+        """Each result as soon as it exists, until the pool is closed and every call has ended."""
         while True:
             done, self._done = self._done, []
-            yield from done  # and kept, before the next call begins
-            self._begin()
+            yield from done  # so that it is stored before the next call starts
+            self._start()
             if self._done:
                 continue
-            if self._closed and not any(lane.waiting or lane.running for lane in self._lanes.values()):
+            if self._closed and not any(queue.waiting or queue.running for queue in self._queues.values()):
                 return
             self._wait()
-            self._give_up()
+            self._time_out()
 
-    def _begin(self) -> None:
-        for lane in self._lanes.values():
-            if lane.waiting and lane.hanging >= LOST:
-                name = lane.waiting[0].tool.name
+    def _start(self) -> None:
+        for queue in self._queues.values():
+            if queue.waiting and queue.hanging >= MAX_HUNG:
+                name = queue.waiting[0].tool.name
                 failure = ToolUnavailable(
-                    f"{name}: {LOST} calls hang; see why, then start again: the others are kept"
+                    f"{name}: {MAX_HUNG} calls hang; fix the tool and start again, finished calls are kept"
                 )
-                self._done += [(asked.key, failure) for asked in lane.waiting]
-                lane.waiting.clear()
-            while asked := lane.next(now := time.monotonic(), self._closed or self._eager):
-                job = _Job(next(self._numbers), asked, now)
-                lane.running[job.number] = job
-                # no one waits at the end for what may hang; all else is let come to its own end
-                job.thread = Thread(target=self._work, args=(lane, job), daemon=job.limit is not None)
+                self._done += [(request.key, failure) for request in queue.waiting]
+                queue.waiting.clear()
+            while requests := queue.take(now := time.monotonic(), self._closed or self._eager):
+                job = _Job(next(self._numbers), requests, now)
+                queue.running[job.number] = job
+                # at exit, Python waits for threads without a time limit only: the others may hang
+                job.thread = Thread(target=self._work, args=(queue, job), daemon=job.deadline is not None)
                 job.thread.start()
 
     def _wait(self) -> None:
-        """For news, or until time alone changes something."""
+        """Wait for a posted action and run it, or until the next wake time."""
         now = time.monotonic()
-        soonest = min((when for lane in self._lanes.values() for when in lane.changes(now)), default=None)
+        wake = min((when for queue in self._queues.values() for when in queue.wake_times(now)), default=None)
         try:
-            self._news.get(timeout=None if soonest is None else max(0.0, soonest - now))()
+            self._posted.get(timeout=None if wake is None else max(0.0, wake - now))()
         except Empty:
             return
 
-    def _work(self, lane: _Lane, job: _Job) -> None:
-        tool, calls = job.tool, [asked.call for asked in job.asked]
+    def _work(self, queue: _ToolQueue, job: _Job) -> None:
+        tool, calls = job.tool, [request.call for request in job.requests]
         results: Sequence[Execution | TriceError]
         try:
             results = (
                 _batch(tool, calls) if isinstance(tool, BatchTool) else [run_without_limit(tool, calls[0])]
             )
         except BaseException as failure:
-            reason = unavailable_error(tool, failure) or ToolUnavailable(
-                f"{tool.name}: {describe_failure(failure)}"
-            )
+            reason = unavailable_error(tool, failure) or ToolUnavailable(describe_failure(tool, failure))
             results = [reason] * len(calls)
-            if not isinstance(failure, TriceError):  # Ctrl-C, or a fault of ours
+            if not isinstance(failure, TriceError):  # Ctrl-C, or a bug of this package
                 self.post(partial(_raise, failure))
-        self.post(partial(self._finished, lane, job, results))
+        self.post(partial(self._finished, queue, job, results))
 
-    def _finished(self, lane: _Lane, job: _Job, results: Sequence[Execution | TriceError]) -> None:
-        if lane.running.pop(job.number, None):  # else it was given up
-            self._done += zip((asked.key for asked in job.asked), results, strict=True)
+    def _finished(self, queue: _ToolQueue, job: _Job, results: Sequence[Execution | TriceError]) -> None:
+        if queue.running.pop(job.number, None):  # else it exceeded its time limit
+            self._done += zip((request.key for request in job.requests), results, strict=True)
 
-    def _give_up(self) -> None:
-        """An error for every call that is over its time; its thread is left to itself."""
+    def _time_out(self) -> None:
+        """Report an error for every call over its time limit; its thread continues."""
         now = time.monotonic()
-        for lane in self._lanes.values():
-            for job in [job for job in lane.running.values() if job.limit is not None and job.limit <= now]:
-                del lane.running[job.number]
-                lane.hung.append(job.thread)
-                self._done += [(asked.key, timed_out(job.tool)) for asked in job.asked]
+        for queue in self._queues.values():
+            for job in [
+                job for job in queue.running.values() if job.deadline is not None and job.deadline <= now
+            ]:
+                del queue.running[job.number]
+                queue.hung.append(job.thread)
+                self._done += [(request.key, timed_out(job.tool)) for request in job.requests]
 
 
 def _raise(failure: BaseException) -> None:
@@ -225,8 +225,8 @@ def _raise(failure: BaseException) -> None:
 
 
 def run_in_pool(pending: Mapping[str, tuple[Tool, ToolCall]]) -> Iterator[tuple[str, Execution]]:
-    """Each call's execution as soon as it is there, those of all tools at once. Raises TriceError where a tool
-    cannot run, when those that were finished before have been given."""
+    """Run the calls of all tools at once and yield each execution as soon as it exists. Raises TriceError for a
+    tool that cannot run, after the executions that were finished before."""
     pool = WorkerPool()
     for key, (tool, call) in pending.items():
         if tool.cheap and tool.time_limit is None:
@@ -241,8 +241,8 @@ def run_in_pool(pending: Mapping[str, tuple[Tool, ToolCall]]) -> Iterator[tuple[
 
 
 def _batch(tool: BatchTool, calls: Sequence[ToolCall]) -> list[Execution]:
-    """One batch; where it fails as a whole, each call on its own, so that one bad call spoils no other, and what is
-    too much for the memory at once may fit. Raises TriceError for a tool that cannot run."""
+    """Execute a batch. If it fails, each call is retried alone, so that one bad call affects no other, and memory
+    may suffice. Raises TriceError for a tool that cannot run."""
     try:
         outputs = tool.execute_batch([call.arguments for call in calls])
         return [Execution(output=truncated(output)) for _, output in zip(calls, outputs, strict=True)]
@@ -252,5 +252,5 @@ def _batch(tool: BatchTool, calls: Sequence[ToolCall]) -> list[Execution]:
         if len(calls) == 1:
             if reason := unavailable_error(tool, failure):
                 raise reason from None
-            return [Execution(error=describe_failure(failure))]
+            return [Execution(error=describe_failure(tool, failure))]
     return [execution for call in calls for execution in _batch(tool, [call])]
