@@ -221,7 +221,7 @@ def test_a_tools_source_travels_and_what_it_opened_does_not() -> None:
     for name, source in (("WikiSearch", "some-index"), ("QA", "a-model"), ("translator", "apertium")):
         packed = cloudpickle.dumps(load_tool(name, source))
         assert len(packed) < 1000
-        assert cloudpickle.loads(packed).source == source
+        assert cloudpickle.loads(packed).backend == source
 
 
 @pytest.mark.parametrize(

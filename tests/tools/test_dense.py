@@ -197,7 +197,7 @@ def test_damaged_vectors_are_refused(words: PassageIndex, encoder: Path, kept: P
             DenseRetriever(words, encoder=encoder)
     for wrong in (np.zeros((168, 16), np.float16), np.zeros((169, 16), np.float32)):
         np.save(made, wrong)
-        with pytest.raises(InputError, match=r"where float16 \(169, 16\) is due"):
+        with pytest.raises(InputError, match=r"but expected float16 \(169, 16\)"):
             DenseRetriever(words, encoder=encoder)
     made.unlink()
     DenseRetriever(words, encoder=encoder)

@@ -69,7 +69,7 @@ def test_an_extractive_model_marks_the_best_span(index: str, tmp_path: Path) -> 
 def test_an_extractive_model_needs_a_passage(index: str, tmp_path: Path) -> None:
     tool = load_tool("QA", f"{small_models.bert(tmp_path)}#{index}")
     error = run(tool, ToolCall(name="QA", arguments={"question": "zebra?"})).error
-    assert error == "nothing was found to read the answer in"
+    assert error == "no passage was found to read the answer from"
 
 
 def test_a_seq2seq_model_reads_question_and_context(index: str, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_language_that_the_model_does_not_know_is_named(tmp_path: Path) -> Non
     tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens=["eng_Latn", "spa_Latn"])
     tokenizer.save_pretrained(folder)
     error = translated(folder, FOREIGN[1]).error
-    assert error == "the text seems to be German, which the model does not know"
+    assert error == "the text seems to be German, which the model does not support"
 
 
 def test_a_causal_model_is_shown_translations(tiny_model: Callable[[str], Path]) -> None:
@@ -224,7 +224,7 @@ def test_a_text_is_bounded_and_a_source_must_be_there(tmp_path: Path) -> None:
         assert paper.parse(f"translator({written})", {tool.name: tool.parse}).outcome is Outcome.MALFORMED
     with pytest.raises(InputError, match="neither a folder with a model"):
         load_tool("translator", str(tmp_path / "none")).check()
-    with pytest.raises(InputError, match="no language is called 'xx'"):
+    with pytest.raises(InputError, match="'xx' is not a known language"):
         load_tool("translator", "some/model#xx")
     with pytest.raises(InputError, match="URL#model-name"):
         load_tool("translator", "http://127.0.0.1:9/v1").check()

@@ -177,14 +177,14 @@ def test_models_are_loaded_by_threads_at_the_same_time(tiny_model: Callable[[str
 def test_a_tools_model_is_loaded_once_and_used_by_several_threads(
     tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    from trice.tools.text_models import open_writer
+    from trice.tools.text_models import ModelSource, open_writer
 
     source = str(says(tiny_model("llama"), tmp_path / "model", "7"))
     barrier, found = threading.Barrier(4), []
 
     def work() -> None:
         barrier.wait(20)
-        writer = open_writer(source)
+        writer = open_writer(ModelSource.parse(source)[0])
         found.append((id(writer), writer.write(["a", "longer text"], 3)))
 
     threads = [threading.Thread(target=work) for _ in range(4)]

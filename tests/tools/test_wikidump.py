@@ -13,7 +13,7 @@ import pytest
 from trice.errors import InputError
 from trice.stages.prepare_data import index
 from trice.tools.passage_index import Passage, PassageIndex, read_passages
-from trice.tools.wikipedia_dump import cut, strip
+from trice.tools.wikipedia_dump import split_passages, strip
 
 KESTREL = """{{Infobox bird|name={{lang|en|Kestrel}}|image=}}
 [[File:Kestrel.jpg|thumb|A ''kestrel'' in [[Kent|the county of Kent]], [https://example.org photographed] in 2010]]
@@ -93,11 +93,11 @@ def test_half_a_million_marks_without_partners_do_not_hang(hostile: str) -> None
 
 def test_passages_are_even_and_hold_at_most_a_hundred_words() -> None:
     words = [str(number) for number in range(250)]
-    passages = list(cut(" ".join(words)))
+    passages = list(split_passages(" ".join(words)))
     assert [len(passage.split()) for passage in passages] == [83, 83, 84]
     assert " ".join(passages).split() == words
-    assert len(list(cut(" ".join(words[:100])))) == 1
-    assert list(cut(" \n")) == []
+    assert len(list(split_passages(" ".join(words[:100])))) == 1
+    assert list(split_passages(" \n")) == []
 
 
 def test_a_damaged_dump_is_refused_with_its_place(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_damaged_dump_is_refused_with_its_place(tmp_path: Path) -> None:
             r"short\.xml\.bz2: (after|before) the .*: cannot be read",
         ),
         "text.xml.bz2": (b"no bzip2", r"text\.xml\.bz2: before the first page: cannot be read"),
-        "empty.xml": (b"", r"empty\.xml: before the first page: not whole XML"),
+        "empty.xml": (b"", r"empty\.xml: before the first page: incomplete or invalid XML"),
         "page.xml": (b"<html><p/></html>", r"page\.xml: not a MediaWiki export \(it starts with <html>\)"),
     }
     for name, (content, complaint) in cases.items():
@@ -119,7 +119,7 @@ def test_a_damaged_dump_is_refused_with_its_place(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=complaint):
             list(read_passages(tmp_path / name))
     cut_off = dump(tmp_path / "cut.xml", page("Kestrel", "a"), "<page><title>Red", end="")
-    with pytest.raises(InputError, match=r"cut\.xml: after the page 'Kestrel': not whole XML \(.*line 3"):
+    with pytest.raises(InputError, match=r"cut\.xml: after the page 'Kestrel': incomplete or invalid XML \(.*line 3"):
         list(read_passages(cut_off))
     with pytest.raises(
         InputError, match=r"nosuch\.xml: before the first page: cannot be read \(No such file"

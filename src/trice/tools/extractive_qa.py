@@ -1,7 +1,6 @@
-"""A question-answering model that marks the answer in a passage, such as BERT trained on SQuAD.
+"""Extractive question answering: a model such as BERT trained on SQuAD marks the answer in a passage.
 
-A long passage is read in overlapping windows. Does not cover models that may find no answer: they give their best
-span.
+Long passages are read in overlapping windows. Models trained to find no answer return their best span.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from trice.tools.text_models import load_parts
 
 MAX_SPAN = 15  # tokens of an answer
 STRIDE = 64  # tokens that a window shares with the one before it
-WINDOW = 384  # tokens of a window with the question, where the model bears them
+WINDOW = 384  # tokens of a window with the question, if the model allows them
 BATCH = 32  # windows at once
-_ALONE = RLock()  # a tokenizer cuts texts for one thread at a time
+_LOCK = RLock()  # the tokenizer is not safe for several threads
 
 
 def best_span(name: str, question: str, passages: Sequence[str]) -> str:
     """The span of the passages with the highest start plus end logit (Devlin and others,
     NAACL 2019, section 4.2)."""
-    with _ALONE:
+    with _LOCK:
         spans = [span for passage in passages for span in _spans(name, question, passage)]
     return max(spans, default=(0.0, ""))[1]
 
@@ -34,11 +33,11 @@ def _spans(name: str, question: str, passage: str) -> Iterator[tuple[float, str]
 
     tokenizer, model = load(name)
     windows = _windows(tokenizer, question, passage)
-    fed = [key for key in tokenizer.model_input_names if key in windows]
+    inputs = [key for key in tokenizer.model_input_names if key in windows]
     for first in range(0, len(windows["input_ids"]), BATCH):
         part = slice(first, first + BATCH)
         with torch.inference_mode():
-            output = model(**{key: windows[key][part].to(model.device) for key in fed})
+            output = model(**{key: windows[key][part].to(model.device) for key in inputs})
         for row in range(len(output.start_logits)):
             inside = torch.tensor([place == 1 for place in windows.sequence_ids(first + row)])
             if not inside.any():
@@ -57,7 +56,7 @@ def _spans(name: str, question: str, passage: str) -> Iterator[tuple[float, str]
 
 
 def _windows(tokenizer: Any, question: str, passage: str) -> Any:
-    """Question and passage as the model reads them, cut into windows."""
+    """Question and passage as model inputs, in windows."""
     longest = min(tokenizer.model_max_length, WINDOW)
     return tokenizer(
         question,

@@ -1,7 +1,7 @@
-"""The QA model: the answer to a question, or the missing words of a cloze sentence, in a few words.
+"""The QA tool: short answers to questions, and the missing words of cloze sentences.
 
-Retrieve and read: the best passage for the question's key terms, and a model that answers with it in view. Does not
-cover long answers, or saying that there is no answer.
+It retrieves and reads: WikiSearch finds the best passage for the question's key terms, and a model answers with the
+passage in view. Long answers and abstention are not supported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from trice.errors import ToolError
-from trice.models.server_pool import is_url
 from trice.tools import (
     BatchTool,
     cloze_questions,
@@ -20,6 +19,7 @@ from trice.tools import (
     text_schema,
 )
 from trice.tools.second_turn import split_context, with_context
+from trice.tools.text_models import ModelSource
 from trice.tools.wikisearch import WikiSearch, key_terms
 from trice.types import Question
 
@@ -45,33 +45,33 @@ CLOZES = (
     ("country", "Timbuktu is a city in [MASK], north of the Niger River.", "Mali"),
 )
 GAP = "____"
-FORM = 1  # of what models are asked; another one gets other answers
+FORM = 1  # version of the prompts, on which the outputs depend
 
 
 class QA(BatchTool):
     """`QA(What is the capital of Peru?)` gives `Lima`.
 
     `source` is a model (extractive_qa, seq2seq, or causal and shown examples), or `URL#model` for an endpoint; None
-    is the base model. What stands behind a further `#` is where passages are searched: any source of WikiSearch."""
+    is the base model. The text after a further `#` is the source of the passages, any source of WikiSearch."""
 
     name = "QA"
     description = "Answers a question in a few words."
 
     def __init__(self, source: str | None = None) -> None:
-        model, where = text_models.split_source(source or "")
-        self.source, self.backend = model or text_models.MODEL, source or ""
-        self.run_early = is_url(self.source)
-        self._search = WikiSearch(where or None, passages=1)
+        model, searched = ModelSource.parse(source or "")
+        self.model, self.backend = model or ModelSource(text_models.MODEL), source or ""
+        self.run_early = self.model.url is not None
+        self._search = WikiSearch(searched or None, passages=1)
 
     @property
     def version(self) -> str | None:
-        if is_url(self.source) or self._search.version is None:
+        if self.model.version is None or self._search.version is None:
             return None
-        return f"{text_models.version(self.source)} {FORM}, {self._search.version}"
+        return f"{self.model.version} {FORM}, {self._search.version}"
 
     def check(self) -> None:
-        """Raise InputError where the model or what is searched is missing."""
-        text_models.kind(self.source)
+        """Raise InputError if the model or the searched source is missing."""
+        text_models.model_kind(self.model)
         self._search.check()
 
     @property
@@ -83,22 +83,22 @@ class QA(BatchTool):
         return parse_text_argument(text, "question", MAX_QUESTION)
 
     def execute_batch(self, calls: Sequence[dict[str, Any]]) -> list[str]:
-        """The answers. Raises ToolError where a model that needs a passage has none, or an endpoint fails."""
+        """The answers. Raises ToolError if an extractive model has no passage, or an endpoint fails."""
         questions = [" ".join(call["question"].split()) for call in calls]
-        if text_models.kind(self.source) == "extractive":
+        if text_models.model_kind(self.model) == "extractive":
             return [self._span(question) for question in questions]
-        writer = text_models.open_writer(self.source)
+        writer = text_models.open_writer(self.model)
         return writer.write([self._prompt(question, writer.shown) for question in questions], TOKENS)
 
     def suggest_arguments(self, question: Question) -> str | None:
-        """A cloze as a question for what is missing, by its field `relation`; any other question as it is."""
+        """A cloze as a question for the masked word, by its field `relation`; any other question unchanged."""
         asked = split_context(question.input)[1]
         if cloze_questions.MASK not in asked:
             return asked
         return cloze_questions.cloze_question(asked, (question.model_extra or {}).get("relation"))
 
     def _prompt(self, question: str, shown: bool) -> str:
-        """What a model reads: with a passage, but for a cloze sentence that a model is shown how to complete."""
+        """The prompt, with a passage unless a model is shown how to complete cloze sentences."""
         cloze = cloze_questions.parse_cloze(question)
         if shown and cloze:
             return _cloze_prompt(cloze)
@@ -109,18 +109,18 @@ class QA(BatchTool):
         return f"question: {question} context: {' '.join(passages)}"
 
     def _passages(self, question: str) -> list[str]:
-        """The best passage, if one fits."""
+        """The best passage, if any is found."""
         return self._search.find(key_terms(question.replace(cloze_questions.MASK, " ")) or question)
 
     def _span(self, question: str) -> str:
         passages = self._passages(question)
         if not passages:
-            raise ToolError("nothing was found to read the answer in")
-        return extractive_qa.best_span(self.source, question, passages)
+            raise ToolError("no passage was found to read the answer from")
+        return extractive_qa.best_span(self.model.model, question, passages)
 
 
 def _question_prompt(question: str, passage: str) -> str:
-    """What a model that is shown questions continues with the answer."""
+    """The prompt with examples of questions, which the model continues with the answer."""
     rows = [*QUESTIONS, (" ".join(passage.split()[:WORDS]), question, "")]
     return "\n\n".join(
         f"{with_context(text, asked)}\nAnswer: {answer}" for text, asked, answer in rows
@@ -128,13 +128,13 @@ def _question_prompt(question: str, passage: str) -> str:
 
 
 def _cloze_prompt(cloze: cloze_questions.Cloze) -> str:
-    """What a model that is shown clozes continues with what is missing.
+    """The prompt with examples of clozes, which the model continues with the masked word.
 
-    Without a word for what that is, it goes on with the sentence itself, having read how the sentence ends: asked
-    as below, it would be right half as often."""
+    If the kind of the word is unknown, the model sees the end of the sentence first and continues its beginning;
+    with the other prompt it would be right half as often."""
     if cloze.kind is None:
-        parted = [(*text.split(cloze_questions.MASK), word) for _, text, word in CLOZES]
-        shown = [f"After: {after.strip()}\nSentence: {before}{word}" for before, after, word in parted]
+        halves = [(*text.split(cloze_questions.MASK), word) for _, text, word in CLOZES]
+        shown = [f"After: {after.strip()}\nSentence: {before}{word}" for before, after, word in halves]
         return "\n\n".join([*shown, f"After: {cloze.after.strip()}\nSentence: {cloze.before.strip()}"])
     shown = [
         f"Fill in the {kind}: {text.replace(cloze_questions.MASK, GAP)}\nAnswer: {word}"

@@ -1,8 +1,8 @@
-"""What writes the texts of the tools that ask a model: a causal model, a seq2seq model, or an endpoint.
+"""Models that write text for the tools: causal models, seq2seq models, and endpoints.
 
-A `source` names one of them: a model's hub name or folder, or `URL#model` for an OpenAI-compatible endpoint, whose
-keys are taken from the environment. A further `#…` is the tool's own, as `split_source` gives it. Models are loaded
-once per process and write greedily, or with the beams of their own configuration, to the end of the line.
+A source names a model by its hub name or folder, or an OpenAI-compatible endpoint as `URL#model`; keys come from
+the environment. A further `#…` belongs to the tool (`ModelSource.parse`). Models are loaded once per process and
+decode greedily, or with the beams of their own configuration, up to the end of the line.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -21,23 +22,23 @@ from trice.models.server_pool import check_url, is_url
 from trice.storage.cache import Once
 
 MODEL = gemma.NAME  # the embedded default
-MAX_READ = 1024  # tokens of an input, for models that do not say what they bear
+MAX_READ = 1024  # tokens of an input, for models without a stated maximum
 
 
 class Writer(ABC):
-    """Continues texts. Only one that is `shown` examples can be told by them what to do."""
+    """A model that continues texts. `shown` says whether the prompt has to contain examples of the task."""
 
     shown = True
 
     def __init__(self) -> None:
-        self.alone = RLock()  # held while it writes: one thread at a time
+        self.lock = RLock()  # one thread writes at a time
 
     @abstractmethod
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
-        """One line for each text, of at most so many new tokens."""
+        """One line for each text, of at most `tokens` new tokens."""
 
 
-class Causal(Writer):
+class CausalWriter(Writer):
     """A causal language model of transformers."""
 
     def __init__(self, name: str) -> None:
@@ -47,16 +48,16 @@ class Causal(Writer):
         self._model = load(name)
 
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
-        """What follows each text."""
+        """The continuation of each text."""
         from trice.models.generation import complete
         from trice.models.sampling import Sampling
 
         prompts = [self._model.tokenizer(text)["input_ids"] for text in texts]
-        with self.alone:
+        with self.lock:
             return list(map(first_line, complete(self._model, prompts, Sampling(tokens), _whole_line)))
 
 
-class Seq2Seq(Writer):
+class Seq2SeqWriter(Writer):
     """An encoder-decoder of transformers, such as T5, Marian, M2M100 or NLLB."""
 
     shown = False
@@ -69,8 +70,8 @@ class Seq2Seq(Writer):
         self.tokenizer, self.model = load_parts(name, AutoModelForSeq2SeqLM)
 
     def write(self, texts: Sequence[str], tokens: int, begin: int | None = None) -> list[str]:
-        """The model's outputs, behind the token `begin` where one is given, such as that of a language."""
-        with self.alone:
+        """The model's outputs. `begin` is the first token of each output, such as that of a language."""
+        with self.lock:
             return self._written(texts, tokens, begin)
 
     def _written(self, texts: Sequence[str], tokens: int, begin: int | None) -> list[str]:
@@ -85,12 +86,12 @@ class Seq2Seq(Writer):
         with torch.inference_mode():
             written = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False, **options)
         if begin is not None:
-            written = written[:, 2:]  # not all tokenizers know it, behind the start token, as a special one
+            written = written[:, 2:]  # some tokenizers do not treat the language token as a special token
         return [first_line(text) for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
-class Chat(Writer):
-    """An endpoint. Keeps what it was answered, so that no answer is paid twice when a batch is tried again."""
+class EndpointWriter(Writer):
+    """An endpoint. It keeps its answers, so that no answer is paid for twice when a batch is retried."""
 
     def __init__(self, url: str, model: str) -> None:
         from trice.models.api_keys import api_keys
@@ -101,9 +102,8 @@ class Chat(Writer):
         self._kept: dict[tuple[str, int], str] = {}
 
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
-        """The answers. Raises ToolError where one of the texts gets none for a reason of its own, TriceError where
-        the server is at fault."""
-        with self.alone:
+        """The answers. Raises ToolError if a text is refused, and TriceError if the server fails."""
+        with self.lock:
             return self._written(texts, tokens)
 
     def _written(self, texts: Sequence[str], tokens: int) -> list[str]:
@@ -120,55 +120,68 @@ class Chat(Writer):
         return [self._kept[text, tokens] for text in texts]
 
 
-def split_source(source: str) -> tuple[str, str]:
-    """The model or endpoint of a source, and what stands behind a further `#`, else nothing."""
-    parts = source.split("#")
-    own = 2 if is_url(source) else 1
-    return "#".join(parts[:own]), "#".join(parts[own:])
+@dataclass(frozen=True)
+class ModelSource:
+    """A model by its hub name or folder; with a `url`, a model of an endpoint."""
+
+    model: str
+    url: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> tuple[ModelSource | None, str]:
+        """The model or endpoint in a tool's source, if any, and the text after a further `#`."""
+        first, *others = text.split("#")
+        if is_url(first):
+            return cls("".join(others[:1]), first), "#".join(others[1:])
+        return cls(first) if first else None, "#".join(others)
+
+    @property
+    def version(self) -> str | None:
+        """Identifies a model; for a folder, also the state of its files. None for an endpoint, which may change."""
+        if self.url is not None:
+            return None
+        folder = Path(self.model)
+        if not folder.is_dir():
+            return self.model
+        files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+        return f"{self.model} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
 
-def kind(source: str) -> str:
-    """What is behind a source: `endpoint`, `extractive`, `seq2seq` or `causal`.
+def model_kind(source: ModelSource) -> str:
+    """The kind of a model: `endpoint`, `extractive`, `seq2seq` or `causal`.
 
-    Raises InputError for a model that is not there, and an endpoint without a model's name."""
-    if is_url(source):
-        if not all(source.partition("#")):
-            raise InputError(f"endpoint '{source}': write it as URL#model-name")
-        check_url(source.partition("#")[0])
+    Raises InputError for a missing model, and for an endpoint without a model name."""
+    if source.url is not None:
+        if not source.model:
+            raise InputError(f"endpoint '{source.url}': the model's name is missing; write URL#model-name")
+        check_url(source.url)
         return "endpoint"
-    if source == gemma.NAME:
+    if source.model == gemma.NAME:
         gemma.check()
         return "causal"
     from transformers import AutoConfig
 
     from trice.models.local import check_model
 
-    check_model(source)
-    config = AutoConfig.from_pretrained(source)
+    check_model(source.model)
+    config = AutoConfig.from_pretrained(source.model)
     if any(name.endswith("ForQuestionAnswering") for name in config.architectures or ()):
         return "extractive"
     return "seq2seq" if config.is_encoder_decoder else "causal"
 
 
 @Once
-def open_writer(source: str) -> Writer:
-    """What writes for a source, loaded at the first call. Raises InputError where there is none."""
-    found = kind(source)
-    if found == "endpoint":
-        url, _, model = source.partition("#")
-        return Chat(url, model)
-    if found == "extractive":
-        raise InputError(f"model '{source}': marks answers in passages, and writes nothing")
-    return Seq2Seq(source) if found == "seq2seq" else Causal(source)
-
-
-def version(source: str) -> str:
-    """Names a model; for a folder, also the state of its files."""
-    folder = Path(source)
-    if is_url(source) or not folder.is_dir():
-        return source
-    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-    return f"{source} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
+def open_writer(source: ModelSource) -> Writer:
+    """The writer of a model, loaded on the first call. Raises InputError if the model is missing or cannot
+    write."""
+    kind = model_kind(source)
+    if source.url is not None:
+        return EndpointWriter(source.url, source.model)
+    if kind == "extractive":
+        raise InputError(
+            f"model '{source.model}': is extractive and cannot write text; choose a causal or seq2seq model"
+        )
+    return Seq2SeqWriter(source.model) if kind == "seq2seq" else CausalWriter(source.model)
 
 
 def first_line(text: str) -> str:
@@ -177,9 +190,8 @@ def first_line(text: str) -> str:
 
 
 def load_parts(name: str, kind: Any) -> tuple[Any, Any]:
-    """A model's tokenizer and the model itself, of an auto class of transformers, ready to be asked.
-
-    Raises InputError where they cannot be loaded."""
+    """A tokenizer and a model in evaluation mode, of an auto class of transformers. Raises InputError if they do
+    not load."""
     from transformers import AutoTokenizer
 
     from trice.models.local import UNLOADABLE, pick_device, quiet
@@ -189,7 +201,7 @@ def load_parts(name: str, kind: Any) -> tuple[Any, Any]:
         with LOADING:
             model = kind.from_pretrained(name).to(pick_device("auto")).eval()
             return AutoTokenizer.from_pretrained(name), model
-    except (ImportError, *UNLOADABLE) as error:  # some tokenizers want sentencepiece
+    except (ImportError, *UNLOADABLE) as error:  # some tokenizers need sentencepiece
         raise InputError(f"model '{name}': cannot be loaded ({str(error).strip().splitlines()[0]})") from None
 
 

