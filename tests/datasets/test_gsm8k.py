@@ -56,7 +56,7 @@ def row(question: str, answer: str) -> str:
 
 def test_a_line_becomes_a_question_and_its_text_is_kept(tmp_path: Path) -> None:
     line = row("Two  blanks, 5*300?", "It is <<5*300=1500>>1,500.\n#### 1,500")
-    parts = gsm8k.read(write(tmp_path, row("a", "#### 1"), line))
+    parts = gsm8k.BENCHMARK.read(write(tmp_path, row("a", "#### 1"), line))
     question = gsm8k.question(parts["test"][1])
     assert isinstance(question, Question)
     assert question.model_dump(exclude={"instruction"}, exclude_none=True) == {
@@ -70,22 +70,22 @@ def test_a_line_becomes_a_question_and_its_text_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", ["It is 5.", "It is #### five", "####"])
 def test_no_number_after_the_mark_is_dropped(tmp_path: Path, answer: str) -> None:
-    found = gsm8k.question(gsm8k.read(write(tmp_path, row("q", answer)))["train"][0])
+    found = gsm8k.question(gsm8k.BENCHMARK.read(write(tmp_path, row("q", answer)))["train"][0])
     assert found == Dropped("GSM8K_train-1", "no number after '####' in the answer")
 
 
 def test_hub_rows_go_the_same_way(tmp_path: Path) -> None:
     rows = [{"question": "q", "answer": "<<1+1=2>>\n#### 2"}]
     hub = gsm8k.from_hub({"train": rows, "test": rows})
-    file = gsm8k.read(write(tmp_path, json.dumps(rows[0])))
+    file = gsm8k.BENCHMARK.read(write(tmp_path, json.dumps(rows[0])))
     for part in ("train", "test"):
         assert [gsm8k.question(each) for each in hub[part]] == [gsm8k.question(each) for each in file[part]]
 
 
 def test_wrong_lines_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train\.jsonl:2: not a JSON object"):
-        gsm8k.read(write(tmp_path, row("q", "#### 1"), '{"question": '))
+        gsm8k.BENCHMARK.read(write(tmp_path, row("q", "#### 1"), '{"question": '))
     with pytest.raises(InputError, match=r"train\.jsonl:1: not a JSON object"):
-        gsm8k.read(write(tmp_path, "[]"))
+        gsm8k.BENCHMARK.read(write(tmp_path, "[]"))
     with pytest.raises(InputError, match=r"train\.jsonl:1: field 'answer': missing"):
-        gsm8k.question(gsm8k.read(write(tmp_path, '{"question": "q"}'))["train"][0])
+        gsm8k.question(gsm8k.BENCHMARK.read(write(tmp_path, '{"question": "q"}'))["train"][0])

@@ -27,7 +27,7 @@ def trex(folder: Path, *facts: dict[str, Any], relation: str = "P101") -> Path:
 
 def only(folder: Path, *sentences: dict[str, str]) -> Question | Dropped:
     """What the fact becomes with these sentences."""
-    return lama.trex_question(lama.read_trex(trex(folder, FACT | {"evidences": list(sentences)}))["all"][0])
+    return lama.trex_question(lama.TREX.read(trex(folder, FACT | {"evidences": list(sentences)}))["all"][0])
 
 
 def test_a_fact_is_asked_with_its_sentence_as_it_stands(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_fact_is_asked_with_its_sentence_as_it_stands(tmp_path: Path) -> None:
     ("text", "surface", "reason"),
     [
         ("He was a [MASK].", "logician", "the masked text is not the answer"),
-        ("Logic, or [MASK], it was.", "logic", "the answer also stands elsewhere in the sentence"),
+        ("Logic, or [MASK], it was.", "logic", "the answer also occurs elsewhere in the sentence"),
         ("He had no mask.", "logic", "the sentence does not hold exactly one mask"),
         ("[MASK] and [MASK].", "logic", "the sentence does not hold exactly one mask"),
     ],
@@ -74,7 +74,7 @@ def test_every_relation_has_its_file(tmp_path: Path) -> None:
     trex(tmp_path, FACT | {"evidences": []})
     trex(tmp_path, FACT | {"uuid": "u2", "evidences": []}, relation="P19")
     (tmp_path / "trex/evidence/relations.jsonl").write_text("not a relation")
-    assert [record.name for record in lama.read_trex(tmp_path)["all"]] == ["u1", "u2"]
+    assert [record.name for record in lama.TREX.read(tmp_path)["all"]] == ["u1", "u2"]
 
 
 def test_hub_rows_are_put_together_to_facts(tmp_path: Path) -> None:
@@ -82,19 +82,19 @@ def test_hub_rows_are_put_together_to_facts(tmp_path: Path) -> None:
     other = FACT | {"uuid": "u2"} | sentence("Other [MASK].")
     hub = lama.trex_from_hub({"train": [FACT | first, other, FACT | second]})["all"]
     other_fact = FACT | {"uuid": "u2", "evidences": [sentence("Other [MASK].")]}
-    file = lama.read_trex(trex(tmp_path, FACT | {"evidences": [first, second]}, other_fact))["all"]
+    file = lama.TREX.read(trex(tmp_path, FACT | {"evidences": [first, second]}, other_fact))["all"]
     assert [lama.trex_question(each) for each in hub] == [lama.trex_question(each) for each in file]
 
 
 def test_wrong_facts_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"P\*\.jsonl: no such file"):
-        lama.read_trex(tmp_path)
+        lama.TREX.read(tmp_path)
     with pytest.raises(InputError, match=r"P101\.jsonl:1: field 'uuid': missing"):
-        lama.read_trex(trex(tmp_path, {"obj_label": "logic"}))
-    record = lama.read_trex(trex(tmp_path, FACT))["all"][0]
+        lama.TREX.read(trex(tmp_path, {"obj_label": "logic"}))
+    record = lama.TREX.read(trex(tmp_path, FACT))["all"][0]
     with pytest.raises(InputError, match=r"P101\.jsonl:1: field 'evidences': not a list"):
         lama.trex_question(record)
-    record = lama.read_trex(trex(tmp_path, FACT | {"evidences": ["text"]}))["all"][0]
+    record = lama.TREX.read(trex(tmp_path, FACT | {"evidences": ["text"]}))["all"][0]
     with pytest.raises(InputError, match=r"P101\.jsonl:1: field 'evidences': not a list of objects"):
         lama.trex_question(record)
 

@@ -92,7 +92,7 @@ def test_hub_rows_may_be_a_dataset() -> None:
 
 
 def test_a_hub_copy_of_another_form_is_named() -> None:
-    with pytest.raises(InputError, match="no split 'validation'; there is: train"):
+    with pytest.raises(InputError, match="no split 'validation'; it has train"):
         NATURAL.from_hub({"train": []})
     parts = TRIVIA.from_hub({"train": [{"question": "q", "answer": None}], "validation": []})
     with pytest.raises(InputError, match="the hub's train: row 1: field 'answer': not a list"):

@@ -29,7 +29,7 @@ def write(folder: Path, content: object) -> Path:
 
 
 def test_a_row_becomes_a_question(tmp_path: Path) -> None:
-    question = svamp.question(svamp.read(write(tmp_path, [ROW]))["all"][0])
+    question = svamp.question(svamp.BENCHMARK.read(write(tmp_path, [ROW]))["all"][0])
     assert isinstance(question, Question)
     assert question.model_dump(exclude={"instruction"}, exclude_none=True) == {
         "id": "SVAMP_chal-1",
@@ -41,13 +41,13 @@ def test_a_row_becomes_a_question(tmp_path: Path) -> None:
 
 
 def test_an_equation_out_of_reach_leaves_no_expression(tmp_path: Path) -> None:
-    question = svamp.question(svamp.read(write(tmp_path, [ROW | {"Equation": "X = 51"}]))["all"][0])
+    question = svamp.question(svamp.BENCHMARK.read(write(tmp_path, [ROW | {"Equation": "X = 51"}]))["all"][0])
     assert isinstance(question, Question)
     assert question.model_extra == {}
 
 
 def test_an_answer_that_is_no_number_is_dropped(tmp_path: Path) -> None:
-    found = svamp.question(svamp.read(write(tmp_path, [ROW | {"Answer": "many"}]))["all"][0])
+    found = svamp.question(svamp.BENCHMARK.read(write(tmp_path, [ROW | {"Answer": "many"}]))["all"][0])
     assert found == Dropped("SVAMP_chal-1", "the answer 'many' is not a number")
 
 
@@ -57,7 +57,7 @@ def test_hub_splits_are_put_back_in_the_official_order(tmp_path: Path) -> None:
     hub: list[dict[str, Any]] = [row | {"Answer": "51.0"} for row in rows]
     parts = svamp.from_hub({"train": hub[5:], "test": hub[:5]})
     assert [svamp.question(record) for record in parts["all"]] == [
-        svamp.question(record) for record in svamp.read(write(tmp_path, rows))["all"]
+        svamp.question(record) for record in svamp.BENCHMARK.read(write(tmp_path, rows))["all"]
     ]
 
 
@@ -78,11 +78,11 @@ def test_hub_rows_may_be_a_dataset() -> None:
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: object, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        svamp.read(write(tmp_path, content))
+        svamp.BENCHMARK.read(write(tmp_path, content))
 
 
 @pytest.mark.parametrize("field", ["Body", "Question", "Equation", "Answer"])
 def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
     row = {name: value for name, value in ROW.items() if name != field}
     with pytest.raises(InputError, match=f"record 1: field '{field}': missing"):
-        svamp.question(svamp.read(write(tmp_path, [row]))["all"][0])
+        svamp.question(svamp.BENCHMARK.read(write(tmp_path, [row]))["all"][0])

@@ -1,10 +1,9 @@
-"""Data sets: one reader per benchmark, and the starter sets.
+"""Data sets: a reader for each benchmark, and the starter sets.
 
-`load` gives a data set's questions, cut into train and test as in the paper, `load_files` a user's own; `catalogue`
-lists what there is.
-A question carries its gold material as one expression under `expression`, where there is any, and what else its
-data set knows (`relation`, `language`, `level`, `passages`). Rows without a gold answer that the task's judge could
-ever accept are dropped; a wrong expression is for the label stage to reject.
+`load` returns a data set's questions, split into train and test as in the paper; `load_files` reads a user's own
+questions; `catalogue` lists the data sets. A question has its gold expression in the field `expression`, if any,
+and other fields of its data set (`relation`, `language`, `level`, `passages`). Rows without a gold answer that the
+task's judge can accept are dropped. Wrong expressions are left to the label stage.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ TASKS = {name: made[0] for name, made in MADE.items()} | {
 
 
 class Split(NamedTuple):
-    """A data set's questions, and the rows that became none."""
+    """A data set's questions, and the rows that were dropped."""
 
     train: list[Question]
     test: list[Question]
@@ -75,8 +74,8 @@ class Split(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One line of the catalogue; `present` is whether all files are there, `home` where they come from, and `hub`
-    whether the hub has a copy that can be read."""
+    """One line of the catalogue. `present` says whether all files exist, `home` where they come from, and `hub`
+    whether the hub has a readable copy."""
 
     name: str
     task: str
@@ -88,29 +87,29 @@ class Entry(NamedTuple):
 
 
 def _source(source: Path | None) -> Path | None:
-    """The folder of official files: the one given, else that of TRICE_DATA."""
+    """The folder of official files: `source`, or the one in TRICE_DATA."""
     return source or (Path(os.environ["TRICE_DATA"]) if os.environ.get("TRICE_DATA") else None)
 
 
 def catalogue(source: Path | None = None) -> list[Entry]:
-    """What can be loaded, and whether its official files lie under `source` (default: TRICE_DATA)."""
+    """All data sets, and whether their official files are under `source` (default: TRICE_DATA)."""
     folder = _source(source)
     entries = [Entry(name, task, licence, (), True) for name, (task, licence, _) in MADE.items()]
     for each in BENCHMARKS.values():
-        there = folder is not None and all(present(folder, file) for file in each.files)
+        there = folder is not None and all(present(folder, file) for file in each.file_names)
         entries.append(
-            Entry(each.name, each.task, each.licence, each.files, there, each.home, bool(each.hub))
+            Entry(each.name, each.task, each.licence, each.file_names, there, each.home, bool(each.hub))
         )
     return entries
 
 
 def _download(benchmark: Benchmark) -> HubRows:
-    """The rows from the Hugging Face hub, by split. Raises TriceError where they cannot be had, InputError where
-    no copy is known that fits."""
+    """The rows from the Hugging Face hub, by split. Raises TriceError if the download fails, and InputError if no
+    copy is known."""
     if not benchmark.hub:
         raise InputError(
             f"{benchmark.name}: the hub has no copy of it that is known to fit; put the official file "
-            f"{' and '.join(benchmark.files)} ({benchmark.home}) into the folder of TRICE_DATA"
+            f"{' and '.join(benchmark.file_names)} ({benchmark.home}) into the folder of TRICE_DATA"
         )
     from datasets import load_dataset
 
@@ -132,14 +131,14 @@ def _official(benchmark: Benchmark, source: Path | None, hub: bool) -> Parts:
         hub_too = ", or fetch them from the hub (`trice data --hub`, `hub: true` in a recipe)"
         raise InputError(
             f"{benchmark.name}: no folder of data files; set TRICE_DATA to the one that holds "
-            f"{' and '.join(benchmark.files)}{hub_too if benchmark.hub else ''}"
+            f"{' and '.join(benchmark.file_names)}{hub_too if benchmark.hub else ''}"
         )
     return benchmark.read(folder)
 
 
 def _pools(benchmark: Benchmark, parts: dict[str, list[Question]], seed: int) -> list[list[Question]]:
-    """All training and all test questions, shuffled. What is one official part is cut at the paper's test
-    size, or at the same share where there is not more than that."""
+    """All training and all test questions, shuffled. A single official part is split at the paper's test size, or
+    at the same share if it has no more questions than that."""
     for rows in parts.values():
         random.Random(seed).shuffle(rows)
     if "all" not in parts:
@@ -151,7 +150,7 @@ def _pools(benchmark: Benchmark, parts: dict[str, list[Question]], seed: int) ->
 
 
 def _take(rows: Sequence[Question], wanted: int | None, default: int, what: str) -> list[Question]:
-    """The first `wanted` rows; without a wish the first `default`, or all where there are fewer."""
+    """The first `wanted` rows, by default the first `default`, or all if there are fewer."""
     if wanted is not None and not 0 <= wanted <= len(rows):
         raise InputError(f"{what}: {wanted} questions wanted, there are {len(rows)}")
     return list(rows[: default if wanted is None else wanted])
@@ -197,13 +196,13 @@ def load(
         if part == "outside":
             dropped += [each.dropped(name, "not in the arithmetic part") for each in records]
             continue
-        rows = [_judged(benchmark.question(record), task) for record in records]
+        rows = [_with_valid_answers(benchmark.question(record), task) for record in records]
         parts[part] = [row for row in rows if isinstance(row, Question)]
         dropped += [row for row in rows if isinstance(row, Dropped)]
     if not any(parts.values()):
         raise InputError(f"{name}: no usable question in the {'hub copy' if hub else 'official file'}")
     pool, tests = _pools(benchmark, parts, seed)
-    pool, known = _apart(pool, tests)
+    pool, known = _remove_test_questions(pool, tests)
     return Split(
         _take(pool, train, benchmark.train, f"{name}, train"),
         _take(tests, test, benchmark.test, f"{name}, test"),
@@ -211,8 +210,9 @@ def load(
     )
 
 
-def _judged(row: Question | Dropped, task: TaskLike) -> Question | Dropped:
-    """A question with the gold answers that the task's judge can accept; dropped, with its reason, without any."""
+def _with_valid_answers(row: Question | Dropped, task: TaskLike) -> Question | Dropped:
+    """A question with the gold answers that the task's judge can accept; dropped with the reason if there is
+    none."""
     if isinstance(row, Dropped):
         return row
     usable, reason = [], ""
@@ -228,8 +228,10 @@ def _judged(row: Question | Dropped, task: TaskLike) -> Question | Dropped:
     return row.model_copy(update=changed) if usable else Dropped(row.id, reason)
 
 
-def _apart(pool: Sequence[Question], tests: Sequence[Question]) -> tuple[list[Question], list[Dropped]]:
-    """The training questions without those that are test questions too."""
+def _remove_test_questions(
+    pool: Sequence[Question], tests: Sequence[Question]
+) -> tuple[list[Question], list[Dropped]]:
+    """The training questions that are not test questions, and the dropped others."""
     known = {_key(question) for question in tests}
     same = [Dropped(row.id, "the same question is in the test part") for row in pool if _key(row) in known]
     return [row for row in pool if _key(row) not in known], same
@@ -243,8 +245,8 @@ def load_files(
     A training question that is also in the test file is dropped. Raises InputError for a row that does not fit, for
     an id that stands in a file twice, and for more questions wanted than there are.
     """
-    tests = _own(test_file, name)
-    pool, dropped = _apart(_own(train_file, name), tests)
+    tests = _read_file(test_file, name)
+    pool, dropped = _remove_test_questions(_read_file(train_file, name), tests)
     return Split(
         _take(pool, train, len(pool), str(train_file)),
         _take(tests, test, len(tests), str(test_file)),
@@ -252,7 +254,7 @@ def load_files(
     )
 
 
-def _own(path: Path, name: str) -> list[Question]:
+def _read_file(path: Path, name: str) -> list[Question]:
     rows = [row.model_copy(update={"dataset": name}) for row in read_rows(path, Question)]
-    refuse_repeated(rows)  # which may name several data sets, and are of one here
+    refuse_repeated(rows)  # the rows may name several data sets, but belong to one here
     return rows

@@ -1,12 +1,12 @@
 """ASDiv: the arithmetic part of 2,305 problems, in one XML file (`ASDiv.xml`).
 
-Which problems are arithmetic, and which are for testing: the official folds say so where they lie beside the
-file (`nfolds/asdiv-a/fold0.txt` to `fold4.txt`, 1,218 problems). The paper's sizes are those of folds 0 to 3
-(952) and fold 4 (266). Without the folds (the hub has none) a rule finds 1,229 problems, 1,188 of them in
-the folds: a basic solution type, a formula `expression=value`, and two or three different numbers in it
-that the problem names exactly once each.
+The official folds next to the file (`nfolds/asdiv-a/fold0.txt` to `fold4.txt`, 1,218 problems) define the
+arithmetic problems and the test part. The paper's sizes are those of folds 0 to 3 (952) and fold 4 (266). Without
+the folds, which the hub lacks, a rule finds 1,229 problems, 1,188 of them in the folds: a basic solution type, a
+formula `expression=value`, and two or three different numbers in it, each of which the problem contains exactly
+once.
 
-Units, ratios, equations with unknowns and several answers are not covered.
+Units, ratios, equations with unknowns and several answers are not supported.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ NAMED = re.compile(rf"\b({'|'.join(sorted(WORDS, key=len, reverse=True))})\b")
 
 
 def numbers(text: str) -> list[float]:
-    """Every number a problem names, in figures or in words."""
+    """All numbers in a problem, in digits or words."""
     text = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", text.lower().replace("-", " "))
     text = NAMED.sub(lambda match: str(WORDS[match[1]]), text)
     return [float(found) for found in NUMBER.findall(text)]
 
 
 def is_arithmetic(record: Record) -> bool:
-    """The rule for the arithmetic part where there are no official folds."""
+    """Whether a problem is arithmetic, for use without the official folds."""
     formula = FORMULA.fullmatch(record.text("Formula").strip())
     if record.text("Solution-Type") not in TYPES.split() or not formula or formula[2]:
         return False
@@ -68,7 +68,7 @@ def is_arithmetic(record: Record) -> bool:
 
 
 def folds(folder: Path) -> dict[str, str]:
-    """The official part, `train` or `test`, of each problem in the folds; empty where there are no folds."""
+    """The official part, `train` or `test`, of each problem in the folds; empty without folds."""
     files = [folder / FOLDS.format(fold) for fold in range(len(PARTS))]
     if not files[0].parent.is_dir():
         return {}
@@ -77,7 +77,7 @@ def folds(folder: Path) -> dict[str, str]:
 
 
 def by_part(found: Iterable[Record], official: Mapping[str, str]) -> Parts:
-    """Records by their part: that of the folds, else `all` or `outside` by the rule."""
+    """Records by their part: that of the folds, or else `all` or `outside` by the rule."""
     parts: Parts = {}
     for record in found:
         ruled = "all" if not official and is_arithmetic(record) else "outside"
@@ -86,7 +86,7 @@ def by_part(found: Iterable[Record], official: Mapping[str, str]) -> Parts:
 
 
 def read(folder: Path) -> Parts:
-    """The official file under `folder`. Raises InputError where it is missing or not the official form."""
+    """The official file under `folder`. Raises InputError if it is missing or has another form."""
     text, where = BENCHMARK.file_text(folder, FILE), folder / FILE
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError(f"{where}: declares a document type or entities, which the official file does not")
@@ -105,7 +105,7 @@ def read(folder: Path) -> Parts:
 
 
 def from_hub(splits: HubRows) -> Parts:
-    """The hub's rows; they have no ids but the official order, which the official ids number."""
+    """The hub's rows. They have no ids, but the official order, from which the ids are derived."""
     rows = [row for split in splits.values() for row in split]
     found = []
     for position, row in enumerate(rows, start=1):
@@ -115,7 +115,7 @@ def from_hub(splits: HubRows) -> Parts:
 
 
 def expression(record: Record) -> str | None:
-    """The left side of the formula; a division with remainder (`29/9=3 r2`) is rounded as its type says."""
+    """The left side of the formula; a division with remainder (`29/9=3 r2`) is rounded by its solution type."""
     formula = FORMULA.fullmatch(record.text("Formula").strip())
     plain = tidy(formula[1]) if formula else None
     if plain is None or formula is None or not formula[2]:
@@ -125,7 +125,7 @@ def expression(record: Record) -> str | None:
 
 
 def question(record: Record) -> Question | Dropped:
-    """A record as a question; dropped where the answer is not one number."""
+    """A record as a question; dropped if the answer is not one number."""
     text = tidy_text(record.text("Body"), record.text("Question"))
     answer = record.text("Answer").strip()
     match = ANSWER.fullmatch(answer)
@@ -139,13 +139,13 @@ BENCHMARK = Benchmark(
     name=NAME,
     task="math",
     licence="CC BY-NC 4.0",
-    files=(FILE,),
+    files={"all": [FILE]},
     home="chaochun/nlu-asdiv-dataset on GitHub",
     # The main branch of the hub's copy holds a loading script, which `datasets` no longer runs.
     hub={"path": "EleutherAI/asdiv", "revision": "refs/convert/parquet", "data_files": "**/*.parquet"},
     train=952,
     test=266,
-    read=read,
+    reader=read,
     from_hub=from_hub,
     question=question,
 )

@@ -1,41 +1,34 @@
 """GSM8K: 7,473 + 1,319 problems of several steps with worked solutions, in two JSONL files.
 
-A solution marks its steps `<<48/2=24>>` and ends with `#### answer`. The steps are composed into one
-expression; where a line marks none, equations written out in it (`$12 + $6 = $18`) are taken as steps if
-they hold. A question is never changed, not even its blanks.
+A solution marks its steps `<<48/2=24>>` and ends with `#### answer`. The steps are composed into one expression. If
+a line has no marks, correct equations in its text (`$12 + $6 = $18`) are its steps. The question's text is
+unchanged.
 
-Solutions by unknowns (`x = 20`) are not covered: such a question has an expression that does not give the
-answer, or none.
+Solutions with unknowns (`x = 20`) are not supported: such a question has no expression, or one with a wrong value.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows, read_jsonl
+from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows
 from trice.datasets.expressions import MAX_LENGTH, NUMBER, SolutionStep, equal, number, tidy
 from trice.types import Question
 
 NAME = "GSM8K"
-FILES = {"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"}
+FILES = {"train": ["gsm8k/train.jsonl"], "test": ["gsm8k/test.jsonl"]}
 MARKED = re.compile(r"<<([^<>=]+)=(-?[0-9.]+)>>")
 WRITTEN = re.compile(r"([0-9.(][-+*/(). 0-9]*[-+*/][-+*/(). 0-9]*)= *([0-9]+(?:\.[0-9]+)?)")
 
 
-def read(folder: Path) -> Parts:
-    """The two official files under `folder`. Raises InputError for the line that does not fit."""
-    return BENCHMARK.gather(folder, {part: [file] for part, file in FILES.items()}, read_jsonl)
-
-
 def from_hub(splits: HubRows) -> Parts:
-    """The hub's rows, which are those of the official files."""
+    """The hub's rows, which equal those of the official files."""
     return {part: hub_rows(splits, part, part) for part in FILES}
 
 
 def written(line: str) -> list[SolutionStep]:
-    """The equations written out in a line of a solution, units left out, as far as they hold."""
+    """The correct equations in the text of a solution's line, without units."""
     line = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", line)
     line = re.sub(r"(?<=[0-9) ])[xX×](?=[ $(0-9])", "*", line).replace("−", "-").replace("÷", "/")
     line = re.sub(r"[A-Za-z]+(?:[/-][A-Za-z]+)*|[$%]", " ", line)
@@ -43,7 +36,7 @@ def written(line: str) -> list[SolutionStep]:
 
 
 def steps(solution: str) -> list[SolutionStep]:
-    """The steps of a worked solution in order: each line's marked ones, else those written out in it."""
+    """The steps of a worked solution: the marked ones of each line, or else the equations in its text."""
     found: list[SolutionStep] = []
     for line in solution.splitlines():
         found += [SolutionStep(*pair) for pair in MARKED.findall(line)] or written(line)
@@ -51,10 +44,10 @@ def steps(solution: str) -> list[SolutionStep]:
 
 
 def compose(worked: Sequence[SolutionStep]) -> list[str | None]:
-    """Each step with its operands traced back to the numbers of the problem.
+    """Each step as an expression of the problem's numbers.
 
-    An operand that equals an earlier step's result becomes that step's own composed expression: the most
-    recent such step, and each step for one operand only. What grew beyond MAX_LENGTH stays a number.
+    An operand that equals an earlier step's result is replaced by that step's composed expression: the most recent
+    such step, and each step for one operand only. Expressions longer than MAX_LENGTH are not inserted.
     """
     composed: list[str | None] = []
     for step in worked:
@@ -73,13 +66,13 @@ def compose(worked: Sequence[SolutionStep]) -> list[str | None]:
 
 
 def expression(solution: str, answer: str) -> str | None:
-    """The last composed step that gives the answer; where none does, the last one there is."""
+    """The last composed step with the answer as its value, or else the last step, if any."""
     composed = [each for each in reversed(compose(steps(solution))) if each]
     return next((each for each in composed if equal(each, answer)), composed[0] if composed else None)
 
 
 def question(record: Record) -> Question | Dropped:
-    """A record as a question; dropped where no number stands after `####`."""
+    """A record as a question; dropped if no number follows `####`."""
     text = record.text("question")
     solution, _, answer = record.text("answer").rpartition("####")
     gold = number(answer)
@@ -92,12 +85,11 @@ BENCHMARK = Benchmark(
     name=NAME,
     task="math",
     licence="MIT",
-    files=tuple(FILES.values()),
+    files=FILES,
     home="openai/grade-school-math on GitHub",
     hub={"path": "openai/gsm8k", "name": "main"},
     train=6255,
     test=1319,
-    read=read,
     from_hub=from_hub,
     question=question,
 )

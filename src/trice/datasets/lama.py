@@ -1,11 +1,10 @@
-"""Cloze sentences from LAMA: T-REx, and SQuAD among the unseen data sets.
+"""Cloze sentences from LAMA: T-REx, and SQuAD as an unseen test set.
 
-The input is the sentence as it stands, with `[MASK]` where the answer was. T-REx is read in LAMA's form, a file per
-relation and a line per fact with its sentences; the first usable sentence of a fact is taken. It has no official
-parts, so it is cut into train and test here.
+The input is the sentence with `[MASK]` in place of the answer. T-REx has one file per relation and one line per
+fact with its sentences, of which the first usable one is taken. It has no official parts, so it is split here.
 
-A sentence is not usable where it does not hold exactly one mask, where another word form than the answer was masked
-(`logician` for `logic`; known for T-REx only), or where the answer also stands elsewhere in it.
+A sentence is not usable if it does not have exactly one mask, if another word form than the answer was masked
+(`logician` for `logic`; known for T-REx only), or if the answer also occurs elsewhere in it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows, read_jsonl
@@ -26,18 +24,18 @@ SQUAD_FILE = "lama_squad/test.jsonl"
 
 
 def unusable(sentence: str, answer: str, masked: str | None) -> str | None:
-    """Why a sentence cannot be asked, or None where it can; `masked` is the text that was masked, if known."""
+    """Why a sentence is not usable, or None if it is; `masked` is the masked text, if known."""
     if sentence.count(MASK) != 1:
         return "the sentence does not hold exactly one mask"
     if masked is not None and masked != answer:
         return "the masked text is not the answer"
     if re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", sentence, re.IGNORECASE):
-        return "the answer also stands elsewhere in the sentence"
+        return "the answer also occurs elsewhere in the sentence"
     return None
 
 
 def cloze(record: Record, dataset: str, sentences: list[Record], **extra: object) -> Question | Dropped:
-    """The first usable of a fact's `sentences` as a question; dropped, with the first one's reason, without one."""
+    """A fact's first usable sentence as a question; without one, dropped with the reason of the first sentence."""
     answer = record.text("obj_label")
     reasons = []
     for each in sentences:
@@ -50,13 +48,8 @@ def cloze(record: Record, dataset: str, sentences: list[Record], **extra: object
     return record.dropped(dataset, reasons[0] if reasons else "there is no sentence")
 
 
-def read_trex(folder: Path) -> Parts:
-    """The relations' files under `folder`. Raises InputError without any, or for a line that does not fit."""
-    return TREX.gather(folder, {"all": [TREX_FILES]}, partial(read_jsonl, field="uuid"))
-
-
 def trex_from_hub(splits: HubRows) -> Parts:
-    """The hub's rows, one a sentence, put together to facts again."""
+    """The hub's rows, one per sentence, grouped into facts."""
     facts: dict[str, Record] = {}
     for record in hub_rows(splits, "train", "all", "uuid"):
         fields: dict[str, Any] = {**record.fields, "evidences": []}
@@ -74,11 +67,6 @@ def trex_question(record: Record) -> Question | Dropped:
         )
     sentences = [record._replace(fields=each) for each in found]
     return cloze(record, TREX.name, sentences, relation=record.text("predicate_id"))
-
-
-def read_squad(folder: Path) -> Parts:
-    """The official file under `folder`. Raises InputError where it is missing, or for a line that does not fit."""
-    return SQUAD.gather(folder, {"test": [SQUAD_FILE]}, partial(read_jsonl, field="id"))
 
 
 def squad_from_hub(splits: HubRows) -> Parts:
@@ -106,12 +94,12 @@ TREX = Benchmark(
     name="T-REx",
     task="lama",
     licence="CC BY-NC 4.0",
-    files=(TREX_FILES,),
+    files={"all": [TREX_FILES]},
     home="facebookresearch/LAMA on GitHub, data/TREx",
     hub=HUB | {"data_files": "trex/**/*.parquet"},
     train=12607,
     test=3154,
-    read=read_trex,
+    parse=partial(read_jsonl, field="uuid"),
     from_hub=trex_from_hub,
     question=trex_question,
 )
@@ -119,12 +107,12 @@ SQUAD = Benchmark(
     name="SQuAD",
     task="lama",
     licence="CC BY-NC 4.0",
-    files=(SQUAD_FILE,),
+    files={"test": [SQUAD_FILE]},
     home="facebookresearch/LAMA on GitHub, data/Squad",
     hub=HUB | {"data_files": "squad/**/*.parquet"},
     train=0,
     test=305,
-    read=read_squad,
+    parse=partial(read_jsonl, field="id"),
     from_hub=squad_from_hub,
     question=squad_question,
 )

@@ -1,12 +1,12 @@
-"""Reading an English text for a question in another language: MLQA, and XQuAD, which stands in for it.
+"""MLQA, and XQuAD as its substitute: questions in other languages about English texts.
 
-The input is `Context: …` and `Question: …` on two lines. MLQA's official files with English context hold both;
-XQuAD's English file gives text and answers, the other language's file the question of the same id. `MLQA` is all
-six languages together; `MLQA-es` and the like are one of them.
+The input is `Context: …` and `Question: …` on two lines. MLQA's official files with English contexts have both. For
+XQuAD, the English file has texts and answers, and the other language's file has the question of the same id. `MLQA`
+is all six languages together; `MLQA-es` and the like are one of them.
 
-Neither has a part for training that is large enough, so all there is, MLQA's dev and test parts together, is cut
-here, by text: no text is in both parts, whatever the language and the seed, and two in five are for testing (the
-paper's share). The articles that the texts are from are not kept apart.
+Neither has a sufficiently large training part, so all rows (MLQA's dev and test parts together) are split here by
+text: no text is in both parts, whatever the language and the seed, and two in five are for testing (the paper's
+share). Texts from the same article may be in different parts.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ XQUAD_FILE = "xquad/xquad.{language}.json"
 
 
 def _inner(record: Record, field: str) -> list[Record]:
-    """The records in a record's list. Raises InputError for what is none."""
+    """The records in a record's list. Raises InputError for anything else in it."""
     return as_list(record.items(field), f"{record.where}: {field}", "")
 
 
 def squad_rows(path: Path) -> list[Record]:
-    """The questions of a file in SQuAD's form, called by id, each with its text: `context`, `question`, `answers`.
+    """The questions of a file in SQuAD's form, named by id, with the fields `context`, `question` and `answers`.
 
-    Raises InputError, naming the place, for what does not fit."""
+    Raises InputError, which names the place, if the file has another form."""
     content = read_json(path)
     top = Record(str(path), "", content if isinstance(content, Mapping) else {})
     found = []
@@ -63,8 +63,8 @@ def hub_squad_rows(rows: Iterable[Mapping[str, Any]], where: str) -> list[Record
     return found
 
 
-def asked_in(records: Sequence[Record], language: str, several: bool = False) -> list[Record]:
-    """Records with the language they are asked in, which is put before the id where there are `several`."""
+def with_language(records: Sequence[Record], language: str, several: bool = False) -> list[Record]:
+    """Records with the language of their question, which prefixes the name if there are `several` languages."""
     return [
         each._replace(
             name=f"{language}-{each.name}" if several else each.name,
@@ -74,10 +74,10 @@ def asked_in(records: Sequence[Record], language: str, several: bool = False) ->
     ]
 
 
-def joined(english: Sequence[Record], foreign: Sequence[Record]) -> list[Record]:
-    """The foreign questions over the English text, with the English answers, joined by id.
+def join_by_id(english: Sequence[Record], foreign: Sequence[Record]) -> list[Record]:
+    """The foreign questions with the English texts and answers of the same ids.
 
-    Raises InputError for a foreign question without an English one."""
+    Raises InputError if a foreign question has no English one."""
     known = {record.name: record.fields for record in english}
     found = []
     for record in foreign:
@@ -87,8 +87,8 @@ def joined(english: Sequence[Record], foreign: Sequence[Record]) -> list[Record]
     return found
 
 
-def by_text(records: Iterable[Record]) -> Parts:
-    """Two in five texts for testing, the others to train; which, is a property of the text alone."""
+def split_by_text(records: Iterable[Record]) -> Parts:
+    """Two in five texts for testing, the others for training, chosen by a hash of the text."""
     parts: Parts = {"train": [], "test": []}
     for record in records:
         test = zlib.crc32(tidy_text(record.text("context")).encode()) % 5 < 2
@@ -115,21 +115,21 @@ def _mlqa(name: str, languages: Sequence[str]) -> Benchmark:
     def read(folder: Path) -> Parts:
         found: list[Record] = []
         for (language, _), file in files.items():
-            found += asked_in(squad_rows(made.paths(folder, file)[0]), language, several)
-        return by_text(found)
+            found += with_language(squad_rows(made.paths(folder, file)[0]), language, several)
+        return split_by_text(found)
 
     def from_hub(splits: HubRows) -> Parts:
         found: list[Record] = []
         for split, rows in splits.items():
             language = split.partition("_")[0]
-            found += asked_in(hub_squad_rows(rows, f"the hub's {split}"), language, several)
-        return by_text(found)
+            found += with_language(hub_squad_rows(rows, f"the hub's {split}"), language, several)
+        return split_by_text(found)
 
     made = Benchmark(
         name=name,
         task="mlqa",
         licence="CC BY-SA 3.0",
-        files=tuple(files.values()),
+        files={"all": tuple(files.values())},
         home="facebookresearch/MLQA on GitHub, MLQA_V1.zip",
         # The main branch of the hub's copy holds a loading script, which `datasets` no longer runs.
         hub={
@@ -143,7 +143,7 @@ def _mlqa(name: str, languages: Sequence[str]) -> Benchmark:
         },
         train=3607,
         test=2364,
-        read=read,
+        reader=read,
         from_hub=from_hub,
         question=partial(question, name),
     )
@@ -156,17 +156,17 @@ def _xquad(language: str) -> Benchmark:
 
     def read(folder: Path) -> Parts:
         english, foreign = (squad_rows(made.paths(folder, file)[0]) for file in files.values())
-        return by_text(asked_in(joined(english, foreign), language))
+        return split_by_text(with_language(join_by_id(english, foreign), language))
 
     def from_hub(splits: HubRows) -> Parts:
         english, foreign = (hub_squad_rows(splits[each], f"the hub's xquad.{each}") for each in files)
-        return by_text(asked_in(joined(english, foreign), language))
+        return split_by_text(with_language(join_by_id(english, foreign), language))
 
     made = Benchmark(
         name=f"XQuAD-{language}",
         task="mlqa",
         licence="CC BY-SA 4.0",
-        files=tuple(files.values()),
+        files={"all": tuple(files.values())},
         home="deepmind/xquad on GitHub",
         hub={
             "path": "google/xquad",
@@ -175,7 +175,7 @@ def _xquad(language: str) -> Benchmark:
         },
         train=3607,
         test=2364,
-        read=read,
+        reader=read,
         from_hub=from_hub,
         question=partial(question, f"XQuAD-{language}"),
     )

@@ -1,13 +1,12 @@
-"""MultiArith and AddSub: word problems that no model here is trained on, in one JSON list each.
+"""MultiArith and AddSub: word problems for testing only, in one JSON list each.
 
 Both files have the same form: `sQuestion`, one equation such as `X=((32.0+42.0)-35.0)`, one solution. Rows are
-called by their place in the file. The hub's MultiArith has the same rows in another order and without equations.
+named by their position. The hub's MultiArith has the same rows in another order and without equations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from trice.datasets.benchmark import (
@@ -25,7 +24,7 @@ from trice.types import Question
 
 
 def expression(equations: list[str]) -> str | None:
-    """The side of the only equation that is not the unknown `x`, or None where that is out of reach."""
+    """The side of the only equation that is not the unknown `x`; None if there is no such equation."""
     sides = [side.strip() for side in equations[0].split("=")] if len(equations) == 1 else []
     known = [side for side in sides if side.lower() != "x"]
     return tidy(known[0]) if len(sides) == 2 and len(known) == 1 else None
@@ -41,10 +40,7 @@ def _official(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"sQuestion": row.get("question"), "lSolutions": [row.get("final_ans")], "lEquations": []}
 
 
-def _made(name: str, file: str, size: int, hub: Mapping[str, Any]) -> Benchmark:
-    def read(folder: Path) -> Parts:
-        return made.gather(folder, {"test": [file]}, read_list)
-
+def _benchmark(name: str, file: str, size: int, hub: Mapping[str, Any]) -> Benchmark:
     def question(record: Record) -> Question | Dropped:
         text, solutions = tidy_text(record.text("sQuestion")), record.items("lSolutions")
         gold = number(str(solutions[0])) if len(solutions) == 1 else None
@@ -52,23 +48,22 @@ def _made(name: str, file: str, size: int, hub: Mapping[str, Any]) -> Benchmark:
             return record.dropped(name, f"the answer {solutions!r:.60} is not one number")
         return record.question(name, text, gold, expression=expression(record.texts("lEquations")))
 
-    made = Benchmark(
+    return Benchmark(
         name=name,
         task="math",
         licence="none stated",
-        files=(file,),
+        files={"test": [file]},
         home=f"kojima-takeshi188/zero_shot_cot on GitHub, dataset/{name}",
         hub=hub,
         train=0,
         test=size,
-        read=read,
+        parse=read_list,
         from_hub=_from_hub,
         question=question,
     )
-    return made
 
 
 BENCHMARKS = (
-    _made("MultiArith", "multiarith/MultiArith.json", 600, {"path": "ChilleD/MultiArith"}),
-    _made("AddSub", "addsub/AddSub.json", 395, {}),
+    _benchmark("MultiArith", "multiarith/MultiArith.json", 600, {"path": "ChilleD/MultiArith"}),
+    _benchmark("AddSub", "addsub/AddSub.json", 395, {}),
 )

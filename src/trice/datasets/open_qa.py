@@ -1,12 +1,12 @@
-"""Questions about facts with short answers and no text to read: WebQuestions, NaturalQuestions-open, TriviaQA.
+"""Open questions with short answers and without a text: WebQuestions, NaturalQuestions-open, TriviaQA.
 
-All are the `qa` task: the input is the question itself, the answer every accepted string. WebQuestions is read in
-the JSON form of brmson's copy, whose parts trainmodel, val and devtest are the original training part;
-NaturalQuestions and TriviaQA as JSONL of `question` and `answer` (a list): NQ-open's own form, and the DPR splits
-of TriviaQA written that way.
+All belong to the task `qa`: the input is the question, and every accepted string is an answer. WebQuestions is read
+in the JSON form of brmson's copy, whose parts trainmodel, val and devtest are the original training part.
+NaturalQuestions and TriviaQA are read as JSONL of `question` and `answer` (a list): the form of NQ-open, and the
+DPR splits of TriviaQA in that form.
 
-Stanford's LISP-like `targetValue` file of WebQuestions and TriviaQA's evidence documents are not covered; the hub's
-copies hold all questions of both.
+Stanford's LISP-like `targetValue` file of WebQuestions and TriviaQA's evidence documents are not supported; the
+hub's copies have all questions of both.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _trivia_qa(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"question": row.get("question"), "answer": (row.get("answer") or {}).get("aliases")}
 
 
-def _made(
+def _benchmark(
     name: str,
     files: Files,
     parse: Callable[[Path, str], list[Record]],
@@ -59,11 +59,8 @@ def _made(
     answers: str = "answer",
     **more: Any,
 ) -> Benchmark:
-    """One of the benchmarks: `text` and `answers` are its fields, `official` gives a hub's row these names, and
-    `split` is the hub's part to test on."""
-
-    def read(folder: Path) -> Parts:
-        return made.gather(folder, files, parse)
+    """One of the benchmarks: `text` and `answers` are its fields, `official` renames a hub row's fields, and
+    `split` is the hub's test split."""
 
     def from_hub(splits: HubRows) -> Parts:
         parts = {"train": hub_rows(splits, "train", "train"), "test": hub_rows(splits, split, "test")}
@@ -72,15 +69,20 @@ def _made(
     def question(record: Record) -> Question | Dropped:
         return record.question(name, tidy_text(record.text(text)), record.texts(answers))
 
-    named = tuple(file for part in files.values() for file in part)
-    made = Benchmark(
-        name=name, task="qa", files=named, read=read, from_hub=from_hub, question=question, test=1000, **more
+    return Benchmark(
+        name=name,
+        task="qa",
+        files=files,
+        parse=parse,
+        from_hub=from_hub,
+        question=question,
+        test=1000,
+        **more,
     )
-    return made
 
 
 BENCHMARKS = (
-    _made(
+    _benchmark(
         "WebQuestions",
         WEB_QUESTIONS,
         partial(read_list, field="qId"),
@@ -93,7 +95,7 @@ BENCHMARKS = (
         hub={"path": "stanfordnlp/web_questions"},
         train=2000,
     ),
-    _made(
+    _benchmark(
         "NaturalQuestions",
         NATURAL_QUESTIONS,
         read_jsonl,
@@ -103,7 +105,7 @@ BENCHMARKS = (
         hub={"path": "google-research-datasets/nq_open"},
         train=6000,
     ),
-    _made(
+    _benchmark(
         "TriviaQA",
         TRIVIA_QA,
         read_jsonl,

@@ -1,7 +1,4 @@
-"""What the starter sets share: the gaps of a template, and a part's questions cut to a size and numbered.
-
-Does not cover what is in a row: that is each set's own.
-"""
+"""The common parts of the starter sets: filling the gaps of a template, and numbering the questions of a part."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ FIELD = re.compile(r"\{([A-Za-z]+)([0-9]?)(?::([0-9.]+)-([0-9.]+)(?:/([0-9.]+))?
 
 
 def _draw(low: str, high: str, step: str | None, rng: random.Random) -> str:
-    """A number from `low` to `high` in steps, written with the step's decimals."""
+    """A random number from `low` to `high` in steps, with the step's decimals."""
     first, by = Decimal(low), Decimal(step or 1)
     return str(first + by * rng.randint(0, int((Decimal(high) - first) / by)))
 
@@ -27,7 +24,7 @@ def _draw(low: str, high: str, step: str | None, rng: random.Random) -> str:
 def fill_gaps(
     text: str, words: dict[str, str], pools: Mapping[str, Sequence[str]], rng: random.Random
 ) -> str:
-    """The text with its gaps filled; what fills a gap named for the first time is drawn and added to `words`."""
+    """The text with its gaps filled. The word for a new gap is drawn at random and added to `words`."""
 
     def put(match: re.Match[str]) -> str:
         kind, count, low, high, step = match.groups()
@@ -44,7 +41,7 @@ def take_questions(
 ) -> list[Question]:
     """The first `size` rows as questions of the data set `name`, numbered from 1.
 
-    Raises InputError where that is less than none or more than `most`."""
+    Raises InputError if `size` is negative or more than `most`."""
     if not 0 <= size <= most:
         raise InputError(f"{name}: {size} {part} questions wanted; it makes 0 to {most} distinct ones")
     return [

@@ -4,7 +4,7 @@ A context with gaps is filled with names, places and numbers from pools; the ans
 belongs to the training part or to the test part, so no test text is a training text with other names. Most
 questions are Spanish, the language of the embedded translator.
 
-Does not cover questions whose answer needs two sentences to be joined, or has no span in the text.
+Questions that need two sentences, or whose answer is not a span of the text, are not included.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _row(context: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 
 
 def _rows(test: bool, seed: int) -> Iterator[dict[str, Any]]:
-    """Distinct questions without end, every context in turn."""
+    """An endless stream of distinct questions, with each context in turn."""
     chosen = [each for each in _file()["contexts"] if each.get("test", False) is test]
     rng = random.Random(f"{seed}:{NAME}:{test}")
     seen: set[str] = set()
@@ -71,7 +71,7 @@ def make(
 ) -> tuple[list[Question], list[Question]]:
     """Training and test questions with `relation`, `template` and `language`; by default TRAIN and TEST of them.
 
-    Raises InputError where more are wanted than MAX_ROWS of each."""
+    Raises InputError if more than MAX_ROWS of a part are requested."""
     return (
         take_questions(NAME, "train", _rows(False, seed), TRAIN if train is None else train, MAX_ROWS),
         take_questions(NAME, "test", _rows(True, seed), TEST if test is None else test, MAX_ROWS),

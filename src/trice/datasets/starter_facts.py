@@ -1,10 +1,10 @@
 """The starter sets of facts (`facts.yaml`): open questions (`starter-qa`) and cloze sentences (`starter-lama`).
 
 A fact is in the training part of both sets or in the test part of both, whatever the seed, so no test question is
-about a fact that was trained on in either form. Facts are popular or obscure, for a small model knows some and not
-others, and WikiSearch finds some and not others.
+about a fact that was trained on in either form. Facts are popular or obscure, since a small model knows only some
+of them and WikiSearch finds only some.
 
-Does not cover facts that change within years: officeholders, populations, records.
+Facts that change within years (officeholders, populations, records) are not included.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TEST_SHARE = 4  # one fact in so many is a test fact
 
 
 class Fact(NamedTuple):
-    """A subject, how it may be asked for, and the accepted answers."""
+    """A subject with its relation, the accepted answers, and the texts of its questions."""
 
     relation: str
     subject: str
@@ -37,7 +37,8 @@ class Fact(NamedTuple):
 
     @property
     def test(self) -> bool:
-        """Whether it belongs to the test parts: by a hash, so a fact added later moves no other."""
+        """Whether it belongs to the test parts: by a hash, so that a new fact does not change the part of
+        others."""
         digest = hashlib.sha256(f"{self.relation}:{self.subject}".encode()).digest()
         return digest[0] % TEST_SHARE == 0
 
@@ -84,7 +85,7 @@ class FactSet:
     ) -> tuple[list[Question], list[Question]]:
         """Training and test questions with `relation`, `subject`, `level`, `language`; by default each fact once.
 
-        Raises InputError where more are wanted than there are facts times ways to ask."""
+        Raises InputError if more are requested than there are facts times texts."""
         return self._part("train", False, train, seed), self._part("test", True, test, seed)
 
     def _part(self, part: str, held_out: bool, size: int | None, seed: int) -> list[Question]:
@@ -95,7 +96,7 @@ class FactSet:
 
 
 def _rows(facts: list[Fact], rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Every fact once in some order, then every one again with a text it was not asked with."""
+    """Every fact once in random order, then again with another of its texts, until all texts are used."""
     left = [(fact, rng.sample(fact.texts, len(fact.texts))) for fact in rng.sample(facts, len(facts))]
     while left:
         for fact, texts in left:

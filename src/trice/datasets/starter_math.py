@@ -1,10 +1,10 @@
-"""The starter set for math: word problems from our own templates (`starter.yaml`), for a start without any files.
+"""The starter set for math: word problems from our own templates (`starter.yaml`), for use without any files.
 
 The same seed gives the same questions in any process. A template belongs to the training part or to the test
 part, so no test question is a training question with other numbers. Level 1 is a sum of single figures,
 level 5 has money, percent, averages and units; levels 2 to 4 grow in figures and steps.
 
-Does not cover anything but one gold expression of `+ - * /`, whose every step is above zero.
+Each question has one gold expression of `+ - * /`, whose intermediate results are positive.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def templates() -> tuple[Template, ...]:
 
 
 def _fill(template: Template, rng: random.Random) -> tuple[str, dict[str, str]]:
-    """The text with its gaps filled, and what each gap was filled with."""
+    """The text with its gaps filled, and the word of each gap."""
     (name, he, his), (other, _, _) = (person.split() for person in rng.sample(_file()["people"], 2))
     words: dict[str, str] = {
         "name": name,
@@ -74,8 +74,8 @@ def _fill(template: Template, rng: random.Random) -> tuple[str, dict[str, str]]:
 
 
 def _attempt(template: Template, rng: random.Random) -> dict[str, Any] | None:
-    """The fields of one question, or None where the drawn numbers make no sensible problem: two are equal,
-    or a step is not above zero or has too many decimals."""
+    """The fields of one question; None if two of the drawn numbers are equal, or a step is not positive or has too
+    many decimals."""
     text, words = _fill(template, rng)
     drawn = [word for gap, word in words.items() if len(gap) == 1]
     expression = re.sub("[a-z]", lambda gap: words[gap[0]], template.solve)
@@ -98,7 +98,7 @@ def _decimal(value: Fraction) -> str:
 
 
 def _rows(part: str, chosen: Sequence[Template], seed: int) -> Iterator[dict[str, Any]]:
-    """Distinct questions without end, every template in turn."""
+    """An endless stream of distinct questions, with each template in turn."""
     rng = random.Random(f"{seed}:{part}")
     seen: set[str] = set()
     while True:
@@ -114,7 +114,7 @@ def make(
 ) -> tuple[list[Question], list[Question]]:
     """Training and test questions, with `expression`, `template` and `level`; by default TRAIN and TEST of them.
 
-    Raises InputError where more are wanted than it makes distinct (MAX_ROWS of each)."""
+    Raises InputError if more than MAX_ROWS of a part are requested."""
     kept = [template for template in templates() if not template.test]
     held_out = [template for template in templates() if template.test]
     return (

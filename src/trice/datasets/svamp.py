@@ -1,13 +1,12 @@
 """SVAMP: 1,000 short problems with one gold equation each, in one JSON list (`SVAMP.json`).
 
-The hub's copy cuts the same rows into two splits; they are put back in the official order here.
+The hub's copy has the same rows in two splits; this module restores the official order.
 """
 
 from __future__ import annotations
 
 import re
 from functools import partial
-from pathlib import Path
 
 from trice.datasets.benchmark import (
     Benchmark,
@@ -26,11 +25,6 @@ NAME = "SVAMP"
 FILE = "svamp/SVAMP.json"
 
 
-def read(folder: Path) -> Parts:
-    """The official file under `folder`. Raises InputError where it is missing or not the official form."""
-    return BENCHMARK.gather(folder, {"all": [FILE]}, partial(read_list, field="ID"))
-
-
 def from_hub(splits: HubRows) -> Parts:
     """The hub's rows, in the official order (`chal-1`, `chal-2`, …)."""
     rows = [dict(row) for split in splits.values() for row in split]
@@ -39,7 +33,7 @@ def from_hub(splits: HubRows) -> Parts:
 
 
 def question(record: Record) -> Question | Dropped:
-    """A record as a question; the expression is the equation without blanks, `.0` and outer parentheses."""
+    """A record as a question; the expression is the equation without spaces, `.0` and outer parentheses."""
     text = tidy_text(record.text("Body"), record.text("Question"))
     answer, equation = record.text("Answer"), record.text("Equation")
     gold = number(answer)
@@ -52,12 +46,12 @@ BENCHMARK = Benchmark(
     name=NAME,
     task="math",
     licence="MIT",
-    files=(FILE,),
+    files={"all": [FILE]},
     home="arkilpatel/SVAMP on GitHub",
     hub={"path": "ChilleD/SVAMP"},
     train=800,
     test=200,
-    read=read,
+    parse=partial(read_list, field="ID"),
     from_hub=from_hub,
     question=question,
 )
