@@ -1,9 +1,9 @@
-"""Search by words, by meaning and by both, on the 10,033 summaries: is an answer found, and how long does it take.
+"""Search by words, by meaning and by both on the 10,033 summaries: how often an answer is found, and how fast.
 
-Questions are the first 1,000 of WebQuestions' test set. A hit: a gold answer stands as whole words in one of the
-first k passages, title included, as the model would be shown them. Times are of one query for 20 passages, its
-vector included, on one core; each is the faster of two, since a machine has other work too. The vectors are made
-first where they are missing, some ten minutes of one core.
+The questions are the first 1,000 of WebQuestions' test set. A hit is a gold answer as whole words in one of the
+first k passages, with titles, in the form that the model reads. A time is that of one query for 20 passages with
+its vector, on one core, and the faster of two measurements. Missing vectors are computed first, in about ten
+minutes on one core.
 
     pip install 'trice-rlef[dense]'
     TRICE_DATA=… python benchmarks/dense_search.py

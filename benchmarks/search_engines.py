@@ -1,20 +1,18 @@
-"""Full-text search: tantivy (through `trice.tools.passage_index`) beside bm25s, on the summaries or a synthetic corpus.
+"""Full-text search: tantivy (through `trice.tools.passage_index`) against bm25s, on the summaries or synthetic
+passages.
 
-Each engine builds and searches in processes of its own, pinned to one core, and both get the same words: bm25s is
-given what tantivy's analyser makes of a text (lower case, no accents, English stems, no stop words), and tantivy's
-k1 = 1.2 and b = 0.75. Both hold their index on disk, mapped, and return the passages' texts. tantivy keeps a
-passage's length in one byte, so its scores differ slightly from bm25s's exact ones; how far that changes the ten
-best is printed.
+Each engine builds and searches in its own processes, pinned to one core. Both get the same words and constants:
+bm25s receives the output of tantivy's analyser (lower case, no accents, English stems, no stop words), k1 = 1.2 and
+b = 0.75. Both map their index from disk and return the passages' texts. tantivy stores a passage's length in one
+byte, so its scores differ slightly from the exact ones of bm25s; the effect on the ten best passages is printed.
 
-The synthetic corpus is a random walk through the summaries: a passage starts at a random word, and at each word it
-goes on reading or, once in 8, jumps to another place where the same word stands. So words keep the frequencies and
-the neighbours they have in the summaries, and no passage is a copy; lengths are even between 80 and 120 words. It
-has no words that the summaries lack, where a real corpus of that size has many rare ones, which cost disk but no
-time in queries without them.
+The synthetic corpus is a random walk through the summaries: a passage starts at a random word and continues there,
+and after each word it jumps with a probability of 1/8 to another occurrence of the same word. Words thus keep their
+frequencies and neighbours, and no passage is a copy. Lengths are uniform between 80 and 120 words. A real corpus of
+that size has many rare words in addition, which cost disk space but no time in queries without them.
 
-Queries are 1,000 questions of WebQuestions where `TRICE_DATA` is set, else beginnings of the summaries' sentences.
-The index is in memory when they are timed, and the fastest of three times counts, since a machine has other work
-too.
+The queries are 1,000 questions of WebQuestions if `TRICE_DATA` is set, or else beginnings of the summaries'
+sentences. The index is in memory during the measurement, and the fastest of three times counts.
 
     pip install bm25s  # and numba, with which bm25s is much faster
     python benchmarks/search_engines.py [passages]  # without a number: the 10,033 summaries
@@ -111,11 +109,6 @@ def queries() -> list[str]:
     return [" ".join(sentences[place].split()[:8]) for place in chosen]
 
 
-def searched_text(passage: Passage) -> str:
-    """What the index searches of a passage."""
-    return f"{passage.title}. {passage.text}" if passage.title else passage.text
-
-
 def build_ours(corpus: Path, folder: Path) -> None:
     build_index(read_passages(corpus), folder)
 
@@ -127,7 +120,7 @@ def build_theirs(corpus: Path, folder: Path) -> None:
     vocabulary: dict[str, int] = {}
     ids = []
     for passage in read_passages(corpus):
-        ids.append([vocabulary.setdefault(word, len(vocabulary)) for word in analyse(searched_text(passage))])
+        ids.append([vocabulary.setdefault(word, len(vocabulary)) for word in analyse(passage.searched)])
     engine = bm25s.BM25(k1=1.2, b=0.75, method="lucene", backend="auto")
     engine.index((ids, vocabulary), show_progress=False)
     engine.save(folder, corpus=(passage._asdict() for passage in read_passages(corpus)), show_progress=False)

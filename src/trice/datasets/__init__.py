@@ -243,7 +243,7 @@ def load_files(
     """A user's own questions as the data set `name`: the first `train` and `test` rows of two files, or all.
 
     A training question that is also in the test file is dropped. Raises InputError for a row that does not fit, for
-    an id that stands in a file twice, and for more questions wanted than there are.
+    a repeated id in a file, and for more questions than the file has.
     """
     tests = _read_file(test_file, name)
     pool, dropped = _remove_test_questions(_read_file(train_file, name), tests)

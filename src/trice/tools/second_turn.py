@@ -21,7 +21,7 @@ ASKED = "\nQuestion: "
 
 
 def second_turn_question(question: Question, context: str, asked: str, turn: int = 1) -> Question:
-    """The question as it is asked again: what is `asked`, over a context. `turn` numbers those of one output."""
+    """The question of a second turn: `asked` with a context. `turn` numbers the second turns of one output."""
     form = {
         "task": SECOND_TURN,
         "instruction": SECOND_TURN_INSTRUCTION,
