@@ -114,7 +114,7 @@ def test_squad_is_for_testing_only_and_holds_one_mask(tmp_path: Path) -> None:
     path = tmp_path / lama.SQUAD_FILE
     path.parent.mkdir()
     path.write_text("\n".join(map(json.dumps, SQUAD_ROWS)))
-    parts = lama.read_squad(tmp_path)
+    parts = lama.SQUAD.read(tmp_path)
     assert list(parts) == ["test"]
     question, dropped = map(lama.squad_question, parts["test"])
     assert isinstance(question, Question)

@@ -14,7 +14,7 @@ from trice.tools.calculator import Calculator
 COUNTS = {"ASDiv": (952, 266), "SVAMP": (800, 200), "GSM8K": (7473, 1319), "MultiArith": (0, 600)}
 YIELDS = {"ASDiv": 0.999, "SVAMP": 0.998, "GSM8K": 0.955, "MultiArith": 1}
 LONG, BLANK, BOTH = "longer than 20 words", "no letter and no digit", "the same question is in the test part"
-MASKS, FORM, LEAK = "hold exactly one mask", "the masked text is not", "stands elsewhere in the sentence"
+MASKS, FORM, LEAK = "hold exactly one mask", "the masked text is not", "occurs elsewhere in the sentence"
 XQUAD = (1190, 758, 429, {LONG: 3})
 # Official rows, training questions, test questions, and how many rows are dropped for which reason.
 TEXTS = {

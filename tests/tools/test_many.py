@@ -249,5 +249,5 @@ def test_a_damaged_file_is_one_clear_line(kept: Path, damage: str) -> None:
     with pytest.raises(TriceError) as caught:
         run_all(calls(Loud("1"), "a"))
     assert str(caught.value).startswith(f"{kept}: is not usable (")
-    assert str(caught.value).endswith("; remove it, calls are then run again")
+    assert str(caught.value).endswith("; remove it, and its calls are executed again")
     assert "\n" not in str(caught.value)

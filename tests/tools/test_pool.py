@@ -108,12 +108,12 @@ def test_too_many_hanging_calls_stop_the_work_and_what_is_done_is_told(
     monkeypatch.setattr(worker_pool, "MAX_HUNG", 2)
     done: dict[str, Execution] = {}
     tool = FunctionTool(shout, 0.3, release_after=None)
-    with pytest.raises(TriceError, match="shout: 2 calls hang; see why"):
+    with pytest.raises(TriceError, match="shout: 2 calls hang; fix the tool"):
         done.update(run_in_pool(calls(tool, *"aXbYc")))
     assert {*"abXY"} == set(done)
     assert (done["a"].output, done["Y"].error) == ("A", "no result within 0.3 seconds")
     for _ in range(3):  # threads that hang count until they end, whichever pool they were begun in
-        with pytest.raises(TriceError, match="shout: 2 calls hang; see why"):
+        with pytest.raises(TriceError, match="shout: 2 calls hang; fix the tool"):
             next(run_in_pool(calls(tool, "d")))
 
 
