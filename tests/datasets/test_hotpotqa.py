@@ -80,7 +80,9 @@ def test_hub_rows_go_the_same_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize("context", [["Alû"], [["Alû", ["a"], 3]], [["Alû", [1]]], [[1, ["a"]]], [None]])
 def test_wrong_paragraphs_are_named(tmp_path: Path, context: list[Any]) -> None:
     (record,) = hotpotqa.BENCHMARK.read(put(tmp_path, SAMPLE, ROW | {"context": context}))["test"]
-    with pytest.raises(InputError, match="record 1: field 'context': paragraph 1 is not a pair of a title and"):
+    with pytest.raises(
+        InputError, match="record 1: field 'context': paragraph 1 is not a pair of a title and"
+    ):
         hotpotqa.question(record)
 
 
