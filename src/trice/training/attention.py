@@ -58,6 +58,8 @@ class _Gather(torch.autograd.Function):
         (grad_ND,) = grads
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            # torch 2.11 gives this warning in spite of `check_invariants=False`.
+            warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
             sums_TN = torch.sparse_csr_tensor(
                 starts, places_N, grad_ND.new_ones(len(places_N)), (len(starts) - 1, len(places_N)),
                 check_invariants=False,
