@@ -1,4 +1,4 @@
-"""Chat: what a model does with a typed question, for all to see."""
+"""Chat in the terminal: questions are answered, and calls are executed and shown."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_questions_are_answered_until_an_empty_line(
     monkeypatch.setattr(sys, "stdin", io.StringIO("2 and 3?\nAgain {input} ?\n\nnever read\n"))
     chat(str(model), device="cpu", dtype="float32", max_new_tokens=4)
     answer = "  response  5\n  decision  answer without a tool\n  answer    5\n"
-    assert capsys.readouterr().out == f"Type a question; an empty line ends.\n> {answer}> {answer}> "
+    assert capsys.readouterr().out == f"Type a question. An empty line ends the chat.\n> {answer}> {answer}> "
 
 
 def test_the_end_of_input_ends_it(

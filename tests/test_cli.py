@@ -226,7 +226,7 @@ WRONG_INPUT = [
     ("generate --model {stage2} --data {good} --output {out}", "stage2' is neither a folder with a model"),
     (f"{LABEL} --teacher me", "--teacher me is not valid: input should be 'annotations', 'rule' or 'endpoint'"),
     (f"{LABEL} --teacher endpoint", "teacher 'endpoint' needs the key 'endpoint' with url and model"),
-    ("label --data {good} --output {out} --teacher endpoint --model m --endpoint here", "server 'here' is not a URL"),
+    (f"{LABEL} --teacher endpoint --model m --endpoint here", "server 'here' is not a URL"),
     (f"{LABEL} --teacher endpoint --model m --endpoint http://h --keys-file {{none}}", "none: can"),
     ("mix --labelled {labelled} --output {out} --kind all", "--kind all is not valid: input should be 'selective'"),
     ("collect --model {model} --data {labelled} --output {dir} --origin a_b", "origin 'a_b': use letters"),

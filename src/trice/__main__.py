@@ -1,4 +1,4 @@
-"""`python -m trice`, which is what `torchrun -m trice` and `accelerate launch -m trice` start."""
+"""Entry point of `python -m trice`, which `torchrun -m trice` and `accelerate launch -m trice` start."""
 
 from trice.cli import main
 

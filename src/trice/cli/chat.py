@@ -1,4 +1,4 @@
-"""Chat: questions typed at a terminal, answered by the model, its calls executed for all to see."""
+"""Chat in the terminal: the model answers typed questions, and its tool calls are executed and shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def chat(
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
-    """Read questions from the terminal until an empty line or the end of input."""
+    """Answer questions from the terminal until an empty line or the end of input.
+
+    Raises InputError if the task, template, model or adapter does not fit."""
     tasks = Tasks(task, tools)
     spec = ModelSpec(model, adapter, template, sampling=Sampling(max_new_tokens))
     load_template(template)
@@ -37,9 +39,9 @@ def chat(
     def answer(questions: Sequence[Question]) -> list[str]:
         return [row.response for row in respond(engine, tasks, questions, spec)]
 
-    print("Type a question; an empty line ends.")
+    print("Type a question. An empty line ends the chat.")
     while text := _read():
-        # In a mix any task will do: all of its questions are asked alike.
+        # In a mix, any of its tasks can be named, because all questions get the same instruction.
         row = Question(id="chat", input=text, task=MIXED[0] if tasks.mixed else None)
         asked = ask(row, tasks.of(row))
         written = respond(engine, tasks, [asked], spec)
@@ -47,7 +49,7 @@ def chat(
 
 
 def show(response: Response) -> str:
-    """The decision, the call, the tool's result and the answer, a line each."""
+    """The decision, the call, the tool's result and the answer, one on each line."""
     lines = [f"  response  {response.response}"]
     if response.outcome is Outcome.MALFORMED:
         lines.append(f"  decision  a malformed call: {response.reason}")
@@ -68,7 +70,7 @@ def show(response: Response) -> str:
 
 
 def _printable(line: str) -> str:
-    """No character of a model's may steer the terminal."""
+    """The line without characters that could control the terminal."""
     return "".join(character if character.isprintable() else " " for character in line)
 
 
