@@ -26,13 +26,8 @@ MAX_PREFILL = 2048  # prompt tokens in one pass, which bounds the memory
 
 
 class BatchDecoder:
-    """Runs one model over rows.
-
-    Args:
-        loaded: The model, whose layers use `batch_attention` while the decoder runs. prefix: Tokens that all
-        prompts begin with. use_model_head: Compute logits with the model's own forward method instead of the
-        weights of its output head.
-    """
+    """Runs one model over rows, within `batch_attention`. All prompts begin with `prefix`. With `use_model_head`,
+    logits come from the model's forward method instead of the weights of its output head."""
 
     def __init__(self, loaded: LocalModel, prefix: Sequence[int] = (), use_model_head: bool = False) -> None:
         self.model, self.device = loaded.model, loaded.device

@@ -19,8 +19,8 @@ import torch
 from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import EncodedPrompt, admit, compact_order
 from trice.models.call_blocker import TokenBlocker
-from trice.models.detokenizer import Detokenizer, tail
-from trice.models.engine import Finish, Generated, tokens_needed
+from trice.models.detokenizer import tail
+from trice.models.engine import Finish, Generated, truncate_ids
 from trice.models.local import LocalModel
 from trice.models.sampling import Sampling
 from trice.models.token_sampling import (
@@ -178,23 +178,12 @@ class _BeamSearch:
 
     def _samples(self, search: _Search) -> dict[int, Generated]:
         """The wanted samples, the best first."""
+        finished = ([token for token in beam.ids if token not in self.end_ids] for beam in search.finished)
         return {
-            sample: self._generated(search.finished[sample].ids)
-            for sample in search.prompt.samples
-            if sample < len(search.finished)
+            sample: truncate_ids(self.loaded.tokenizer, ids, self.finish)
+            for sample, ids in enumerate(finished)
+            if sample in search.prompt.samples
         }
-
-    def _generated(self, ids: Sequence[int]) -> Generated:
-        """A beam up to its end token, or to where `finish` ends it."""
-        detokenizer = Detokenizer(self.loaded.tokenizer)
-        for token in ids:
-            if token in self.end_ids:
-                continue
-            text = self.finish(detokenizer.add(token), detokenizer.unchanged)
-            if text is not None:
-                needed = tokens_needed(self.loaded.tokenizer, detokenizer.ids, text)
-                return Generated(text, detokenizer.ids[:needed])
-        return Generated(detokenizer.text, detokenizer.ids)
 
 
 def beam_search(

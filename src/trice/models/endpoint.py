@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 MAX_BACKOFF = 30.0  # seconds between two attempts, unless the server names a time
-
 Deliver = Callable[[int, dict[int, Reply]], None]
 """Receives a request's number and its samples by their numbers."""
 
@@ -120,12 +119,9 @@ class Endpoint:
             fields: Further fields of the request's body.
             write_call: Writes a tool call that the server parsed (`tool_calls`) back into the text.
 
-        Returns:
-            The requests of which some samples are missing.
-
-        Raises:
-            TriceError: Every request would fail for the same reason, or the budget is spent. Replies that arrived
-                before it, or before a Ctrl-C, have been delivered.
+        Returns the requests of which some samples are missing. Raises TriceError if every request would fail
+        for the same reason, or if the budget is spent. Replies that arrived before it, or before a Ctrl-C, were
+        delivered.
         """
         options: dict[str, Any] = {"model": self.model, "max_tokens": max_tokens}
         if self.send_temperature:
@@ -146,31 +142,27 @@ class Endpoint:
 
 
 class _Task(NamedTuple):
-    """A request with its number and the wanted samples."""
-
     number: int
     request: Request
     samples: Sequence[int]
 
 
+@dataclass
 class _Run:
     """State shared by the requests of one `complete`."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        deliver: Deliver,
-        options: dict[str, Any],
-        seed: int | None,
-        write_call: WriteCall | None,
-    ) -> None:
-        self.endpoint, self.deliver, self.options, self.seed = endpoint, deliver, options, seed
-        self.write_call = write_call
-        self.pool = ServerPool(endpoint.servers, endpoint.account)
+    endpoint: Endpoint
+    deliver: Deliver
+    options: dict[str, Any]
+    seed: int | None
+    write_call: WriteCall | None
+    failures: list[Failure] = field(default_factory=list)
+    answered: int = 0
+    warned_of_estimates: bool = False
+
+    def __post_init__(self) -> None:
+        self.pool = ServerPool(self.endpoint.servers, self.endpoint.account)
         self.clients: dict[tuple[str, str], AsyncOpenAI] = {}
-        self.failures: list[Failure] = []
-        self.answered = 0
-        self.warned_of_estimates = False
 
     async def run(self, tasks: Sequence[_Task]) -> list[Failure]:
         """Answer all requests, as many at a time as the servers allow."""

@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trice.errors import InputError, error_line
-from trice.formats.prompt import CHAT, decode
+from trice.formats.prompt import CHAT
 from trice.models.budget import Request
-from trice.models.detokenizer import Detokenizer
 from trice.models.endpoint import Endpoint
-from trice.models.engine import Deliver, Failure, Generated, GenerationSettings, Prompt, tokens_needed
+from trice.models.engine import Deliver, Failure, Generated, GenerationSettings, Prompt, truncate_ids
 from trice.models.replies import Reply
 from trice.types import ToolCall
 
@@ -104,17 +103,8 @@ class EndpointEngine:
         ids = reply.tokens
         if ids and ids[-1] in self._tokenizer.all_special_ids:
             ids = ids[:-1]
-        detokenizer = Detokenizer(self._tokenizer)
-        text = ""
-        for count, token in enumerate(ids, start=1):
-            text = detokenizer.add(token)
-            finished = settings.finish(text, detokenizer.unchanged)
-            if finished is not None:
-                text, ids = finished, ids[:count]
-                break
-        if text != decode(self._tokenizer, ids):
-            ids = ids[: tokens_needed(self._tokenizer, ids, text)]
-        return settings.drop_redundant_tokens(self._tokenizer, Generated(text, ids))
+        generated = truncate_ids(self._tokenizer, ids, settings.finish)
+        return settings.drop_redundant_tokens(self._tokenizer, generated)
 
 
 def write_offered(writers: Mapping[str, Callable[[dict[str, Any]], str]], call: ToolCall) -> str:

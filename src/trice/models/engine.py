@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from trice.formats import paper
 from trice.formats.prompt import Example, Template, decode
 from trice.models.call_blocker import CallBlocker
+from trice.models.detokenizer import Detokenizer
 from trice.models.sampling import Sampling
 from trice.types import Outcome
 
@@ -186,6 +187,16 @@ def tokens_needed(tokenizer: Any, ids: Sequence[int], text: str) -> int:
     while count and text in decode(tokenizer, ids[: count - 1]):
         count -= 1
     return count
+
+
+def truncate_ids(tokenizer: Any, ids: Sequence[int], finish: Finish) -> Generated:
+    """The response in generated ids, up to where `finish` ends it."""
+    detokenizer = Detokenizer(tokenizer)
+    for token in ids:
+        text = finish(detokenizer.add(token), detokenizer.unchanged)
+        if text is not None:
+            return Generated(text, detokenizer.ids[: tokens_needed(tokenizer, detokenizer.ids, text)])
+    return Generated(detokenizer.text, detokenizer.ids)
 
 
 class Engine(Protocol):

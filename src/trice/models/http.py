@@ -62,29 +62,17 @@ TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 @dataclass(eq=False)
 class Fault(Exception):
-    """Why one attempt failed.
-
-    Args:
-        reason: One line for the user.
-        status: The HTTP status, or the one that an embedded error amounts to.
-        retry_after: Seconds that the server asks to wait.
-        timed_out: Whether the time limit ran out.
-        unreachable: Whether no connection was made.
-        final: Whether the reply was complete, so that another attempt would get the same.
-        of_request: Whether it concerns this request alone.
-        fields: Fields of the request that the server refuses.
-        url: URL of the server.
-    """
+    """Why one attempt failed, in one line for the user."""
 
     reason: str
-    status: int | None = None
-    retry_after: float = 0.0
+    status: int | None = None  # the HTTP status, or the one that an embedded error amounts to
+    retry_after: float = 0.0  # seconds that the server asks to wait
     timed_out: bool = False
     unreachable: bool = False
-    final: bool = False
-    of_request: bool = False
-    fields: tuple[str, ...] = ()
-    url: str = ""
+    final: bool = False  # the reply was complete, so another attempt would get the same
+    of_request: bool = False  # it concerns this request alone
+    fields: tuple[str, ...] = ()  # of the request, that the server refuses
+    url: str = ""  # of the server
 
     def __str__(self) -> str:
         return self.reason

@@ -30,13 +30,8 @@ from trice.models.cpu_dtype import faster_dtype
 from trice.models.lora_merging import merge
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-UNLOADABLE = (
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    UnpicklingError,
-    ValueError,
-)  # raised by damaged or unsuitable files
+# Raised by damaged or unsuitable files.
+UNLOADABLE = (OSError, RuntimeError, SafetensorError, UnpicklingError, ValueError)
 
 
 @dataclass
@@ -199,16 +194,8 @@ def load_base(
 ) -> LocalModel:
     """Load a model without its adapter, which is only checked to belong to it.
 
-    Args:
-        name: Hub name, folder or the embedded default.
-        adapter: The adapter's folder.
-        device: A torch device, or `auto`.
-        dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        quantize: `8bit` or `4bit` quantises the linear layers, which needs bitsandbytes.
-        empty: Put the weights on torch's meta device: shapes without data.
-
-    Raises:
-        InputError: The model, device or dtype is unknown, or the adapter belongs to another base model.
+    `quantize` (`8bit` or `4bit`) quantises the linear layers, which needs bitsandbytes. With `empty`, the
+    weights are on torch's meta device: shapes without data. Raises InputError as `load` does.
     """
     quiet()
     check_model(name, adapter)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from trice.errors import InputError, error_line
-from trice.formats.prompt import decode
 from trice.models.adapters import adapter_config
 from trice.models.engine import (
     Deliver,
@@ -25,8 +24,8 @@ from trice.models.engine import (
     Generated,
     GenerationSettings,
     Prompt,
-    tokens_needed,
     too_long,
+    truncate_ids,
 )
 from trice.models.sampling import Sampling
 
@@ -148,13 +147,10 @@ class VllmEngine:
         ids = list(partial.token_ids)
         if partial.finish_reason == "stop":  # no stop strings are given, so it was an end token
             ids = ids[:-1]
-        text = decode(self._tokenizer, ids)
-        finished = settings.finish(text)
-        if finished is not None:
-            text, ids = finished, ids[: tokens_needed(self._tokenizer, ids, finished)]
         if not output.finished:
             self._vllm.abort_request([output.request_id])
-        return settings.drop_redundant_tokens(self._tokenizer, Generated(text, ids))
+        generated = truncate_ids(self._tokenizer, ids, settings.finish)
+        return settings.drop_redundant_tokens(self._tokenizer, generated)
 
 
 def max_lora_rank(adapter: Path, model: str) -> int:
