@@ -1,8 +1,8 @@
-"""What a new token costs in Python, by the length of the response: ours, and the plain method.
+"""The Python time per generated token, by the length of the response: incremental decoding and the plain method.
 
-The plain method decodes all ids of a row for each new token and looks through the whole text for a call or a stop
-text. Rows are random ids of a tokenizer that is trained on the spot; both methods must end with the same texts. The
-model's own step is not in the figures.
+The plain method decodes all ids of a row for each new token and searches the whole text for a call or a stop
+text. Rows are random ids of a small tokenizer; both methods must end with the same texts. The time of the
+model's own step is not included.
 
     python benchmarks/decoding_length.py --rows 128 --lengths 256 512 1024 2048
 """
@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trice.formats.prompt import decode, load_template
-from trice.models.detokenizer import Detokenizer
-from trice.models.engine import GenerationSettings
+from trice.models.engine import GenerationSettings, truncate_ids
 from trice.tools.calculator import Calculator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -28,12 +27,7 @@ Method = Callable[[Any, GenerationSettings, Sequence[int]], str]
 
 
 def ours(tokenizer: Any, settings: GenerationSettings, ids: Sequence[int]) -> str:
-    written = Detokenizer(tokenizer)
-    for token in ids:
-        over = settings.finish(written.add(token), written.unchanged)
-        if over is not None:
-            return over
-    return written.text
+    return truncate_ids(tokenizer, ids, settings.finish).text
 
 
 def plain(tokenizer: Any, settings: GenerationSettings, ids: Sequence[int]) -> str:

@@ -1,15 +1,17 @@
-"""Responses to real math questions: ours beside transformers' own `generate`, each in its best way for the figure.
+"""Compares trice's generation with transformers' `generate` on real math questions.
 
-Both run in turn in one process, in float32, end a response where its call has closed or its line ends, and must
-write the same tokens where nothing is drawn; a difference is only excused where the two best logits lie within
-1e-4 of each other, and counted. ASDiv and SVAMP where TRICE_DATA says where they are, else the starter set.
+Both run alternately in one process, in float32, and end a response where its call closes or its line ends.
+Greedy responses must have the same tokens; a difference is counted as a tie if the two best logits differ by
+less than 1e-4. The questions come from ASDiv and SVAMP if TRICE_DATA names their folder, else from the starter
+set.
 
     python benchmarks/generation.py [figure …] [--ours 200] [--theirs 40] [--rounds 3] [--adapter FOLDER]
         [--template alpaca]
 
-Figures: rates (of a prefill and of a step), greedy (theirs: one question at a time), original (the same without our
-stop rule), few-shot (batches of 32), samples (5 each, batches of 16 questions), beams (4, penalty 1.3, one at a
-time). `--theirs` is how many of the questions they get: their time for one does not depend on it.
+Figures: rates (of a prefill and of a step), greedy (transformers: one question at a time), original (the same
+without the stop rule), few-shot (batches of 32), samples (5 each, batches of 16 questions), beams (4, penalty
+1.3, one at a time). `--theirs` is the number of questions for transformers, whose time per question does not
+depend on it.
 """
 
 from __future__ import annotations
@@ -46,13 +48,15 @@ TIE = 1e-4
 
 
 class Figure(NamedTuple):
-    """What is compared: our way of drawing, theirs, their batch, and whether worked examples are shown."""
+    """What is compared: the sampling, the options of transformers, its batch size, and the few-shot examples."""
 
     sampling: Sampling
     theirs: dict[str, Any]
     batch: int
     examples: str | None = None
-    stops: bool = True  # whether theirs end a row where its response is over, and not at an end token alone
+    stops: bool = (
+        True  # whether transformers ends a row where its response is finished, not only at an end token
+    )
 
 
 FIGURES = {
@@ -74,7 +78,7 @@ FIGURES = {
 
 
 class Over(StoppingCriteria):  # type: ignore[misc]
-    """A row ends where the response is over, as ours do."""
+    """Ends a row where its response is finished, as trice does."""
 
     def __init__(self, tokenizer: Any, finish: Finish, start: int) -> None:
         self.tokenizer, self.finish, self.start = tokenizer, finish, start
@@ -85,7 +89,7 @@ class Over(StoppingCriteria):  # type: ignore[misc]
 
 
 def theirs(loaded: LocalModel, prompts: Sequence[list[int]], figure: Figure, finish: Finish) -> Texts:
-    """What `model.generate` writes, prompts of similar length together."""
+    """The responses of `model.generate`, in batches of prompts of similar length."""
     found: Texts = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     pad, samples = loaded.tokenizer.pad_token_id, figure.sampling.samples
@@ -107,7 +111,7 @@ def theirs(loaded: LocalModel, prompts: Sequence[list[int]], figure: Figure, fin
 
 
 def ended(loaded: LocalModel, ids: list[int], finish: Finish) -> list[int]:
-    """The ids up to where the response is over."""
+    """The ids up to where the response is finished."""
     for place, token in enumerate(ids):
         if token in loaded.eos_ids:
             return ids[:place]
@@ -133,7 +137,7 @@ def ours(
 
 
 def tied(loaded: LocalModel, prompt: list[int], one: list[int], other: list[int]) -> bool:
-    """Whether two responses part where float32 cannot tell two tokens apart."""
+    """Whether two responses differ first at a token that float32 cannot decide."""
     place = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
     if place is None:
         return False
@@ -176,8 +180,8 @@ def compare(loaded: LocalModel, name: str, args: argparse.Namespace) -> None:
 
 
 def shares(loaded: LocalModel, size: int) -> None:
-    """Useful arithmetic of a prefill and of a decoding step, as a share of the machine's rate, and for the step how
-    long its matrix products take alone on the same shapes, which no step can do without."""
+    """Print the arithmetic of a prefill and of a decoding step as a share of the machine's rate, and how long the
+    matrix products of the step take alone, which is a lower bound."""
     linears = [each for each in loaded.model.base_model.modules() if isinstance(each, torch.nn.Linear)]
     peak, layers = matrix_rate(), [linear.weight for linear in linears]
     head_VD, inner = loaded.model.get_output_embeddings().weight, sum(weight.numel() for weight in layers)
@@ -217,7 +221,7 @@ def timed(work: Callable[[], object]) -> float:
 def questions(
     loaded: LocalModel, count: int, figure: Figure, template: str = "plain"
 ) -> tuple[list[list[int]], Finish]:
-    """The prompts of so many questions, and when a response to one is over."""
+    """The prompts of so many questions, and the function that finishes their responses."""
     tasks = Tasks("math")
     if os.environ.get("TRICE_DATA"):
         found = [
