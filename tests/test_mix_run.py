@@ -169,7 +169,7 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
         ("collect=[{origin: a, from: model}]", "from 'model', and only that, needs the key 'model'"),
         ("collect=[{origin: a, from: base, model: x}]", "from 'model', and only that, needs the key 'model'"),
         ("collect=[{origin: a, from: base, adapter: x}]", "'adapter' and 'template' go with from 'model'"),
-        ("collect=[{origin: a, from: model, model: no/such}]", "model 'no/such': neither"),
+        ("collect=[{origin: a, from: model, model: no/such}]", "model 'no/such' is neither"),
         ("collect=[{origin: a, from: base, few_shot: many}]", "examples 'many': there is direct"),
     ],
 )  # fmt: skip

@@ -419,7 +419,7 @@ def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path:
         ("evaluate.few_shot=own.jsonl", "own.jsonl: no such file"),
         ("collect=[]", "stage 2 needs candidates"),
         ("collect=[{origin: a_b, from: base}]", "origin 'a_b': use letters"),
-        ("collect=[{origin: a, from: endpoint, endpoint: {url: here, model: m}}]", "server 'here': not a URL"),
+        ("collect=[{origin: a, from: endpoint, endpoint: {url: here, model: m}}]", "server 'here' is not a URL"),
         ("label={teacher: endpoint, endpoint: {url: 'http://h', model: m, keys_file: no.txt}}", "no.txt: cannot"),
         ("device=gpu", "--device gpu"),
         ("dtype=float8", "dtype 'float8'"),

@@ -259,7 +259,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, spec: M
     for complaint, call in {
         "unknown task 'maths'": (data, "maths", spec),
         "template 'plian' is not valid": (data, "math", replace(spec, template="plian")),
-        "model 'no/model': neither": (data, "math", replace(spec, model="no/model")),
+        "model 'no/model' is neither": (data, "math", replace(spec, model="no/model")),
         "none is not an adapter": (data, "math", replace(spec, adapter=tmp_path / "none")),
         "was trained on base model 'gemma-2b', not on": (data, "math", replace(spec, adapter=other)),
         "adapter_model.safetensors": (data, "math", replace(spec, adapter=bare)),
@@ -282,7 +282,7 @@ def test_wrong_names_of_examples_and_of_what_to_compel_are_refused(tmp_path: Pat
         find_examples("maths", "direct")
     with pytest.raises(InputError, match="field 'output'"):
         find_examples("math", str(write(tmp_path / "own.jsonl", [{"input": "1+1?"}])))
-    with pytest.raises(InputError, match="tool choice .tool. is not valid; choose auto, none or required"):
+    with pytest.raises(InputError, match=r"tool choice .tool. is not valid; choose auto, none or required"):
         load_tool_choice("tool")
 
 
