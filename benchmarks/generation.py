@@ -39,8 +39,9 @@ from trice.models.local import LocalModel
 from trice.models.local import load as load_model
 from trice.models.sampling import Sampling
 from trice.models.token_sampling import greedy_tokens
-from trice.stages.generate import ModelSpec, grouped
-from trice.stages.generate import ask as instruct
+from trice.stages.generate import group_by_task
+from trice.stages.generate import with_instruction as instruct
+from trice.stages.model_spec import ModelSpec
 from trice.tasks import Tasks
 
 Texts = list[list[list[int]]]
@@ -232,7 +233,7 @@ def questions(
         found = load("starter", train=1, test=count).test
     asked = [instruct(question, tasks.of(question)) for question in found]
     spec = ModelSpec("", template=template, sampling=figure.sampling, few_shot=figure.examples)
-    ((_, settings, _),) = grouped(tasks, asked, spec)
+    ((_, settings, _),) = group_by_task(tasks, asked, spec)
     encode = settings.template.encode
     return [
         encode(loaded.tokenizer, q.instruction, q.input, settings.examples) for q in asked

@@ -216,7 +216,7 @@ WRONG_INPUT = [
     (f"{GENERATE} --data {{good}} --template plian", "template 'plian' is not valid; choose alpaca, "),
     (f"{GENERATE} --data {{good}} --template {{torn}}", "torn.json is not JSON"),
     (f"{GENERATE} --data {{good}} --template chat", "this model's tokenizer has no chat template"),
-    (f"{GENERATE} --data {{good}} --few-shot many", "examples 'many': there is direct, calls, mixed"),
+    (f"{GENERATE} --data {{good}} --few-shot many", "few-shot 'many' is not valid; choose direct, calls, mixed"),
     (f"{GENERATE} --data {{good}} --tool-choice tool", "--tool-choice tool is not valid: input should be 'auto', "),
     (f"{GENERATE} --data {{good}} --adapter {{none}}", "none is not an adapter"),
     (f"{GENERATE} --data {{good}} --task math --adapter {{other}}", "was trained on base model 'google/gemma-2b'"),

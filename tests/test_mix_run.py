@@ -170,7 +170,7 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
         ("collect=[{origin: a, from: base, model: x}]", "from 'model', and only that, needs the key 'model'"),
         ("collect=[{origin: a, from: base, adapter: x}]", "'adapter' and 'template' go with from 'model'"),
         ("collect=[{origin: a, from: model, model: no/such}]", "model 'no/such' is neither"),
-        ("collect=[{origin: a, from: base, few_shot: many}]", "examples 'many': there is direct"),
+        ("collect=[{origin: a, from: base, few_shot: many}]", "few-shot 'many' is not valid; choose direct"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_anything_runs(folder: Path, override: str, complaint: str) -> None:

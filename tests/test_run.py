@@ -415,7 +415,7 @@ def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path:
         ("clone.validate_every=2", "miniature.yaml: key 'clone.validate_every': there are no held-out questions"),
         ("rlef.validate_every=2", "key 'rlef.validate_every': there are no held-out questions: say how many with"),
         ("score.reward=none:such", "reward 'none:such': ModuleNotFoundError"),
-        ("split.few_shot=many", "examples 'many': there is direct, calls, mixed"),
+        ("split.few_shot=many", "few-shot 'many' is not valid; choose direct, calls, mixed"),
         ("evaluate.few_shot=own.jsonl", "own.jsonl: no such file"),
         ("collect=[]", "stage 2 needs candidates"),
         ("collect=[{origin: a_b, from: base}]", "origin 'a_b': use letters"),

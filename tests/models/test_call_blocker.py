@@ -15,7 +15,7 @@ from trice.models.engine import GenerationSettings, Prompt
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
-from trice.stages.generate import ModelSpec, open_engine
+from trice.stages.model_spec import ModelSpec, open_engine
 from trice.types import Outcome
 
 NAMES = ("a", "Question", "n", "er", "calculator")  # what tiny random models write now and then

@@ -21,7 +21,8 @@ from trice.formats.prompt import load_template
 from trice.models.engine import Deliver, Failure, Generated, GenerationSettings, Prompt
 from trice.models.ray_engine import RayEngine
 from trice.models.sampling import Sampling
-from trice.stages.generate import ModelSpec, generate, open_engine
+from trice.stages.generate import generate
+from trice.stages.model_spec import ModelSpec, open_engine
 from trice.tools import Tool, load_tool
 from trice.tools.calculator import Calculator
 from trice.tools.executor import run_all
@@ -256,5 +257,7 @@ def test_portions_are_small_enough_for_every_worker() -> None:
 def test_an_engine_that_there_is_not_is_refused_before_the_model_is_loaded(
     tmp_path: Path, spec: ModelSpec
 ) -> None:
-    with pytest.raises(InputError, match=r"engine 'rai': there is transformers, vllm, ray, ray:vllm"):
+    with pytest.raises(
+        InputError, match=r"engine 'rai' is not valid; choose transformers, vllm, ray, ray:vllm"
+    ):
         generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", replace(spec, engine="rai"))

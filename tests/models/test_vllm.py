@@ -15,7 +15,7 @@ from trice.formats.prompt import load_template
 from trice.models import vllm_engine
 from trice.models.engine import Engine, Generated, GenerationSettings, Prompt
 from trice.models.sampling import Sampling
-from trice.stages.generate import ModelSpec, open_engine
+from trice.stages.model_spec import ModelSpec, open_engine
 from trice.tools.calculator import Calculator
 
 installed = importlib.util.find_spec("vllm") is not None

@@ -16,8 +16,9 @@ from trice.models.generation import TransformersEngine
 from trice.models.local import load
 from trice.models.sampling import Sampling
 from trice.server.model_registry import Served
-from trice.stages.generate import ModelSpec, respond
-from trice.stages.generate import ask as instruct
+from trice.stages.generate import respond
+from trice.stages.generate import with_instruction as instruct
+from trice.stages.model_spec import ModelSpec
 from trice.tasks import Tasks
 from trice.types import Question
 

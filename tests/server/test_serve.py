@@ -17,8 +17,9 @@ from trice.models.engine import Prompt
 from trice.models.generation import TransformersEngine
 from trice.models.sampling import Sampling
 from trice.server.startup import Server
-from trice.stages.generate import ModelSpec, content_key, grouped
-from trice.stages.generate import ask as instruct
+from trice.stages.generate import content_key, group_by_task
+from trice.stages.generate import with_instruction as instruct
+from trice.stages.model_spec import ModelSpec
 from trice.tasks import Tasks
 from trice.types import Question
 
@@ -48,7 +49,9 @@ def alone(server: Server, text: str, sampling: Sampling, template: str = "plain"
     tasks = Tasks("math")
     question = Question(id="chat", input=text, task="math")
     question = instruct(question, tasks.of(question))
-    ((_, settings, _),) = grouped(tasks, [question], ModelSpec("", template=template, sampling=sampling))
+    ((_, settings, _),) = group_by_task(
+        tasks, [question], ModelSpec("", template=template, sampling=sampling)
+    )
     found: dict[int, str] = {}
     prompt = Prompt(content_key(question), question.instruction, text, tuple(range(sampling.samples)))
     TransformersEngine(model.loaded).write(

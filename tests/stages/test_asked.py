@@ -16,8 +16,9 @@ from trice.formats.prompt import load_template
 from trice.models.budget import Budget
 from trice.models.endpoint import Endpoint
 from trice.stages.evaluate import evaluate
-from trice.stages.generate import ModelSpec, generate
+from trice.stages.generate import generate
 from trice.stages.label import label
+from trice.stages.model_spec import ModelSpec
 from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
 from trice.storage.row_state import read_state
 from trice.tools.passage_index import Passage, build_index

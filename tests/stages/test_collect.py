@@ -14,9 +14,10 @@ from stand_in_server import StandIn
 from tiny import killed, read, same_after_kills, says, tree, write
 from trice.errors import InputError, TriceError
 from trice.models.endpoint import Endpoint
+from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
 from trice.stages.collect import collect, collect_gold, origin_path
-from trice.stages.generate import ModelSpec, ToolChoice
+from trice.stages.model_spec import ModelSpec
 from trice.tasks import MIX
 from trice.types import Response
 

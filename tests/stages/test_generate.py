@@ -13,8 +13,10 @@ from tiny import forked, killed, read, same_after_kills, says, sums, tree, write
 from trice.errors import InputError
 from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
-from trice.stages.generate import ModelSpec, find_examples, generate, generation_settings, load_tool_choice
+from trice.stages.few_shot import find_examples
+from trice.stages.generate import generate, generation_settings
 from trice.stages.grading import grade
+from trice.stages.model_spec import ModelSpec, load_tool_choice
 from trice.tasks import MIX, MIXED, Tasks, load_task
 from trice.types import Outcome
 
@@ -178,7 +180,7 @@ def test_responses_that_a_tool_choice_would_not_change_are_not_asked_for_again(
 
     def compelled(choice: ToolChoice, name: str, free: Path | None) -> list[str]:
         asked = replace(spec, tool_choice=choice)
-        rows = generate(questions, tmp_path / name, "math", asked, origin=choice, free=free)
+        rows = generate(questions, tmp_path / name, "math", asked, origin=choice, auto_responses=free)
         assert {row.origin for row in rows} == {choice}
         return [row.response for row in rows]
 
@@ -276,9 +278,9 @@ def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, spec: M
 
 
 def test_wrong_names_of_examples_and_of_what_to_compel_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="examples 'many': there is direct, calls, mixed, or a"):
+    with pytest.raises(InputError, match="few-shot 'many' is not valid; choose direct, calls, mixed, or a"):
         find_examples("math", "many")
-    with pytest.raises(InputError, match="examples 'direct': task 'maths' has none of its own"):
+    with pytest.raises(InputError, match="few-shot 'direct': task 'maths' ships no examples"):
         find_examples("maths", "direct")
     with pytest.raises(InputError, match="field 'output'"):
         find_examples("math", str(write(tmp_path / "own.jsonl", [{"input": "1+1?"}])))

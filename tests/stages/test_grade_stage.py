@@ -15,8 +15,8 @@ from trice.errors import InputError
 from trice.metrics import Share, measure
 from trice.models.sampling import Sampling
 from trice.stages.evaluate import evaluate
-from trice.stages.generate import ModelSpec
-from trice.stages.grading import AskAgain, grade
+from trice.stages.grading import AnswerSecondTurns, grade
+from trice.stages.model_spec import ModelSpec
 from trice.stages.score import score
 from trice.tasks import Tasks
 from trice.tools.passage_index import Passage, build_index
@@ -56,7 +56,7 @@ def row(text: str, number: int = 1, **fields: Any) -> dict[str, Any]:
     return {"id": f"Q_{number}", "response": text} | ASKED | fields
 
 
-def graded(tasks: Tasks, *rows: dict[str, Any], ask_again: AskAgain | None = None) -> list[Response]:
+def graded(tasks: Tasks, *rows: dict[str, Any], ask_again: AnswerSecondTurns | None = None) -> list[Response]:
     return grade(tasks, [Response.model_validate(each) for each in rows], ask_again)
 
 
@@ -172,7 +172,7 @@ def test_what_the_model_has_read_before_it_does_not_read_again(
     second = write(
         tmp_path / "second.json", [row("WikiSearch(Ruritania)", 1, **CASTLES), row("WikiSearch(Zembla)", 2)]
     )
-    evaluate(second, tmp_path / "out.json", "qa", spec=five, tools=tools, turned=tmp_path / "read.json")
+    evaluate(second, tmp_path / "out.json", "qa", spec=five, tools=tools, auto_results=tmp_path / "read.json")
     assert [each["turns"] for each in read(tmp_path / "out.json")] == [["seven"], ["5"]]
 
 

@@ -146,7 +146,7 @@ def test_wrong_input_is_named_and_nothing_is_written(tmp_path: Path) -> None:
         mix([bad], output, "math")
     with pytest.raises(InputError, match="nothing to mix: kind 'answers'"):
         mix([good], output, "math", kind="answers")
-    with pytest.raises(InputError, match="--kind all: there is selective, answers, calls"):
+    with pytest.raises(InputError, match="--kind 'all' is not valid; choose selective, answers, calls"):
         load_kind("all")
     assert not output.exists()
     with pytest.raises(TriceError, match=r"w\.json/out\.json: cannot be written"):

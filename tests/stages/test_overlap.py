@@ -14,7 +14,8 @@ from tiny import read, says, sums, write
 from trice.models.sampling import Sampling
 from trice.stages.collect import collect, collect_gold
 from trice.stages.evaluate import evaluate
-from trice.stages.generate import ModelSpec, generate
+from trice.stages.generate import generate
+from trice.stages.model_spec import ModelSpec
 from trice.stages.score import score
 
 TOOLS = '''
@@ -108,7 +109,7 @@ def test_calls_are_run_while_the_model_writes_and_never_again(
 def test_what_was_run_ahead_changes_no_byte(tmp_path: Path, spec: ModelSpec, tools: Any) -> None:
     tools.seen.append("none hangs")
     generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", "double.yaml", spec)
-    generate(tmp_path / "in.json", tmp_path / "b.json", "double.yaml", spec, run_calls=False)
+    generate(tmp_path / "in.json", tmp_path / "b.json", "double.yaml", spec, execute_calls=False)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert not (tmp_path / ".b.json.calls").exists()
     for name in "ab":

@@ -13,7 +13,7 @@ from tiny import read, same_after_kills, says, sums, tree, write
 from trice.errors import InputError
 from trice.models.endpoint import Endpoint
 from trice.models.sampling import Sampling
-from trice.stages.generate import ModelSpec
+from trice.stages.model_spec import ModelSpec
 from trice.stages.split import split
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
@@ -41,10 +41,10 @@ def sampled(folder: Path, spec: ModelSpec) -> None:
 
 
 def test_right_and_wrong_stand_beside_the_data_with_the_response(tmp_path: Path, five: ModelSpec) -> None:
-    halves = split(sums(tmp_path / "S.json", answer=half), "math", five, samples=1)
-    assert str(halves) == "2 of 5 right without a tool (40.0%)"
+    files = split(sums(tmp_path / "S.json", answer=half), "math", five, samples=1)
+    assert str(files) == "2 of 5 right without a tool (40.0%)"
     assert sorted(tree(tmp_path)) == [".S.json.answers", "S.json", "S_right.json", "S_wrong.json"]
-    right, wrong = read(halves.right), read(halves.wrong)
+    right, wrong = read(files.known), read(files.unknown)
     assert [row["id"] for row in right] == ["S_1", "S_3"]
     assert [row["id"] for row in wrong] == ["S_0", "S_2", "S_4"]
     assert {(row["response"], row["pred"], row["outcome"]) for row in right + wrong} == {
@@ -59,12 +59,12 @@ def test_a_finished_split_asks_nothing_again(
     tmp_path: Path, five: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = sums(tmp_path / "S.json", answer=half)
-    halves = split(data, "math", five, samples=1)
-    before = halves.right.read_bytes()
-    halves.right.unlink()
+    files = split(data, "math", five, samples=1)
+    before = files.known.read_bytes()
+    files.known.unlink()
     monkeypatch.setattr("trice.models.local.load", lambda *_, **__: pytest.fail("a model was loaded"))
-    assert split(data, "math", five, samples=1) == halves
-    assert halves.right.read_bytes() == before
+    assert split(data, "math", five, samples=1) == files
+    assert files.known.read_bytes() == before
 
 
 @pytest.mark.parametrize(("answer", "there", "gone"), [("5", "right", "wrong"), ("6", "wrong", "right")])
@@ -79,9 +79,9 @@ def test_an_empty_half_has_no_file(
 def test_a_call_is_no_knowledge_even_where_its_result_is_right(tmp_path: Path, five: ModelSpec) -> None:
     calling = replace(five, tool_choice="required")
     (tmp_path / "S.json").parent.mkdir(exist_ok=True)
-    halves = split(sums(tmp_path / "S.json", answer=lambda i: "5"), "math", calling, samples=1)
-    assert (halves.rights, halves.wrongs) == (0, 5)
-    assert all(row["response"].startswith("calculator(5") for row in read(halves.wrong))
+    files = split(sums(tmp_path / "S.json", answer=lambda i: "5"), "math", calling, samples=1)
+    assert (files.known_count, files.unknown_count) == (0, 5)
+    assert all(row["response"].startswith("calculator(5") for row in read(files.unknown))
 
 
 def test_questions_with_the_same_id_are_refused(tmp_path: Path, five: ModelSpec) -> None:
@@ -139,9 +139,9 @@ def test_an_endpoints_answers_are_not_paid_for_twice(tmp_path: Path) -> None:
 def test_an_answer_is_read_after_the_reasoning(tmp_path: Path) -> None:
     with StandIn(lambda message: "<think>Is it 9?</think>It is 5. <think>Or 8?</think>") as server:
         spec = ModelSpec("m", client=Endpoint(server.url, "m"), sampling=Sampling(max_new_tokens=4))
-        halves = split(sums(tmp_path / "S.json", answer=half), "math", spec, samples=1)
-    assert (halves.rights, halves.wrongs) == (2, 3)
-    assert {row["pred"] for row in (*read(halves.right), *read(halves.wrong))} == {"5"}
+        files = split(sums(tmp_path / "S.json", answer=half), "math", spec, samples=1)
+    assert (files.known_count, files.unknown_count) == (2, 3)
+    assert {row["pred"] for row in (*read(files.known), *read(files.unknown))} == {"5"}
 
 
 def five_at_times(i: int) -> str:
@@ -152,14 +152,14 @@ def test_a_lucky_guess_is_not_known(tmp_path: Path, five: ModelSpec) -> None:
     """The model answers every question with 5, which is right once; drawn at random it says other things."""
     data = sums(tmp_path / "S.json", answer=five_at_times)
     assert split(data, "math", five, samples=1)[2:] == (1, 4)
-    halves = split(data, "math", five, samples=4, temperature=10)
-    assert halves[2:] == (0, 5)
-    lucky = next(row for row in read(halves.wrong) if row["id"] == "S_3")
+    files = split(data, "math", five, samples=4, temperature=10)
+    assert files[2:] == (0, 5)
+    lucky = next(row for row in read(files.unknown) if row["id"] == "S_3")
     assert (lucky["response"], lucky["correct"]) == ("5", True)
     assert lucky["known_share"] < 1
-    assert not any("known_share" in row for row in read(halves.wrong) if row["id"] != "S_3")
-    halves = split(data, "math", five, samples=4, temperature=10, known=0.25)
-    assert [(row["id"], row["response"]) for row in read(halves.right)] == [("S_3", "5")]
+    assert not any("known_share" in row for row in read(files.unknown) if row["id"] != "S_3")
+    files = split(data, "math", five, samples=4, temperature=10, known=0.25)
+    assert [(row["id"], row["response"]) for row in read(files.known)] == [("S_3", "5")]
     assert split(data, "math", five, samples=4, temperature=0.01)[2:] == (1, 4)  # it is sure of what it says
 
 
@@ -168,13 +168,13 @@ def test_where_a_tool_is_required_nothing_is_known(tmp_path: Path, five: ModelSp
     rows = read(data)
     rows[3]["tool"] = "required"
     write(data, rows)
-    halves = split(data, "math", five, samples=1)
-    assert [row["id"] for row in read(halves.right)] == ["S_1"]
-    assert next(row for row in read(halves.wrong) if row["id"] == "S_3")["tool"] == "required"
+    files = split(data, "math", five, samples=1)
+    assert [row["id"] for row in read(files.known)] == ["S_1"]
+    assert next(row for row in read(files.unknown) if row["id"] == "S_3")["tool"] == "required"
     task = tmp_path / "stock.yaml"
     task.write_text("name: stock\ninstruction: Ask.\ntools: [calculator]\nanswers: numbers\ntool: required\n")
     assert split(data, str(task), five)[2:] == (0, 5)
-    assert not halves.right.exists()
+    assert not files.known.exists()
 
 
 def test_killed_while_answers_are_sampled_and_run_again_the_files_are_the_same(

@@ -13,11 +13,13 @@ import families
 from tiny import read, sums, write
 from trice.formats.prompt import load_template
 from trice.models.batching import EncodedPrompt
+from trice.models.engine import ToolChoice
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
 from trice.stages.collect import collect, collect_gold
-from trice.stages.generate import Group, ModelSpec, ToolChoice, content_key, grouped
+from trice.stages.generate import Group, content_key, group_by_task
+from trice.stages.model_spec import ModelSpec
 from trice.stages.score import score
 from trice.tasks import Tasks
 from trice.training.packed_forward import PackedForward
@@ -114,7 +116,7 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_plain_models_log_prob
     loaded = load(path, device="cpu", dtype="float32")
     tokenizer = loaded.tokenizer
     end, known = tokenizer.eos_token_id, len(tokenizer)
-    (group,) = grouped(Tasks("math"), list(rows[:: HOT.samples]), spec)
+    (group,) = group_by_task(Tasks("math"), list(rows[:: HOT.samples]), spec)
     drawn = sampled(loaded, group)
 
     made = examples(ranked_path, "plain")(tokenizer)

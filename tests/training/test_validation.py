@@ -19,7 +19,8 @@ from trice.formats.prompt import load_template
 from trice.models.local import load
 from trice.models.sampling import Sampling
 from trice.stages.evaluate import evaluate
-from trice.stages.generate import ModelSpec, generate
+from trice.stages.generate import generate
+from trice.stages.model_spec import ModelSpec
 from trice.tools.passage_index import Passage, build_index
 from trice.tools.second_turn import with_context
 from trice.training.clone import clone

@@ -20,7 +20,7 @@ from trice.types import Execution, Outcome, Response, ToolCall
 if TYPE_CHECKING:
     from trice.models.endpoint import Endpoint
     from trice.models.engine import Engine, ToolChoice
-    from trice.stages.generate import ModelSpec
+    from trice.stages.model_spec import ModelSpec
     from trice.tasks import TaskLike
 
 FewShot = str | Sequence[tuple[str, str]] | None
@@ -72,7 +72,7 @@ class Model:
     @cached_property
     def engine(self) -> Engine:
         """What writes the responses, loaded."""
-        from trice.stages.generate import open_engine
+        from trice.stages.model_spec import open_engine
 
         return open_engine(self.spec(load=False))
 
@@ -96,7 +96,7 @@ class Model:
         """How this model is asked, for the stages; its weights are loaded when the first response is written.
         Raises InputError for another tool choice, or an unknown setting of the sampling."""
         from trice.models.sampling import Sampling
-        from trice.stages.generate import ModelSpec, check_model_spec, load_tool_choice
+        from trice.stages.model_spec import ModelSpec, check_model_spec, load_tool_choice
 
         load_tool_choice(tool_choice)
         known = [each.name for each in fields(Sampling)]
@@ -141,7 +141,7 @@ class Model:
             >>> str(model.ask("What is 12 * 34?", "math", tool_choice="required", few_shot="calls"))
             '408'
         """
-        from trice.stages.generate import ask, respond
+        from trice.stages.generate import respond, with_instruction
         from trice.stages.grading import execute
         from trice.tasks import MIXED, Tasks
         from trice.types import Question
@@ -150,7 +150,7 @@ class Model:
         spec = self.spec(few_shot, tool_choice, max_new_tokens=max_new_tokens)
         # The questions of a mix are all asked alike.
         row = Question(id="question", input=question, task=MIXED[0] if tasks.mixed else None)
-        (response,) = respond(self.engine, tasks, [ask(row, tasks.of(row))], spec)
+        (response,) = respond(self.engine, tasks, [with_instruction(row, tasks.of(row))], spec)
 
         def read_output(asked: Sequence[Question]) -> list[str]:
             again = self.spec("direct" if few_shot else None, max_new_tokens=max_new_tokens)

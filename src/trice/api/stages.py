@@ -19,9 +19,9 @@ from trice.types import LabeledQuestion, Question, Response
 
 if TYPE_CHECKING:
     from trice.api.evaluation import Evaluation
-    from trice.stages.generate import ModelSpec
-    from trice.stages.grading import Model as ReadAgain
-    from trice.tasks import TaskLike
+    from trice.stages.grading import SecondTurnModel
+    from trice.stages.model_spec import ModelSpec
+    from trice.tasks import TaskLike, Tasks
 
 
 class Split(NamedTuple):
@@ -82,11 +82,11 @@ def split(
     spec = model.spec(few_shot, max_new_tokens=max_new_tokens, seed=seed)
     with working_folder(output) as folder:
         data = write_questions(folder, questions, task)
-        halves = stage.split(data, task, spec, samples=samples, temperature=temperature, known=known)
-        notice(f"split: {halves}")
+        files = stage.split(data, task, spec, samples=samples, temperature=temperature, known=known)
+        notice(f"split: {files}")
         right, wrong = (
             read_rows(path, Response) if count else []
-            for path, count in ((halves.right, halves.rights), (halves.wrong, halves.wrongs))
+            for path, count in ((files.known, files.known_count), (files.unknown, files.unknown_count))
         )
         return Split(right, wrong)
 
@@ -183,8 +183,9 @@ def generate(
     rows = require_questions(questions)
     spec = model.spec(few_shot, tool_choice, **sampling)
     with working_folder(output) as folder:
-        written, read_output = _respond(rows, task, spec, folder / "responses.json")
-        return execute(Tasks(task), written, read_output)
+        tasks = Tasks(task)
+        written, read_output = _respond(rows, tasks, spec, folder / "responses.json")
+        return execute(tasks, written, read_output)
 
 
 def evaluate(
@@ -241,36 +242,37 @@ def evaluate(
             how: dict[str, Any] = {"few_shot": few_shot if name == base or len(named) == 1 else None}
             how["tool_choice"] = "none" if name == base else tool_choice
             loaded, responses = model.loaded, folder / _folder_name(name) / "responses.json"
-            found[name] = graded(model, rows, task, responses, **how, **sampling)
+            found[name] = graded(model, rows, tasks, responses, **how, **sampling)
             if len(named) > 1 and not loaded:  # together they may not fit into memory
                 model.unload()
         return Evaluation(found, base, tasks.name)
 
 
 def _respond(
-    rows: Sequence[Question], task: str | TaskLike, spec: ModelSpec, output: Path
-) -> tuple[list[Response], ReadAgain]:
+    rows: Sequence[Question], tasks: Tasks, spec: ModelSpec, output: Path
+) -> tuple[list[Response], SecondTurnModel]:
     """Write the responses. Returns them with the function that reads tool outputs with the same model."""
     from trice.stages import generate as stage
     from trice.stages import grading
 
-    written = stage.generate(write_questions(output.parent, rows), output, task, spec)
-    return written, grading.Model(task, spec, output.with_name("results.json"))
+    written = stage.generate(write_questions(output.parent, rows), output, tasks, spec)
+    return written, grading.SecondTurnModel(tasks, spec, output.with_name("results.json"))
 
 
 def graded(
-    model: Model, rows: Sequence[Question], task: str | TaskLike, output: Path, few_shot: FewShot = None,
+    model: Model, rows: Sequence[Question], task: Tasks | TaskLike | str, output: Path, few_shot: FewShot = None,
     tool_choice: ToolChoice = "auto", **sampling: Any,
 ) -> list[Response]:  # fmt: skip
     """Write, execute and judge one model's responses, and store them in `output`."""
     from trice.stages.grading import grade
-    from trice.tasks import Tasks
+    from trice.tasks import as_tasks
     from trice.tools.executor import remove_sidecars
 
     spec = model.spec(few_shot, tool_choice, **sampling)
-    written, read_output = _respond(rows, task, spec, output)
+    tasks = as_tasks(task)
+    written, read_output = _respond(rows, tasks, spec, output)
     results = read_output.output
-    judged = grade(Tasks(task), written, read_output, output=results, earlier=[output])
+    judged = grade(tasks, written, read_output, output=results, earlier=[output])
     write_rows(results, judged)
     remove_sidecars(results)
     return judged

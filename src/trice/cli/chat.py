@@ -7,8 +7,9 @@ from pathlib import Path
 
 from trice.formats.prompt import load_template
 from trice.models.sampling import Sampling
-from trice.stages.generate import ModelSpec, ask, respond
+from trice.stages.generate import respond, with_instruction
 from trice.stages.grading import execute
+from trice.stages.model_spec import ModelSpec
 from trice.tasks import MIXED, Sources, Tasks
 from trice.types import Outcome, Question, Response
 
@@ -43,7 +44,7 @@ def chat(
     while text := _read():
         # In a mix, any of its tasks can be named, because all questions get the same instruction.
         row = Question(id="chat", input=text, task=MIXED[0] if tasks.mixed else None)
-        asked = ask(row, tasks.of(row))
+        asked = with_instruction(row, tasks.of(row))
         written = respond(engine, tasks, [asked], spec)
         print(show(execute(tasks, written, answer)[0]))
 

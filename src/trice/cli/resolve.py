@@ -11,7 +11,7 @@ from trice.models.adapters import read_recorded
 
 if TYPE_CHECKING:
     from trice.cli.options import EngineOptions, LocalModelOptions, ModelOptions
-    from trice.stages.generate import ModelSpec
+    from trice.stages.model_spec import ModelSpec
     from trice.training.settings import Settings
 
 
@@ -55,7 +55,7 @@ def model_spec(options: ModelOptions, engine: EngineOptions, settings: dict[str,
     Raises InputError if the options name no model, or if an endpoint is given options of a local model."""
     from trice.models.sampling import Sampling
     from trice.recipes.resolve import open_endpoint
-    from trice.stages.generate import ModelSpec
+    from trice.stages.model_spec import ModelSpec
 
     if options.endpoint:
         refuse("to --endpoint, which runs the model itself", options, "adapter")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         SplitOptions,
         TaskOptions,
     )
-    from trice.stages.generate import ModelSpec
+    from trice.stages.model_spec import ModelSpec
 
 
 @settings_command(app, STAGES)

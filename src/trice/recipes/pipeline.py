@@ -18,9 +18,10 @@ from trice.recipes.sections import Origin
 from trice.rewards import load_reward
 from trice.stages.collect import collect, collect_gold, collect_split, origin_path
 from trice.stages.evaluate import describe, evaluate
-from trice.stages.generate import ModelSpec, ask, generate
+from trice.stages.generate import generate, with_instruction
 from trice.stages.label import label, reading_path
 from trice.stages.mix import mix
+from trice.stages.model_spec import ModelSpec
 from trice.stages.prepare_data import raw_row
 from trice.stages.score import score
 from trice.stages.split import split
@@ -62,11 +63,11 @@ class Pipeline:
             train, test = part.train, part.test
             if count and train:
                 train, validation = part.train[:-count], part.train[-count:]
-                held_out += [ask(question, self.tasks.of(question)) for question in validation]
+                held_out += [with_instruction(question, self.tasks.of(question)) for question in validation]
                 test = part.test if self.recipe.validates else validation
             if train:
                 write_rows(self.paths.train(entry.dataset), map(raw_row, train))
-            tests += [ask(question, self.tasks.of(question)) for question in test]
+            tests += [with_instruction(question, self.tasks.of(question)) for question in test]
             counts.append(f"{entry.dataset} {len(train)} + {len(test)}")
         write_rows(self.paths.tests, tests)
         if self.recipe.validates:
@@ -79,8 +80,8 @@ class Pipeline:
         most = chosen.max_new_tokens or recipe.max_new_tokens
         spec = self._without_tools(sampling=recipe.sampling(max_new_tokens=most))
         return split(
-            self.paths.train(dataset), recipe.tasks, spec, samples=chosen.samples,
-            temperature=chosen.temperature, known=chosen.known, tools=recipe.tools, retry=self.retry,
+            self.paths.train(dataset), self.tasks, spec, samples=chosen.samples,
+            temperature=chosen.temperature, known=chosen.known, retry=self.retry,
         )  # fmt: skip
 
     def _without_tools(self, **changes: Any) -> ModelSpec:
@@ -92,8 +93,8 @@ class Pipeline:
         """The teacher gives calls for one half of a data set."""
         recipe = self.recipe
         return label(
-            self.paths.half(dataset, half), self.paths.labels(dataset, half), recipe.tasks, self._teacher(),
-            reading=recipe.label.reading, tools=recipe.tools, retry=self.retry,
+            self.paths.half(dataset, half), self.paths.labels(dataset, half), self.tasks, self._teacher(),
+            reading=recipe.label.reading, retry=self.retry,
         )  # fmt: skip
 
     def _teacher(self) -> Teacher:
@@ -101,11 +102,11 @@ class Pipeline:
 
         chosen = self.recipe.label
         client = open_endpoint(chosen.endpoint) if chosen.endpoint else None
-        return load_teacher(chosen.teacher, self.recipe.tasks, client, chosen.retries, chosen.prompt)
+        return load_teacher(chosen.teacher, self.tasks, client, chosen.retries, chosen.prompt)
 
     def mix(self) -> None:
         """The stage-1 data of every trained condition: stage-1, and the 0% and 100% tool baselines."""
-        task, seed, paths = self.recipe.tasks, self.recipe.seed, self.paths
+        task, seed, paths = self.tasks, self.recipe.seed, self.paths
         wrong = _filled(paths.labels(name, "wrong") for name in self.datasets)
         right = _filled(paths.labels(name, "right") for name in self.datasets)
         known = _filled(paths.half(name, "right") for name in self.datasets)
@@ -151,13 +152,13 @@ class Pipeline:
 
     def collect_gold(self) -> None:
         """The stage-1 targets as candidates."""
-        collect_gold(self.labelled, self.paths.stage2, self.recipe.tasks)
+        collect_gold(self.labelled, self.paths.stage2, self.tasks)
 
     def collect(self, origin: Origin) -> None:
         """Candidates from one origin."""
         recipe, data, folder = self.recipe, self.labelled, self.paths.stage2
         if origin.source == "split":
-            collect_split(data, _filled(self.halves()), folder, recipe.tasks, origin.origin)
+            collect_split(data, _filled(self.halves()), folder, self.tasks, origin.origin)
             return
         sampling = recipe.sampling(
             samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p,
@@ -167,7 +168,7 @@ class Pipeline:
             few_shot=origin.few_shot, tool_choice=origin.tool_choice, sampling=sampling,
             **self._origin_model(origin),
         )  # fmt: skip
-        collect(data, folder, recipe.tasks, origin.origin, spec, tools=recipe.tools, retry=self.retry)
+        collect(data, folder, self.tasks, origin.origin, spec, retry=self.retry)
 
     def halves(self) -> list[Path]:
         """The files of `split`, some of which may not exist."""
@@ -175,7 +176,7 @@ class Pipeline:
 
     def origin(self, name: str) -> Path:
         """The candidates of an origin."""
-        return origin_path(self.paths.stage2, self.recipe.tasks, name)
+        return origin_path(self.paths.stage2, self.tasks, name)
 
     def _origin_model(self, origin: Origin) -> dict[str, Any]:
         """The model of an origin: an endpoint, a checkpoint of stage 1, or any model with adapter and template."""
@@ -195,28 +196,27 @@ class Pipeline:
         stage1 = self.paths.model(Variant("stage-1"))
         reader = self._model_spec(adapter=stage1) if chosen.second_turn else None
         rows = score(
-            self.paths.stage2, self.paths.ranked, recipe.tasks, reward=load_reward(chosen.reward),
+            self.paths.stage2, self.paths.ranked, self.tasks, reward=load_reward(chosen.reward),
             distinct=chosen.distinct,
-            spec=reader, tools=recipe.tools, runner=runner(recipe.engine, recipe.workers),
+            spec=reader, runner=runner(recipe.engine, recipe.workers),
         )  # fmt: skip
         count = sum(len(row.candidates) for row in rows)
         return f"{count} candidates of {len(rows)} questions, {count / len(rows):.1f} each"
 
     def generate(self, variant: Variant) -> None:
-        recipe = self.recipe
         generate(
-            self.paths.tests, self.paths.response(variant), recipe.tasks, self._evaluated_model(variant),
-            origin=variant.name, tools=recipe.tools, retry=self.retry,
-            free=self._shared(variant, RunPaths.response),
+            self.paths.tests, self.paths.response(variant), self.tasks, self._evaluated_model(variant),
+            origin=variant.name, retry=self.retry,
+            auto_responses=self._shared(variant, RunPaths.response),
         )  # fmt: skip
 
     def evaluate(self, variant: Variant) -> str:
         recipe = self.recipe
         measures = evaluate(
-            self.paths.response(variant), self.paths.result(variant), recipe.tasks,
-            spec=self._evaluated_model(variant), tools=recipe.tools,
+            self.paths.response(variant), self.paths.result(variant), self.tasks,
+            spec=self._evaluated_model(variant),
             runner=runner(recipe.engine, recipe.workers), any_passage=recipe.evaluate.any_passage,
-            turned=self._shared(variant, RunPaths.result),
+            auto_results=self._shared(variant, RunPaths.result),
         )  # fmt: skip
         return describe({"all": measures["total"]})
 

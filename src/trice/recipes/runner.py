@@ -19,7 +19,8 @@ from trice.recipes.recipe import Recipe, dump_recipe
 from trice.recipes.resolve import licences, load_data, open_endpoint
 from trice.recipes.status import table, to_retry
 from trice.stages.collect import origin_path
-from trice.stages.generate import check_engine, find_examples
+from trice.stages.few_shot import find_examples
+from trice.stages.model_spec import check_engine
 from trice.stages.teachers import load_teacher_prompts
 from trice.storage.files import digest, write_text
 from trice.storage.locks import lock_folder

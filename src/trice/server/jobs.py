@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from trice.models.engine import GenerationSettings, Prompt, ToolChoice
 from trice.server.events import Asked, Event
-from trice.stages.generate import ModelSpec, generation_settings
+from trice.stages.generate import generation_settings
+from trice.stages.model_spec import ModelSpec
 from trice.tasks import Tasks
 from trice.types import Question
 

@@ -42,7 +42,7 @@ from trice.server.events import (  # fmt: skip
 from trice.server.jobs import Job, Place, Turn
 from trice.server.limits import Limits
 from trice.server.model_registry import Served, Shelf
-from trice.stages.generate import ask, content_key
+from trice.stages.generate import content_key, with_instruction
 from trice.stages.grading import second_turn
 from trice.tasks.outcome import Read, read
 from trice.tools.live_executor import LiveExecutor
@@ -186,7 +186,7 @@ class Worker:
 
     def _begin(self, job: Job) -> None:
         asked = job.asked
-        job.question = question = ask(asked.question, self.shelf.tasks.of(asked.question))
+        job.question = question = with_instruction(asked.question, self.shelf.tasks.of(asked.question))
         how, ids = job.read(self.shelf.tasks, question, asked.tool_choice)
         most = min(self.limits.max_prompt_tokens, job.room)
         if len(ids) > most:

@@ -1,8 +1,8 @@
-"""Collect: candidate responses to the labelled questions, from one named origin at a time.
+"""Collect: candidate responses to the labeled questions, from one origin at a time.
 
-Each origin has a file of its own, `<task>_<origin>_response.json`, beside `<task>_gold_response.json`;
-`score` joins them. An origin is a local model with or without an adapter, free or compelled to call, or an
-endpoint. A question an endpoint fails on has no candidates from it, and is named in a notice.
+Each origin has a file `<task>_<origin>_response.json`; the targets are in `<task>_gold_response.json`. `score` joins
+them. An origin is a local model with or without an adapter, with any tool choice, or an endpoint. A question that an
+endpoint fails on gets no candidate from it, and a notice names the question.
 """
 
 from __future__ import annotations
@@ -12,44 +12,47 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trice.errors import InputError
-from trice.stages.generate import GRADED, ModelSpec, generate
+from trice.stages.generate import GRADED, generate
+from trice.stages.model_spec import ModelSpec
 from trice.storage.files import read_rows, write_rows
-from trice.tasks import Sources, Tasks
+from trice.tasks import Sources, TaskLike, Tasks, as_tasks
 from trice.types import LabeledQuestion, Response
 
 GOLD = "gold"
 
 
-def origin_path(folder: Path, task: str, origin: str) -> Path:
-    """Where an origin's responses live. Raises InputError for an unknown task or a name that is no file name."""
+def origin_path(folder: Path, tasks: Tasks | TaskLike | str, origin: str) -> Path:
+    """The file of an origin's responses. Raises InputError for a name that cannot be a file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", origin):
-        raise InputError(f"origin '{origin}': use letters, digits, '-' and '.'")
-    return folder / f"{Tasks(task).name}_{origin}_response.json"
+        raise InputError(f"origin '{origin}' is not valid; use letters, digits, '-' and '.'")
+    return folder / f"{as_tasks(tasks).name}_{origin}_response.json"
 
 
-def collect_gold(data: Path, folder: Path, task: str, limit: int | None = None) -> Path:
-    """The stage-1 rows as the gold candidates; rows without an id cannot be joined and are refused."""
+def collect_gold(data: Path, folder: Path, tasks: Tasks | TaskLike | str, limit: int | None = None) -> Path:
+    """The targets of stage 1 as candidates. Raises InputError for a row without an id, which cannot be joined."""
     rows = read_rows(data, LabeledQuestion)[:limit]
     for row in rows:
         if not row.id:
             raise InputError(f"{row.where}: field 'id': is missing")
-    path = origin_path(folder, task, GOLD)
+    path = origin_path(folder, tasks, GOLD)
     write_rows(path, rows)
     return path
 
 
-def collect_split(data: Path, halves: Sequence[Path], folder: Path, task: str, origin: str) -> Path:
-    """The answers that the base model gave when its questions were split, as candidates for those of `data`: the
-    same as asking it again in the same way."""
+def collect_split(
+    data: Path, split_files: Sequence[Path], folder: Path, tasks: Tasks | TaskLike | str, origin: str
+) -> Path:
+    """The base model's answers of `split` as candidates for the questions of `data`. To ask the model again in the
+    same way would give the same."""
     questions = {(row.dataset, row.id) for row in read_rows(data, LabeledQuestion)}
-    rows = [row for half in halves for row in read_rows(half, Response)]
+    rows = [row for path in split_files for row in read_rows(path, Response)]
     kept = {"response", "origin", "sample", "tokens"}
     wanted = [
         row.model_copy(update={"origin": origin}).model_dump(exclude=GRADED - kept, exclude_none=True)
         for row in rows
         if (row.dataset, row.id) in questions
     ]
-    path = origin_path(folder, task, origin)
+    path = origin_path(folder, tasks, origin)
     write_rows(path, wanted)
     return path
 
@@ -57,7 +60,7 @@ def collect_split(data: Path, halves: Sequence[Path], folder: Path, task: str, o
 def collect(
     data: Path,
     folder: Path,
-    task: str,
+    tasks: Tasks | TaskLike | str,
     origin: str,
     spec: ModelSpec,
     *,
@@ -65,8 +68,9 @@ def collect(
     limit: int | None = None,
     retry: bool = False,
 ) -> list[Response]:
-    """Candidates for the questions of `data`; `retry` asks those again that got none."""
-    if origin.casefold() == GOLD:  # their file is another stage's, also where file names have no case
-        raise InputError(f"origin '{origin}': the name is taken by the gold responses; choose another")
-    output = origin_path(folder, task, origin)
-    return generate(data, output, task, spec, origin=origin, tools=tools, limit=limit, retry=retry)
+    """Candidates for the questions of `data`. `retry` asks questions again that got none."""
+    if origin.casefold() == GOLD:  # also on a file system that ignores case
+        raise InputError(f"origin '{origin}' is the name of the targets; choose another")
+    tasks = as_tasks(tasks, tools)
+    output = origin_path(folder, tasks, origin)
+    return generate(data, output, tasks, spec, origin=origin, limit=limit, retry=retry)

@@ -1,14 +1,14 @@
-"""Evaluate: read, execute and judge responses, and measure accuracy and selective use."""
+"""Evaluate: execute and judge responses, and measure accuracy and selective use of tools."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from trice.metrics import Share, by_dataset, check_base
-from trice.stages.generate import ModelSpec
-from trice.stages.grading import Model, check_model_given, grade, known_turns
+from trice.stages.grading import SecondTurnModel, check_model_given, grade, recorded_second_turns
+from trice.stages.model_spec import ModelSpec
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
-from trice.tasks import Sources, Tasks, check_questions
+from trice.tasks import Sources, TaskLike, Tasks, as_tasks, check_questions
 from trice.tools.executor import Runner, remove_sidecars
 from trice.types import Response
 
@@ -18,7 +18,7 @@ Measures = dict[str, dict[str, Share]]
 def evaluate(
     data: Path,
     output: Path,
-    task: str,
+    tasks: Tasks | TaskLike | str,
     *,
     base: Path | None = None,
     spec: ModelSpec | None = None,
@@ -26,19 +26,27 @@ def evaluate(
     limit: int | None = None,
     runner: Runner | None = None,
     any_passage: bool = False,
-    turned: Path | None = None,
+    auto_results: Path | None = None,
 ) -> Measures:
-    """Grade the responses of `data` into `output`; returns the measures of each data set and in total.
+    """Judge the responses of `data` into `output`, and return the measures of each data set and in total.
 
-    `base` is an evaluated file of the base model without a tool, against which over-use, under-use and
-    harmful use are counted. `spec` is the model that wrote the responses, for tools whose output it has to read.
-    `runner` is what runs the calls. `any_passage` also asks the model over each passage alone, at the cost of those
-    calls of the model, and counts as the paper does: right where any of these answers is. `turned` is an evaluated
-    file of the same model asked in the same way: the second turns that it has there are not asked for again.
-    Raises InputError for gold answers that could never be matched, and where such a tool is called without a model.
+    Args:
+        data: Responses.
+        output: Where the judged responses go.
+        tasks: What the questions belong to.
+        base: Judged responses of the base model without a tool, for over-use, under-use and harmful use.
+        spec: The model that wrote the responses, for tools whose output it has to read.
+        limit: Only the first `limit` responses.
+        runner: What executes the calls.
+        any_passage: Whether the model also answers over each passage alone. A response is then right, in the measure
+            of that name, if any of these answers is.
+        auto_results: Judged responses of the same model with tool choice `auto`. Its second turns there are reused.
+
+    Raises:
+        InputError: If a gold answer could never be matched, or a tool's output has to be read without a model.
     """
-    check_output(output, data, base, turned)
-    tasks = Tasks(task, tools)
+    check_output(output, data, base, auto_results)
+    tasks = as_tasks(tasks, tools)
     rows = read_rows(data, Response)[:limit]
     check_questions(tasks, rows)
     known = read_rows(base, Response) if base else None
@@ -47,13 +55,13 @@ def evaluate(
         check_base(rows, known)
     if spec is None:
         check_model_given(tasks, rows)
-    answered = known_turns(tasks, read_rows(turned, Response)) if turned else {}
-    model = Model(task, spec, output, tools, answered) if spec else None
+    answered = recorded_second_turns(tasks, read_rows(auto_results, Response)) if auto_results else {}
+    model = SecondTurnModel(tasks, spec, output, answered) if spec else None
     graded = grade(tasks, rows, model, output=output, runner=runner, earlier=[data], any_passage=any_passage)
     measures = by_dataset(graded, known)
     write_rows(output, graded)
     remove_sidecars(output)
-    if limit is None:  # else the other rows' calls would be run again
+    if limit is None:  # otherwise the other rows still need them
         remove_sidecars(data, "calls")
     return measures
 

@@ -1,120 +1,35 @@
-"""Generate: an engine answers questions, each response stored as it comes, losing nothing to a kill.
+"""Generate: a model answers questions, and every response is stored as it arrives, so that a kill loses none.
 
-`split`, `collect` and every evaluation are this stage with other prompts. Responses are not judged
-here, but the calls in them are run beside (`trice.tools.executor.BackgroundExecutor`).
+`split`, `collect` and every evaluation are this stage with other settings. Calls are executed in the background while
+the model generates. Responses are not judged here: that is `trice.stages.grading`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cache, partial
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple
 
-from pydantic import Field
-
-from trice import ray_cluster
 from trice.errors import InputError, TriceError
-from trice.formats.prompt import CHAT, Example, Template, load_template
-from trice.models import vllm_engine
-from trice.models.adapters import adapter_weights
-from trice.models.engine import (
-    TOO_LONG,
-    Engine,
-    EngineName,
-    Failure,
-    Generated,
-    GenerationSettings,
-    Prompt,
-    ToolChoice,
-    base_engine,
-)
+from trice.models.engine import TOO_LONG, Engine, Failure, Generated, GenerationSettings, Prompt
 from trice.models.sampling import Sampling
 from trice.progress import Progress, notice
+from trice.stages.few_shot import find_examples
+from trice.stages.model_spec import ModelSpec, check_model_spec, open_engine
 from trice.storage.files import check_output, digest, read_rows
 from trice.storage.row_store import RowStore
-from trice.tasks import Sources, TaskLike, Tasks, identity
+from trice.tasks import Sources, TaskLike, Tasks, as_tasks
 from trice.tasks.outcome import called
 from trice.tools.call_text import write_call
 from trice.tools.executor import BackgroundExecutor, remove_sidecars
-from trice.types import Question, Response, Row
+from trice.types import Question, Response
 
-if TYPE_CHECKING:
-    from trice.models.endpoint import Endpoint
-
-# Left out of a question that becomes a response: a user's row may have fields of these names.
+# The fields that a response adds to its question. A user's question may have fields of these names.
 GRADED = set(Response.model_fields) - set(Question.model_fields)
-
-
-def load_tool_choice(name: str) -> ToolChoice:
-    """The tool choice called `name`. Raises InputError if there is none."""
-    if name not in get_args(ToolChoice):
-        raise InputError(f"tool choice '{name}' is not valid; choose auto, none or required")
-    return cast("ToolChoice", name)
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """How questions are put to a model: a local one, by an `engine` (with `workers`, where it is a cluster's), or
-    that of an endpoint (`client`). `few_shot` are worked examples, or names them (`find_examples`). `tool_choice` makes every
-    response a call, or none. `opened` gives an engine that is kept loaded."""
-
-    model: str
-    adapter: Path | None = None
-    template: str | Template = "plain"
-    few_shot: str | tuple[Example, ...] | None = None
-    tool_choice: ToolChoice = "auto"
-    sampling: Sampling = field(default_factory=Sampling)
-    batch_size: int = 128
-    device: str = "auto"
-    dtype: str = "auto"
-    engine: str = "transformers"
-    workers: int | None = None
-    client: Endpoint | None = None
-    opened: Callable[[], Engine] | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def prompt_template(self) -> Template:
-        """The template prompts are written in; an endpoint's chats are in its own."""
-        template = load_template(self.template)
-        return load_template(CHAT) if self.chats and template.name != CHAT else template
-
-    @property
-    def chats(self) -> bool:
-        """Whether questions are put as chats, which nobody but the model can begin to answer."""
-        return self.client is not None and self.client.api == "chat"
-
-    def settings(self) -> dict[str, Any]:
-        """Everything the responses depend on but the examples, for the journal: not how fast they are written."""
-        if self.client is not None:
-            at = self.client
-            known = {"model": at.model, "endpoint": at.url, "api": at.api, "tokenizer": at.tokenizer}
-            unsent = {} if at.send_temperature else {"send_temperature": False}
-            return (
-                known
-                | unsent
-                | {
-                    "template": self.prompt_template.name,
-                    "tool_choice": self.tool_choice,
-                    "sampling": asdict(self.sampling),
-                }
-            )
-        from trice.models.local import resolve_dtype
-
-        return {
-            "model": self.model,
-            "adapter": self.adapter and digest(adapter_weights(self.adapter)),
-            "template": load_template(self.template).name,
-            "tool_choice": self.tool_choice,
-            "sampling": asdict(self.sampling),
-            "dtype": resolve_dtype(self.dtype, self.device),
-            "engine": base_engine(self.engine),
-        }
 
 
 class Group(NamedTuple):
@@ -125,9 +40,8 @@ class Group(NamedTuple):
     questions: dict[int, Question]
 
 
-class More(NamedTuple):
-    """A second go at the questions whose first response `passes`: in all as many samples as `sampling` says, that
-    first response among them."""
+class Resample(NamedTuple):
+    """More samples for the questions whose first response `passes`. `sampling.samples` counts that response too."""
 
     sampling: Sampling
     passes: Callable[[Response], bool]
@@ -136,37 +50,49 @@ class More(NamedTuple):
 def generate(
     data: Path,
     output: Path,
-    task: str | TaskLike,
+    tasks: Tasks | TaskLike | str,
     spec: ModelSpec,
     *,
     origin: str = "",
     tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
-    run_calls: bool = True,
-    long_is_empty: bool = False,
-    free: Path | None = None,
-    more: More | None = None,
+    execute_calls: bool = True,
+    empty_if_too_long: bool = False,
+    auto_responses: Path | None = None,
+    resample: Resample | None = None,
 ) -> list[Response]:
-    """Answer the questions of `data` and write them with their responses to `output`, in order. With `run_calls`,
-    the calls in them are run at the same time, and their outputs kept for `evaluate` and `score`. `free` holds
-    responses of the same model to the same questions under no tool choice: those that the tool choice of `spec`
-    would not change are taken from there. `more` samples those again whose first response passes.
+    """Answer the questions of `data` and write them with their responses to `output`, in order.
 
-    A prompt that is longer than the model's context gets no response, or with `long_is_empty` an empty one.
-    Where `output` is finished already, nothing is done; `retry` asks those again that got no response. Raises
-    InputError where data, task, template, model or adapter do not fit, before the model is loaded.
+    Args:
+        data: Questions, with or without gold answers.
+        output: Where the responses go. If it is finished already, nothing is done.
+        tasks: What the questions belong to.
+        spec: The model and how it is asked.
+        origin: The name of the model in the responses.
+        limit: Only the first `limit` questions.
+        retry: Whether questions without a response are asked again.
+        execute_calls: Whether calls are executed in the background, and their outputs kept for `evaluate` and
+            `score`.
+        empty_if_too_long: Whether a prompt that exceeds the model's context gets an empty response, not none.
+        auto_responses: Responses of the same model with tool choice `auto`. Those that the tool choice of `spec`
+            would not change are taken from there.
+        resample: Which questions get more samples.
+
+    Raises:
+        InputError: If data, task, template, model or adapter do not fit, before the model is loaded.
     """
     check_output(output, data)
-    tasks = Tasks(task, tools)
+    tasks = as_tasks(tasks, tools)
     questions = [
-        ask(question, tasks.of(question)) for question in read_rows(data, Question, unanswered=True)[:limit]
+        with_instruction(question, tasks.of(question))
+        for question in read_rows(data, Question, unanswered=True)[:limit]
     ]
-    groups = grouped(tasks, questions, spec)
+    groups = group_by_task(tasks, questions, spec)
     check_model_spec(spec)
     settings: dict[str, Any] = {
         "data": digest(data),
-        "task": identity(task),
+        "task": tasks.identity,
         "origin": origin,
         "limit": limit,
     }
@@ -175,24 +101,35 @@ def generate(
     settings |= {
         "examples": {group.task.name: [list(each) for each in group.settings.examples] for group in groups}
     }
-    settings |= {"more": asdict(more.sampling)} if more else {}
+    settings |= {"more": asdict(resample.sampling)} if resample else {}
     with RowStore(output, settings, len(questions) * spec.sampling.samples, retry=retry) as journal:
         if journal.is_finished:
             return read_rows(output, Response, unanswered=True)
         if not journal.rows:
-            remove_sidecars(output, "calls")  # another time's
-        samples = range((more or spec).sampling.samples)
+            remove_sidecars(output, "calls")  # of an earlier run
+        samples = range((resample or spec).sampling.samples)
         contents = map(content_key, questions)
         keys = [[journal.key(content, sample) for sample in samples] for content in contents]
-        if free and not journal.rows:
-            journal.add(_unchanged(groups, keys, spec, origin, free))
-        with BackgroundExecutor(partial(called, tasks), output) if run_calls else nullcontext() as ahead:
+        if auto_responses and not journal.rows:
+            journal.add(_unchanged(groups, keys, spec, origin, auto_responses))
+        with (
+            BackgroundExecutor(partial(called, tasks), output) if execute_calls else nullcontext() as executor
+        ):
             opened = cache(partial(open_engine, spec))
             first = [each[: spec.sampling.samples] for each in keys]
-            _answer(groups, first, spec, origin, journal, ahead, opened, long_is_empty)
-            if more:
-                chosen, how = _passing(groups, keys, journal, more), replace(spec, sampling=more.sampling)
-                _answer(chosen, keys, how, origin, journal, ahead, opened, long_is_empty)
+            _answer(groups, first, spec, origin, journal, executor, opened, empty_if_too_long)
+            if resample:
+                chosen = _passing(groups, keys, journal, resample)
+                _answer(
+                    chosen,
+                    keys,
+                    replace(spec, sampling=resample.sampling),
+                    origin,
+                    journal,
+                    executor,
+                    opened,
+                    empty_if_too_long,
+                )
             rows = [
                 Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
             ]
@@ -200,14 +137,14 @@ def generate(
     return rows
 
 
-def ask(question: Question, task: TaskLike) -> Question:
+def with_instruction(question: Question, task: TaskLike) -> Question:
     """The question with the task's instruction, unless it has its own."""
     return question if question.instruction else question.model_copy(update={"instruction": task.instruction})
 
 
-def grouped(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> list[Group]:
-    """The questions of each task, in order of the tasks' first. Raises InputError where a task without a tool is
-    compelled to call one."""
+def group_by_task(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> list[Group]:
+    """The questions by task, in order of appearance. Raises InputError for tool choice `required` in a task without
+    tools."""
     groups: dict[str, Group] = {}
     for number, question in enumerate(questions):
         task = tasks.of(question)
@@ -218,10 +155,10 @@ def grouped(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> lis
 
 
 def generation_settings(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> GenerationSettings:
-    """How a task's questions are answered."""
+    """The generation settings for the questions of a task."""
     own = tuple(tool.name for tool in tasks.own_tools(task))
     if spec.tool_choice == "required" and not own:
-        raise InputError(f"task '{task.name}': has no tool to be compelled to call")
+        raise InputError(f"tool choice 'required': task '{task.name}' has no tool to call")
     return GenerationSettings(
         spec.prompt_template,
         spec.sampling,
@@ -234,57 +171,8 @@ def generation_settings(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> Genera
     )
 
 
-def check_model_spec(spec: ModelSpec) -> None:
-    """Raise InputError where what is to answer cannot be what is meant, before it is loaded."""
-    if spec.client is not None:
-        if spec.adapter:
-            raise InputError("an adapter is for a local model; an endpoint's is named as its model")
-        if spec.engine != "transformers":
-            raise InputError(f"engine '{spec.engine}': is for a local model, not for an endpoint")
-        return
-    from trice.models.local import check_model
-
-    check_engine(spec.engine, spec.sampling)
-    check_model(spec.model, spec.adapter)
-
-
-def check_engine(name: str, sampling: Sampling) -> None:
-    """Raise InputError for an engine that there is not, that lacks what it needs, or that cannot sample so."""
-    if name not in get_args(EngineName):
-        raise InputError(f"engine '{name}': there is {', '.join(get_args(EngineName))}")
-    if name.startswith("ray"):
-        ray_cluster.check()
-    if base_engine(name) == "vllm":
-        vllm_engine.check(sampling)
-
-
-def open_engine(spec: ModelSpec) -> Engine:
-    """What answers, loaded."""
-    if spec.opened is not None:
-        return spec.opened()
-    if spec.client is not None:
-        from trice.models.endpoint_engine import EndpointEngine
-
-        return EndpointEngine(spec.client)
-    from trice.models.local import load, resolve_dtype
-
-    dtype = resolve_dtype(spec.dtype, spec.device)
-    if spec.engine.startswith("ray"):
-        from trice.models.ray_engine import RayEngine
-
-        # With the dtype of this machine, whatever the workers would choose: the output is that of one process.
-        there = replace(spec, engine=base_engine(spec.engine), dtype=dtype)
-        return RayEngine(partial(open_engine, there), spec.workers)
-    if spec.engine == "vllm":
-        return vllm_engine.VllmEngine(spec.model, spec.adapter, dtype=dtype)
-    from trice.models.generation import TransformersEngine
-
-    loaded = load(spec.model, spec.adapter, device=spec.device, dtype=dtype)
-    return TransformersEngine(loaded, spec.batch_size)
-
-
 def content_key(question: Question) -> str:
-    """Stands for all that a question says."""
+    """A hash of everything in a question that its responses depend on."""
     # These fields change nothing of how a question is asked, and so nothing that is sampled.
     text = question.model_dump_json(exclude={*GRADED, "tool", "turn", "first_turn"})
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -296,12 +184,12 @@ def _answer(
     spec: ModelSpec,
     origin: str,
     journal: RowStore,
-    ahead: BackgroundExecutor | None,
+    executor: BackgroundExecutor | None,
     opened: Callable[[], Engine],
-    long_is_empty: bool,
+    empty_if_too_long: bool,
 ) -> None:
-    """Answer what has no response yet, each stored as it comes, under its question's and sample's key, and its call
-    run `ahead`."""
+    """Answer the questions without a response. Each response is stored as it arrives, and its call is executed in the
+    background."""
     known = {*journal.rows, *journal.failed}
     left: list[tuple[Group, dict[int, tuple[int, ...]]]] = []
     for group in groups:
@@ -309,7 +197,7 @@ def _answer(
         for number in group.questions:
             if missing := tuple(sample for sample, key in enumerate(keys[number]) if key not in known):
                 wanted[number] = missing
-                known.update(keys[number])  # a question that stands there twice is asked once
+                known.update(keys[number])  # of two equal questions only one is asked
         left.append((group, wanted))
     total = sum(len(group.questions) for group in groups) * spec.sampling.samples
     waiting = sum(len(samples) for _, wanted in left for samples in wanted.values())
@@ -318,8 +206,8 @@ def _answer(
     engine, client = opened(), spec.client
     if client is not None:
         client.account.resume(journal.spent)
-    if ahead:
-        ahead.take(Response.model_validate(row) for row in journal.rows.values())
+    if executor:
+        executor.take(Response.model_validate(row) for row in journal.rows.values())
     with Progress(f"generate {journal.output.name}", total, total - waiting) as progress:
         for group, wanted in left:
             numbers = list(wanted)
@@ -328,14 +216,14 @@ def _answer(
                 if client is not None:
                     journal.spent = client.account.so_far
                 journal.add({keys[number][sample]: row for sample, row in rows.items()})
-                if ahead:
-                    ahead.take(rows.values())
+                if executor:
+                    executor.take(rows.values())
                 progress.advance(len(rows), client.figures if client is not None else "")
 
             for failure in answer(engine, group, store, wanted, origin):
                 number = numbers[failure.request]
                 question = group.questions[number]
-                if long_is_empty and failure.reason.startswith(TOO_LONG):
+                if empty_if_too_long and failure.reason.startswith(TOO_LONG):
                     empty = Generated("")
                     store(
                         number, {n: _row(question, group.settings, origin, n, empty) for n in wanted[number]}
@@ -348,15 +236,15 @@ def _answer(
 
 
 def _unchanged(
-    groups: Sequence[Group], keys: Sequence[Sequence[str]], spec: ModelSpec, origin: str, free: Path
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], spec: ModelSpec, origin: str, auto_responses: Path
 ) -> dict[str, Response]:
-    """The responses in `free` that are the same under the tool choice of `spec`, by their keys."""
+    """The responses with tool choice `auto` that the tool choice of `spec` would not change, by their keys."""
     greedy = Sampling(spec.sampling.max_new_tokens, seed=spec.sampling.seed)
     if spec.client is not None or spec.engine != "transformers" or spec.sampling != greedy:
         return {}
     from trice.models.local import load_tokenizer
 
-    known = {(row.dataset, row.id): row for row in read_rows(free, Response)}
+    known = {(row.dataset, row.id): row for row in read_rows(auto_responses, Response)}
     tokenizer = load_tokenizer(spec.model)
     found = {}
     for group in groups:
@@ -368,18 +256,18 @@ def _unchanged(
 
 
 def _passing(
-    groups: Sequence[Group], keys: Sequence[Sequence[str]], journal: RowStore, more: More
+    groups: Sequence[Group], keys: Sequence[Sequence[str]], journal: RowStore, resample: Resample
 ) -> list[Group]:
-    """The questions whose first response passes, in groups that are sampled again."""
+    """The questions whose first response passes, in groups with the settings of the other samples."""
 
     def passes(number: int) -> bool:
         row = journal.rows.get(keys[number][0])
-        return row is not None and more.passes(Response.model_validate(row))
+        return row is not None and resample.passes(Response.model_validate(row))
 
     return [
         Group(
             group.task,
-            replace(group.settings, sampling=more.sampling),
+            replace(group.settings, sampling=resample.sampling),
             {number: question for number, question in group.questions.items() if passes(number)},
         )
         for group in groups
@@ -393,8 +281,8 @@ def answer(
     wanted: Mapping[int, tuple[int, ...]] | None = None,
     origin: str = "",
 ) -> list[Failure]:
-    """Let the engine answer a group's questions, or the samples `wanted` of some, each response given to `store`
-    by the question's number and the sample's."""
+    """Let the engine answer a group's questions, or only the samples `wanted` of some. `store` receives responses with
+    their question's number, by sample."""
     samples = tuple(range(group.settings.sampling.samples))
     wanted = wanted if wanted is not None else dict.fromkeys(group.questions, samples)
     numbers = list(wanted)
@@ -415,14 +303,14 @@ def answer(
 
 
 def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> list[Response]:
-    """One response to each question, in order, with nothing kept on disk: an empty one where the prompt is too long
-    for the model. Raises TriceError for a question without a response."""
+    """One response to each question, in order, without files. A prompt that is too long for the model gets an empty
+    response. Raises TriceError for a question without a response."""
     found: dict[int, Response] = {}
 
     def store(number: int, rows: dict[int, Response]) -> None:
         found[number] = rows[0]
 
-    for group in grouped(tasks, questions, spec):
+    for group in group_by_task(tasks, questions, spec):
         numbers = list(group.questions)
         for failure in answer(engine, group, store):
             if failure.reason.startswith(TOO_LONG):
@@ -440,39 +328,3 @@ def _row(
     response = settings.full_response(generated.text)
     fields = {"response": response, "origin": origin, "sample": sample, "tokens": generated.tokens}
     return Response.model_validate(question.model_dump(exclude=GRADED) | fields)
-
-
-class Worked(Row):
-    """A worked example in a file."""
-
-    input: str
-    output: str = Field(min_length=1)
-
-
-def read_examples(path: Path) -> tuple[Example, ...]:
-    """Worked examples from a JSONL file of `input` and `output`."""
-    return tuple(Example(row.input, row.output) for row in read_rows(path, Worked))
-
-
-def load_builtin_examples(task: str, kind: str) -> tuple[Example, ...]:
-    """The worked examples that come with a task: `direct` answers, `calls`, or `mixed`. Raises InputError for
-    another task or kind."""
-    file = resources.files("trice") / "tasks" / f"{task}_examples.json"
-    if not file.is_file():
-        raise InputError(f"examples '{kind}': task '{task}' has none of its own; give a .jsonl file")
-    kinds = json.loads(file.read_text(encoding="utf-8"))
-    if kind not in kinds:
-        raise InputError(f"examples '{kind}': there is {', '.join(kinds)}, or a .jsonl file")
-    return tuple(Example(row["input"], row["output"]) for row in kinds[kind])
-
-
-def find_examples(task: str, name: str | tuple[Example, ...] | None) -> tuple[Example, ...]:
-    """A task's worked examples by name (`direct`, `calls`, `mixed`) or from a file; none for None; given ones as
-    they are."""
-    if not isinstance(name, str):
-        return name or ()
-    return (
-        read_examples(Path(name))
-        if name.endswith((".json", ".jsonl", ".csv", ".gz", ".parquet"))
-        else load_builtin_examples(task, name)
-    )

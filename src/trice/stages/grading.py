@@ -17,9 +17,10 @@ from typing import Any
 
 from trice.errors import InputError, TriceError
 from trice.formats.paper import visible
-from trice.stages.generate import ModelSpec, generate
+from trice.stages.generate import generate
+from trice.stages.model_spec import ModelSpec
 from trice.storage.files import dump_row, read_text, write_text
-from trice.tasks import Sources, TaskLike, Tasks
+from trice.tasks import TaskLike, Tasks
 from trice.tasks.outcome import Read, read
 from trice.tasks.task import Task
 from trice.tasks.word_judge import exact_match, f1
@@ -27,14 +28,14 @@ from trice.tools.executor import Runner, remove_sidecars, run_all, sidecar
 from trice.tools.second_turn import final_answer
 from trice.types import REQUIRED, Execution, Outcome, Question, Response
 
-AskAgain = Callable[[Sequence[Question]], list[str]]
+AnswerSecondTurns = Callable[[Sequence[Question]], list[str]]
 """From questions with a tool's output to the model's answers."""
 
 
 def grade(
     tasks: Tasks,
     rows: Sequence[Response],
-    ask_again: AskAgain | None = None,
+    answer: AnswerSecondTurns | None = None,
     *,
     output: Path | None = None,
     runner: Runner | None = None,
@@ -49,7 +50,7 @@ def grade(
     lacks what it needs."""
     found = [read(tasks, row) for row in rows]
     executions = _execute(found, output, runner, earlier)
-    turns, alone = _second_turns(rows, found, executions, ask_again, any_passage)
+    turns, alone = _second_turns(rows, found, executions, answer, any_passage)
     executed = [_executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
     graded = [_judged(*each) for each in zip(executed, found, strict=True)]
     graded = [_with_need(tasks, row) for row in graded]
@@ -58,12 +59,14 @@ def grade(
     return [_any_passage(*each) for each in zip(graded, found, alone, strict=True)]
 
 
-def execute(tasks: Tasks, rows: Sequence[Response], ask_again: AskAgain | None = None) -> list[Response]:
+def execute(
+    tasks: Tasks, rows: Sequence[Response], answer: AnswerSecondTurns | None = None
+) -> list[Response]:
     """The same without gold answers: outcome, call, execution, second turns and prediction of each response, which
     is all that `chat` and `Model.ask` need."""
     found = [read(tasks, row) for row in rows]
     executions = _execute(found, None, None, ())
-    turns, _ = _second_turns(rows, found, executions, ask_again, any_passage=False)
+    turns, _ = _second_turns(rows, found, executions, answer, any_passage=False)
     return [_executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
 
 
@@ -81,16 +84,16 @@ def _second_turns(
     rows: Sequence[Response],
     found: Sequence[Read],
     executions: Sequence[Execution | None],
-    ask_again: AskAgain | None,
+    answer: AnswerSecondTurns | None,
     any_passage: bool,
 ) -> tuple[list[list[str] | None], list[list[str] | None]]:
     """The model's answers to each row's output, and with `any_passage` those over each passage alone; None where
     it was not asked."""
     pairs = list(zip(rows, found, executions, strict=True))
-    asked = [second_turn(*each) if ask_again else [] for each in pairs]
-    each_alone = [_passages(*each) if ask_again and any_passage else [] for each in pairs]
+    asked = [second_turn(*each) if answer else [] for each in pairs]
+    each_alone = [_passages(*each) if answer and any_passage else [] for each in pairs]
     flat = [question for questions in (*asked, *each_alone) for question in questions]
-    answers = iter(ask_again(flat) if ask_again and flat else ())
+    answers = iter(answer(flat) if answer and flat else ())
     turns, alone = (
         [[next(answers) for _ in questions] or None for questions in part] for part in (asked, each_alone)
     )
@@ -159,45 +162,44 @@ def _strictly(task: TaskLike, prediction: str | None, answers: Sequence[str]) ->
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model to ask again, as it was asked at first: an `AskAgain` that a kill cannot hurt. `known` holds answers
-    that it has given already, by the text of what was asked."""
+class SecondTurnModel:
+    """A model that answers second turns as it answered the questions: an `AnswerSecondTurns` that survives a kill.
+    `recorded` holds answers that exist already, by the text of what was asked."""
 
-    task: str | TaskLike
+    tasks: Tasks
     spec: ModelSpec
     output: Path
-    tools: Sources | None = None
-    known: Mapping[str, str] = field(default_factory=dict)
+    recorded: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, questions: Sequence[Question]) -> list[str]:
         sampling = replace(self.spec.sampling, samples=1)
-        examples = "direct" if self.spec.few_shot else None  # those of the second turn's own task
-        how = replace(self.spec, tool_choice="auto", sampling=sampling, few_shot=examples)
-        asked = {question.input: question for question in questions if question.input not in self.known}
-        answers = self._answers(dict(enumerate(asked.values())), how) if asked else []
-        found = {**self.known, **dict(zip(asked, answers, strict=True))}
+        examples = "direct" if self.spec.few_shot else None  # those of the task `second-turn`
+        spec = replace(self.spec, tool_choice="auto", sampling=sampling, few_shot=examples)
+        asked = {question.input: question for question in questions if question.input not in self.recorded}
+        answers = self._answers(dict(enumerate(asked.values())), spec) if asked else []
+        found = {**self.recorded, **dict(zip(asked, answers, strict=True))}
         return [found[question.input] for question in questions]
 
-    def _answers(self, distinct: dict[int, Question], how: ModelSpec) -> list[str]:
-        """The answers by number; those of an earlier try are taken where the same was asked of the same model."""
+    def _answers(self, distinct: dict[int, Question], spec: ModelSpec) -> list[str]:
+        """The answers in order of the numbers. Those of an earlier, interrupted run of the same model are reused."""
         asked, answered = (sidecar(self.output, part) for part in ("turns", "turned"))
-        model = hashlib.sha256(json.dumps(how.settings(), default=str).encode()).hexdigest()
+        model = hashlib.sha256(json.dumps(spec.settings(), default=str).encode()).hexdigest()
         names = {"dataset": f"turns of {model}"}
         rows = [
             distinct[number].model_copy(update=names | {"id": str(number)}) for number in sorted(distinct)
         ]
         text = "".join(dump_row(row) + "\n" for row in rows)
-        if not asked.is_file() or read_text(asked) != text:  # what another try left is of no use
+        if not asked.is_file() or read_text(asked) != text:  # left by a run with other questions
             remove_sidecars(self.output, "turned")
             write_text(asked, text)
-        answers = generate(asked, answered, self.task, how, tools=self.tools, retry=True, long_is_empty=True)
+        answers = generate(asked, answered, self.tasks, spec, retry=True, empty_if_too_long=True)
         if len(answers) < len(rows):
             lost = f"{len(rows) - len(answers)} of {len(rows)} questions got no second turn"
             raise TriceError(f"{self.output}: {lost}; run the same command again to ask for those alone")
         return [row.response for row in answers]
 
 
-def known_turns(tasks: Tasks, rows: Sequence[Response]) -> dict[str, str]:
+def recorded_second_turns(tasks: Tasks, rows: Sequence[Response]) -> dict[str, str]:
     """The second turns of evaluated responses: what the model was asked, and what it answered."""
     found: dict[str, str] = {}
     for row in rows:

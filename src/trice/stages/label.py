@@ -25,7 +25,7 @@ from trice.stages.grading import grade
 from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.storage import files
 from trice.storage.row_store import RowStore
-from trice.tasks import Sources, TaskLike, Tasks, check_questions, identity
+from trice.tasks import Sources, TaskLike, Tasks, as_tasks, check_questions
 from trice.tasks.outcome import read
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
@@ -66,7 +66,7 @@ class _Verdict(NamedTuple):
 def label(
     data: Path,
     output: Path,
-    task: str | TaskLike,
+    tasks: Tasks | TaskLike | str,
     teacher: Teacher,
     *,
     reading: float = 0,
@@ -84,11 +84,11 @@ def label(
     do not fit, and TriceError where the teacher cannot be reached at all."""
     if data.resolve() in (path.resolve() for path in (output, _rejected_path(output), reading_path(output))):
         raise InputError(f"{data}: would be overwritten; choose another output than {output}")
-    tasks = Tasks(task, tools)
+    tasks = as_tasks(tasks, tools)
     questions = _questions(data, tasks, limit)
-    settings = {"task": identity(task), **teacher.description, "data": files.digest(data), "limit": limit}
+    settings = {"task": tasks.identity, **teacher.description, "data": files.digest(data), "limit": limit}
     with RowStore(
-        output, settings | {"reading": reading, "tools": tools}, len(questions), retry=retry
+        output, settings | {"reading": reading, "tools": tasks.sources or None}, len(questions), retry=retry
     ) as finished:
         if finished.is_finished and _yield_path(output).is_file():
             return Yield(**json.loads(files.read_text(_yield_path(output))))

@@ -1,7 +1,7 @@
 """Mix: join what the model knows and what it needs a tool for into one stage-1 file.
 
-`selective` is TRICE's own data: the model's own answer where it was right, the teacher's call where it was
-wrong. `answers` and `calls` make the data of the 0% and 100% tool baselines. Files of several tasks join the
+`selective` is TRICE's own data: the model's own answer if it was right, the teacher's call if it was wrong. `answers`
+and `calls` make the data of the baselines that never and always use a tool. Files of several tasks are joined in the
 same way.
 """
 
@@ -14,23 +14,23 @@ from typing import Literal, cast, get_args
 
 from trice.errors import InputError
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
-from trice.tasks import Tasks
+from trice.tasks import TaskLike, Tasks, as_tasks
 from trice.types import LabeledQuestion, Question, Response
 
 Kind = Literal["selective", "answers", "calls"]
 
 
 def load_kind(name: str) -> Kind:
-    """`name` as a kind. Raises InputError for another word."""
+    """`name` as a kind. Raises InputError if it is not one."""
     if name not in get_args(Kind):
-        raise InputError(f"--kind {name}: there is {', '.join(get_args(Kind))}")
+        raise InputError(f"--kind '{name}' is not valid; choose {', '.join(get_args(Kind))}")
     return cast(Kind, name)
 
 
 def mix(
-    labelled: Sequence[Path],
+    labeled: Sequence[Path],
     output: Path,
-    task: str,
+    tasks: Tasks | TaskLike | str,
     *,
     right: Sequence[Path] = (),
     kind: Kind = "selective",
@@ -39,28 +39,30 @@ def mix(
 ) -> int:
     """Write the stage-1 data of `kind` to `output`, shuffled by `seed`; returns the number of rows.
 
-    `labelled` are files with calls (`trice label`), `right` those the base model answered right
-    (`trice split`), `questions` the raw questions, which `answers` turns into direct answers.
+    `labeled` are files with calls (`trice label`), `right` files of known questions (`trice split`), and `questions`
+    files of raw questions, whose gold answers become the targets of kind `answers`.
     """
-    check_output(output, *labelled, *right, *questions)
-    tasks = Tasks(task)
+    check_output(output, *labeled, *right, *questions)
+    tasks = as_tasks(tasks)
     if kind == "answers":
         asked = [row for path in questions for row in read_rows(path, Question)]
         refuse_repeated(asked)
         rows = [_answer(tasks, row) for row in asked]
     else:
-        rows = [row for path in labelled for row in read_rows(path, LabeledQuestion)]
+        rows = [row for path in labeled for row in read_rows(path, LabeledQuestion)]
         refuse_repeated(rows)
         if kind == "selective":
             answered = [row for path in right for row in read_rows(path, Response)]
             refuse_repeated(answered, by_question=True)
-            # Where only a tool can know the answer, none is taught without a call.
+            # If only a tool can know the answer, the model does not learn to answer without a call.
             known = [known_target(tasks, row) for row in answered if not tasks.requires_tool(row)]
-            # A question labelled as well as known (a file labelled for `calls`) keeps the model's own answer.
+            # A known question that is labeled too (for kind `calls`) keeps the model's own answer.
             keys = {row.key for row in known}
             rows = known + [row for row in rows if row.key not in keys]
     if not rows:
-        raise InputError(f"{output}: nothing to mix: kind '{kind}' was given no file of its own")
+        raise InputError(
+            f"{output}: nothing to mix: kind '{kind}' needs other files than those that were given"
+        )
     random.Random(seed).shuffle(rows)
     write_rows(output, rows)
     return len(rows)
@@ -75,7 +77,7 @@ def _answer(tasks: Tasks, question: Question) -> LabeledQuestion:
 
 
 def known_target(tasks: Tasks, response: Response) -> LabeledQuestion:
-    """The model's own answer to a question that it knows, as the target of stage 1."""
+    """A known question with the model's own answer as its target."""
     fields = {
         "instruction": response.instruction or tasks.of(response).instruction,
         "output": response.response,

@@ -10,7 +10,7 @@ from typing import Any
 from trice import datasets
 from trice.errors import InputError
 from trice.progress import notice
-from trice.stages.generate import ask
+from trice.stages.generate import with_instruction
 from trice.storage.files import write_rows
 from trice.tasks import Tasks
 from trice.tools.passage_index import build_index, is_dump, read_passages
@@ -41,7 +41,7 @@ def prepare(
     if part.train:  # an unseen data set has none
         write_rows(raw, map(raw_row, part.train))
     if part.test:
-        write_rows(dev, (ask(question, tasks.of(question)) for question in part.test))
+        write_rows(dev, (with_instruction(question, tasks.of(question)) for question in part.test))
     for reason, left_out in _by_reason(part.dropped).items():
         notice(f"{entry.name}: {len(left_out)} rows left out, such as {left_out[0]}: {reason}")
     return f"{len(part.train)} questions in {raw}, {len(part.test)} in {dev} ({entry.licence})"

@@ -14,10 +14,11 @@ from pathlib import Path
 from trice.errors import InputError
 from trice.rewards import RewardFunction, paper
 from trice.stages.collect import GOLD
-from trice.stages.generate import GRADED, ModelSpec
-from trice.stages.grading import Model, grade
+from trice.stages.generate import GRADED
+from trice.stages.grading import SecondTurnModel, grade
+from trice.stages.model_spec import ModelSpec
 from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
-from trice.tasks import Sources, Tasks, check_questions
+from trice.tasks import Sources, TaskLike, Tasks, as_tasks, check_questions
 from trice.tools.executor import Runner, remove_sidecars
 from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
 
@@ -25,7 +26,7 @@ from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
 def score(
     data: Path,
     output: Path,
-    task: str,
+    tasks: Tasks | TaskLike | str,
     *,
     reward: RewardFunction = paper,
     distinct: bool = True,
@@ -39,7 +40,7 @@ def score(
     passage, is read by the model of `spec`; without a model, a call is correct if its output supports a gold answer.
     `runner` executes the calls. Raises InputError for a folder without targets.
     """
-    tasks = Tasks(task, tools)
+    tasks = as_tasks(tasks, tools)
     target_path = data / f"{tasks.name}_{GOLD}_response.json"
     if not target_path.is_file():
         raise InputError(f"{data}: no gold responses here ({target_path.name} is missing)")
@@ -56,7 +57,7 @@ def score(
             _response(question, fields, *each) for each in others.get((question.dataset, question.id), ())
         ]
         written.append(_numbered(_distinct([target, *rest]) if distinct else [target, *rest]))
-    model = Model(task, spec, output, tools) if spec else None
+    model = SecondTurnModel(tasks, spec, output) if spec else None
     flat = [row for rows in written for row in rows]
     graded = iter(grade(tasks, flat, model, output=output, runner=runner, earlier=paths))
     scored = []

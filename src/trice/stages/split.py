@@ -1,9 +1,9 @@
-"""Split: the base model answers every training question with tools withheld; what it does not know needs one.
+"""Split: the base model answers every training question without tools; what it does not know needs one.
 
 A lucky guess is not knowledge: a question that was answered right is asked again, with sampled answers, and is
-known only if the share of right answers, the first among them, is high enough. Where only a tool can know the
-answer (`tool: required`) nothing is known. Known and unknown questions go to `<dataset>_right.json` and
-`<dataset>_wrong.json` beside the data, with the first answer, the greedy one, as the response.
+known only if the share of right answers (the first one included) is high enough. If only a tool can know the answer
+(`tool: required`), the question is never known. Known and unknown questions go to `<dataset>_right.json` and
+`<dataset>_wrong.json` next to the data, with the first, greedy answer as the response.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from typing import NamedTuple
 from trice.errors import InputError
 from trice.formats.paper import visible
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
-from trice.stages.generate import ModelSpec, More, generate
+from trice.stages.generate import Resample, generate
+from trice.stages.model_spec import ModelSpec
 from trice.storage.files import read_rows, write_rows
-from trice.tasks import Sources, TaskLike, Tasks, check_questions
+from trice.tasks import Sources, TaskLike, Tasks, as_tasks, check_questions
 from trice.tasks.outcome import read
 from trice.tools.executor import sidecar
 from trice.types import Outcome, Question, Response
 
 
-class Halves(NamedTuple):
-    """The two files of a split, and how many questions each holds (an empty half has no file)."""
+class SplitFiles(NamedTuple):
+    """The two files of a split, and how many questions each holds. A file without questions does not exist."""
 
-    right: Path
-    wrong: Path
-    rights: int
-    wrongs: int
+    known: Path
+    unknown: Path
+    known_count: int
+    unknown_count: int
 
     def __str__(self) -> str:
-        total = self.rights + self.wrongs
-        return f"{self.rights} of {total} right without a tool ({self.rights / max(1, total):.1%})"
+        total = self.known_count + self.unknown_count
+        return f"{self.known_count} of {total} right without a tool ({self.known_count / max(1, total):.1%})"
 
 
 def split(
     data: Path,
-    task: str | TaskLike,
+    tasks: Tasks | TaskLike | str,
     spec: ModelSpec,
     *,
     samples: int = SPLIT_SAMPLES,
@@ -48,93 +49,86 @@ def split(
     tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
-) -> Halves:
+) -> SplitFiles:
     """Split `data` (rows of id, question, answer) by what the model knows.
 
-    Each question is answered as `spec` says, with its tools withheld; a response with a call is wrong all the
-    same, and is not run. Where that answer is right, `samples - 1` more are drawn at `temperature`, and the
-    question is right if at least the share `known` of all answers is. `retry` asks those questions again that got
-    no response, and so are in neither half.
+    Each question is answered as `spec` says, without tools. A response with a call counts as wrong, and the call is
+    not executed. If that answer is right, `samples - 1` more are drawn at `temperature`, and the question is known if
+    at least the share `known` of all answers is right. `retry` asks questions again that got no response; until then
+    they are in neither file.
     """
     if samples > 1 and (temperature <= 0 or not 0 < known <= 1):
         raise InputError(
             f"{samples} samples need a temperature above 0 and a known share of 0 to 1, "
             f"not temperature {temperature:g} and known {known:g}"
         )
-    tasks = Tasks(task, tools)
+    tasks = as_tasks(tasks, tools)
     questions = read_rows(data, Question)
     check_questions(tasks, questions[:limit])
-    _check_halves(data, questions)
-    answers = answers_path(data)
+    _check_overwritten(data, questions)
 
     def passes(row: Response) -> bool:
         return bool(_judged(tasks, row).correct) and not tasks.requires_tool(row)
 
-    drawn = replace(spec.sampling, samples=samples, temperature=temperature)
+    sampling = replace(spec.sampling, samples=samples, temperature=temperature)
     rows = generate(
-        data, answers, task, _withheld(spec), origin="base", tools=tools, limit=limit, retry=retry,
-        run_calls=False, more=More(drawn, passes) if samples > 1 else None,
+        data, answers_path(data), tasks, _without_tools(spec), origin="base", limit=limit, retry=retry,
+        execute_calls=False, resample=Resample(sampling, passes) if samples > 1 else None,
     )  # fmt: skip
-    right, wrong = _halves(tasks, [_judged(tasks, row) for row in rows], samples, known)
-    halves = Halves(
-        data.with_name(f"{data.stem}_right.json"),
-        data.with_name(f"{data.stem}_wrong.json"),
-        len(right),
-        len(wrong),
-    )
-    _write(halves.right, right)
-    _write(halves.wrong, wrong)
-    return halves
+    right, wrong = _known_and_unknown(tasks, [_judged(tasks, row) for row in rows], samples, known)
+    files = SplitFiles(_path(data, "right"), _path(data, "wrong"), len(right), len(wrong))
+    _write(files.known, right)
+    _write(files.unknown, wrong)
+    return files
 
 
-def _check_halves(data: Path, questions: list[Question]) -> None:
-    """Raise InputError where a half would overwrite other questions: data sets may be called `x` and `x_right`."""
-    ours = {row.id for row in questions}
-    for half in ("right", "wrong"):
-        path = data.with_name(f"{data.stem}_{half}.json")
-        there = path.is_file() and path.stat().st_size
-        other = next(
-            (row for row in (read_rows(path, Question) if there else []) if row.id not in ours), None
-        )
-        if other:
-            raise InputError(
-                f"{other.where}: question '{other.id}' is not in {data}, and {path.name} would be overwritten; "
-                "move that file, or rename the data"
-            )
+def _path(data: Path, half: str) -> Path:
+    return data.with_name(f"{data.stem}_{half}.json")
 
 
-def _withheld(spec: ModelSpec) -> ModelSpec:
-    """The same with tools withheld, where the endpoint can be told so."""
-    at = spec.client
-    if at is not None and at.api == "completions" and at.tokenizer is None:
+def _check_overwritten(data: Path, questions: list[Question]) -> None:
+    """Raise InputError if an output holds other questions: data sets may be called `x` and `x_right`."""
+    ids = {row.id for row in questions}
+    for path in (_path(data, "right"), _path(data, "wrong")):
+        present = read_rows(path, Question) if path.is_file() and path.stat().st_size else []
+        for other in present:
+            if other.id not in ids:
+                raise InputError(
+                    f"{other.where}: question '{other.id}' is not in {data}, and {path.name} would be overwritten; "
+                    "move that file, or rename the data"
+                )
+
+
+def _without_tools(spec: ModelSpec) -> ModelSpec:
+    """The same without tools, unless the endpoint cannot prevent calls."""
+    client = spec.client
+    if client is not None and client.api == "completions" and client.tokenizer is None:
         return spec
     return replace(spec, tool_choice="none" if spec.tool_choice == "auto" else spec.tool_choice)
 
 
 def answers_path(data: Path) -> Path:
-    """Where the answers are while `data` is being split."""
+    """The file of all answers while `data` is being split."""
     return sidecar(data, "answers")
 
 
-def _halves(
+def _known_and_unknown(
     tasks: Tasks, rows: Sequence[Response], samples: int, known: float
 ) -> tuple[list[Response], list[Response]]:
     """The first answers to known questions, and to the others. A question that lacks some of its sampled answers
-    is in neither half."""
+    is in neither list."""
     right, wrong = [], []
-    answers: list[list[Response]] = []  # of each question, the first one's sample is 0
+    answers: dict[tuple[str, str], dict[int, Response]] = {}
     for row in rows:
-        if row.sample:
-            answers[-1].append(row)
-        else:
-            answers.append([row])
-    for first, *others in answers:
+        answers.setdefault((row.dataset, row.id), {})[row.sample] = row
+    for by_sample in answers.values():
+        first = by_sample[0]
         if not first.correct or tasks.requires_tool(first):
             wrong.append(first)
         elif samples == 1:
             right.append(first)
-        elif len(others) == samples - 1:
-            share = sum(bool(row.correct) for row in (first, *others)) / samples
+        elif len(by_sample) == samples:
+            share = sum(bool(row.correct) for row in by_sample.values()) / samples
             row = first.model_copy(update={"known_share": round(share, 6)})
             (right if share >= known else wrong).append(row)
     return right, wrong

@@ -27,7 +27,7 @@ from trice.models.endpoint_engine import write_offered
 from trice.models.replies import Reply
 from trice.progress import Progress
 from trice.storage.files import read_text, validate
-from trice.tasks import MIXED, Tasks
+from trice.tasks import MIXED, TaskLike, Tasks, as_tasks
 from trice.tools import Tool, annotated_call
 from trice.tools.call_text import write_call
 from trice.types import Question
@@ -144,10 +144,10 @@ def _ask(question: str, answer: str) -> dict[str, str]:
     return {"role": "user", "content": f"Question: {question}\nGold answer: {answer}"}
 
 
-def load_teacher_prompts(task: str, own: Path | None = None) -> dict[str, TeacherPrompt]:
+def load_teacher_prompts(tasks: Tasks | TaskLike | str, own: Path | None = None) -> dict[str, TeacherPrompt]:
     """The teacher's prompt for a task, or for each of a mix; `own` is a file in the same form, for a task
     that has none or for examples of one's own. Raises InputError where there is none, or it does not fit."""
-    tasks = Tasks(task)
+    tasks = as_tasks(tasks)
     names = [*MIXED, *tasks.own] if tasks.mixed else [tasks.name]
     if own is None:
         return {name: _prompt(name) for name in names}
@@ -221,7 +221,11 @@ class EndpointTeacher:
 
 
 def load_teacher(
-    name: str, task: str, endpoint: Endpoint | None = None, retries: int = 0, prompt: Path | None = None
+    name: str,
+    tasks: Tasks | TaskLike | str,
+    endpoint: Endpoint | None = None,
+    retries: int = 0,
+    prompt: Path | None = None,
 ) -> Teacher:
     """The teacher called `name`; `prompt` is the endpoint's own, instead of the one that ships. Raises
     InputError for another name, or an endpoint teacher without one."""
@@ -235,4 +239,4 @@ def load_teacher(
         raise InputError(f"unknown teacher '{name}'; there is: annotations, rule, endpoint")
     if endpoint is None:
         raise InputError("the teacher 'endpoint' needs an endpoint's URL and the model's name there")
-    return EndpointTeacher(endpoint, load_teacher_prompts(task, prompt), retries)
+    return EndpointTeacher(endpoint, load_teacher_prompts(tasks, prompt), retries)

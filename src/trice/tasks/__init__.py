@@ -64,6 +64,7 @@ class Tasks:
     `qa@words-published`. `name` is what files are called after, `sources` say what is behind the tools."""
 
     def __init__(self, name: str | TaskLike, sources: Sources | None = None) -> None:
+        self.identity = identity(name)
         self.sources = {canonical_name(tool, TOOLS): source for tool, source in (sources or {}).items()}
         self._known: dict[str, TaskLike] = {}
         self._apart: dict[str, Sequence[Tool]] = {}  # of the tasks that a mix offers together
@@ -150,6 +151,11 @@ class Tasks:
             task = load_task(name, self.sources)
             self._known[name] = published(task) if self._published else task
         return self._known[name]
+
+
+def as_tasks(task: Tasks | TaskLike | str, sources: Sources | None = None) -> Tasks:
+    """`task` as `Tasks`: a name and a single task are resolved, and `Tasks` are returned as they are."""
+    return task if isinstance(task, Tasks) else Tasks(task, sources)
 
 
 def identity(task: str | TaskLike) -> str | dict[str, Any]:

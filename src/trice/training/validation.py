@@ -19,8 +19,9 @@ from trice.errors import InputError
 from trice.formats.prompt import Template
 from trice.metrics import Share
 from trice.models.sampling import Sampling
-from trice.stages.generate import ModelSpec, ask, respond
+from trice.stages.generate import respond, with_instruction
 from trice.stages.grading import grade
+from trice.stages.model_spec import ModelSpec
 from trice.storage.files import digest, read_rows
 from trice.tasks import Sources, Tasks, check_questions, check_tools
 from trice.tools.executor import remove_sidecars
@@ -97,7 +98,7 @@ def load_validation(
     if not settings.validate_every:
         raise InputError(f"--validation {data}: say how often, for instance validate_every=10")
     tasks = Tasks(task, tools)
-    questions = [ask(question, tasks.of(question)) for question in read_rows(data, Question)]
+    questions = [with_instruction(question, tasks.of(question)) for question in read_rows(data, Question)]
     check_questions(tasks, questions)
     check_tools(tasks, questions)
     return Validation(data, questions, task, tasks, max_new_tokens)
