@@ -13,6 +13,7 @@ import pytest
 
 from trice.errors import InputError
 from trice.recipes.recipe import load_recipe
+from trice.recipes.resolve import load_data
 from trice.recipes.runner import run
 
 OWN = '''
@@ -121,8 +122,18 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
         ),
         ("task=own_sums:nosuch", "task 'own_sums:nosuch': AttributeError"),
         ("evaluate.conditions=[few-shot]", "few-shot 'mixed': task 'sums' ships no examples"),
-        ("split.few_shot=direct", "few-shot 'direct': task 'sums' ships no examples"),
-        ("data=[{dataset: mine, train_file: train.jsonl}]", "'train_file' and 'test_file'"),
+        (
+            "split.few_shot=direct",
+            "key 'split.few_shot': few-shot 'direct': task 'sums' ships no examples.*split.few_shot=null",
+        ),
+        ("data=[{dataset: mine, train_file: train.jsonl}]", "both 'train_file' and 'test_file'"),
+        (
+            "data=[{dataset: mine, file: train.jsonl, test_file: test.jsonl}]",
+            "both 'train_file' and 'test_file'",
+        ),
+        ("data=one.jsonl", r"^one\.jsonl: 1 questions are too few to train and to test"),
+        ("data=nosuch.jsonl", r"^nosuch\.jsonl: no such file"),
+        ("data=starter-quiz", "unknown data set 'starter-quiz'"),
         (f"data=[{{{FILES.replace('mine', 'a/b')}}}]", "'a/b': use letters"),
         (f"data=[{{{FILES.replace('train.', 'nosuch.')}}}]", r"^nosuch\.jsonl: no such file"),
         (f"data=[{{{FILES.replace('train.', 'twice.')}}}]", r"^twice\.jsonl:2: field 'id': 'm-1'"),
@@ -132,6 +143,7 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
 )
 def test_what_does_not_fit_is_said_before_anything_runs(folder: Path, override: str, complaint: str) -> None:
     (folder / "twice.jsonl").write_text(rows(range(1, 2)) * 2)
+    (folder / "one.jsonl").write_text(rows(range(1)))
     (folder / "words.jsonl").write_text(rows(range(1)) + rows(range(1, 2), answer="four"))
     with pytest.raises(InputError, match=complaint) as caught:
         run(load_recipe("sums.yaml", [override]))
@@ -220,3 +232,32 @@ def test_two_models_of_different_families_give_candidates_in_one_recipe(
         "own",
         "other",
     }
+
+
+def test_one_file_of_questions_is_enough(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file is split by the recipe's seed, ids are made, and the default conditions need no worked examples."""
+    given = [json.loads(row) for row in rows(range(10)).splitlines()]
+    for row in given:
+        del row["id"]
+    (folder / "shop.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    (folder / "shop.yaml").write_text(
+        f"name: shop\ntask: own_sums:Sums\ndata: shop.jsonl\nmodel: {model_of(folder)}\nmax_new_tokens: 4\n"
+        "clone: {max_steps: 1}\nrlef: {max_steps: 1}\ndevice: cpu\ndtype: float32\n"
+    )
+    recipe = load_recipe("shop.yaml")
+    assert "few-shot" not in recipe.evaluate.conditions
+    assert {"stage-2-alone", "both"} <= set(recipe.evaluate.conditions)
+    out = run(load_recipe("shop.yaml", ["evaluate.conditions=[stage-2-alone]"]))
+    assert "shop.jsonl: 8 questions to train on, 2 to test (split by seed 0)" in capsys.readouterr().err
+    train = {row["id"] for row in read(out / "data/raw/sums/shop.json")}
+    test = {row["id"] for row in read(out / "data/dev/sums/sums.json")}
+    assert train | test == {f"shop-{number}" for number in range(1, 11)}
+    assert not train & test
+    candidates = [each for row in read(out / "data/stage2/sums/sums.json") for each in row["candidates"]]
+    assert {each["origin"] for each in candidates} >= {"gold", "direct"}
+    again = load_recipe("shop.yaml", ["data=[shop.jsonl]", "seed=1", "output=other"])
+    assert {row.id for row in load_data(again, again.data[0]).test} != test
+
+
+def model_of(folder: Path) -> str:
+    return (folder / "sums.yaml").read_text().rpartition("model: ")[2].strip()

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_named_by_its_key(own: str, override: str, complain
     [
         ("clone.epochs", "'clone.epochs': an override is key=value"),
         ("name.first=x", "'name.first=x': 'name' holds no keys"),
-        ("data.0.train=4", "'data.0.train=4': 'data' holds no keys"),
+        ("data.7.train=4", "'data.7.train=4': there is no entry '7'"),
         ("title=[", "'title=[': the value is not YAML"),
     ],
 )
@@ -162,3 +162,20 @@ def test_a_recipe_that_is_not_there_is_named() -> None:
         load_recipe("nowhere.yaml")
     with pytest.raises(InputError, match=r"^dmo: no such file"):
         load_recipe("dmo")
+
+
+def test_an_entry_of_a_list_is_changed_by_its_number_or_its_name(own: str) -> None:
+    recipe = load_recipe("demo", ["data.0.train=3", "data.starter-qa.test=4", "collect.sampled.samples=2"])
+    assert [(entry.train, entry.test) for entry in recipe.data[:2]] == [(3, 30), (60, 4)]
+    assert [origin.samples for origin in recipe.collect] == [1, 2]
+    with pytest.raises(InputError, match="there is no entry 'nosuch'; give its number from 0, or its name"):
+        load_recipe("demo", ["data.nosuch.train=3"])
+    with pytest.raises(InputError, match="'data' is a list; name an entry's key"):
+        load_recipe("demo", ["data.0=3"])
+
+
+def test_data_may_be_a_name_or_a_file(own: str) -> None:
+    recipe = load_recipe(own, ["data=[starter, my questions.csv.gz, {file: b.jsonl, dataset: mine}]"])
+    assert [entry.dataset for entry in recipe.data] == ["starter", "my-questions", "mine"]
+    assert [entry.file for entry in recipe.data] == [None, Path("my questions.csv.gz"), Path("b.jsonl")]
+    assert load_recipe(own, ["data=starter"]).data[0].dataset == "starter"

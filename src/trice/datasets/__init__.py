@@ -35,7 +35,9 @@ from trice.tasks import TaskLike, load_task
 from trice.tools import canonical_name
 from trice.types import Question
 
-__all__ = ["Dropped", "Entry", "Split", "catalogue", "load", "load_files"]
+__all__ = ["Dropped", "Entry", "Split", "catalogue", "load", "load_file", "load_files"]
+
+TEST_SHARE = 0.2  # of one file of questions
 
 BENCHMARKS = {
     each.name: each
@@ -254,7 +256,24 @@ def load_files(
     )
 
 
+def load_file(
+    name: str, path: Path, *, train: int | None = None, test: int | None = None, seed: int = 0
+) -> Split:
+    """Questions of a user in one file, split into train and test by `seed`. `test` questions, or a fifth of them,
+    are for testing; the first `train` of the others, or all, are for training.
+
+    Raises InputError for a row that does not fit, and for more questions wanted than the file holds."""
+    rows = _read_file(path, name)
+    random.Random(seed).shuffle(rows)
+    count = max(1, round(len(rows) * TEST_SHARE)) if test is None else test
+    tests = _take(rows, count, count, str(path))
+    pool, dropped = _apart(rows[count:], tests)
+    if not pool and train != 0:
+        raise InputError(f"{path}: {len(rows)} questions are too few to train and to test; give more")
+    return Split(_take(pool, train, len(pool), f"{path}, train"), tests, dropped)
+
+
 def _read_file(path: Path, name: str) -> list[Question]:
-    rows = [row.model_copy(update={"dataset": name}) for row in read_rows(path, Question)]
+    rows = [row.model_copy(update={"dataset": name}) for row in read_rows(path, Question, make_ids=True)]
     refuse_repeated(rows)  # the rows may name several data sets, but belong to one here
     return rows

@@ -28,6 +28,7 @@ from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weig
 from trice.models.attention_masks import KINDS
 from trice.models.cpu_dtype import faster_dtype
 from trice.models.lora_merging import merge
+from trice.progress import waiting
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Raised by damaged or unsuitable files.
@@ -208,7 +209,7 @@ def load_base(
     }
     source = find_model(name)
     try:
-        with LOADING:
+        with LOADING, waiting(f"loading the model {name}", Path(source) if Path(source).is_dir() else None):
             tokenizer = load_tokenizer(name)
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             options["attn_implementation"] = _kernel(config.get_text_config())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trice.progress import notice
 from trice.recipes.conditions import RANKED, TOOL_CHOICES, Variant
 from trice.recipes.paths import RunPaths
 from trice.recipes.recipe import Recipe
@@ -61,6 +62,9 @@ class Pipeline:
         for entry in self.recipe.data:
             part = load_data(self.recipe, entry)
             train, test = part.train, part.test
+            if entry.file:
+                by = f"split by seed {self.recipe.seed}"
+                notice(f"{entry.file}: {len(train)} questions to train on, {len(test)} to test ({by})")
             if count and train:
                 train, validation = part.train[:-count], part.train[-count:]
                 held_out += [with_instruction(question, self.tasks.of(question)) for question in validation]

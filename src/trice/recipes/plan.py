@@ -62,7 +62,7 @@ class Plan:
 
     def _data(self) -> Step:
         outputs = (*map(self.paths.train, self.pipeline.datasets), self.paths.tests)
-        keys = (*TASK, *VALIDATION, "data", "files", "scale")
+        keys = (*TASK, *VALIDATION, "data", "files", "scale", "seed")
         return self._step("data", self.pipeline.data, keys=keys, outputs=outputs)
 
     def _split(self, dataset: str) -> Step:

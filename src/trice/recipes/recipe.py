@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from trice.datasets import NAMES
 from trice.errors import InputError
 from trice.models.engine import EngineName as Engine
 from trice.models.sampling import Sampling
-from trice.recipes.conditions import RANKED, UNTRAINED
-from trice.recipes.sections import DataSet, Evaluation, Label, Origin, Score, Split
+from trice.recipes.conditions import DEFAULT, RANKED, UNTRAINED
+from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Evaluation, Label, Origin, Score, Split
 from trice.storage.files import read_text
 from trice.tasks import PUBLISHED, SHIPPED
 from trice.training.settings import FREE, Clone, Rlef, Settings, override, parse
@@ -76,10 +77,29 @@ class Recipe(Settings):
     split: Split = Split()
     label: Label = Label()
     clone: Clone = Clone()
-    collect: list[Origin] = []
+    collect: list[Origin] = list(DEFAULT_ORIGINS)
     score: Score = Score()
     rlef: Rlef = Rlef()
     evaluate: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """`data` may be one name or file, or a list of them. The default conditions of an own task are those that
+        need no worked examples."""
+        if not isinstance(value, dict):
+            return value
+        data = value.get("data")
+        if isinstance(data, str | Path):
+            data = [data]
+        if isinstance(data, list):
+            value = {**value, "data": [_entry(each) for each in data]}
+        known, evaluate = (*SHIPPED, "mix", None), value.get("evaluate") or {}
+        tasks = [value.get("task"), *(each.get("task") for each in data or () if isinstance(each, dict))]
+        if isinstance(evaluate, dict) and "conditions" not in evaluate and any(t not in known for t in tasks):
+            without = [condition for condition in DEFAULT if condition != "few-shot"]
+            value = {**value, "evaluate": {**evaluate, "conditions": without}}
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -157,6 +177,15 @@ class Recipe(Settings):
     def sampling(self, **changes: Any) -> Sampling:
         """Greedy decoding with this recipe's length and seed, unless changed."""
         return Sampling(**({"max_new_tokens": self.max_new_tokens, "seed": self.seed} | changes))
+
+
+def _entry(value: Any) -> Any:
+    """An entry of `data` that is a text: a file if it has a folder or an ending, else the name of a data set."""
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value)
+    is_file = path.is_file() or path.suffix or len(path.parts) > 1
+    return {"file": str(path)} if is_file and str(value) not in NAMES else {"dataset": str(value)}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 def load_data(recipe: Recipe, entry: DataSet) -> datasets.Split:
-    """An entry's questions; `scale` multiplies those to train on. In a mix each names its task; each says where
-    the entry requires a tool. Raises
-    InputError where they are not there."""
+    """The questions of an entry of `data`. `scale` multiplies the training questions. In a mix each question names
+    its task, and each says if the entry requires a tool. Raises InputError if they cannot be read."""
     train = entry.train and max(1, round(entry.train * recipe.scale))
-    if entry.train_file and entry.test_file:
+    if entry.file:
+        part = datasets.load_file(entry.dataset, entry.file, train=train, test=entry.test, seed=recipe.seed)
+    elif entry.train_file and entry.test_file:
         part = datasets.load_files(
             entry.dataset, entry.train_file, entry.test_file, train=train, test=entry.test
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from trice.errors import InputError
 from trice.models.engine import base_engine
-from trice.progress import notice
+from trice.progress import notice, waiting
 from trice.recipes.pipeline import Pipeline
 from trice.recipes.plan import Plan
 from trice.recipes.recipe import Recipe, dump_recipe
@@ -43,7 +43,8 @@ def run(recipe: Recipe, *, retry: bool = False) -> Path:
         InputError: the recipe names something that does not exist, or differs from the one that the folder was
             begun with. This is found before anything expensive.
     """
-    check(recipe)
+    with waiting("checking the recipe and its data"):
+        check(recipe)
     folder = recipe.folder
     with lock_folder(folder):
         store = open_store(recipe)
@@ -78,7 +79,7 @@ def inputs(recipe: Recipe) -> dict[str, Any]:
     """The settings that steps depend on, by key, and the checksums of the user's question files."""
     how, values = recipe.evaluate, recipe.identity()
     del values["evaluate"]
-    files = [file for entry in recipe.data for file in (entry.train_file, entry.test_file) if file]
+    files = [file for entry in recipe.data for file in entry.files]
     return values | {
         "engine": base_engine(recipe.engine),
         "files": {str(file): digest(file) for file in files},
@@ -130,11 +131,16 @@ def check(recipe: Recipe) -> None:
             )
     few_shot = recipe.evaluate.few_shot if "few-shot" in recipe.evaluate.conditions else None
     for name in dict.fromkeys(tasks.of(question).name for question in asked):
-        for examples in (recipe.split.few_shot, few_shot, *(origin.few_shot for origin in recipe.collect)):
-            find_examples(name, examples)
+        _check_examples(name, "split.few_shot", recipe.split.few_shot)
+        _check_examples(name, "evaluate.few_shot", few_shot)
+        for origin in recipe.collect:
+            _check_examples(name, f"collect.{origin.origin}.few_shot", origin.few_shot)
     check_tools(tasks, asked)
     if recipe.ranked and not recipe.collect:
-        raise InputError(f"{recipe.name}: stage 2 needs candidates: give the key 'collect' its origins")
+        raise InputError(
+            f"{recipe.name}: key 'collect': stage 2 needs candidates; name their origins, or leave the conditions "
+            "'stage-2-alone' and 'both' out of evaluate.conditions"
+        )
     for origin in recipe.collect:
         origin_path(recipe.folder, recipe.task, origin.origin)
         if origin.endpoint is None:
@@ -156,3 +162,12 @@ def check(recipe: Recipe) -> None:
         check_machine(recipe.clone, recipe.device)
     if recipe.ranked:
         check_machine(recipe.rlef, recipe.device)
+
+
+def _check_examples(task: str, key: str, examples: str | None) -> None:
+    """Raise InputError, naming the recipe's key, if a task has no such worked examples."""
+    try:
+        find_examples(task, examples)
+    except InputError as error:
+        instead = "leave few-shot out of evaluate.conditions" if key.startswith("eval") else f"set {key}=null"
+        raise InputError(f"key '{key}': {error}, or {instead}") from None

@@ -20,22 +20,29 @@ from trice.training.settings import FREE, Settings
 from trice.types import ALL
 
 
+def own_files(entry: dict[str, Any]) -> bool:
+    """Whether an entry of `data`, before it is validated, names files of the user."""
+    return bool(entry.get("file") or entry.get("train_file"))
+
+
 class DataSet(Settings):
     """One data set, by name or from files of the user's own."""
 
     dataset: str
-    """a name that `trice data` lists; for your own files a name of your choice, of letters, digits, `-` and
-    `.`"""
+    """a name that `trice data` lists; for your own files a name of letters, digits, `-` and `.`, by default the
+    name of `file`"""
     task: str | None = None
     """of your own files in a `mix`: `math`, `qa`, `lama`, `mlqa`, `stock.yaml` or `module:name`; that of a
     listed data set is known"""
     hub: bool = False
     """fetch it from the Hugging Face hub, not from the official files under `TRICE_DATA`"""
+    file: Path | None = None
+    """your own questions in one file, JSON lines, CSV or Parquet, with `question` and `answer`, and `expression`
+    for the teacher `annotations`; a fifth of them, chosen by the recipe's `seed`, is held out for testing"""
     train_file: Path | None = None
-    """your own training questions, JSON lines, CSV or Parquet, with `id`, `question`, `answer`, for labels
-    `expression`"""
+    """your own training questions in the same form, if you split them yourself"""
     test_file: Path | None = None
-    """your own test questions, in the same form"""
+    """your own test questions in the same form"""
     train: int | None = Field(None, ge=0)
     """training questions, before `scale`; none: as many as the paper's, all that a starter set makes by
     itself (2,000 of `starter`, 800 of `starter-mlqa`, each fact once of the others), your whole file"""
@@ -48,8 +55,11 @@ class DataSet(Settings):
     @model_validator(mode="before")
     @classmethod
     def _own_task(cls, value: Any) -> Any:
-        """A benchmark's task is known, and so is how its name is written."""
-        if isinstance(value, dict) and isinstance(value.get("dataset"), str) and not value.get("train_file"):
+        """Fill in the task of a known data set, and the name of a file's questions."""
+        if isinstance(value, dict) and value.get("file") and "dataset" not in value:
+            stem = Path(str(value["file"])).name.partition(".")[0]
+            value = {**value, "dataset": re.sub("[^A-Za-z0-9-]+", "-", stem).strip("-") or "questions"}
+        if isinstance(value, dict) and isinstance(value.get("dataset"), str) and not own_files(value):
             value = {**value, "dataset": canonical_name(value["dataset"], NAMES)}
         if isinstance(value, dict) and value.get("dataset") in TASKS:
             return {"task": TASKS[value["dataset"]], **value}
@@ -58,16 +68,23 @@ class DataSet(Settings):
     @model_validator(mode="after")
     def _both_files(self) -> DataSet:
         if (self.train_file is None) != (self.test_file is None):
-            raise ValueError("own questions need both 'train_file' and 'test_file'")
-        if self.train_file and (self.dataset in NAMES or self.hub):
+            raise ValueError("give both 'train_file' and 'test_file', or one 'file' that is split")
+        if self.file and self.train_file:
+            raise ValueError("give either 'file' or 'train_file' and 'test_file'")
+        if self.files and (self.dataset in NAMES or self.hub):
             raise ValueError(f"own questions need a name of their own, not '{self.dataset}', and no 'hub'")
-        if self.train_file and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
+        if self.files and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
             raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
         if self.dataset.casefold() == ALL:
             raise ValueError(
                 f"the data set's name '{self.dataset}' is taken: it means all data sets together"
             )
         return self
+
+    @property
+    def files(self) -> list[Path]:
+        """The user's own files of questions."""
+        return [path for path in (self.file, self.train_file, self.test_file) if path]
 
 
 class Split(Settings):
@@ -204,11 +221,20 @@ class Score(Settings):
     by its answer; else a call is right where the output supports a gold answer"""
 
 
+DEFAULT_ORIGINS = (  # need no worked examples, so they suit every task
+    Origin.model_validate({"origin": "direct", "from": "split"}),
+    Origin.model_validate(
+        {"origin": "sampled", "from": "stage-1", "samples": 4, "temperature": 1.0, "top_k": 50}
+    ),
+)
+
+
 class Evaluation(Settings):
     """Which conditions are trained and evaluated."""
 
     conditions: list[Condition] = Field(list(DEFAULT), min_length=1)
-    """what to train and evaluate, see below"""
+    """what to train and evaluate, see below; a recipe with your own task leaves `few-shot` out by default, since
+    the worked examples are yours to give"""
     seeds: list[int] = Field([0], min_length=1)
     """training seeds; each seed after the first trains and evaluates `stage-1` and `both` again, on the
     candidates of the first seed"""

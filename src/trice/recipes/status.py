@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trice.progress import notice
+from trice.progress import duration, notice
 from trice.storage.row_state import RowState, read_state
 from trice.storage.run_store import RunStore, Step
 
@@ -46,7 +46,7 @@ def table(steps: Sequence[Step], store: RunStore) -> list[str]:
 
 def _line(step: Step, seconds: float | None) -> Line:
     rows = read_state(step.progress) if step.progress else None
-    state = _unfinished(step, rows) if seconds is None else f"finished in {_duration(seconds)}"
+    state = _unfinished(step, rows) if seconds is None else f"finished in {duration(seconds)}"
     if rows is None:
         return Line(step.name, state=state)
     rate = (f"{rows.rate:,.0f}/s" if rows.rate >= 100 else f"{rows.rate:.3g}/s") if rows.rate else ""
@@ -61,8 +61,8 @@ def _unfinished(step: Step, rows: RowState | None) -> str:
         return f"step {at[0]} of {at[1]} at the last checkpoint" if at else ""
     if rows.summary:
         return "rows finished"
-    left = f"{_duration(rows.remaining_count / rows.rate)} left, " if rows.rate and rows.total else ""
-    return f"{left}last row {_duration(max(0.0, time.time() - rows.updated_at))} ago"
+    left = f"{duration(rows.remaining_count / rows.rate)} left, " if rows.rate and rows.total else ""
+    return f"{left}last row {duration(max(0.0, time.time() - rows.updated_at))} ago"
 
 
 def _checkpoint(folder: Path) -> tuple[int, int] | None:
@@ -75,15 +75,6 @@ def _checkpoint(folder: Path) -> tuple[int, int] | None:
         except (OSError, ValueError, KeyError):  # it is being written or removed at this moment
             continue
     return max(found, default=None)
-
-
-def _duration(seconds: float) -> str:
-    """A time in words."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def to_retry(steps: Sequence[Step], store: RunStore) -> set[str]:

@@ -95,14 +95,30 @@ def read_row(row_type: type[RowT], line: str, where: str) -> RowT:
 
 
 def read_rows(
-    path: Path, row_type: type[RowT], *, repeated: bool = False, unanswered: bool = False
+    path: Path,
+    row_type: type[RowT],
+    *,
+    repeated: bool = False,
+    unanswered: bool = False,
+    make_ids: bool = False,
 ) -> list[RowT]:
-    """Every row of a file as a `row_type`: JSON lines or another form that `trice.storage.row_reader` reads.
+    """Read every row of a file, in any format of `trice.storage.row_reader`, as a `row_type`.
 
-    Raises InputError with file, line number and field for the first row that does not fit, for a file without
-    rows, unless rows may be `repeated` for two rows with the same key, and unless they may be `unanswered` for a
-    question without a gold answer."""
-    rows = [validate(row_type, value, where) for where, value in records(path)]
+    Args:
+        path: the file.
+        row_type: the model that each row is validated with.
+        repeated: allow two rows with the same key.
+        unanswered: allow a question without a gold answer.
+        make_ids: name rows without an id by the file and their number (`shop-1`).
+
+    Raises:
+        InputError: a row does not fit, with file, line number and field; or the file holds no rows.
+    """
+    rows = []
+    for number, (where, value) in enumerate(records(path), start=1):
+        if make_ids and isinstance(value, dict):
+            value = {"id": f"{path.name.partition('.')[0]}-{number}", **value}
+        rows.append(validate(row_type, value, where))
     if not unanswered:
         for row in rows:
             if isinstance(row, Question) and row.answer is None:

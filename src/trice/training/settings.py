@@ -148,14 +148,27 @@ def override(value: dict[str, Any], text: str) -> None:
     if not equals:
         raise InputError(f"'{text}': an override is key=value, for instance epochs=2")
     *parents, last = path.split(".")
+    inner: Any = value
     for parent in parents:
-        value = value.setdefault(parent, {})
-        if not isinstance(value, dict):
+        inner = _list_entry(inner, parent, text) if isinstance(inner, list) else inner.setdefault(parent, {})
+        if not isinstance(inner, dict | list):
             raise InputError(f"'{text}': '{parent}' holds no keys")
+    if isinstance(inner, list):
+        raise InputError(f"'{text}': '{parents[-1]}' is a list; name an entry's key, such as {path}.train=5")
     try:
-        value[last] = yaml.safe_load(given)
+        inner[last] = yaml.safe_load(given)
     except yaml.YAMLError:
         raise InputError(f"'{text}': the value is not YAML") from None
+
+
+def _list_entry(entries: list[Any], name: str, text: str) -> Any:
+    """An entry of a list by its number from 0, or by its name (`data.starter`, `collect.sampled`)."""
+    if name.isdigit() and int(name) < len(entries):
+        return entries[int(name)]
+    for entry in entries:
+        if isinstance(entry, dict) and name in (entry.get("dataset"), entry.get("origin")):
+            return entry
+    raise InputError(f"'{text}': there is no entry '{name}'; give its number from 0, or its name")
 
 
 def parse(kind: type[SettingsT], value: dict[str, Any], where: str) -> SettingsT:
