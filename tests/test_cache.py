@@ -47,7 +47,7 @@ def test_of_two_processes_one_makes_and_the_other_waits(tmp_path: Path) -> None:
     assert first.stdout.readline() == "began\n"
     second = started(tmp_path)
     assert second.stderr is not None
-    assert "another process is making index; waiting for it" in second.stderr.readline()
+    assert "waiting for another process that is making index" in second.stderr.readline()
     assert not (tmp_path / "index").exists()  # whole or not at all
     assert first.communicate("\n", timeout=60)[0] == "True Owl\n"
     assert second.communicate("\n", timeout=60)[0] == "False Owl\n"

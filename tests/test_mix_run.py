@@ -120,7 +120,7 @@ def test_split_s_answers_are_candidates_without_another_question(folder: Path) -
     ranked = read(out / "data/stage2/mix/mix.json")
     assert all([each["origin"] for each in row["candidates"]] == ["gold", "direct"] for row in ranked)
     assert run(load_recipe("mix.yaml", ["collect=[{origin: direct, from: split}]", settings])) == out
-    with pytest.raises(InputError, match="from 'split' asks nothing again"):
+    with pytest.raises(InputError, match="from 'split' generates nothing"):
         load_recipe("mix.yaml", ["collect=[{origin: direct, from: split, samples: 2}]"])
 
 

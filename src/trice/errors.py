@@ -1,9 +1,9 @@
-"""The ways things go wrong.
+"""The exceptions of this package.
 
-A bad *response* is data: it becomes an outcome or an execution with an error, and never raises past the
-stage that met it. A bad *input* (file, recipe, option) raises `InputError` with one line that says where and
-what to do. A tool that cannot do what it was asked raises `ToolError`, which `tools.run` turns into data. A tool
-that cannot run at all raises `ToolUnavailable`, or another `TriceError`: that stops the stage and is never stored.
+A bad *response* of a model is data: it becomes an outcome or an execution with an error, and raises nothing. A bad
+*input* (file, recipe, option) raises `InputError`, whose one line says what is wrong and what to do. A tool that
+runs and fails raises `ToolError`, which becomes data too. A tool that cannot run raises `ToolUnavailable` or another
+`TriceError`, which stops the stage and is never stored.
 """
 
 
@@ -12,15 +12,15 @@ class TriceError(Exception):
 
 
 class InputError(TriceError):
-    """What the user gave is wrong; the message names file, line and field where it can. Exit code 2."""
+    """The user's input is wrong; the message names file, line and field if they are known. Exit code 2."""
 
 
 class ToolUnavailable(TriceError):
-    """A tool cannot run, whatever it is asked: its server is down, a model does not load, memory is exhausted."""
+    """A tool cannot run at all: its server is down, a model does not load, memory is exhausted."""
 
 
 class ToolError(Exception):
-    """A tool could not do what a well-formed call asked; the message is kept in the execution."""
+    """A tool ran a well-formed call and failed; the message is stored in the execution."""
 
 
 def error_line(error: BaseException) -> str:

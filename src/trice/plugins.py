@@ -1,4 +1,4 @@
-"""A user's own functions and objects, named `module:attribute` and found from the working folder."""
+"""Functions and objects of the user, named `module:attribute` and imported from the working folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trice.errors import InputError
 
 
 def load_own(kind: str, name: str) -> Any:
-    """What `name`, of the form `module:attribute`, stands for; `kind` says in the message what it should be.
+    """Import the object that `name` (`module:attribute`) names; `kind` says in an error what was expected.
 
-    Raises InputError where there is no such thing."""
+    Raises InputError if it cannot be imported."""
     module, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

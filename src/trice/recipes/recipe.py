@@ -1,7 +1,7 @@
-"""A recipe: one YAML file that says the whole loop, from data sets to report.
+"""A recipe: one YAML file that describes the whole loop, from data sets to report.
 
-Every key is checked before anything runs; an unknown one is an error that names the nearest known one.
-`key=value` overrides go down with dots (`clone.epochs=2`), values are YAML.
+Every key is checked before anything runs; an unknown key is an error that names the nearest known one. `key=value`
+overrides use dots for nested keys (`clone.epochs=2`) and YAML for values. `trice.recipes.runner` runs a recipe.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class Recipe(Settings):
     """The whole loop."""
 
     name: str
-    """what the run is called; also its folder's name under `runs/`"""
+    """the run's name, also of its folder under `runs/`"""
     title: Annotated[str, FREE] = ""
-    """the report's heading; the name where it is empty"""
+    """the report's heading; by default the name"""
     task: str = "math"
     """how questions are asked and judged, and which tool belongs to them: `math` (calculator), `qa`
     (WikiSearch), `lama` (QA), `mlqa` (translator), your own as `module:name` or a `.yaml` file, or `mix`"""
     judge: Literal["words", "words-published"] = "words"
-    """how answers in words are compared with the gold ones: `words` (as whole words within the first 20) or
-    `words-published` (as a substring of them, as in the paper)"""
+    """how an answer in words is judged: `words` (a gold answer occurs as whole words in the first 20 words) or
+    `words-published` (it occurs as a substring, as in the paper)"""
     per_task: bool = False
     """with `mix`: train a model for each task instead of one for all (the paper's SPLIT), in
-    `models/<task>/<setting>`; unseen data sets of a task that is not trained on are left out"""
+    `models/<task>/<condition>`; data sets of a task without training questions are left out"""
     tools: dict[str, str] = {}
-    """what is behind a tool, by its name, such as `{WikiSearch: passages.index, translator:
+    """the source of a tool, by the tool's name, such as `{WikiSearch: passages.index, translator:
     facebook/nllb-200-distilled-600M}`"""
     model: str
     """base model: hub name, folder, or `gemma-3-270m`"""
@@ -51,24 +51,24 @@ class Recipe(Settings):
     examples alone), `alpaca`, `vicuna`, `chat`, or a `.json` file of `prompt_input` and `prompt_no_input`
     with `{instruction}` and `{input}`, and perhaps `response_prefix`, `example_end`, `stop`"""
     output: Annotated[Path | None, FREE] = None
-    """the run's folder; `runs/<name>` where there is none"""
+    """the run's folder; by default `runs/<name>`"""
     scale: float = Field(1.0, gt=0)
     """multiplies `data.train`"""
     validation: int = Field(0, ge=0)
-    """hold so many training questions of each data set out: to choose checkpoints by, where `clone` or `rlef`
-    has `validate_every`; else to evaluate on them instead of the test questions, for tuning"""
+    """the number of training questions of each data set that are held out. If `clone` or `rlef` has
+    `validate_every`, they choose checkpoints; else they replace the test questions, for tuning"""
     seed: int = 0
-    """of mixing and of generation"""
+    """the seed of splitting one file, of mixing and of generation"""
     device: Annotated[str, FREE] = "auto"
-    """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`"""
+    """`auto` (CUDA if available, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`"""
     dtype: str = "auto"
-    """of the weights: `auto` (bfloat16 or float32, whichever the device computes faster in; on a CPU this is
+    """the type of the weights: `auto` (bfloat16 or float32, whichever is faster on the device; on a CPU this is
     measured once), `float32`, `bfloat16`, `float16`"""
     engine: Engine = "transformers"
-    """what runs the models that answer: `transformers`, `vllm`, or the workers of a Ray cluster, `ray` (with
+    """what generates responses: `transformers`, `vllm`, or the workers of a Ray cluster, `ray` (with
     transformers) and `ray:vllm`"""
     workers: Annotated[int | None, FREE] = Field(None, ge=1)
-    """of a Ray cluster; none: one for each GPU, or for each machine where there is no GPU"""
+    """workers of a Ray cluster; by default one for each GPU, or one for each machine without a GPU"""
     batch_size: Annotated[int, FREE] = Field(128, ge=1)
     """responses generated at a time"""
     max_new_tokens: int = Field(64, ge=1)
@@ -104,7 +104,7 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _one_kind_of_lora(cls, value: Any) -> Any:
-        """Both stages train the same LoRA layers, unless stage 2 is given its own."""
+        """Stage 2 trains the LoRA layers of stage 1 unless `rlef.lora` is given."""
         parts = [value.get(key) or {} for key in ("clone", "rlef")] if isinstance(value, dict) else []
         if len(parts) == 2 and all(isinstance(part, dict) for part in parts) and "lora" in parts[0]:
             value = {**value, "rlef": {"lora": parts[0]["lora"], **parts[1]}}
@@ -120,7 +120,9 @@ class Recipe(Settings):
             folded = [name.casefold() for name in names]  # there are file systems without case
             for name in names[::-1]:
                 if folded.count(name.casefold()) > 1:
-                    raise ValueError(f"key '{key}': the name '{name}' is taken twice (case does not count)")
+                    raise ValueError(
+                        f"key '{key}': the name '{name}' is taken twice (case does not count); rename one"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -149,29 +151,29 @@ class Recipe(Settings):
 
     @property
     def tasks(self) -> str:
-        """The task as the stages take it: a mix with the user's own ones behind it, then the rule."""
+        """The task's name for the stages: a mix is followed by the user's own tasks and the judge's rule."""
         own = dict.fromkeys(str(entry.task) for entry in self.data if entry.task not in SHIPPED)
         named = ",".join([self.task, *own]) if self.task == "mix" else self.task
         return named + PUBLISHED if self.judge == "words-published" else named
 
     @property
     def trains(self) -> bool:
-        """Whether a setting is more than the base model."""
+        """Whether a condition needs training."""
         return not UNTRAINED.issuperset(self.evaluate.conditions)
 
     @property
     def ranked(self) -> bool:
-        """Whether a setting needs stage 2, and so candidates."""
+        """Whether a condition needs stage 2, and so candidates."""
         return not RANKED.isdisjoint(self.evaluate.conditions)
 
     @property
     def validates(self) -> bool:
-        """Whether a stage chooses its checkpoint by the held-out questions, so that they are no test any more."""
+        """Whether held-out questions choose checkpoints, so that they cannot be test questions."""
         return bool(self.clone.validate_every or self.rlef.validate_every)
 
     @property
     def folder(self) -> Path:
-        """Where the run lives: `output`, else `runs/<name>`."""
+        """The run's folder: `output`, else `runs/<name>`."""
         return self.output or Path("runs") / self.name
 
     def sampling(self, **changes: Any) -> Sampling:
@@ -191,7 +193,12 @@ def _entry(value: Any) -> Any:
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a file, or one that ships with the package by its name (`demo`).
 
-    Raises InputError with file and key for what does not fit.
+    Args:
+        name: the file, or the name of a shipped recipe.
+        overrides: `key=value` texts.
+
+    Raises:
+        InputError: a key or value is not valid; the message names the file and the key.
     """
     shipped = resources.files("trice") / "recipes" / f"{name}.yaml"
     text = shipped.read_text("utf-8") if shipped.is_file() else read_text(Path(name))

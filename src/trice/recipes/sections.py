@@ -1,6 +1,7 @@
-"""The groups of keys a recipe has beside those of training: data sets, split, label, candidates, evaluation.
+"""The groups of keys of a recipe: data sets, split, label, candidates, evaluation.
 
-What each key means stands under it; docs/reference/recipes.md is made of that.
+The text below each key is its documentation; docs/reference/recipes.md is generated from it. The keys of training
+are in `trice.training.settings`.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ def own_files(entry: dict[str, Any]) -> bool:
 
 
 class DataSet(Settings):
-    """One data set, by name or from files of the user's own."""
+    """One data set, by name or from your own files."""
 
     dataset: str
     """a name that `trice data` lists; for your own files a name of letters, digits, `-` and `.`, by default the
     name of `file`"""
     task: str | None = None
-    """of your own files in a `mix`: `math`, `qa`, `lama`, `mlqa`, `stock.yaml` or `module:name`; that of a
-    listed data set is known"""
+    """the task of your own files in a `mix`: `math`, `qa`, `lama`, `mlqa`, `stock.yaml` or `module:name`"""
     hub: bool = False
     """fetch it from the Hugging Face hub, not from the official files under `TRICE_DATA`"""
     file: Path | None = None
@@ -44,12 +44,12 @@ class DataSet(Settings):
     test_file: Path | None = None
     """your own test questions in the same form"""
     train: int | None = Field(None, ge=0)
-    """training questions, before `scale`; none: as many as the paper's, all that a starter set makes by
-    itself (2,000 of `starter`, 800 of `starter-mlqa`, each fact once of the others), your whole file"""
+    """training questions, before `scale`; by default the paper's number, all of a starter set (2,000 of `starter`,
+    800 of `starter-mlqa`, each fact once of the others), or your whole file"""
     test: int | None = Field(None, ge=1)
-    """test questions; none: the same (300 of `starter`, 200 of `starter-mlqa`)"""
+    """test questions; by default the same (300 of `starter`, 200 of `starter-mlqa`, a fifth of `file`)"""
     tool: Literal["required"] | None = None
-    """`required` where only a tool can know the answers (stock, prices, time): no question is known, each is
+    """`required` if only a tool can know the answers (stock, prices, time): no question counts as known, each is
     labelled with a call, and each counts as needing the tool"""
 
     @model_validator(mode="before")
@@ -92,15 +92,15 @@ class Split(Settings):
 
     few_shot: str | None = None
     """worked examples in the prompt: `direct`, `calls`, `mixed`, a `.jsonl` file of `input` and `output`, or
-    none; `zero-shot`, and so the need of test questions, is asked with the same"""
+    null for none; `zero-shot`, and so the need of test questions, uses the same"""
     max_new_tokens: int | None = Field(None, ge=1)
-    """length limit of an answer, in tokens; none: as in evaluation"""
+    """length limit of an answer, in tokens; by default as in evaluation"""
     samples: int = Field(SPLIT_SAMPLES, ge=1)
-    """answers to a question whose first, greedy one is right; the others are drawn"""
+    """answers to a question whose first, greedy answer is right; the others are sampled"""
     temperature: float = Field(SPLIT_TEMPERATURE, gt=0)
-    """at which they are drawn"""
+    """temperature of the sampled answers"""
     known: float = Field(KNOWN, gt=0, le=1)
-    """a question counts as known if at least this share of its answers is right; the first always has to be"""
+    """a question counts as known if its first answer and at least this share of all answers are right"""
 
 
 class EndpointAt(Settings):
@@ -119,25 +119,24 @@ class EndpointAt(Settings):
     `template`, as for a local model; for your own model behind vLLM, SGLang or llama.cpp"""
     tokenizer: str | None = None
     """with `api: completions`: a hub name or folder; prompts are then sent as token ids, and ids are kept
-    where the server returns them (vLLM from 0.10.2, SGLang), so that nothing is tokenised anew on the way to
-    training"""
+    if the server returns them (vLLM from 0.10.2, SGLang), so that training does not tokenise again"""
     send_temperature: bool = True
     """whether requests name a temperature; with `false` the server's default applies. A server that refuses the
     field is no longer sent it in any case"""
     max_requests: Annotated[int | None, FREE] = Field(None, ge=1)
-    """most requests to send, failed ones too"""
+    """the limit of requests, failed ones included"""
     max_tokens: Annotated[int | None, FREE] = Field(None, ge=1)
-    """most tokens to pay for, read and written"""
+    """the limit of tokens, of prompts and completions"""
     max_cost: Annotated[float | None, FREE] = Field(None, gt=0)
-    """most to spend; needs the prices"""
+    """the limit of cost; needs the prices"""
     prompt_price: Annotated[float, FREE] = Field(0.0, ge=0)
-    """of a million tokens read, in any currency"""
+    """price of a million prompt tokens, in any currency"""
     completion_price: Annotated[float, FREE] = Field(0.0, ge=0)
-    """of a million tokens written"""
+    """price of a million completion tokens"""
 
 
 class Label(Settings):
-    """The teacher, who gives a call to questions that the base model got wrong."""
+    """The teacher, which gives a call for questions that the base model got wrong."""
 
     teacher: Literal["annotations", "rule", "endpoint"] = "annotations"
     """`annotations` (the data set's own gold expression), `rule` (what the task's tool suggests: that to the
@@ -145,7 +144,7 @@ class Label(Settings):
     known, to QA, the question itself to the translator), both offline, or `endpoint`"""
     endpoint: EndpointAt | None = None
     retries: int = Field(2, ge=0)
-    """how often an endpoint is asked again for a label that was rejected"""
+    """how often an endpoint is asked again after a rejected label"""
     prompt: Path | None = None
     """a JSON file that tells an endpoint what to do: `system`, and `examples` of `question`, `answer`,
     `call`; the task's own where there is none"""
@@ -174,7 +173,7 @@ class Origin(Settings):
     adapter: Path | None = None
     """with `from: model`: an adapter's folder, or any checkpoint's"""
     template: str | None = None
-    """with `from: model`: its prompt's form; the recipe's where there is none"""
+    """with `from: model`: its prompt template; by default the recipe's"""
     few_shot: str | None = None
     """worked examples in the prompt, as in `split`"""
     tool_choice: ToolChoice = "auto"
@@ -182,7 +181,7 @@ class Origin(Settings):
     samples: int = Field(1, ge=1)
     """responses to each question"""
     beams: int = Field(1, ge=1)
-    """of a beam search, whose best ones are the samples; 1 is none"""
+    """beams of a beam search, the best of which are the samples; 1 means no beam search"""
     temperature: float = Field(0.0, ge=0)
     """0 is greedy"""
     top_k: int = Field(0, ge=0)
@@ -190,8 +189,7 @@ class Origin(Settings):
     top_p: float = Field(1.0, gt=0, le=1)
     """keep the likeliest tokens of this mass"""
     repetition_penalty: float = Field(1.0, gt=0)
-    """above 1, tokens that stand in the prompt or the response already are less likely; the paper generated
-    with 1.3"""
+    """above 1, tokens that occur in the prompt or the response become less likely; the paper used 1.3"""
 
     @model_validator(mode="after")
     def _has_endpoint(self) -> Origin:
@@ -204,7 +202,7 @@ class Origin(Settings):
         if self.source != "model" and (self.adapter or self.template):
             raise ValueError("'adapter' and 'template' go with from 'model'")
         if self.source == "split" and self.model_dump(exclude_defaults=True, exclude={"origin", "source"}):
-            raise ValueError("from 'split' asks nothing again: it goes with the key 'origin' alone")
+            raise ValueError("from 'split' generates nothing: it takes the key 'origin' alone")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Where converted models, indexes and vectors are kept between runs, and how they are made: once, and whole."""
+"""The cache of converted models, indexes and vectors, each made once and complete."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def cache_folder() -> Path:
 
 
 def make_once(path: Path, make: Callable[[Path], None], whole: Callable[[Path], bool] = Path.exists) -> bool:
-    """Have `make` write the file or folder that is to be at `path`, unless it is there; returns whether it did.
+    """Let `make` write the file or folder at `path` unless it exists and is `whole`; returns whether it was made.
 
-    `make` is given another path, in an empty folder of the same file system, and what it wrote is renamed when it
-    is complete. Of several processes or threads one makes it while the others wait; what a killed one left is
-    removed by the next. What is at `path` and not `whole` is replaced."""
+    `make` gets another path, in an empty folder of the same file system; the result is renamed when it is complete.
+    Of several processes or threads one makes it while the others wait. The next process removes what a killed one
+    left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     try:
         file, guarded = lock_file(lock)
     except BlockingIOError:
-        notice(f"another process is making {path}; waiting for it")
+        notice(f"waiting for another process that is making {path}")
         file, guarded = lock_file(lock, wait=True)
     try:
         if whole(path):
             return False
-        # Only a file system without locks lets two processes come here at the same time.
+        # On a file system without locks two processes can get here at the same time.
         scratch = path.with_name(f"{path.name}.building{'' if guarded else f'-{os.getpid()}'}")
         for left in path.parent.glob(f"{path.name}.building*") if guarded else ():
             shutil.rmtree(left, ignore_errors=True)
         scratch.mkdir(exist_ok=True)
         try:
             make(scratch / path.name)
-            if path.is_dir():  # not whole
+            if path.is_dir():  # it is incomplete
                 shutil.rmtree(path)
             os.replace(scratch / path.name, path)
         finally:
@@ -56,8 +56,8 @@ def make_once(path: Path, make: Callable[[Path], None], whole: Callable[[Path], 
 
 
 class Once(Generic[Made]):
-    """A function whose result is kept for each of its arguments. Unlike with `functools.cache`, two threads never
-    compute the same; a result that is known waits for nothing."""
+    """A function that caches its result for each of its arguments. Unlike with `functools.cache`, two threads never
+    compute the same result; a cached result is returned without waiting."""
 
     def __init__(self, function: Callable[..., Made]) -> None:
         self._function, self._lock = function, RLock()

@@ -1,7 +1,7 @@
 """Reading rows with validation, and writing files atomically.
 
-A row that does not fit is refused with its file, line and field. A file is written whole or not at all. Long work
-whose rows are stored one by one is in `trice.storage.run_store`.
+An invalid row is refused with its file, line and field. A file is written completely or not at all.
+`trice.storage.row_store` stores the rows of long work one by one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ RowT = TypeVar("RowT", bound=BaseModel)
 
 
 def _why(error: ValidationError, value: object) -> str:
-    """The first complaint of a pydantic error about `value`, as `field 'x': what is wrong`. Of a field that may
-    be of several types, all that is wrong with the one that fits best."""
+    """The first message of a pydantic error about `value`, as `field 'x': message`. For a field of several possible
+    types, all messages about the type that fits best."""
     found = [(_named(each["loc"], value, each["type"] == "missing"), each["msg"]) for each in error.errors()]
     top = found[0][0][:1]
     field = max((path for path, _ in found if path[:1] == top), key=len)
@@ -35,7 +35,7 @@ def _why(error: ValidationError, value: object) -> str:
 
 
 def _named(path: Sequence[str | int], value: object, missing: bool) -> tuple[str, ...]:
-    """The parts of pydantic's path to a fault that stand in the file: not those that name a type it tried."""
+    """The parts of pydantic's path that are in the file, without names of types that pydantic tried."""
     names = []
     for place, part in enumerate(path, start=1):
         if (isinstance(value, Mapping) and part in value) or (
@@ -49,7 +49,7 @@ def _named(path: Sequence[str | int], value: object, missing: bool) -> tuple[str
 
 
 def validate(row_type: type[RowT], value: object, where: str) -> RowT:
-    """`value`, which stands at `where`, as a `row_type`. Raises InputError naming the field at fault."""
+    """Validate `value`, which was read at `where`, as a `row_type`. Raises InputError naming the wrong field."""
     try:
         row = row_type.model_validate(value)
     except ValidationError as error:
@@ -60,14 +60,14 @@ def validate(row_type: type[RowT], value: object, where: str) -> RowT:
 
 
 def check_output(output: Path, *inputs: Path | None) -> None:
-    """Raise InputError where an output is one of the files it is made of, which it would replace."""
+    """Raise InputError if an output is one of its own inputs, which it would replace."""
     for path in inputs:
         if path is not None and path.resolve() == output.resolve():
             raise InputError(f"{output}: is an input, which the output would replace; name another --output")
 
 
 def read_text(path: Path) -> str:
-    """The file's text. Raises InputError where it is missing, unreadable or not UTF-8."""
+    """The file's text. Raises InputError if it is missing, unreadable or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def read_text(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object that is a file's content. Raises InputError where it is none."""
+    """The JSON object in a file. Raises InputError if the file holds something else."""
     try:
         value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -90,7 +90,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_row(row_type: type[RowT], line: str, where: str) -> RowT:
-    """One line of JSON, which stands at `where`, as a `row_type`. Raises InputError where it does not fit."""
+    """Validate one line of JSON, read at `where`, as a `row_type`. Raises InputError if it does not fit."""
     return validate(row_type, decode(line, where), where)
 
 
@@ -131,8 +131,8 @@ def read_rows(
 
 
 def refuse_repeated(rows: Iterable[object], *, by_question: bool = False) -> None:
-    """Raise InputError naming the places of two rows with the same key; `by_question` where there may be only one
-    row of a question."""
+    """Raise InputError naming the places of two rows with the same key; with `by_question` a question may have only
+    one row."""
     places: dict[tuple[str | int, ...], str] = {}
     for row in rows:
         key = row.key if isinstance(row, Row) else None
@@ -160,10 +160,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: temporary file beside it, fsync, rename.
+    """Write a file completely or not at all: a temporary file in the same folder, fsync, rename.
 
-    Raises TriceError where it cannot be written (a full disk, no permission); an older file then stays."""
-    # One name, so that what a kill left is written over by the next try.
+    Raises TriceError if it cannot be written (a full disk, no permission); an older file then stays."""
+    # The name is fixed, so that the next try overwrites what a killed process left.
     scratch = path.with_name(f".{path.name.removeprefix('.')}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,12 +181,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[BaseModel | Mapping[str, Any]]) -> None:
-    """Write a JSONL file whole or not at all."""
+    """Write a JSONL file completely or not at all."""
     write_text(path, "".join(dump_row(row) + "\n" for row in rows))
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, to recognise changed input. Raises InputError where it cannot be read."""
+    """The sha256 of a file. Raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -195,7 +195,7 @@ def digest(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a folder's names as durable as its files, where the file system can."""
+    """Make the names in a folder durable, if the file system supports it."""
     with contextlib.suppress(OSError):
         place = os.open(folder, os.O_RDONLY)
         try:

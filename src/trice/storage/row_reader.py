@@ -1,7 +1,7 @@
-"""The rows of a file, whatever its form: JSON lines, a JSON array, CSV or Parquet; text also compressed by gzip.
+"""Reading rows from JSON lines, a JSON array, CSV or Parquet; text files may be compressed with gzip.
 
-`records` gives one row at a time with its place in the file. Numbers that are not finite are refused here. What the
-fields of a row must hold is defined by `trice.types`; writing files is `trice.storage.files`.
+`records` yields one row at a time with its place in the file and refuses numbers that are not finite. Fields are
+validated with `trice.types` by `trice.storage.files`, which also writes files.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ LENIENT = json.JSONDecoder()
 
 
 def records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each row of a file with its place (`file:line`). A leading `acc: …` line, which the original's result files
-    have, is skipped with a notice.
+    """Each row of a file with its place (`file:line`). A leading `acc: …` line, as in the result files of the
+    published code, is skipped with a notice.
 
-    Raises InputError where the file is missing, unreadable, not UTF-8, damaged, or of no known form."""
-    with _told(path):
+    Raises InputError if the file is missing, unreadable, not UTF-8, damaged, or of an unknown format."""
+    with _read_errors(path):
         start = _start(path)
         if start.startswith(PARQUET):
             yield from _parquet(path)
@@ -75,8 +75,8 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def decode(text: str, where: str) -> Any:
-    """The JSON value of one row, which stands at `where`. Raises InputError where it is none, and naming the
-    field of a number that is not finite."""
+    """The JSON value of one row, read at `where`. Raises InputError if it is not JSON, or naming the field of a
+    number that is not finite."""
     try:
         value, end = _decoded(text, BLANKS.match(text).end(), where)  # type: ignore[union-attr]
         if text[end:].strip():
@@ -87,7 +87,7 @@ def decode(text: str, where: str) -> Any:
 
 
 def _decoded(text: str, at: int, where: str) -> tuple[Any, int]:
-    """The JSON value that begins at a position of the text, and where it ends."""
+    """The JSON value that begins at a position of the text, and its end."""
     try:
         value, end = DECODER.raw_decode(text, at)
     except _NotFinite:
@@ -111,8 +111,8 @@ def _check_finite(value: object, where: str, field: str = "") -> None:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What can go wrong with a file's bytes, as InputError."""
+def _read_errors(path: Path) -> Iterator[None]:
+    """Raise errors of reading and decompressing a file as InputError."""
     try:
         yield
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def _start(path: Path) -> bytes:
-    """The first bytes. Raises InputError for a form that is not read here."""
+    """The first bytes. Raises InputError for an unknown format."""
     with _open(path) as file:
         start = file.read(SNIFFED)
     what = next((name for magic, name in FOUND.items() if start.startswith(magic)), None)
@@ -149,7 +149,7 @@ def _start(path: Path) -> bytes:
 
 
 def _bad_byte(path: Path, otherwise: int) -> int:
-    """Where the first byte stands that is not UTF-8; the decoder counts from the beginning of a block."""
+    """The position of the first byte that is not UTF-8; the decoder counts from the beginning of a block."""
     place = 0
     with _open(path) as file:
         for line in file:
@@ -214,7 +214,7 @@ def _csv(path: Path, lines: TextIO) -> Iterator[tuple[str, Any]]:
     names = next(csv.reader([header], delimiter=separator), [])
     for name in names:
         if not name.strip() or names.count(name) > 1:
-            raise InputError(f"{path}:1: column '{name}': every column needs a name of its own")
+            raise InputError(f"{path}:1: column '{name}': every column needs its own name")
     rows, number = csv.reader(lines, delimiter=separator, strict=True), 2
     try:
         for cells in rows:
@@ -249,7 +249,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """A table's row. Raises InputError naming a column that holds something other than text, numbers and lists."""
+    """A table's row. Raises InputError naming a column of values other than text, numbers and lists."""
     for name, value in row.items():
         try:
             json.dumps(value)
