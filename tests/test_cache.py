@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from functools import partial
 from trice.storage.cache import make_once
-from trice.tools.passage_index import Index, Passage, fill
+from trice.tools.passage_index import Passage, PassageIndex, write_index
 
 def passages():
     with open("made", "a") as file:
@@ -27,8 +27,8 @@ def passages():
     yield Passage("Owl", "Owls hoot.")
 
 folder = Path("index")
-made = make_once(folder, partial(fill, passages(), 0))
-print(made, Index(folder).search("owls", 1)[0].title, flush=True)
+made = make_once(folder, partial(write_index, passages(), 0))
+print(made, PassageIndex(folder).search("owls", 1)[0].title, flush=True)
 """
 
 
