@@ -267,7 +267,7 @@ def load_file(
     random.Random(seed).shuffle(rows)
     count = max(1, round(len(rows) * TEST_SHARE)) if test is None else test
     tests = _take(rows, count, count, str(path))
-    pool, dropped = _apart(rows[count:], tests)
+    pool, dropped = _remove_test_questions(rows[count:], tests)
     if not pool and train != 0:
         raise InputError(f"{path}: {len(rows)} questions are too few to train and to test; give more")
     return Split(_take(pool, train, len(pool), f"{path}, train"), tests, dropped)
