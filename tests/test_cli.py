@@ -229,7 +229,7 @@ WRONG_INPUT = [
     (f"{LABEL} --teacher endpoint --model m --endpoint here", "server 'here' is not a URL"),
     (f"{LABEL} --teacher endpoint --model m --endpoint http://h --keys-file {{none}}", "none: can"),
     ("mix --labelled {labelled} --output {out} --kind all", "--kind all is not valid: input should be 'selective'"),
-    ("collect --model {model} --data {labelled} --output {dir} --origin a_b", "origin 'a_b': use letters"),
+    ("collect --model {model} --data {labelled} --output {dir} --origin a_b", "origin 'a_b' is not valid; use letters"),
     ("score --data {stage2} --output {out} --reward papers", "reward 'papers' is not valid; choose paper"),
     ("score --data {stage2} --output {out} --reward none:f", "reward 'none:f': ModuleNotFoundError"),
     ("data SVMP --output {dir}", "unknown data set 'SVMP'; did you mean 'SVAMP'?"),
