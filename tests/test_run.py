@@ -418,7 +418,7 @@ def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path:
         ("split.few_shot=many", "few-shot 'many' is not valid; choose direct, calls, mixed"),
         ("evaluate.few_shot=own.jsonl", "own.jsonl: no such file"),
         ("collect=[]", "stage 2 needs candidates"),
-        ("collect=[{origin: a_b, from: base}]", "origin 'a_b': use letters"),
+        ("collect=[{origin: a_b, from: base}]", "origin 'a_b' is not valid; use letters"),
         ("collect=[{origin: a, from: endpoint, endpoint: {url: here, model: m}}]", "server 'here' is not a URL"),
         ("label={teacher: endpoint, endpoint: {url: 'http://h', model: m, keys_file: no.txt}}", "no.txt: cannot"),
         ("device=gpu", "--device gpu"),
