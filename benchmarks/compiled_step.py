@@ -1,4 +1,4 @@
-"""One stage-1 step with `compile: true` beside the same step without, in turn in one process.
+"""One stage-1 step with `torch_compile: true` beside the same step without, in turn in one process.
 
 Both train LoRA on all linear layers over the same 16 questions of the starter set, in the dtype that `auto` means
 here, and must have the same loss.

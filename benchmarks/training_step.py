@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
         "--chunk", type=int, default=0, help="questions that the published steps take at a time; 0: all"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="ours with the setting `compile`")
+    parser.add_argument("--compile", action="store_true", help="ours with the setting `torch_compile`")
     parser.add_argument("--trl", action="store_true", help="TRL's SFTTrainer beside stage 1")
     return parser.parse_args()
 

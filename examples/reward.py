@@ -14,6 +14,6 @@ def cheap_and_short(question: trice.Question, response: trice.Response) -> float
 model = trice.load(sys.argv[1] if len(sys.argv) > 1 else "gemma-3-270m")
 rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(2, 10)]
 policy = trice.rlef(
-    model, rows, "math", samples=3, max_new_tokens=8, reward=cheap_and_short, epochs=1, batch_size=4
+    model, rows, "math", samples=3, max_new_tokens=8, reward=cheap_and_short, num_train_epochs=1, batch_size=4
 )
 print(trice.evaluate({"before": model, "after": policy}, rows, "math", max_new_tokens=8))

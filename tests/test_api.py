@@ -16,7 +16,7 @@ import trice
 from tiny import says
 from trice.training.settings import Clone
 
-FAST: dict[str, Any] = {"epochs": 1, "batch_size": 4, "lora": {"r": 2}}
+FAST: dict[str, Any] = {"num_train_epochs": 1, "batch_size": 4, "lora": {"r": 2}}
 
 
 @trice.tool
@@ -296,7 +296,8 @@ def test_a_call_is_executed_without_a_gold_answer(model: trice.Model) -> None:
     """The tiny model is trained until it calls."""
     task = sums_task()
     row = {"instruction": task.instruction, "input": "4 and 3?", "output": "plus(4, 3)"}
-    trained = trice.clone(model, [row] * 4, task, epochs=60, batch_size=4, learning_rate=0.05, lora={"r": 8})
+    settings = {"num_train_epochs": 60, "batch_size": 4, "learning_rate": 0.05, "lora": {"r": 8}}
+    trained = trice.clone(model, [row] * 4, task, **settings)
     answer = trained.ask("4 and 3?", task)
     assert (answer.text, answer.outcome) == ("7", trice.Outcome.CALLED)
     assert answer.call
@@ -381,8 +382,8 @@ def test_worked_examples_are_shown_to_a_single_model(speaking: Callable[[str], t
 
 def test_settings_are_those_of_recipes() -> None:
     text = inspect.getdoc(trice.clone) or ""
-    assert "`epochs`" in text
-    assert "epochs" in Clone.model_fields
+    assert "`num_train_epochs`" in text
+    assert "num_train_epochs" in Clone.model_fields
 
 
 def test_an_endpoint_is_asked_and_not_trained() -> None:

@@ -40,7 +40,7 @@ def test_what_the_recipe_asks_for_counts() -> None:
         < asked("evaluate.conditions=[zero-shot, both]")
         < whole
     )
-    assert asked("clone.epochs=4") > whole
+    assert asked("clone.num_train_epochs=4") > whole
     # once more as many training questions, once more the work for them
     train = asked("scale=2") - whole
     assert asked("scale=3") == pytest.approx(whole + 2 * train)

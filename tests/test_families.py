@@ -25,8 +25,8 @@ from trice.training.settings import Clone, Lora, Rlef
 
 TOKENS = 12  # with the prompt more than the sliding layers' window
 QUESTIONS = ("12+30?", "What is the sum of 45 and 3, and of nothing else?", "", "Paris or 7?")
-LORA = Lora(r=4, dropout=0)
-CLONE = Clone(max_steps=2, batch_size=4, learning_rate=3e-2, scheduler="constant", lora=LORA)
+LORA = Lora(r=4, lora_dropout=0)
+CLONE = Clone(max_steps=2, batch_size=4, learning_rate=3e-2, lr_scheduler_type="constant", lora=LORA)
 RLEF = Rlef(max_steps=2, batch_size=2, learning_rate=1e-3)
 
 
@@ -186,7 +186,7 @@ def test_the_end_token_is_learned_and_ends_whatever_token_pads(name: str, tmp_pa
     assert (loaded.tokenizer.pad_token_id == loaded.tokenizer.eos_token_id) is (name in ("llama", "glm"))
     rows = [{"instruction": "Solve.", "input": text, "output": answer} for text, answer in told.items()]
     settings = Clone(
-        max_steps=30, batch_size=2, learning_rate=1e-2, lora=Lora(dropout=0, targets="all-linear")
+        max_steps=30, batch_size=2, learning_rate=1e-2, lora=Lora(lora_dropout=0, target_modules="all-linear")
     )
     adapter = clone(
         write(tmp_path / "rows.json", rows), tmp_path / "run", str(model),

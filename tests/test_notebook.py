@@ -19,7 +19,7 @@ NOTEBOOK: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
 PARAMETERS = """
 MODEL = {model!r}
 QUESTIONS, TEST, SPLIT_SAMPLES, ROUNDS = 44, 2, 1, 2
-CLONE = RLEF = dict(epochs=1, batch_size=16, learning_rate=1e-5, lora=dict(r=2))
+CLONE = RLEF = dict(num_train_epochs=1, batch_size=16, learning_rate=1e-5, lora=dict(r=2))
 """
 
 

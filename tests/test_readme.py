@@ -52,7 +52,7 @@ def test_the_example_with_an_own_tool_runs(
     for _, name, text in blocks:
         if name:
             (tmp_path / name).write_text(text, encoding="utf-8")
-    small = {"run": [f"model={folder}", "clone.epochs=1", "clone.lora={r: 2}"]}
+    small = {"run": [f"model={folder}", "clone.num_train_epochs=1", "clone.lora={r: 2}"]}
     (lines,) = (text for language, name, text in blocks if language == "bash" and not name)
     shown = ""
     for line in lines.splitlines():

@@ -47,10 +47,18 @@ def test_the_demo_ships() -> None:
 def test_defaults_are_the_papers(own: str) -> None:
     recipe = load_recipe(own)
     assert recipe.folder == Path("runs/own")
-    assert (recipe.clone.epochs, recipe.clone.batch_size, recipe.clone.learning_rate) == (5, 1024, 1e-4)
-    assert (recipe.rlef.epochs, recipe.rlef.batch_size, recipe.rlef.alpha) == (2, 256, 1)
-    assert (recipe.clone.lora.r, recipe.clone.lora.alpha, recipe.clone.lora.dropout) == (8, 16, 0.05)
-    assert recipe.clone.lora.targets is None  # q_proj and v_proj where the model has them
+    assert (recipe.clone.num_train_epochs, recipe.clone.batch_size, recipe.clone.learning_rate) == (
+        5,
+        1024,
+        1e-4,
+    )
+    assert (recipe.rlef.num_train_epochs, recipe.rlef.batch_size, recipe.rlef.alpha) == (2, 256, 1)
+    assert (recipe.clone.lora.r, recipe.clone.lora.lora_alpha, recipe.clone.lora.lora_dropout) == (
+        8,
+        16,
+        0.05,
+    )
+    assert recipe.clone.lora.target_modules is None  # q_proj and v_proj where the model has them
     assert recipe.score.reward == "paper"
     assert recipe.evaluate.conditions == list(DEFAULT)
 
@@ -60,7 +68,7 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
         own,
         [
             "clone.lora.r=4",
-            "clone.lora.targets=[q_proj]",
+            "clone.lora.target_modules=[q_proj]",
             "rlef.learning_rate=5e-5",
             "evaluate={conditions: [zero-shot], seeds: [3, 4]}",
             "data=[{dataset: SVAMP}, {dataset: starter, test: 9}]",
@@ -71,7 +79,7 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
             "clone.lora.r=5",
         ],
     )
-    assert (recipe.clone.lora.r, recipe.clone.lora.targets) == (5, ["q_proj"])
+    assert (recipe.clone.lora.r, recipe.clone.lora.target_modules) == (5, ["q_proj"])
     assert recipe.rlef.learning_rate == 5e-5
     assert (recipe.evaluate.conditions, recipe.evaluate.seeds) == (["zero-shot"], [3, 4])
     assert [(entry.dataset, entry.test) for entry in recipe.data] == [("SVAMP", None), ("starter", 9)]
@@ -83,15 +91,15 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
     ("override", "complaint"),
     [
         ("modle=m", "unknown key 'modle'; did you mean 'model'?"),
-        ("clone.epcohs=3", "unknown key 'clone.epcohs'; did you mean 'epochs'?"),
-        ("clone.lora.alhpa=3", "unknown key 'clone.lora.alhpa'; did you mean 'alpha'?"),
+        ("clone.epochs=3", "unknown key 'clone.epochs'; did you mean 'num_train_epochs'?"),
+        ("clone.lora.lora_alhpa=3", "unknown key 'clone.lora.lora_alhpa'; did you mean 'lora_alpha'?"),
         ("rlef.marjin=1", "unknown key 'rlef.marjin'; did you mean 'margin'?"),
         ("data=[{dataset: starter}, {dataset: SVAMP, trian: 3}]", "key 'data.1.trian'; did you mean 'train'?"),
         ("collect=[{origin: a, from: base, smaples: 2}]", "key 'collect.0.smaples'; did you mean 'samples'?"),
         ("label.endpoint={url: a, model: b, timout: 3}", "key 'label.endpoint.timout'; did you mean 'timeout'?"),
-        ("xyzzy=1", "unknown key 'xyzzy'; there is batch_size, clone, "),
-        ("clone.epochs=many", "key 'clone.epochs': Input should be a valid number"),
-        ("clone.lora.dropout=1", "key 'clone.lora.dropout': Input should be less than 1"),
+        ("xyzzy=1", "unknown key 'xyzzy'; choose from batch_size, clone, "),
+        ("clone.num_train_epochs=many", "key 'clone.num_train_epochs': Input should be a valid number"),
+        ("clone.lora.lora_dropout=1", "key 'clone.lora.lora_dropout': Input should be less than 1"),
         ("clone.max_steps=0", "key 'clone.max_steps': 0 steps train nothing"),
         (
             "collect=[{origin: a, from: endpoint, beams: 5, endpoint: {url: u, model: m}}]",
@@ -125,10 +133,10 @@ def test_what_does_not_fit_is_named_by_its_key(own: str, override: str, complain
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("clone.epochs", "'clone.epochs': an override is key=value"),
-        ("name.first=x", "'name.first=x': 'name' holds no keys"),
+        ("clone.num_train_epochs", "'clone.num_train_epochs' is not an override; write key=value"),
+        ("name.first=x", "'name.first=x': 'name' has a value and no keys"),
         ("data.7.train=4", "'data.7.train=4': there is no entry '7'"),
-        ("title=[", "'title=[': the value is not YAML"),
+        ("title=[", "'title=[': the value is not valid YAML"),
     ],
 )
 def test_a_bad_override_is_named(own: str, override: str, complaint: str) -> None:

@@ -35,7 +35,7 @@ SETTINGS = Rlef(alpha=0.5, margin=0.2)
 TIGHT = {"loss": 1e-5, "gradient": 5e-5}
 LOOSE, FLOOR = 2.0, {"loss": 0.03, "gradient": 2e-3}
 VOCABULARY = 320
-LORA = Lora(r=2, dropout=0, targets="all-linear")
+LORA = Lora(r=2, lora_dropout=0, target_modules="all-linear")
 Result = tuple[float, torch.Tensor]
 
 

@@ -229,7 +229,7 @@ class Steps:
         return found
 
     def compiled(self) -> dict[str, Any]:
-        """Ours with the setting `compile`; last, for compiling takes its time."""
+        """Ours with the setting `torch_compile`; last, for compiling takes its time."""
         self._made = None
         torch.cuda.empty_cache()
         model, _, ranked, _ = self.made()

@@ -125,7 +125,12 @@ def test_training_goes_on_from_one(saved: Path, vicuna: Path, tmp_path: Path) ->
         rlef(data, out, str(vicuna), adapter, settings=settings, device="cpu", dtype="float32")
         logs.append(read(out / "log.jsonl"))
         made = json.loads((out / "trice.json").read_text())["lora"]
-        assert made == {"r": 8, "alpha": 16, "dropout": 0.05, "targets": ["q_proj", "v_proj"]}
+        assert made == {
+            "r": 8,
+            "lora_alpha": 16,
+            "lora_dropout": 0.05,
+            "target_modules": ["q_proj", "v_proj"],
+        }
         before, after = (load_file(saved / "adapter_model.safetensors"), load_file(adapter_weights(out)))
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[name], after[name]) for name in before)

@@ -48,6 +48,6 @@ def test_the_gradient_goes_where_the_value_goes() -> None:
 
 def test_lora_layers_have_it(tiny_model: Callable[[str], Path]) -> None:
     loaded = load_base(str(tiny_model("llama")), device="cpu", dtype="float32")
-    model = with_lora(loaded, None, Lora(dropout=0.3), 0)
+    model = with_lora(loaded, None, Lora(lora_dropout=0.3), 0)
     assert not [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
     assert {module.rate for module in model.modules() if isinstance(module, Dropout)} == {0.3}

@@ -56,7 +56,7 @@ def test_float32_is_within_1e5_of_float64(
     models = []
     for base in (loaded.model, plain):
         loaded.model = base
-        model = with_lora(loaded, None, Lora(r=2, dropout=0, targets="all-linear"), 0)
+        model = with_lora(loaded, None, Lora(r=2, lora_dropout=0, target_modules="all-linear"), 0)
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -47,7 +47,7 @@ def test_targets_are_the_models_own_attention(
 def test_layers_that_are_named_are_those(tiny_model: Callable[[str], Path]) -> None:
     for named, expected in ((["o_proj"], {"o_proj"}), (r".*\.0\.mlp\.up_proj", {"up_proj"})):
         loaded = load_base(str(tiny_model("llama")), device="cpu", dtype="float32")
-        model = with_lora(loaded, None, Lora(targets=named), 0)
+        model = with_lora(loaded, None, Lora(target_modules=named), 0)
         assert {
             name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "lora_A")
         } == expected
@@ -67,6 +67,6 @@ def test_where_no_name_is_known_the_layers_there_are_are_named() -> None:
     with pytest.raises(InputError) as caught:
         with_lora(loaded, None, Lora(), 0)
     assert str(caught.value) == (
-        "lora targets: model 'some/model' has none of the usual attention layers; name some of mixer, widen, "
+        "lora.target_modules: model 'some/model' has none of the usual attention layers; choose some of mixer, widen, "
         "or all-linear"
     )

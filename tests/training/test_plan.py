@@ -18,7 +18,7 @@ from trice.models.local import load_base
 from trice.training.capacity import Capacity, capacity, free_memory
 from trice.training.dry_run import Plan, plan
 from trice.training.lora import with_lora
-from trice.training.memory_estimate import QUANTIZED, rehearse
+from trice.training.memory_estimate import QUANTIZED, estimate_memory
 from trice.training.packed_forward import PackedForward
 from trice.training.packing import ResponseTokens, TokenizedExample, pack
 from trice.training.settings import Clone, Lora, Rlef, read_settings
@@ -53,13 +53,13 @@ def planned(
 
 def test_tokens_worked_out_by_hand(llama: str) -> None:
     examples = [question([1, 5, 6], [7, 8, 2], [7, 9, 2]), question([1, 5, 4], [7, 2])]
-    made = planned(llama, examples, Rlef(batch_size=2, epochs=3))
+    made = planned(llama, examples, Rlef(batch_size=2, num_train_epochs=3))
     assert (made.questions, made.responses) == (2, 3)
     # Three responses as sequences of 6, the longest. Read are 1 5 6 7 8, 1 5 6 7 9 and 1 5 4 7; as a tree: 1 5,
     # then 6 7 8 and 9, then 4 7. Predicted from 6, 7, 8 and 9, and from 4 and 7.
     assert made.tokens == (18, 8, 8, 6, 1)
     assert (made.steps_per_epoch, made.steps) == (1, 3)
-    alone = planned(llama, examples, Rlef(batch_size=1, epochs=3, max_steps=4))
+    alone = planned(llama, examples, Rlef(batch_size=1, num_train_epochs=3, max_steps=4))
     # Batches of their own share nothing: 6 + 4 tokens; 2 sequences of 6 and one of 5.
     assert alone.tokens == (17, 10, 8, 6, 2)
     assert (alone.steps_per_epoch, alone.steps) == (2, 4)
@@ -80,7 +80,7 @@ def test_parameters_are_those_of_the_loaded_model(tiny_model: Callable[[str], Pa
 
 def test_an_adapter_brings_its_own_lora(llama: str, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
-    with_lora(load_base(llama, **CPU), None, Lora(r=5, targets=["o_proj"]), 0).save_pretrained(adapter)
+    with_lora(load_base(llama, **CPU), None, Lora(r=5, target_modules=["o_proj"]), 0).save_pretrained(adapter)
     made = plan(lambda tokenizer: questions(2), llama, adapter, Rlef(), machine=PLENTY, **CPU)
     assert made.trainable == 2 * 5 * (32 + 32)  # of two layers, in and out
 
@@ -103,7 +103,7 @@ def test_operations_are_those_of_the_real_pass(
     tiny_model: Callable[[str], Path], checkpointing: bool
 ) -> None:
     """In eager mode, whose attention is of plain products, which PyTorch's own counter sees."""
-    examples, lora = questions(3), Lora(r=2, dropout=0)
+    examples, lora = questions(3), Lora(r=2, lora_dropout=0)
     loaded = load_base(str(tiny_model("gemma2")), **CPU)
     real, packed = with_lora(loaded, None, lora, 0), pack(examples, "mask")
     forward = PackedForward(real, examples)
@@ -117,7 +117,9 @@ def test_operations_are_those_of_the_real_pass(
     empty = load_base(str(tiny_model("gemma2")), **CPU, empty=True)
     with torch.device("meta"):
         policy = with_lora(empty, None, lora, 0)
-    cost = rehearse(policy, examples, "mask", torch.device("cpu"), gradient_checkpointing=checkpointing)
+    cost = estimate_memory(
+        policy, examples, "mask", torch.device("cpu"), gradient_checkpointing=checkpointing
+    )
     # Of the head's two products it sees one: the other is in place.
     assert cost.operations + 2 * len(packed.source_M) * head == counter.get_total_flops()
 
@@ -157,15 +159,15 @@ def test_quantised_linear_layers_count_at_their_size(llama: str, kind: str) -> N
 
 def test_settings_that_make_no_sense_are_named(llama: str) -> None:
     examples = [*questions(3), *questions(2, length=100)]
-    settings = Clone(max_length=60, batch_size=4, max_steps=5, warmup_steps=5, validate_every=6)
-    assert planned(llama, examples, settings).doubts == [
+    settings = Clone(max_length=60, batch_size=4, max_steps=5, warmup_steps=5, eval_steps=6)
+    assert planned(llama, examples, settings).warnings == [
         "max_length=60 leaves out 2 of 5 questions",
         "batch_size=4 is more than the 3 questions there are: a step is an epoch",
-        "warmup_steps=5 is all of the 5 steps: the learning rate never gets to 0.0001",
-        "validate_every=6 is beyond the last of 5 steps: there is but one checkpoint to choose",
+        "warmup_steps=5 covers all 5 steps: the learning rate never reaches 0.0001",
+        "eval_steps=6 is more than the 5 steps: there is only one checkpoint to choose",
     ]
-    good = Clone(max_length=105, batch_size=5, max_steps=5, warmup_steps=4, validate_every=5)
-    assert planned(llama, examples, good).doubts == []
+    good = Clone(max_length=105, batch_size=5, max_steps=5, warmup_steps=4, eval_steps=5)
+    assert planned(llama, examples, good).warnings == []
     with pytest.raises(InputError, match="max_length 20: every question is longer"):
         planned(llama, examples, Clone(max_length=20))
 

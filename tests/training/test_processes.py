@@ -18,7 +18,14 @@ from trice.training.clone import clone
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Rlef, SettingsT, read_settings
 
-HOW = ["batch_size=4", "learning_rate=0.01", "token_budget=96", "save_every=2", "lora.dropout=0", "lora.r=4"]
+HOW = [
+    "batch_size=4",
+    "learning_rate=0.01",
+    "token_budget=96",
+    "save_steps=2",
+    "lora.lora_dropout=0",
+    "lora.r=4",
+]
 
 
 def ranked(path: Path) -> Path:
@@ -102,9 +109,9 @@ def test_stage_1_in_two_processes_goes_on_after_a_kill(base: str, tmp_path: Path
     ]
     data = write(tmp_path / "labelled.json", rows)
     one, several = tmp_path / "one", tmp_path / "several"
-    clone(data, one, base, settings=settings(Clone, "epochs=2"), device="cpu", dtype="float32")
+    clone(data, one, base, settings=settings(Clone, "num_train_epochs=2"), device="cpu", dtype="float32")
     how = ["train", "clone", "--model", base, "--data", data, "--device", "cpu", "--dtype", "float32"]
-    how += words("epochs=2")
+    how += words("num_train_epochs=2")
     assert launched(2, *how, "--output", several).returncode == 0
     same(one, several)
     # What a kill at the fifth of six steps leaves: the checkpoint of the fourth.

@@ -213,7 +213,7 @@ def test_the_card_says_what_a_user_needs(hub: Any, adapter: Path) -> None:
 def test_a_folder_as_base_model_is_named_as_on_the_hub_or_not_at_all(hub: Any, tmp_path: Path) -> None:
     base = str(tmp_path / "secret" / "llama-8b")
     adapter = made(tmp_path / "both", base, template=str(tmp_path / "mine.json"))
-    with pytest.raises(InputError, match="say with --base what that is called on the hub"):
+    with pytest.raises(InputError, match="give its name on the hub with --base"):
         push(adapter, "me/adapter")
     assert not hub.created
     push(adapter, "me/adapter", base="meta-llama/Llama-3.1-8B")
@@ -246,7 +246,7 @@ def test_private_and_a_branch(hub: Any, adapter: Path) -> None:
 
 def test_a_public_repository_is_not_taken_for_a_private_one(hub: Any, adapter: Path) -> None:
     hub.exists = True
-    with pytest.raises(InputError, match="me/adapter: is there already, and public"):
+    with pytest.raises(InputError, match="me/adapter exists and is public"):
         push(adapter, "me/adapter", private=True)
     assert not hub.commits
     push(adapter, "me/adapter")
@@ -256,16 +256,16 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub: Any, adapter: P
 @pytest.mark.parametrize(
     ("refuses", "code", "said"),
     [
-        ({"/api/": 401}, 2, "the hub does not know the token"),
-        ({"/api/": 403}, 2, "the token may not write there"),
-        ({"/api/models/me/adapter/commit": 404}, 2, "there is no such repository or branch"),
+        ({"/api/": 401}, 2, "the hub refuses the token"),
+        ({"/api/": 403}, 2, "the token has no write access"),
+        ({"/api/models/me/adapter/commit": 404}, 2, "the repository or branch does not exist"),
         ({"/api/validate-yaml": 400}, 2, "the hub refuses the metadata at the top of README.md"),
-        ({"/store/": 403}, 2, "the token may not write there"),
-        ({"/store/": 501}, 1, "the hub refuses it with HTTP status 501; nothing was committed"),
+        ({"/store/": 403}, 2, "the token has no write access"),
+        ({"/store/": 501}, 1, "the hub refuses the upload with HTTP status 501; nothing was committed"),
         (
             {"/api/models/me/adapter/commit": 0},
             1,
-            "the hub cannot be reached, or broke off; nothing was committed",
+            "the hub cannot be reached, or the connection broke; nothing was committed",
         ),
     ],
 )
@@ -298,7 +298,7 @@ def test_weights_that_break_off_are_sent_again_whole(
 def test_what_is_missing_is_said_before_anything_is_sent(
     hub: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="'a/b/c': is no name of a repository"):
+    with pytest.raises(InputError, match="'a/b/c' is not a repository name"):
         push(adapter, "a/b/c")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(

@@ -115,14 +115,18 @@ def test_two_processes_of_a_recipe_train_as_one_and_go_on(base: str, tmp_path: P
 @pytest.mark.parametrize(
     ("recipe", "given", "why"),
     [
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "epochs=1", "fsdp_version: 2"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "epochs=1", "efficient_loading: false"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "validate_every=2", "validate_every"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "num_train_epochs=1", "fsdp_version: 2"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+            "num_train_epochs=1",
+            "efficient_loading: false",
+        ),
+        ({"ACCELERATE_USE_FSDP": "true"}, "eval_steps=2", "eval_steps"),
         ({"ACCELERATE_USE_FSDP": "true"}, "objective=dpo", "objective=dpo"),
         (
             {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
-            "validate_every=2",
-            "validate_every",
+            "eval_steps=2",
+            "eval_steps",
         ),
     ],
 )
@@ -139,7 +143,7 @@ def test_what_needs_whole_weights_is_refused(
 def test_zero_2_holds_whole_weights_and_validates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-    check_machine(settings(Rlef, "validate_every=2"), "cpu")
+    check_machine(settings(Rlef, "eval_steps=2"), "cpu")
 
 
 def examples() -> list[TokenizedExample]:
@@ -181,7 +185,7 @@ def plain(model: Any) -> torch.Tensor:
 def adapted(base: str, dropout: float = 0.0, **how: Any) -> Any:
     """A model with LoRA layers that do something."""
     loaded = load_base(base, device="cpu", **how)
-    model = with_lora(loaded, None, Lora(r=4, dropout=dropout, targets="all-linear"), 0)
+    model = with_lora(loaded, None, Lora(r=4, lora_dropout=dropout, target_modules="all-linear"), 0)
     torch.manual_seed(1)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -225,7 +229,13 @@ def test_both_stages_train_on_a_quantised_base_for_the_whole_one(
     base: str, tmp_path: Path, quantize: str, dtype: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    how = [f"quantize={quantize}", "batch_size=7", "epochs=8", "lora.targets=all-linear", "save_every=0"]
+    how = [
+        f"quantize={quantize}",
+        "batch_size=7",
+        "num_train_epochs=8",
+        "lora.target_modules=all-linear",
+        "save_steps=0",
+    ]
     first, second = tmp_path / "stage-1", tmp_path / "stage-2"
     clone(
         labelled(tmp_path / "labelled.json"), first, base,
@@ -267,7 +277,7 @@ def test_an_adapter_of_a_quantised_base_generates_on_the_whole_one(
 def test_bitsandbytes_that_is_missing_or_has_no_such_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     how = settings(Clone, "quantize=4bit")
     monkeypatch.setattr("trice.training.environment.find_spec", lambda name: object())
-    with pytest.raises(InputError, match="does not cover device meta"):
+    with pytest.raises(InputError, match="does not support device meta"):
         check_machine(how, "meta")
     monkeypatch.setattr("trice.training.environment.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"quantize=4bit: needs bitsandbytes: pip install"):
@@ -299,7 +309,7 @@ def test_checkpointing_trains_the_same_adapter_on_a_quantised_base_too(base: str
     pytest.importorskip("bitsandbytes")
     data = ranked(tmp_path / "ranked.json")
     for name, more in (("kept", ""), ("again", "gradient_checkpointing=true")):
-        how = settings(Rlef, "quantize=4bit", "lora.dropout=0.1", *([more] if more else []))
+        how = settings(Rlef, "quantize=4bit", "lora.lora_dropout=0.1", *([more] if more else []))
         rlef(data, tmp_path / name, base, settings=how, device="cpu", dtype="float32")
     kept, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("kept", "again"))
     assert all(torch.equal(again[name], weight) for name, weight in kept.items())
@@ -316,7 +326,7 @@ def test_log_probabilities_are_float32_over_a_half_precision_base(
     assert logps.dtype == torch.float32
     rlef(
         ranked(tmp_path / "ranked.json"), tmp_path / "out", base,
-        settings=settings(Rlef, "gradient_checkpointing=true", "epochs=4"), device="cpu", dtype=dtype,
+        settings=settings(Rlef, "gradient_checkpointing=true", "num_train_epochs=4"), device="cpu", dtype=dtype,
     )  # fmt: skip
     rows = read(tmp_path / "out" / "log.jsonl")
     assert all(torch.isfinite(torch.tensor([row["loss"], row["grad_norm"]])).all() for row in rows)

@@ -32,11 +32,17 @@ from trice.training.settings import Clone, Lora, Rlef
 from trice.training.tokenization import drop_long
 from trice.training.trainer import TriceTrainer, loss_sums
 
-LORA = Lora(r=4, dropout=0.1, targets="all-linear")
+LORA = Lora(r=4, lora_dropout=0.1, target_modules="all-linear")
 CLONE = Clone(
-    epochs=3, batch_size=4, learning_rate=1e-2, warmup_steps=1, save_every=2, token_budget=128, lora=LORA
+    num_train_epochs=3,
+    batch_size=4,
+    learning_rate=1e-2,
+    warmup_steps=1,
+    save_steps=2,
+    token_budget=128,
+    lora=LORA,
 )
-RLEF = Rlef(epochs=2, batch_size=3, learning_rate=1e-3, save_every=2, margin=0.1, lora=LORA)
+RLEF = Rlef(num_train_epochs=2, batch_size=3, learning_rate=1e-3, save_steps=2, margin=0.1, lora=LORA)
 
 
 def questions() -> list[TokenizedExample]:
@@ -66,7 +72,7 @@ def by_hand(model: Any, examples: list[TokenizedExample], alpha: float, margin: 
 def exact(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> Any:
     """A model in float64 with LoRA layers that do something, without dropout."""
     loaded = load_base(str(tiny_model(request.param)), device="cpu", dtype="float32")
-    model = with_lora(loaded, None, Lora(r=2, dropout=0, targets="all-linear"), 0).double()
+    model = with_lora(loaded, None, Lora(r=2, lora_dropout=0, target_modules="all-linear"), 0).double()
     request.getfixturevalue("float64")
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -124,7 +130,7 @@ def test_a_step_has_one_gradient_however_its_batch_is_cut(exact: Any, tmp_path: 
 def test_the_same_step_gives_the_same_bits_on_several_threads(tiny_model: Callable[[str], Path]) -> None:
     """Many responses share the prompt's last position, where their gradients meet."""
     loaded = load_base(str(tiny_model("llama")), device="cpu", dtype="float32")
-    model = with_lora(loaded, None, Lora(r=2, dropout=0, targets="all-linear"), 0)
+    model = with_lora(loaded, None, Lora(r=2, lora_dropout=0, target_modules="all-linear"), 0)
     responses = [ResponseTokens([4 + i % 7, 5 + i % 11, 6 + i % 13] * 5, [True] * 15) for i in range(100)]
     examples = [TokenizedExample([1, 5, 6, 7], responses, [float(i % 3) for i in range(100)])]
     forward = PackedForward(model, examples)
@@ -335,7 +341,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
 
 def test_a_run_cut_off_after_its_last_step_takes_no_other(work: Path, llama: str, tmp_path: Path) -> None:
     """Two steps of three an epoch: the trainer alone would go on to the epoch's end."""
-    two = CLONE.model_copy(update={"max_steps": 2, "scheduler": "constant"})
+    two = CLONE.model_copy(update={"max_steps": 2, "lr_scheduler_type": "constant"})
     whole = again(work, llama, tmp_path / "whole", settings=two)
     run = unfinished(whole, tmp_path / "run")
     again(work, llama, run, settings=two)
@@ -347,11 +353,11 @@ def test_a_run_cut_off_after_its_last_step_takes_no_other(work: Path, llama: str
 def test_stage_2_records_the_layers_it_goes_on_with(
     cloned: Path, work: Path, llama: str, tmp_path: Path
 ) -> None:
-    settings = RLEF.model_copy(update={"max_steps": 1, "lora": Lora(r=64, targets=["q_proj"])})
+    settings = RLEF.model_copy(update={"max_steps": 1, "lora": Lora(r=64, target_modules=["q_proj"])})
     out = rlef(work / "ranked.json", tmp_path / "out", llama, cloned, settings=settings, device="cpu")
     made = json.loads((out / "trice.json").read_text())
     assert (made["lora"]["r"], made["lora"]["dropout"]) == (4, 0.1)
-    assert "down_proj" in made["lora"]["targets"]
+    assert "down_proj" in made["lora"]["target_modules"]
 
 
 def test_a_run_killed_by_the_system_ends_in_the_same_bytes(
@@ -387,9 +393,11 @@ clone(Path({str(work / "math.json")!r}), Path({str(run)!r}), {llama!r},
 def test_a_finished_or_begun_run_is_not_mixed_with_another(
     cloned: Path, work: Path, llama: str, tmp_path: Path, no_model: None
 ) -> None:
-    changed = CLONE.model_copy(update={"epochs": 4})
+    changed = CLONE.model_copy(update={"num_train_epochs": 4})
     for folder in (cloned, unfinished(cloned, tmp_path / "run")):
-        with pytest.raises(InputError, match=r"begun with other settings \(epochs was 3\.0, is now 4\.0\)"):
+        with pytest.raises(
+            InputError, match=r"started with other settings \(num_train_epochs was 3\.0, is now 4\.0\)"
+        ):
             again(work, llama, folder, settings=changed)
         with pytest.raises(InputError, match=r"\(seed was 0, is now 7\)"):
             again(work, llama, folder, seed=7)
@@ -403,7 +411,7 @@ def test_what_changes_no_result_may_change_in_the_middle_of_training(
     run = unfinished(cloned, tmp_path / "run")
     made = json.loads((run / "trice.json").read_text())
     (run / "trice.json").write_text(json.dumps(made | {"trice": "0.0.1"}))  # of an older version
-    changes = {"token_budget": 64, "save_every": 3, "gradient_checkpointing": True}
+    changes = {"token_budget": 64, "save_steps": 3, "gradient_checkpointing": True}
     again(work, llama, run, settings=CLONE.model_copy(update=changes))
     now = json.loads((run / "trice.json").read_text())
     assert now == made | changes
@@ -428,8 +436,8 @@ def test_a_folder_is_trained_by_one_process(work: Path, llama: str, tmp_path: Pa
 
 def test_a_call_that_failed_at_once_can_be_corrected(work: Path, llama: str, tmp_path: Path) -> None:
     for targets in (["nosuch_proj"], "nosuch"):
-        bad = CLONE.model_copy(update={"lora": Lora(targets=targets)})
-        with pytest.raises(InputError, match=r"lora targets .*nosuch"):
+        bad = CLONE.model_copy(update={"lora": Lora(target_modules=targets)})
+        with pytest.raises(InputError, match=r"lora\.target_modules .*nosuch"):
             again(work, llama, tmp_path / "run", settings=bad)
     short = CLONE.model_copy(update={"max_steps": 1})
     assert (again(work, llama, tmp_path / "run", settings=short) / "adapter_config.json").is_file()
@@ -527,8 +535,10 @@ def test_an_adapter_of_another_shape_is_refused(
         load(model, adapter, device="cpu", dtype="float32")
 
 
-PLAIN = CLONE.model_copy(update={"max_steps": 2, "lora": Lora(r=4, dropout=0, targets="all-linear")})
-COMPILED = PLAIN.model_copy(update={"compile": True})
+PLAIN = CLONE.model_copy(
+    update={"max_steps": 2, "lora": Lora(r=4, lora_dropout=0, target_modules="all-linear")}
+)
+COMPILED = PLAIN.model_copy(update={"torch_compile": True})
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
@@ -536,7 +546,7 @@ def test_compiled_layers_train_the_same(work: Path, llama: str, tmp_path: Path) 
     torch.compiler.reset()
     counters.clear()
     compiled, plain = (
-        log(again(work, llama, tmp_path / str(settings.compile), settings=settings))
+        log(again(work, llama, tmp_path / str(settings.torch_compile), settings=settings))
         for settings in (COMPILED, PLAIN)
     )
     assert counters["stats"]["unique_graphs"] >= 1
@@ -548,7 +558,7 @@ def test_compiled_layers_train_the_same(work: Path, llama: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        (COMPILED, r"^compile: torch\.compile does not work on this machine \(.*nosuch"),
+        (COMPILED, r"^torch_compile: torch\.compile does not work on this machine \(.*nosuch"),
         (CLONE.model_copy(update={"report_to": ["nosuch"]}), "^report_to: nosuch is not supported"),
     ],
 )

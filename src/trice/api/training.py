@@ -45,8 +45,8 @@ def clone(
         task: A `trice.Task` or the name of one that ships.
         seed: The seed of the order of examples and of the adapter's initial weights.
         output: A folder for the adapter and its checkpoints.
-        settings: Hyper-parameters of stage 1 (docs/reference/recipes.md), such as `epochs`, `batch_size`,
-            `learning_rate` or `lora={"r": 16, "targets": "all-linear"}`.
+        settings: Hyper-parameters of stage 1 (docs/reference/recipes.md), such as `num_train_epochs`, `batch_size`,
+            `learning_rate` or `lora={"r": 16, "target_modules": "all-linear"}`.
 
     Returns:
         The trained `Model`. Without `output` its adapter is deleted with it.
@@ -58,7 +58,7 @@ def clone(
         >>> import trice
         >>> model = trice.load("gemma-3-270m")
         >>> row = {"instruction": "Answer.", "input": "What is 271 * 828?", "output": "calculator(271*828)"}
-        >>> trice.clone(model, [row], "math", epochs=1, batch_size=1).adapter is None
+        >>> trice.clone(model, [row], "math", num_train_epochs=1, batch_size=1).adapter is None
         False
     """
     from trice.training.clone import clone as train
@@ -115,7 +115,8 @@ def rlef(
         max_new_tokens: The length limit of a response, in tokens.
         seed: The seed of the samples and of training.
         output: A folder for the adapter. Earlier rounds are in `round-1`, `round-2` and so on within it.
-        settings: Hyper-parameters of stage 2 (docs/reference/recipes.md), such as `epochs`, `alpha` or `objective`.
+        settings: Hyper-parameters of stage 2 (docs/reference/recipes.md), such as `num_train_epochs`, `alpha` or
+        `objective`.
 
     Returns:
         The trained `Model`. Without `output` its adapter is deleted with it. Questions whose best reward is not
@@ -164,7 +165,7 @@ def run(recipe: str | Path, *overrides: str) -> Path:
 
     Args:
         recipe: A YAML file, or the name of a recipe that ships, such as `demo`.
-        overrides: `key=value`, for instance `"clone.epochs=1"`.
+        overrides: `key=value`, for instance `"clone.num_train_epochs=1"`.
 
     Returns:
         The folder of the run, with `report.html`, `results.json` and the trained adapters in `models`.

@@ -143,9 +143,9 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _something_to_validate_on(self) -> Recipe:
         for key, stage in (("clone", self.clone), ("rlef", self.rlef)):
-            if stage.validate_every and not self.validation:
+            if stage.eval_steps and not self.validation:
                 raise ValueError(
-                    f"key '{key}.validate_every': there are no held-out questions: say how many with 'validation'"
+                    f"key '{key}.eval_steps': there are no held-out questions: say how many with 'validation'"
                 )
         return self
 

@@ -1,8 +1,8 @@
-"""Attention over a packed tree in blocks: each block of successive tokens against the few keys it can see.
+"""Attention over a packed tree in blocks: each block of successive tokens attends to the few keys it can see.
 
-Registered with transformers as an attention implementation, so that every model which asks for its attention by
-name runs on it unchanged: full and sliding-window layers, grouped queries. Without `tree_keys_BK` it is plain
-SDPA. A soft cap on attention's own scores is not covered: such models run in eager mode under a whole mask.
+It is registered with transformers as an attention implementation, so every model that looks up its attention by
+name can use it: full and sliding-window layers, grouped queries. Without `tree_keys_BK` it is plain SDPA. It does
+not cover a soft cap on attention scores; models that have one run in eager mode under one mask.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from transformers.masking_utils import sdpa_mask
 NAME = "trice_tree"
 
 
-class Uses(NamedTuple):
-    """Where each of T tokens stands among the N keys of all blocks: the places of token t are
-    `places_N[starts[t] : starts[t + 1]]`, with `starts` of T + 1 entries."""
+class KeyUses(NamedTuple):
+    """Which of the N keys of all blocks each of T tokens is: the keys of token t are
+    `places_N[starts[t] : starts[t + 1]]`, where `starts` has T + 1 entries."""
 
     starts: torch.Tensor
     places_N: torch.Tensor
 
 
 def multiplies_sparse(device: torch.device) -> bool:
-    """Whether it is an NVIDIA GPU that multiplies sparse matrices in bfloat16 too, which `_Gather` needs."""
+    """Whether the device is an NVIDIA GPU that multiplies sparse matrices in bfloat16, as `_Gather` needs."""
     nvidia = device.type == "cuda" and torch.version.hip is None
     return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def key_uses(keys_BK: torch.Tensor, tokens: int) -> Uses:
-    """The uses of all keys."""
+def key_uses(keys_BK: torch.Tensor, tokens: int) -> KeyUses:
+    """For each token its places among the keys."""
     keys_N = keys_BK.flatten()
     counts_T = torch.bincount(keys_N, minlength=tokens)
-    return Uses(torch.cat([counts_T.new_zeros(1), counts_T.cumsum(0)]), keys_N.argsort(stable=True))
+    return KeyUses(torch.cat([counts_T.new_zeros(1), counts_T.cumsum(0)]), keys_N.argsort(stable=True))
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of a matrix [T, D] by number. The backward pass is one sparse product, which adds up the gradients of a
-    row in float32, where that of indexing adds them in half precision, one after another in memory. On an H200, in
-    a layer of Llama 7B's shape, attention takes 2.1 ms with it and 2.9 without."""
+    """Rows of a matrix [T, D] by number. The backward pass is one sparse product, which adds the gradients of a row
+    in float32; that of indexing adds them one after another in half precision. On an H200, attention in a layer of
+    Llama 7B's shape takes 2.1 ms with it and 2.9 ms without."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -76,13 +76,13 @@ def tree_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     tree_keys_BK: torch.Tensor | None = None,
-    tree_uses: Uses | None = None,
+    tree_uses: KeyUses | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of T tokens, [1, T, H, D]. `attention_mask` is [B, 1, Q, K] for B blocks of Q queries with K keys.
 
-    The H / G query heads of a group stand under one another, so that keys and values are not repeated for them.
-    `tree_uses` is `key_uses` of the keys, where the device `multiplies_sparse`.
+    The H / G query heads of a group are stacked along the query axis, so keys and values are not repeated for them.
+    `tree_uses` is `key_uses` of the keys, given if the device `multiplies_sparse`.
     """
     if tree_keys_BK is None:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -98,7 +98,7 @@ def tree_attention(
     query_BGLD = query.reshape(blocks, groups, -1, width)
 
     def gathered(states_1GTD: torch.Tensor) -> torch.Tensor:
-        # A token's heads lie side by side in what a model's projections give, so these are no copies.
+        # A projection's output has a token's heads next to each other, so this makes no copy.
         rows_TD = states_1GTD[0].transpose(0, 1).flatten(1)
         if tree_uses is None or torch.compiler.is_compiling():
             rows_ND = rows_TD.index_select(0, tree_keys_BK.flatten())

@@ -1,4 +1,4 @@
-"""What there is to train with: free memory, and how fast this machine multiplies matrices."""
+"""The machine's capacity: free memory, and its rate of matrix products. Used for estimates only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import torch
 
-SIDE = {"cpu": 1024}  # of the matrices that are multiplied for a measurement
-SIDE_ELSEWHERE = 4096
+CPU_MATRIX, GPU_MATRIX = 1024, 4096  # rows of the square matrices that are multiplied
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Capacity(NamedTuple):
-    """Free bytes for one process (None where the system does not say), operations a second, processes in all."""
+    """Free bytes for one process (None if the system does not report them), operations per second, and
+    processes."""
 
     memory: int | None
     rate: float
@@ -24,8 +24,8 @@ class Capacity(NamedTuple):
 
 
 def capacity(device: torch.device, dtype: torch.dtype) -> Capacity:
-    """Of this machine, its launcher's processes (`WORLD_SIZE`) counted: those of one machine share its memory, and
-    each has a GPU of its own."""
+    """The capacity of this machine. The launcher's processes (`WORLD_SIZE`) share the memory of their machine, and
+    each has its own GPU."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if device.type == "cuda":
         return Capacity(torch.cuda.mem_get_info(device)[0], product_rate(device, dtype), processes)
@@ -35,8 +35,8 @@ def capacity(device: torch.device, dtype: torch.dtype) -> Capacity:
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
-    """Operations a second in a product of two matrices, the best of a few."""
-    side = SIDE.get(device.type, SIDE_ELSEWHERE)
+    """Operations per second of a product of two matrices, the highest of several measurements."""
+    side = CPU_MATRIX if device.type == "cpu" else GPU_MATRIX
     one, other = torch.ones(2, side, side, dtype=dtype, device=device)
     seconds = []
     for _ in range(rounds):
@@ -47,7 +47,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> f
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> int | None:
-    """Bytes that new work can have without swapping, within the limit of this process's control group."""
+    """Bytes that a process can still use without swapping, within the limits of its control group."""
     try:
         lines = (proc / "meminfo").read_text().splitlines()
     except OSError:
@@ -57,7 +57,7 @@ def free_memory(proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> int | No
 
 
 def _limits(proc: Path, cgroups: Path) -> list[int]:
-    """What is left below the limits of this process's control group and of those around it, in either version."""
+    """Bytes left below the limits of this process's control group and its parents, of cgroups version 1 or 2."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -70,15 +70,15 @@ def _limits(proc: Path, cgroups: Path) -> list[int]:
             root, names = cgroups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
         else:
             continue
-        own = Path(path.lstrip("/"))
-        for folder in (own, *own.parents):  # within a container its own group may be the root
-            with contextlib.suppress(OSError, ValueError):  # ValueError: "max", which is no limit
+        group = Path(path.lstrip("/"))
+        for folder in (group, *group.parents):  # within a container the process's group may be the root
+            with contextlib.suppress(OSError, ValueError):  # ValueError: "max" means no limit
                 limit, used = (int((root / folder / name).read_text()) for name in names)
                 found.append(max(0, limit - used + _file_cache(root / folder)))
     return found
 
 
 def _file_cache(group: Path) -> int:
-    """Bytes of files that count as used and are given back when they are wanted."""
+    """Bytes of cached files, which count as used and are freed on demand."""
     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     return int(stat["inactive_file"]) + int(stat["active_file"])

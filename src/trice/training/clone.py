@@ -1,4 +1,4 @@
-"""Stage 1, behaviour cloning: fine-tuning on each question's gold response, a direct answer or a call."""
+"""Stage 1, behavior cloning: fine-tuning on the target of each question, a direct answer or a tool call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from trice.types import LabeledQuestion
 
 
 def examples(data: Path, template: str, limit: int | None = None) -> Callable[[Any], list[Any]]:
-    """What makes the training set, given the tokenizer. Raises InputError for data or template that do not fit."""
+    """A function from the tokenizer to the training set. Raises InputError for data or a template that do not
+    fit."""
     rows, form = read_rows(data, LabeledQuestion, repeated=True)[:limit], load_template(template)
 
     def make(tokenizer: Any) -> list[Any]:
@@ -46,11 +47,11 @@ def clone(
 ) -> Path:
     """Train a LoRA adapter on `data` (rows of instruction, input, output) and save it in `output`.
 
-    The loss is the mean over the batch's response tokens, end token included; prompts carry none.
-    With `settings.validate_every`, the adapter is the checkpoint that answers the questions of `task` in the file
-    `validation` best. The adapter records `task` for `chat`, `serve` and the stages; without one, the shipped task
-    whose instruction the rows have. Raises InputError for data, model, template or settings that do not fit, before
-    training starts.
+    The loss is the mean of −log p over the batch's response tokens, the end token included; prompts carry none.
+    With `settings.eval_steps`, the adapter is the checkpoint with the best accuracy on the questions of `task` in
+    the file `validation`. The adapter records `task`, or the shipped task that has the rows' instruction, for
+    `chat`, `serve` and the stages. Raises InputError before training if data, model, template or settings do not
+    fit.
     """
     settings = settings or Clone()
     make = examples(data, template, limit)

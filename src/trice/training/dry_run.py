@@ -1,13 +1,14 @@
-"""What a training would cost and whether it fits, before any weight is loaded: `trice train … --dry-run`.
+"""The cost of a training and whether it fits into memory, before any weight is loaded: `trice train … --dry-run`.
 
-Tokens, micro-batches and steps are those of the training itself, counted on the first pass over its data. Memory is
-that of its largest micro-batch, rehearsed without data (`trice.training.memory_estimate`):
+Tokens, micro-batches and steps are exact: they are counted on the first epoch's batches. Memory is that of the
+largest micro-batch, from a forward and backward pass on tensors without data (`trice.training.memory_estimate`):
 
     peak = PROGRAM + the base's weights + 4 · LoRA's (weights, gradient, AdamW's two moments) + SLACK · activations
 
-Time is operations over the machine's own rate in one matrix product, times EFFICIENCY, the share of that rate which
-whole steps reached. Both are estimates. Validation, `compile` and DPO's pass for its reference are not in them, and
-models are taken to go the trainer's fastest way, which only their weights can show.
+Time is the number of operations divided by the machine's measured rate of matrix products and by EFFICIENCY, the
+share of that rate which whole steps reach. Both are estimates. They do not include validation, `torch_compile` and
+DPO's pass for reference scores, and they assume the fastest packing strategy, which only a model with weights can
+confirm.
 """
 
 from __future__ import annotations
@@ -26,22 +27,21 @@ from trice.models.local import DTYPES, load_base, pick_device, resolve_dtype
 from trice.training.capacity import Capacity, capacity
 from trice.training.fine_tune import checked, count_steps
 from trice.training.lora import with_lora
-from trice.training.memory_estimate import rehearse
+from trice.training.memory_estimate import estimate_memory
 from trice.training.packing import Layout, TokenizedExample, micro_batches, pack, tree_size
 from trice.training.settings import Clone
 from trice.training.tokenization import longest_sequence
 from trice.training.trainer import QuestionBatchSampler
 
-SLACK = {"cpu": 1.35}  # an allocator's holes: measured on Gemma 3 270M, float32 and bfloat16
-SLACK_ELSEWHERE = 1.1
-PROGRAM = {"cpu": 600_000_000}  # what training holds besides, measured so too; none of it is on a GPU
-EFFICIENCY = {"float32": 0.6}  # of steps of the same model on a CPU with matrix units
-EFFICIENCY_HALF = 0.25  # where products are so fast that the rest of a step counts for more
-SMALLEST_BUDGET = 64  # as `token_budget` has it
+CPU_SLACK, GPU_SLACK = 1.35, 1.1  # fragmentation; on the CPU measured on Gemma 3 270M, float32 and bfloat16
+CPU_PROGRAM = 600_000_000  # libraries and data, measured in the same way; none of it is on a GPU
+EFFICIENCY = {"float32": 0.6}  # measured on a CPU with matrix units
+EFFICIENCY_HALF = 0.25  # half-precision products are fast, so the rest of a step counts for more
+SMALLEST_BUDGET = 64  # the lowest `token_budget`
 
 
 class Memory(NamedTuple):
-    """Bytes at the peak of one process."""
+    """Peak memory of one process, in bytes."""
 
     weights: int
     lora: int
@@ -54,9 +54,9 @@ class Memory(NamedTuple):
 
 
 class TokenCounts(NamedTuple):
-    """Of one pass over the data: `full`, every response with its prompt, padded to the longest of its batch;
-    `packed`, in trees; `responses`, those with loss, which `states` predict at the output head; `parts`, the
-    micro-batches."""
+    """Token counts of one epoch: `full` sequences of prompt and response, padded to the longest of their batch;
+    `packed` in trees; `responses`, the tokens with loss, and the hidden `states` that predict them. `parts` is the
+    number of micro-batches."""
 
     full: int
     packed: int
@@ -67,8 +67,9 @@ class TokenCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training would cost. `memory` and `seconds` (of all steps) are None where the model cannot be
-    rehearsed, for the reason `unknown`; `advice` says what to change where it cannot fit."""
+    """The cost of a training. `memory` and `seconds` (of all steps) are None if the model cannot be estimated, for
+    the reason `unknown`. `advice` says what to change if it does not fit, and `warnings` lists settings that do not
+    suit each other or the data."""
 
     model: str
     device: str
@@ -85,12 +86,12 @@ class Plan:
     seconds: float | None
     unknown: str = ""
     advice: str = ""
-    doubts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The plan for people, a figure a line."""
-        tokens, team = self.tokens, self.capacity.processes
-        each = " in each process" if team > 1 else ""
+        """The plan as text, one figure in each line."""
+        tokens, processes = self.tokens, self.capacity.processes
+        each = " in each process" if processes > 1 else ""
         table = {
             "model": f"{self.model}, {self.parameters:,} parameters, {self.dtype} on {self.device}",
             "LoRA": f"{self.trainable:,} trainable parameters",
@@ -99,12 +100,12 @@ class Plan:
             f"{1 - tokens.packed / tokens.full:.1%} saved",
             "output head": f"{tokens.responses:,} response tokens, predicted from {tokens.states:,} states",
             "steps": f"{self.steps:,}; an epoch has {self.steps_per_epoch:,}, in {tokens.parts:,} micro-batches"
-            + (f" of {team} processes" if team > 1 else ""),
+            + (f" of {processes} processes" if processes > 1 else ""),
             "memory": self._memory() + each,
             "time": self._time(),
         }
         return [f"{name:12} {value}" for name, value in table.items()] + [
-            f"! {doubt}" for doubt in self.doubts
+            f"! {warning}" for warning in self.warnings
         ]
 
     def _memory(self) -> str:
@@ -138,10 +139,11 @@ def plan(
     dtype: str = "auto",
     machine: Capacity | None = None,
 ) -> Plan:
-    """What `trice.training.fine_tune.fit` would do with the same arguments. `machine` is this one unless given.
+    """The cost of `trice.training.fine_tune.fit` with the same arguments, on this machine unless `machine` is
+    given.
 
-    Loads the tokenizer and the configuration, no weights. Raises InputError for a model, an adapter, settings or
-    data that training would refuse.
+    It loads the tokenizer and the configuration but no weights. Raises InputError for a model, an adapter, settings
+    or data that training would refuse.
     """
     settings = checked(settings, model, adapter, device)
     where, dtype = pick_device(device), resolve_dtype(dtype, device)
@@ -150,37 +152,39 @@ def plan(
     everything = examples(loaded.tokenizer)
     rows = [example for example in everything if longest_sequence(example) <= settings.max_length]
     if not rows:
-        raise InputError(f"max_length {settings.max_length}: every question is longer")
+        raise InputError(
+            f"max_length {settings.max_length}: every question is longer; choose a larger max_length"
+        )
     parameters = loaded.model.num_parameters()
     layout: Layout = "blocks" if loaded.model.config._attn_implementation == "sdpa" else "mask"
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that an adapter's weights go nowhere
+        warnings.simplefilter("ignore")  # PEFT warns that the adapter's weights are not loaded
         policy = with_lora(loaded, adapter, settings.lora, seed)
     trainable = sum(each.numel() for each in policy.parameters() if each.requires_grad)
     an_epoch, steps = count_steps(settings, len(rows))
     batches = _batches(rows, settings, seed, steps)
-    stage = _Stage(policy, trainable, layout, where, batches, machine)
-    tokens = _count(batches, stage.parts(settings))
+    workload = _Workload(policy, trainable, layout, where, batches, machine)
+    tokens = _count(batches, workload.parts(settings))
     memory = seconds = None
     unknown = advice = ""
     try:
-        memory, operations = stage.cost(settings)
+        memory, operations = workload.cost(settings)
         head = loaded.model.get_output_embeddings().weight
         operations = operations * tokens.packed + 4 * tokens.states * head.numel()
         rate = machine.rate * EFFICIENCY.get(dtype, EFFICIENCY_HALF) * machine.processes
         seconds = operations / rate / len(batches) * steps
-        advice = stage.advice(settings, memory)
+        advice = workload.advice(settings, memory)
     except TriceError as error:
         unknown = str(error)
     return Plan(
         model, str(where), dtype, parameters, trainable, len(rows), sum(len(row.responses) for row in rows), tokens,
         an_epoch, steps, machine, memory, seconds, unknown, advice,
-        _doubts(settings, len(everything), len(rows), steps),
+        _warnings(settings, len(everything), len(rows), steps),
     )  # fmt: skip
 
 
-class _Stage(NamedTuple):
-    """What the settings that bound memory are tried on."""
+class _Workload(NamedTuple):
+    """Model, batches and machine, for which several settings are estimated."""
 
     policy: Any
     trainable: int
@@ -195,21 +199,21 @@ class _Stage(NamedTuple):
         return [part for parts in cut for part in parts if part]
 
     def cost(self, settings: Clone) -> tuple[Memory, float]:
-        """Memory, and operations of the model's body for each token of a tree."""
+        """Peak memory, and operations of the model's layers for each token of a tree."""
         largest = max(self.parts(settings), key=tree_size)
-        cost = rehearse(
+        cost = estimate_memory(
             self.policy, largest, self.layout, self.device,
             gradient_checkpointing=settings.gradient_checkpointing, quantize=settings.quantize,
         )  # fmt: skip
         lora = 4 * self.trainable
-        copies = 5 if self.machine.processes > 1 else 4  # what is sent between processes is one more
-        kind = self.device.type
-        activations = int(SLACK.get(kind, SLACK_ELSEWHERE) * (cost.peak - cost.weights - lora))
-        memory = Memory(cost.weights, copies * lora, activations, PROGRAM.get(kind, 0))
+        copies = 5 if self.machine.processes > 1 else 4  # gradients sent between processes are one more
+        cpu = self.device.type == "cpu"
+        activations = int((CPU_SLACK if cpu else GPU_SLACK) * (cost.peak - cost.weights - lora))
+        memory = Memory(cost.weights, copies * lora, activations, CPU_PROGRAM if cpu else 0)
         return memory, cost.operations / tree_size(largest)
 
     def advice(self, settings: Clone, memory: Memory) -> str:
-        """Empty where it fits, else which settings to change for what: the first change that is enough."""
+        """Empty if it fits, else the first change of settings that is enough."""
         free, least = self.machine.memory, memory
         if free is None or memory.peak <= free:
             return ""
@@ -220,11 +224,13 @@ class _Stage(NamedTuple):
             least = min(least, self.cost(settings.model_copy(update=change))[0], key=sum)
             if least.peak <= free:
                 options = " ".join(f"{name}={str(value).lower()}" for name, value in change.items())
-                return f"{short}; {_bytes(least.peak)} would do with {options}"
-        return f"{short}; no setting brings it below {_bytes(least.peak)}: take a smaller model or max_length"
+                return f"{short}; with {options} it takes {_bytes(least.peak)}"
+        return (
+            f"{short}; no setting brings it below {_bytes(least.peak)}; choose a smaller model or max_length"
+        )
 
     def _changes(self, settings: Clone) -> list[dict[str, Any]]:
-        """Smaller micro-batches first, which cost little; then activations computed twice; then 4-bit weights."""
+        """Changes in order of their cost: smaller micro-batches, activations computed twice, 4-bit weights."""
         floor = max(SMALLEST_BUDGET, *(tree_size([each]) for batch in self.batches for each in batch))
         budget = min(settings.token_budget, max(map(tree_size, self.parts(settings))))
         budgets: list[dict[str, Any]] = []
@@ -240,7 +246,7 @@ class _Stage(NamedTuple):
 def _batches(
     rows: Sequence[TokenizedExample], settings: Clone, seed: int, steps: int
 ) -> list[list[TokenizedExample]]:
-    """The batches of the first epoch, or of all steps where they are fewer."""
+    """The batches of the first epoch, or of all steps if these are fewer."""
     order = QuestionBatchSampler(len(rows), settings.batch_size, seed)
     return [[rows[i] for i in batch] for batch in itertools.islice(order, steps)]
 
@@ -261,18 +267,18 @@ def _count(
     )
 
 
-def _doubts(settings: Clone, rows: int, kept: int, steps: int) -> list[str]:
-    """Settings that make no sense together, or with these data."""
-    doubts = {
+def _warnings(settings: Clone, rows: int, kept: int, steps: int) -> list[str]:
+    """Settings that do not suit each other or these data."""
+    found = {
         f"max_length={settings.max_length} leaves out {rows - kept:,} of {rows:,} questions": kept < rows,
-        f"batch_size={settings.batch_size} is more than the {kept:,} questions there are: a step is an epoch":
+        f"batch_size={settings.batch_size} is more than the {kept:,} questions: each epoch is one step":
             settings.batch_size > kept,
-        f"warmup_steps={settings.warmup_steps} is all of the {steps:,} steps: the learning rate never gets to "
+        f"warmup_steps={settings.warmup_steps} covers all {steps:,} steps: the learning rate never reaches "
         f"{settings.learning_rate:g}": settings.warmup_steps >= steps,
-        f"validate_every={settings.validate_every} is beyond the last of {steps:,} steps: there is but one "
-        "checkpoint to choose": settings.validate_every > steps,
+        f"eval_steps={settings.eval_steps} is more than the {steps:,} steps: there is only one "
+        "checkpoint to choose": settings.eval_steps > steps,
     }  # fmt: skip
-    return [text for text, so in doubts.items() if so]
+    return [text for text, applies in found.items() if applies]
 
 
 def _bytes(size: float) -> str:
@@ -280,7 +286,7 @@ def _bytes(size: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    """In the unit that gives it two figures or more."""
+    """A duration with at least two significant digits."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

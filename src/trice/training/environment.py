@@ -1,5 +1,5 @@
-"""What training asks of the machine beyond its model: a compiler for `compile`, packages for `report_to` and
-`quantize`, the other processes of a launch."""
+"""The training environment: the processes of a launch, and checks of what the settings need from the machine (a
+compiler for `torch_compile`, packages for `report_to` and `quantize`)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from trice.training.settings import Clone, Rlef
 
 
 def processes(device: str) -> Any:
-    """The team of processes that `accelerate launch` or torchrun started, each on a GPU of its own; a team of one
-    without them."""
+    """The processes that `accelerate launch` or torchrun started, each with its own GPU; otherwise this process."""
     from accelerate import PartialState
 
     from trice.models.local import pick_device
@@ -22,22 +21,25 @@ def processes(device: str) -> Any:
 
 
 def deepspeed() -> bool:
-    """Whether `accelerate launch` started this process for DeepSpeed, by the environment it leaves."""
+    """Whether `accelerate launch` started this process for DeepSpeed, according to its environment variables."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
 
 
 def sharded() -> bool:
-    """Whether it cuts the weights up among processes, as FSDP and DeepSpeed's ZeRO-3 do."""
+    """Whether the weights are sharded among the processes, as FSDP and DeepSpeed's ZeRO-3 do."""
     zero3 = deepspeed() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
     return zero3 or os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def check_machine(settings: Clone, device: str) -> None:
-    """Raise InputError where these settings ask for a device, a compiler, a tracker or a launch out of reach."""
+    """Raise InputError if the settings need a device, compiler, tracker or launch that is not available."""
     kind, _, index = device.partition(":")
-    if index not in ("", "0"):  # transformers' trainer takes the first GPU it sees
-        raise InputError(f"device {device}: to train on it, set CUDA_VISIBLE_DEVICES={index} and take {kind}")
-    if settings.compile:
+    if index not in ("", "0"):  # transformers' trainer takes the first visible GPU
+        raise InputError(
+            f"device {device}: training uses the first visible GPU; set CUDA_VISIBLE_DEVICES={index} "
+            f"and choose {kind}"
+        )
+    if settings.torch_compile:
         _check_compiler(device)
     if settings.report_to:
         _check_trackers(settings.report_to)
@@ -55,29 +57,31 @@ def _check_quantization(quantize: str, device: str) -> None:
     kind = pick_device(device).type
     if kind not in ("cuda", "cpu", "xpu"):
         raise InputError(
-            f"quantize={quantize}: bitsandbytes does not cover device {kind}; leave quantize out"
+            f"quantize={quantize}: bitsandbytes does not support device {kind}; leave quantize out"
         )
 
 
 def _check_sharding(settings: Clone) -> None:
-    """Refuse what needs whole weights, or as many forward passes in one process as in another."""
+    """Refuse settings that need whole weights in each process, or forward passes in one process alone."""
     if settings.quantize:
         raise InputError(
-            f"quantize={settings.quantize}: not under FSDP or ZeRO-3; recipes/accelerate/ddp.yaml takes it"
+            f"quantize={settings.quantize}: not supported under FSDP or ZeRO-3; use recipes/accelerate/ddp.yaml"
         )
-    if settings.validate_every:
+    if settings.eval_steps:
         raise InputError(
-            "validate_every: not under FSDP or ZeRO-3, whose processes cannot answer questions alone"
+            "eval_steps: not supported under FSDP or ZeRO-3, where no process can answer questions alone; use DDP"
         )
     if isinstance(settings, Rlef) and settings.objective == "dpo":
         raise InputError(
-            "objective=dpo: not under FSDP or ZeRO-3: its reference needs the whole model at first"
+            "objective=dpo: not supported under FSDP or ZeRO-3; reference scores need the whole model; use DDP"
         )
-    if settings.compile:
-        raise InputError("compile: not under FSDP or ZeRO-3")
+    if settings.torch_compile:
+        raise InputError("torch_compile: not supported under FSDP or ZeRO-3; leave it out")
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         if os.environ.get("FSDP_VERSION", "1") != "2":
-            raise InputError("FSDP: set fsdp_version: 2, as recipes/accelerate/fsdp.yaml does")
+            raise InputError(
+                "FSDP version 1 is not supported; set fsdp_version: 2, as recipes/accelerate/fsdp.yaml does"
+            )
         if os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "true").lower() == "true":
             raise InputError(
                 "FSDP: set fsdp_cpu_ram_efficient_loading: false; every process reads the weights"
@@ -91,11 +95,11 @@ def _check_compiler(device: str) -> None:
 
     try:
         torch.compile(torch.sin)(torch.ones(8, device=pick_device(device)))
-    except RuntimeError as error:  # what all of torch.compile's own errors derive from
+    except RuntimeError as error:  # the base class of the errors of torch.compile
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"compile: torch.compile does not work on this machine ({reason}); install a C++ compiler, or leave "
-            "compile out"
+            f"torch_compile: torch.compile does not work on this machine ({reason}); install a C++ compiler, or "
+            "leave torch_compile out"
         ) from None
 
 
@@ -110,10 +114,10 @@ def _check_trackers(names: list[str]) -> None:
 
 
 def compile_layers(model: Any) -> None:
-    """Compile every decoder layer, for any shape: one layer's code serves all, where a whole model would take
-    minutes to compile."""
+    """Compile every decoder layer for any shape. All layers share one layer's code; compiling the whole model would
+    take minutes."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):  # what transformers' decoder layers derive from
+        if isinstance(module, GradientCheckpointingLayer):  # the base class of transformers' decoder layers
             module.compile(dynamic=True)

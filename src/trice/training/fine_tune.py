@@ -1,7 +1,7 @@
-"""What both stages do around the trainer: tokens from rows, the adapter, checkpoints, the finished folder.
+"""Training of an adapter in a folder, for both stages: settings, checkpoints, resuming, and the finished adapter.
 
-A run that was killed goes on from its last whole checkpoint and ends in the same bytes; one that was begun
-with other settings is refused.
+A killed training resumes from its last complete checkpoint and ends in the same bytes. A folder in which training
+was started with other settings is refused. The training step is in `trice.training.trainer`.
 """
 
 from __future__ import annotations
@@ -32,26 +32,28 @@ from trice.training.model_card import write_card
 from trice.training.packing import TokenizedExample
 from trice.training.settings import Clone, Rlef
 from trice.training.tokenization import drop_long
-from trice.training.validation import Validation, clear
+from trice.training.validation import Validation, clear_calls
 
 if TYPE_CHECKING:
     from trice.training.trainer import TriceConfig
 
 
-def claim(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: Clone) -> bool:
-    """Make `output` this run's own. Returns True where it is already finished.
+def is_finished(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: Clone) -> bool:
+    """Whether `output` has the adapter of these inputs; if not, record them in it.
 
-    `fixed` and the settings' identity are what the adapter depends on, `about` is recorded beside them. Raises
-    InputError, naming the difference, where training was begun with others.
+    The adapter depends on `fixed` and on the identity of the settings; `about` is recorded only. Raises InputError,
+    with the differences, if training was started with other inputs.
     """
     path, done = (
         output / MADE,
         (output / CONFIG).is_file() and any((output / name).is_file() for name in WEIGHTS),
     )
     now = json.loads(json.dumps(fixed | settings.identity()))
-    # A call that stopped before its first checkpoint, for bad input perhaps, leaves nothing to protect.
+    # A training that stopped before its first checkpoint has no results that depend on its settings.
     if path.is_file() and (done or any(output.glob("checkpoint-*"))):
-        known = type(settings)().identity() | read_object(path)  # an older version had fewer settings
+        known = type(settings)().identity() | read_object(
+            path
+        )  # recorded by an older version with fewer settings
         before = {key: known.get(key) for key in now}
         check_same_inputs(output, before, now, "another --output")
         if done:
@@ -63,8 +65,8 @@ def claim(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: 
 
 
 def checked(settings: Clone, model: str, adapter: Path | None, device: str) -> Clone:
-    """The settings that count, an adapter's own LoRA among them. Raises InputError, before anything expensive,
-    where model, adapter, settings and machine do not go together."""
+    """The settings, with the LoRA settings of the adapter if there is one. Raises InputError, before weights are
+    loaded, if model, adapter, settings and machine do not fit together."""
     check_model(model, adapter)
     check_machine(settings, device)
     return settings.model_copy(update={"lora": adapter_lora(adapter)}) if adapter else settings
@@ -73,16 +75,18 @@ def checked(settings: Clone, model: str, adapter: Path | None, device: str) -> C
 def count_steps(settings: Clone, questions: int) -> tuple[int, int]:
     """Optimiser steps of an epoch and of the whole training."""
     an_epoch = -(-questions // settings.batch_size)
-    return an_epoch, settings.max_steps if settings.max_steps > 0 else math.ceil(an_epoch * settings.epochs)
+    return an_epoch, settings.max_steps if settings.max_steps > 0 else math.ceil(
+        an_epoch * settings.num_train_epochs
+    )
 
 
 def trainer_state(checkpoint: Path) -> Any:
-    """What the trainer wrote last into a checkpoint."""
+    """The trainer's state in a checkpoint, which is written last."""
     return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
 
 
 def last_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint; torn ones, of a kill during saving, are removed."""
+    """The newest complete checkpoint. Incomplete ones, from a kill during saving, are removed."""
     steps = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for path in reversed(steps):
         try:
@@ -108,24 +112,24 @@ def training_arguments(
         objective = {name: getattr(settings, name) for name in names}
     return TriceConfig(
         output_dir=str(output),
-        num_train_epochs=settings.epochs,
+        num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps,
         batch_size=settings.batch_size,
         token_budget=settings.token_budget,
         max_length=settings.max_length,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.scheduler,
+        lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         logging_steps=1,
         save_strategy="steps",
-        save_steps=settings.save_every or steps_per_epoch,
-        eval_strategy="steps" if settings.validate_every else "no",
-        eval_steps=settings.validate_every or None,
-        metric_for_best_model="accuracy" if settings.validate_every else None,
+        save_steps=settings.save_steps or steps_per_epoch,
+        eval_strategy="steps" if settings.eval_steps else "no",
+        eval_steps=settings.eval_steps or None,
+        metric_for_best_model="accuracy" if settings.eval_steps else None,
         # The callback counts the validations without a better one.
-        restore_callback_states_from_checkpoint=settings.patience > 0,
+        restore_callback_states_from_checkpoint=settings.early_stopping_patience > 0,
         seed=seed,
         data_seed=seed,
         report_to=settings.report_to or "none",
@@ -158,8 +162,8 @@ def fit(
     dtype: str,
     validation: Validation | None = None,
 ) -> Path:
-    """Train an adapter into `output` and return it. `examples` makes the training set, given the tokenizer;
-    `validation` chooses which checkpoint the adapter is. `task` is recorded in the adapter, for its use."""
+    """Train an adapter in the folder `output` and return the folder. `examples` makes the training set from the
+    tokenizer, `validation` chooses the checkpoint, and `task` is recorded in the adapter."""
     settings = checked(settings, model, adapter, device)
     dtype = resolve_dtype(dtype, device)
     fixed = {
@@ -172,28 +176,28 @@ def fit(
         "seed": seed,
         "dtype": dtype,
         **({"limit": limit} if limit else {}),
-        **({"validation": validation.made_by()} if validation else {}),
+        **({"validation": validation.identity()} if validation else {}),
     }
     about = {"trice": __version__, "task": task}
-    team = processes(device)
-    with lock_folder(output) if team.is_main_process else nullcontext():
-        with team.main_process_first():
-            if claim(output, fixed, about, settings):
+    state = processes(device)
+    with lock_folder(output) if state.is_main_process else nullcontext():
+        with state.main_process_first():
+            if is_finished(output, fixed, about, settings):
                 notice(f"{output}: already trained with these settings")
                 return output
             checkpoint = last_checkpoint(output)
-        # Weights that will be cut up meet the device in pieces, since whole they may not fit on it.
+        # Sharded weights go to the device in pieces, because whole they may not fit on it.
         loaded = load_base(
             model, adapter, device="cpu" if sharded() else device, dtype=dtype, quantize=settings.quantize
         )
         loaded = replace(loaded, device=pick_device(device))
         validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
         final = _run(examples, loaded, adapter, output, settings, seed, validate, checkpoint)
-        if team.is_main_process:
-            clear(output)
-            write_card(output, data)  # first, so that the adapter's configuration is the last file to appear
-            _take(final, output)
-        team.wait_for_everyone()
+        if state.is_main_process:
+            clear_calls(output)
+            write_card(output, data)
+            _copy_adapter(final, output)  # last: the adapter's configuration marks the folder as finished
+        state.wait_for_everyone()
     return output
 
 
@@ -207,7 +211,7 @@ def _run(
     validate: Callable[[int, int], list[int]] | None,
     checkpoint: Path | None,
 ) -> Path:
-    """Train, and give the checkpoint that is wanted: the best where there are validations, else the last."""
+    """Train, and return the best checkpoint, or the last one without validation."""
     from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 
     from trice.training.trainer import TrainingLog, TriceTrainer, write_log
@@ -216,42 +220,45 @@ def _run(
     steps_per_epoch, total = count_steps(settings, len(rows))
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     state = trainer_state(checkpoint) if checkpoint else {}
-    # Killed after its last step: the trainer itself would do one more.
-    if checkpoint and (done >= total or _stopped(state)):
+    # Killed after the last step: `Trainer` would do one more.
+    if checkpoint and (done >= total or _stopped_early(state)):
         if first_process():
             write_log(output / "log.jsonl", state["log_history"])
-        return _best(output, state["best_global_step"]) or checkpoint
+        return _best_checkpoint(output, state["best_global_step"]) or checkpoint
     model = with_lora(loaded, adapter, settings.lora, seed)
     args = training_arguments(output, settings, seed, loaded, steps_per_epoch)
     trainer = TriceTrainer(model, args, rows, validate=validate)
-    if settings.compile:
+    if settings.torch_compile:
         compile_layers(model)
     trainer.remove_callback(PrinterCallback)
-    if settings.patience:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience))
+    if settings.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     random.seed(seed)
     with Progress(f"train {output.name}, steps", total, done) as progress:
         trainer.add_callback(TrainingLog(output / "log.jsonl", progress))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return _best(output, trainer.state.best_global_step) or output / f"checkpoint-{trainer.state.global_step}"
+    return (
+        _best_checkpoint(output, trainer.state.best_global_step)
+        or output / f"checkpoint-{trainer.state.global_step}"
+    )
 
 
-def _stopped(state: Any) -> bool:
-    """Whether training was to end at this checkpoint, all steps done or patience at its end."""
+def _stopped_early(state: Any) -> bool:
+    """Whether early stopping ended the training at this checkpoint."""
     return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
 
 
-def _best(output: Path, step: int | None) -> Path | None:
-    """The checkpoint of the step with the best validation, the earliest of equals; None without validations."""
+def _best_checkpoint(output: Path, step: int | None) -> Path | None:
+    """The checkpoint with the best validation, the earliest of equals, or None without validation."""
     if not step:
         return None
-    notice(f"{output}: takes step {step}, the best on the held-out questions")
+    notice(f"{output}: the adapter is that of step {step}, the best on the held-out questions")
     return output / f"checkpoint-{step}"
 
 
-def _take(checkpoint: Path, output: Path) -> None:
-    """A checkpoint's adapter as the run's, each file whole, its configuration last: that marks it as finished."""
+def _copy_adapter(checkpoint: Path, output: Path) -> None:
+    """Copy a checkpoint's adapter to the folder. Each file appears whole, the configuration last."""
     for name in (WEIGHTS[0], CONFIG):
-        scratch = output / ".saving"  # always the same, so that what a kill leaves is tidied up
+        scratch = output / ".saving"  # a fixed name, so a file that a kill leaves is overwritten
         shutil.copyfile(checkpoint / name, scratch)
         os.replace(scratch, output / name)

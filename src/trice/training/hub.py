@@ -1,8 +1,9 @@
-"""Push: an adapter and its card to the Hugging Face hub, in one commit: all of it or nothing.
+"""Upload of an adapter and its card to the Hugging Face hub, in one commit.
 
-Uploaded are the adapter's weights and configuration, `trice.json` (how it was made, and the template it wants) and
-the card; no log, no checkpoint. No folder of this machine is named in them: the base model is the hub's. The token
-is the one that `hf auth login` keeps, or HF_TOKEN. Does not cover merged weights.
+The commit has the adapter's weights and configuration, `trice.json` (its settings and its template) and the card,
+but no log and no checkpoint. Folder names of this machine are replaced by the base model's name on the hub.
+`PeftModel.push_to_hub` does not do that, needs the base model in memory, and makes several commits. The token is
+that of `hf auth login` or HF_TOKEN. Merged weights are not uploaded.
 """
 
 from __future__ import annotations
@@ -18,34 +19,41 @@ from trice.models.adapters import CONFIG, MADE, adapter_weights, read_made
 from trice.storage.files import read_object, read_text
 from trice.training.model_card import CARD, hub_name
 
-BROKEN_OFF = ("Connect", "Timeout", "Network", "Protocol", "ReadError", "WriteError", "Offline")
+CONNECTION_ERRORS = ("Connect", "Timeout", "Network", "Protocol", "ReadError", "WriteError", "Offline")
 
 
 def push(
     adapter: Path, repo: str, *, base: str | None = None, private: bool = False, revision: str | None = None
 ) -> str:
-    """Upload the adapter in a folder to the model repository `repo` of the hub, which is made where there is none,
-    on the branch `revision`, else on `main`; returns the commit's address.
+    """Upload the adapter in a folder to a model repository of the hub and return the commit's address.
 
-    `base` says what the base model is called there, where it was a folder. Raises InputError where there is no
-    adapter, card or token, or `private` is asked for a repository that is public, and TriceError where the hub
-    cannot be reached or refuses."""
+    Args:
+        adapter: The adapter's folder.
+        repo: The repository, which is created if it does not exist.
+        base: The base model's name on the hub, if it was trained from a folder.
+        private: Create the repository as private.
+        revision: The branch, which is created if it does not exist; `main` if None.
+
+    Raises:
+        InputError: If there is no adapter, card or token, or `private` is given for a public repository.
+        TriceError: If the hub cannot be reached or refuses the upload.
+    """
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
 
     files = _files(adapter, base)
     if not get_token():
-        raise InputError("no token for the hub: log in with 'hf auth login', or set HF_TOKEN")
+        raise InputError("there is no token for the hub; log in with 'hf auth login', or set HF_TOKEN")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the hub's advice on metadata
             return _commit(files, repo, adapter.name, private, revision)
     except HFValidationError:
-        raise InputError(f"'{repo}': is no name of a repository, such as 'owner/name'") from None
+        raise InputError(f"'{repo}' is not a repository name; expected owner/name") from None
     except TriceError:
         raise
-    except Exception as error:  # the client has many, and addresses and headers may stand in their texts
-        raise _told(repo, error) from None
+    except Exception as error:  # the client's messages may contain addresses and headers
+        raise _upload_error(repo, error) from None
 
 
 def _commit(
@@ -54,13 +62,11 @@ def _commit(
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    disable_progress_bars()  # an error would stand behind a bar, in its line
+    disable_progress_bars()  # an error would be on the same line as a bar
     api = HfApi()
     api.create_repo(repo, private=private or None, exist_ok=True)
     if private and not api.repo_info(repo).private:
-        raise InputError(
-            f"{repo}: is there already, and public; leave out --private, or make it private first"
-        )
+        raise InputError(f"{repo} exists and is public; leave out --private, or make it private first")
     if revision and revision != "main" and not revision.startswith("refs/"):
         api.create_branch(repo, branch=revision, exist_ok=True)
     added = [
@@ -71,7 +77,7 @@ def _commit(
 
 
 def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
-    """What is uploaded, by its name there: a path, or the content of a file in which the base model is named."""
+    """The uploaded files by name: a path, or the content of a file in which the base model's name is replaced."""
     from huggingface_hub import ModelCard
 
     weights = adapter_weights(adapter)
@@ -83,7 +89,7 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
     named = base or hub_name(trained_on)
     if not named:
         raise InputError(
-            f"{adapter}: was trained on '{trained_on}'; say with --base what that is called on the hub"
+            f"{adapter}: was trained on the folder '{trained_on}'; give its name on the hub with --base"
         )
     made = read_made(adapter)
     template = str(made.get("template", "plain"))  # a name, or a file's path
@@ -97,25 +103,23 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
     return {weights.name: str(weights), CARD: str(card).encode(), **written}
 
 
-def _renamed(card: str, local: str, there: str) -> str:
-    """A card with a name replaced where it stands as one, in quotation marks or behind --model: a folder may be
-    called `model`, as other things are."""
+def _renamed(card: str, local: str, hub: str) -> str:
+    """The card with a model's name replaced, only in quotation marks and after --model: a folder may be called
+    `model`, which is also a word of the text."""
     name = re.escape(local)
     return (
-        re.sub(rf"(?<=[`\"]){name}(?=[`\"])|(?<=--model ){name}(?= )", lambda _: there, card)
-        if local
-        else card
+        re.sub(rf"(?<=[`\"]){name}(?=[`\"])|(?<=--model ){name}(?= )", lambda _: hub, card) if local else card
     )
 
 
-def _told(repo: str, error: Exception) -> TriceError:
-    """What went wrong, in one line without the client's own words."""
+def _upload_error(repo: str, error: Exception) -> TriceError:
+    """The error in one line, without the client's message."""
     causes = list(_causes(error))
     status = next(filter(None, map(_status, causes)), None)
     known = {
-        401: "the hub does not know the token, or it may not see the repository",
-        403: "the token may not write there: make one that may",
-        404: "there is no such repository or branch, or the token may not see it",
+        401: "the hub refuses the token, or the token has no access to the repository",
+        403: "the token has no write access; create one that has",
+        404: "the repository or branch does not exist, or the token has no access to it",
     }
     if status in known:
         return InputError(f"{repo}: {known[status]}")
@@ -123,12 +127,12 @@ def _told(repo: str, error: Exception) -> TriceError:
         return InputError(f"{repo}: the hub refuses the metadata at the top of {CARD}")
     kinds = " ".join(type(cause).__name__ for cause in causes)
     if status:
-        said = f"the hub refuses it with HTTP status {status}"
-    elif any(word in kinds for word in BROKEN_OFF):
-        said = "the hub cannot be reached, or broke off"
+        reason = f"the hub refuses the upload with HTTP status {status}"
+    elif any(word in kinds for word in CONNECTION_ERRORS):
+        reason = "the hub cannot be reached, or the connection broke"
     else:
-        said = f"the upload failed ({type(error).__name__})"
-    return TriceError(f"{repo}: {said}; nothing was committed")
+        reason = f"the upload failed ({type(error).__name__})"
+    return TriceError(f"{repo}: {reason}; nothing was committed")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

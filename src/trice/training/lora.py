@@ -1,7 +1,7 @@
-"""LoRA layers for training: new ones on layers chosen per family of models, or those of an adapter.
+"""LoRA layers for training: new ones, or those of an existing adapter.
 
-Which layers carry LoRA by default goes by the names that a model's attention uses, not by a list of models,
-so that a new family with the usual names needs no entry.
+The default target modules are found by the names that attention layers usually have, not by a list of models, so a
+new family with the usual names needs no entry.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from trice.models.adapters import CONFIG, lora_config
 from trice.models.local import LocalModel, attach
 from trice.training.settings import Lora
 
-# What is adapted by default: queries and values as in the paper, or all of a fused projection.
-ATTENTION = (("q_proj", "v_proj"), ("query_key_value",), ("qkv_proj",), ("W_pack",))
+# Queries and values as in the paper, or the whole of a fused projection.
+DEFAULT_TARGETS = (("q_proj", "v_proj"), ("query_key_value",), ("qkv_proj",), ("W_pack",))
 
 
 def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -> Any:
@@ -31,42 +31,42 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
     if adapter:
         if lora_config(adapter).layer_replication:
             raise InputError(
-                f"{adapter / CONFIG}: field 'layer_replication': an adapter that repeats layers can be used, but "
+                f"{adapter / CONFIG}: field 'layer_replication': an adapter that repeats layers can be used but "
                 "not trained further"
             )
         model = attach(loaded, adapter, trainable=True)
     else:
-        targets = family_targets(loaded) if lora.targets is None else lora.targets
+        targets = family_targets(loaded) if lora.target_modules is None else lora.target_modules
         config = LoraConfig(
             r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
             target_modules=targets,
             task_type="CAUSAL_LM",
         )
         try:
             model = get_peft_model(loaded.model, config)
         except ValueError as error:
-            raise InputError(f"lora targets {targets}: {str(error).splitlines()[0]}") from None
-    if loaded.model.get_output_embeddings() is not head:  # PEFT put a layer of its own around it
-        where = f"{adapter / CONFIG}" if adapter else "lora targets"
+            raise InputError(f"lora.target_modules {targets}: {str(error).splitlines()[0]}") from None
+    if loaded.model.get_output_embeddings() is not head:  # PEFT wrapped it in an adapter layer
+        where = f"{adapter / CONFIG}" if adapter else "lora.target_modules"
         raise InputError(
-            f"{where}: the output head cannot be among the trained layers; training reads it as it is"
+            f"{where}: the output head cannot be among the trained layers; leave it out of the target modules"
         )
     if loaded.device.type == "cpu":
         dropout.on_cpu(model)
     for config in model.peft_config.values():
-        if isinstance(config.target_modules, set):  # a set has another order in every process
+        if isinstance(config.target_modules, set):  # the order of a set differs between processes
             config.target_modules = sorted(config.target_modules)
-    # The base is frozen: PEFT need not ask the hub, at every save, whether its vocabulary was changed.
+    # The base is frozen, so PEFT need not ask the hub at every save whether the vocabulary has changed.
     model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     return model
 
 
 def family_targets(loaded: LocalModel) -> list[str]:
-    """The layers of this model's attention that LoRA goes on where none are named.
+    """The default target modules of this model.
 
-    Raises InputError, naming the linear layers there are, where its attention has none of the usual names.
+    Raises InputError, which lists the model's linear layers, if its attention has none of the usual names.
     """
     import torch
 
@@ -76,22 +76,24 @@ def family_targets(loaded: LocalModel) -> list[str]:
         for name, module in loaded.model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not head
     }
-    for usual in ATTENTION:
+    for usual in DEFAULT_TARGETS:
         if names.issuperset(usual):
             return list(usual)
     raise InputError(
-        f"lora targets: model '{loaded.name}' has none of the usual attention layers; name some of "
+        f"lora.target_modules: model '{loaded.name}' has none of the usual attention layers; choose some of "
         f"{', '.join(sorted(names)) or '(it has no linear layers)'}, or all-linear"
     )
 
 
 def adapter_lora(adapter: Path) -> Lora:
-    """The LoRA settings an adapter was made with, its targets by their short names. Raises InputError where
-    they cannot be."""
+    """The LoRA settings of an adapter, with its target modules by their short names. Raises InputError if they are
+    not valid."""
     config = lora_config(adapter)
     targets = config.target_modules
     short = sorted({name.rpartition(".")[2] for name in targets}) if isinstance(targets, set) else targets
     try:
-        return Lora(r=config.r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=short)
+        return Lora(
+            r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=short
+        )
     except ValueError as error:
         raise InputError(f"{adapter / CONFIG}: {str(error).splitlines()[0]}") from None

@@ -1,11 +1,10 @@
-"""What a micro-batch would cost, without weights: the real forward and backward pass of the real model, on tensors
-that have a shape and no data.
+"""An estimate of a micro-batch's memory and operations, from a forward and backward pass on tensors without data.
 
-PyTorch's fake tensors run every operation for its shapes alone, so that how many bytes live at one time, and how
-many multiplications there are, come out for any family of models, dtype and LoRA, with gradient checkpointing as
-without. Not seen: what kernels allocate inside themselves, an allocator's waste, `compile`, validation. The output
-head's share is stated as `trice.training.output_head` is written, since it looks at values. A model that does so
-too (a mixture of experts may) cannot be rehearsed.
+PyTorch's fake tensors run every operation for its shapes only. The peak of live bytes and the number of
+multiplications follow for any model family, dtype and LoRA, with or without gradient checkpointing. The estimate
+does not include what kernels allocate internally, fragmentation, `torch_compile` and validation. The allocations of
+`trice.training.output_head`, which reads values, are written down here. A model whose forward pass reads values, as
+a mixture of experts may, cannot be estimated.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from trice.training.packed_forward import half_precision_autocast, model_inputs
 from trice.training.packing import Layout, Packed, TokenizedExample, pack
 
 QUANTIZED = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
-"""Bytes of a weight. 64 weights of 4 bits share a scale of 8 bits, 256 scales one of 32 (QLoRA, section 3)."""
+"""Bytes of a weight. In 4 bits, 64 weights share a scale of 8 bits and 256 scales one of 32 (QLoRA, section 3)."""
 
 
 class Cost(NamedTuple):
-    """Of one micro-batch: bytes at the peak, of them the base's weights, and operations but for the head's."""
+    """For one micro-batch: peak bytes, the part of the base's weights, and operations without the output head's."""
 
     peak: int
     weights: int
     operations: int
 
 
-class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the storages that live, the most there were, and operations of matrix products."""
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of live storages, their peak, and the operations of matrix products."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -62,15 +61,16 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._seen.add(key)
                 self.now += size
                 self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._gone, key, size)
+                weakref.finalize(storage, self._freed, key, size)
 
-    def _gone(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
 
 
 def _attention(products: int, first: int) -> Any:
-    """Counts so many products of queries with keys; the queries are argument number `first` of the kernel."""
+    """The operations of this number of products of queries with keys; argument `first` of the kernel is the
+    queries."""
 
     def operations(*args: Any, **kwargs: Any) -> int:
         query, key = args[first : first + 2]
@@ -79,13 +79,13 @@ def _attention(products: int, first: int) -> Any:
     return operations
 
 
-COUNTED = flop_registry | {  # which knows the kernels of GPUs alone
+COUNTED = flop_registry | {  # torch's registry has the kernels of GPUs only
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention(2, 0),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention(5, 1),
 }
 
 
-def rehearse(
+def estimate_memory(
     model: Any,
     examples: Sequence[TokenizedExample],
     layout: Layout,
@@ -94,10 +94,9 @@ def rehearse(
     gradient_checkpointing: bool = False,
     quantize: str | None = None,
 ) -> Cost:
-    """The cost on `device` of training `model`, whose weights have no data, on one micro-batch.
+    """The cost of one training step of a PEFT model without weight data, on one micro-batch and on `device`.
 
-    Its LoRA layers are there. The same model can be rehearsed again. Raises TriceError where its forward pass
-    looks at values.
+    The model can be used again. Raises TriceError if its forward pass reads values.
     """
     causal = model.get_base_model()
     packed = pack(examples, layout)
@@ -108,8 +107,8 @@ def rehearse(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     else:
         model.gradient_checkpointing_disable()
-    inputs = model_inputs(causal, packed)  # masks look at values
-    count = _Count()
+    inputs = model_inputs(causal, packed)  # masks read values
+    count = _Counter()
     try:
         with FakeTensorMode():
             weights = _weights(model, device)
@@ -120,7 +119,7 @@ def rehearse(
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise TriceError(
-            f"{type(causal).__name__} cannot be rehearsed without its weights ({reason})"
+            f"{type(causal).__name__}: memory cannot be estimated without weights ({reason})"
         ) from None
     whole = sum(_size(weight) for weight in weights if not weight.requires_grad)
     base, dequantized = (whole, 0) if quantize is None else _quantized(causal, whole, QUANTIZED[quantize])
@@ -128,7 +127,7 @@ def rehearse(
 
 
 def _step(causal: Any, inputs: dict[str, Any], packed: Packed, device: torch.device) -> None:
-    """Forward and backward through the body, and what the head allocates between them."""
+    """Forward and backward through the layers, with the allocations of the output head."""
     source_M = torch.empty(packed.source_M.shape, dtype=torch.long, device=device)
     with half_precision_autocast(causal):
         body = getattr(causal, causal.base_model_prefix)
@@ -139,7 +138,7 @@ def _step(causal: Any, inputs: dict[str, Any], packed: Packed, device: torch.dev
 
 
 def _head(causal: Any, states_MD: torch.Tensor, edges: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `token_log_probs` keeps for its backward pass; its tiles live for a moment."""
+    """The tensors that `token_log_probs` keeps for its backward pass; its tiles are freed at once."""
     dtype = accumulation_dtype(states_MD)
     weight_VD = causal.get_output_embeddings().weight
     tile = min(len(weight_VD), TILE.get(states_MD.device.type, GPU_TILE))
@@ -153,7 +152,7 @@ def _head(causal: Any, states_MD: torch.Tensor, edges: int) -> tuple[torch.Tenso
 
 
 def _weights(model: Any, device: torch.device) -> list[torch.Tensor]:
-    """Put fake tensors on `device` in the place of all weights and buffers, shared ones once. Gives them."""
+    """Replace all weights and buffers by fake tensors on `device`, shared ones once, and return them."""
     made: dict[int, torch.Tensor] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
@@ -172,7 +171,7 @@ def _weights(model: Any, device: torch.device) -> list[torch.Tensor]:
 
 
 def _like(value: Any, device: torch.device) -> Any:
-    """A tensor of the same shape on `device`, within a fake mode without data; other values as they are."""
+    """A tensor of the same shape on `device`, without data in a fake mode; other values unchanged."""
     if not isinstance(value, torch.Tensor):
         return value
     return torch.empty(value.shape, dtype=value.dtype, device=device)
@@ -183,8 +182,8 @@ def _size(tensor: torch.Tensor) -> int:
 
 
 def _quantized(causal: Any, whole: int, bytes_each: float) -> tuple[int, int]:
-    """Bytes of the base with its linear layers quantised, all but the head, and of the largest one as it is
-    multiplied with."""
+    """Bytes of the base with all linear layers but the head quantised, and of the largest layer when it is
+    dequantised for its product."""
     head = causal.get_output_embeddings().weight
     linear = [
         module.weight

@@ -1,6 +1,6 @@
-"""The model card of an adapter: what it was trained on, from what, what was measured, and how to use it.
+"""The model card of an adapter: its use, measures, terms and training settings.
 
-It has no model index, which the hub reads only for data sets that it holds itself.
+It has no model index, because the hub reads one only for data sets that it hosts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ CARD = "README.md"
 STAGES = {"clone": "behaviour cloning (stage 1)", "rlef": "RLEF (stage 2)"}
 LEAD = """# A selective tool user: {name}
 
-A LoRA adapter for `{model}`, trained by trice {trice} with {stage}, to answer by itself what it knows and to
-call a tool for what it does not. Prompts must have the form of the template `{template}`.
+A LoRA adapter for `{model}`, trained by trice {trice} with {stage}, to answer directly what it knows and to
+call a tool otherwise. Prompts must have the form of the template `{template}`.
 """
 USE = """```python
 from peft import PeftModel
@@ -33,8 +33,8 @@ model = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(model, "{name}")  # this folder, or the repository
 ```
 
-There the model writes its calls, such as `calculator(3*19)`, as text. trice also runs them and gives the answer; it
-wants a folder, so download the repository first (`hf download REPOSITORY --local-dir {name}`):
+There the model writes its tool calls as text. trice also executes them and gives the final answer. It needs a
+folder, so download the repository first (`hf download REPOSITORY --local-dir {name}`):
 
 ```bash
 trice chat --model {model} --adapter {name} --task {task}
@@ -49,13 +49,13 @@ def write_card(
     licences: Mapping[str, str] | None = None,
     task: str = "TASK",
 ) -> None:
-    """Write `README.md` in the adapter's folder. `measures` are figures by name (`asdiv, accuracy`), once it is
-    evaluated; `licences` those of model and data; `task` what it was trained for, if known."""
+    """Write `README.md` into the adapter's folder. `measures` are results by name (`asdiv, accuracy`), `licences`
+    those of model and data, `task` the task that it was trained for."""
     made = json.loads((adapter / MADE).read_text(encoding="utf-8"))
     model = made["model"]
-    shown = ",".join(Path(part).name for part in task.split(","))  # a task of one's own may be a file
+    shown = ",".join(Path(part).name for part in task.split(","))  # a task may be a file
     use = USE.format(base=hub_name(model) or model, name=adapter.name, model=model, task=shown)
-    measured = [_measured(measures or {}), _chosen(adapter / "log.jsonl")]
+    measured = [_measured(measures or {}), _best_step(adapter / "log.jsonl")]
     sections = {
         "How to use it": use,
         "Measures": "\n\n".join(filter(None, measured)),
@@ -68,7 +68,7 @@ def write_card(
 
 
 def hub_name(model: str) -> str | None:
-    """What a base model is called on the hub; None where it is a folder, of which the hub knows nothing."""
+    """The name of a base model on the hub, or None if the model is a folder."""
     if model == gemma.NAME:
         return gemma.HUB
     of_the_hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", model) and not Path(model).is_dir()
@@ -76,26 +76,26 @@ def hub_name(model: str) -> str | None:
 
 
 def _metadata(model: str) -> str:
-    """The YAML that the hub reads."""
+    """The metadata that the hub reads, as YAML."""
     base = hub_name(model)
-    told: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
+    metadata: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base:
-        told |= {"base_model": base, "base_model_relation": "adapter"}
+        metadata |= {"base_model": base, "base_model_relation": "adapter"}
     if base == gemma.HUB:
-        told["license"] = "gemma"
-    return yaml.safe_dump(told | {"tags": ["trice", "tool-use", "lora"]}, sort_keys=False)
+        metadata["license"] = "gemma"
+    return yaml.safe_dump(metadata | {"tags": ["trice", "tool-use", "lora"]}, sort_keys=False)
 
 
 def _lead(name: str, made: Mapping[str, Any]) -> str:
     known = {key: made[key] for key in ("model", "trice", "template")}
-    told = LEAD.format(name=name, stage=STAGES[made["stage"]], **known)
+    lead = LEAD.format(name=name, stage=STAGES[made["stage"]], **known)
     if made["model"] == gemma.NAME:
-        told += f"`{gemma.NAME}` is `{gemma.HUB}`, its weights rounded to 4 bits (Q4_K_M) and read back.\n"
-    return told
+        lead += f"`{gemma.NAME}` is `{gemma.HUB}`, its weights rounded to 4 bits (Q4_K_M) and read back.\n"
+    return lead
 
 
 def _measured(measures: Mapping[str, str]) -> str:
-    """Figures by data set, with their intervals."""
+    """Results with their intervals, as a table."""
     if not measures:
         return "Not evaluated yet."
     lines = "\n".join(f"| {name} | {figure} |" for name, figure in measures.items())
@@ -103,9 +103,9 @@ def _measured(measures: Mapping[str, str]) -> str:
 
 
 def _terms(model: str, licences: Mapping[str, str]) -> str:
-    told = f"The licence and terms of the base model `{model}` hold for the adapter too"
+    terms = f"The licence and terms of the base model `{model}` apply to the adapter too"
     named = "\n".join(f"- {name}: {licence}" for name, licence in licences.items())
-    return f"{told}. Those of model and data:\n\n{named}" if named else f"{told}, and those of the data."
+    return f"{terms}. Those of model and data:\n\n{named}" if named else f"{terms}, and those of the data."
 
 
 def _table(made: Mapping[str, Any]) -> str:
@@ -113,20 +113,16 @@ def _table(made: Mapping[str, Any]) -> str:
     return f"| setting | value |\n|---|---|\n{settings}"
 
 
-def _chosen(log: Path) -> str:
-    """Which step the adapter is, and what was measured there, where a validation chose it."""
+def _best_step(log: Path) -> str:
+    """The step that validation chose, with its results; empty without validation."""
     entries = [json.loads(line) for line in read_text(log).splitlines()] if log.is_file() else []
     validated = [entry for entry in entries if "accuracy" in entry]
     if not validated:
         return ""
-    best = max(
-        validated, key=lambda entry: entry["accuracy"]
-    )  # the earliest of equals, as the trainer takes it
+    best = max(validated, key=lambda entry: entry["accuracy"])  # the earliest of equals, as in the trainer
     last = max(entry["step"] for entry in entries)
     shares = (
         f"{name.replace('_', ' ')} {best[name]:.1%} ({best[f'{name}_low']:.1%} to {best[f'{name}_high']:.1%})"
         for name in ("accuracy", "tool_use")
     )
-    return (
-        f"The best of {last} steps on the held-out questions, step {best['step']}: {', '.join(shares)} there."
-    )
+    return f"Step {best['step']} of {last} was the best on the held-out questions: {', '.join(shares)}."

@@ -1,4 +1,4 @@
-"""Stage 2, reinforcement learning with execution feedback: ranking candidates in the order of their rewards."""
+"""Stage 2, reinforcement learning with execution feedback: training on candidates ranked by their rewards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from trice.training.validation import load_validation
 
 
 def examples(data: Path, template: str, limit: int | None = None) -> Callable[[Any], list[Any]]:
-    """What makes the training set, given the tokenizer. Raises InputError for data or template that do not fit."""
+    """A function from the tokenizer to the training set. Raises InputError for data or a template that do not
+    fit."""
     rows, form = read_candidates(data)[:limit], load_template(template)
 
     def make(tokenizer: Any) -> list[Any]:
@@ -53,12 +54,11 @@ def rlef(
     device: str = "auto",
     dtype: str = "auto",
 ) -> Path:
-    """Go on from the stage-1 `adapter` (or from the base model) on `data`, rows of ranked candidates.
+    """Train the stage-1 `adapter` further, or a new one on the base model, and save it in `output`.
 
-    The objective is α·L_rank + L_sft as `trice.training.trainer` states it. With `settings.validate_every`, the
-    adapter is the checkpoint that answers the questions of `task` in the file `validation` best. The adapter
-    records its task as that of `clone` does. Raises InputError for data, model, adapter, template or settings that
-    do not fit, before training starts.
+    `data` has candidates with rewards. The objective is α·L_rank + L_sft (`trice.training.trainer`). Validation and
+    the recorded task are as in `clone`. Raises InputError before training if data, model, adapter, template or
+    settings do not fit.
     """
     settings = settings or Rlef()
     make = examples(data, template, limit)

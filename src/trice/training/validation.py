@@ -1,9 +1,9 @@
-"""Validation: held-out questions, answered by the policy as it stands in the middle of its training.
+"""Validation during training: the policy answers held-out questions, and its accuracy chooses the checkpoint.
 
-The path is that of `generate` and `evaluate`: greedy responses, calls executed, a tool's output read in a second
-turn where it is no answer yet, the task's own judge. LoRA layers stay apart from the base's weights, so a rare
-response may differ from the finished adapter's, which is merged to generate. Does not cover weights that are
-spread over processes (FSDP, ZeRO-3), with which no process can generate alone.
+Responses are generated and graded as in `generate` and `evaluate`: greedy decoding, executed calls, a second turn
+if a tool's output is not the answer yet, and the task's judge. The LoRA layers are not merged into the base here,
+so a rare response may differ from that of the finished adapter, which is merged to generate. Weights that are
+sharded over processes (FSDP, ZeRO-3) are not supported, because no process can generate alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ METRICS = tuple(f"eval_{name}{end}" for name in ("accuracy", "tool_use") for end
 
 @dataclass(frozen=True)
 class Validation:
-    """The held-out questions in the file `data`, and how they are asked: `task` names the `tasks`."""
+    """The held-out questions of the file `data`, their tasks, and the longest response. `task` is the tasks'
+    name."""
 
     data: Path
     questions: list[Question]
@@ -44,39 +45,40 @@ class Validation:
     tasks: Tasks
     max_new_tokens: int
 
-    def made_by(self) -> dict[str, Any]:
-        """All that the choice of a checkpoint depends on besides the training."""
+    def identity(self) -> dict[str, Any]:
+        """The inputs that the choice of a checkpoint depends on, apart from those of training."""
         how = {"task": self.task, "tools": self.tasks.sources, "max_new_tokens": self.max_new_tokens}
         return {"data": digest(self.data)} | how
 
     def responses(
         self, loaded: LocalModel, template: Template, output: Path, part: int = 0, parts: int = 1
     ) -> list[Response]:
-        """The graded responses to every `parts`-th question from number `part` on.
+        """The graded responses to every `parts`-th question, starting with number `part`.
 
-        Calls of tools without a version are kept beside the adapter `output` until its training ends (`clear`):
-        none is paid for twice, and a run that was killed finds what it found before."""
+        Calls of tools without a version are cached in the folder `output` until training ends (`clear_calls`), so
+        no call is paid for twice, and a killed run gets the same results again."""
 
         from trice.models.generation import TransformersEngine
 
         spec = ModelSpec(loaded.name, template=template, sampling=Sampling(self.max_new_tokens))
         engine = TransformersEngine(loaded)
 
-        def write(questions: Sequence[Question]) -> list[Response]:
+        def generate(questions: Sequence[Question]) -> list[Response]:
             return respond(engine, self.tasks, questions, spec)
 
-        def ask_again(questions: Sequence[Question]) -> list[str]:
+        def second_turns(questions: Sequence[Question]) -> list[str]:
             distinct = {question.input: question for question in questions}
-            answers = dict(zip(distinct, write(list(distinct.values())), strict=True))
+            answers = dict(zip(distinct, generate(list(distinct.values())), strict=True))
             return [answers[question.input].response for question in questions]
 
-        with undisturbed(loaded):
-            return grade(self.tasks, write(self.questions[part::parts]), ask_again, output=_kept(output))
+        with evaluation_mode(loaded):
+            responses = generate(self.questions[part::parts])
+            return grade(self.tasks, responses, second_turns, output=_call_cache(output))
 
     def counts(
         self, loaded: LocalModel, template: Template, output: Path, part: int, parts: int
     ) -> list[int]:
-        """Of these responses how many there are, how many are right, and how many call a tool."""
+        """The number of these responses, of the correct ones, and of those that call a tool."""
         rows = self.responses(loaded, template, output, part, parts)
         called = sum(row.outcome is Outcome.CALLED for row in rows)
         return [len(rows), sum(row.correct is True for row in rows), called]
@@ -85,18 +87,18 @@ class Validation:
 def load_validation(
     settings: Clone, data: Path | None, task: str, tools: Sources | None, max_new_tokens: int
 ) -> Validation | None:
-    """The questions that these settings validate on, None where they do not.
+    """The held-out questions, or None if these settings do not validate.
 
-    Raises InputError where settings and `data` do not go together, for a question that does not fit its task or
-    could never be answered right, and for a tool that lacks what it needs."""
+    Raises InputError if the settings and `data` do not agree, if a question does not fit its task or cannot be
+    answered correctly, and if a tool cannot run."""
     if data is None:
-        if settings.validate_every:
+        if settings.eval_steps:
             raise InputError(
-                f"validate_every={settings.validate_every}: there are no held-out questions: give --validation"
+                f"eval_steps={settings.eval_steps}: there are no held-out questions; give a file with --validation"
             )
         return None
-    if not settings.validate_every:
-        raise InputError(f"--validation {data}: say how often, for instance validate_every=10")
+    if not settings.eval_steps:
+        raise InputError(f"--validation {data}: the steps between validations are missing; add eval_steps=10")
     tasks = Tasks(task, tools)
     questions = [with_instruction(question, tasks.of(question)) for question in read_rows(data, Question)]
     check_questions(tasks, questions)
@@ -105,32 +107,33 @@ def load_validation(
 
 
 def validation_metrics(counted: Sequence[int]) -> dict[str, float]:
-    """What was counted as the trainer's metrics: accuracy and tool use, each with its 95% interval."""
-    total, right, called = counted
-    shares = Share(right, total), Share(called, total)
+    """The trainer's metrics from the counts of `Validation.counts`: accuracy and tool use, each with its 95%
+    interval."""
+    total, correct, called = counted
+    shares = Share(correct, total), Share(called, total)
     values = (value for share in shares for value in (share.value, share.low, share.high))
     return {name: round(value or 0.0, 6) for name, value in zip(METRICS, values, strict=True)}
 
 
-def clear(output: Path) -> None:
-    """Remove the calls that were kept while the adapter `output` was trained."""
-    remove_sidecars(_kept(output))
+def clear_calls(output: Path) -> None:
+    """Remove the cached calls of the training in `output`."""
+    remove_sidecars(_call_cache(output))
 
 
-def _kept(output: Path) -> Path:
+def _call_cache(output: Path) -> Path:
     return output / "validation"
 
 
 @contextmanager
-def undisturbed(loaded: LocalModel) -> Iterator[None]:
-    """Within it the model writes as it will when it is trained, without dropout; after it, its mode and all random
-    states are what they were."""
+def evaluation_mode(loaded: LocalModel) -> Iterator[None]:
+    """Within it the model has no dropout. Afterwards its mode and all random states are restored, so that
+    validation does not change the training."""
     import numpy
     import torch
 
     training, states = loaded.model.training, (random.getstate(), numpy.random.get_state())
     gpus = [loaded.device] if loaded.device.type == "cuda" else []
-    # Layers that were compiled to train would be compiled anew for every shape that generation has.
+    # Layers that are compiled for training would be compiled again for every shape of generation.
     with torch.random.fork_rng(gpus), torch.compiler.set_stance("force_eager"):
         loaded.model.eval()
         try:
