@@ -23,7 +23,7 @@ from trice.datasets import NAMES
 
 Run = Callable[..., tuple[int, str, list[str]]]
 FAST = ("--device", "cpu", "--dtype", "float32")
-LORA = ("lora.r=2", "max_steps=2", "batch_size=4", "--lora.targets", "all-linear")
+LORA = ("lora.r=2", "max_steps=2", "batch_size=4", "--lora.target_modules", "all-linear")
 
 
 @pytest.fixture
@@ -237,19 +237,19 @@ WRONG_INPUT = [
     ("data starter --test 999999 --output {dir}", "starter: 999999 test questions wanted"),
     ("run demo modle=x", "demo: unknown key 'modle'; did you mean 'model'?"),
     ("run demo clone.lora.rr=1", "demo: unknown key 'clone.lora.rr'; did you mean 'r'?"),
-    ("run demo clone.epochs=many", "demo: key 'clone.epochs': Input should be a valid number"),
+    ("run demo clone.num_train_epochs=many", "demo: key 'clone.num_train_epochs': Input should be a valid number"),
     ("run demo scale", "'scale': an override is key=value"),
     ("run {none}", "none: no such file"),
     ("run {torn}", "torn.json: not YAML"),
     ("run demo data=[{{dataset:SVMP}}]", "demo: "),
-    (f"{CLONE} --data {{labelled}} epcohs=1", "unknown key 'epcohs'; did you mean 'epochs'?"),
+    (f"{CLONE} --data {{labelled}} epcohs=1", "unknown key 'epcohs'; did you mean 'num_train_epochs'?"),
     (f"{CLONE} --data {{labelled}} --epcohs 1", "No such option: --epcohs (Possible options: --epochs)"),
     (f"{CLONE} --data {{labelled}} lora.rr=1", "unknown key 'lora.rr'; did you mean 'lora.r'?"),
-    (f"{CLONE} --data {{labelled}} --epochs 0", "--epochs 0 is not valid: input should be greater than 0"),
-    (f"{CLONE} --data {{labelled}} epochs=0", "--epochs 0 is not valid: input should be greater than 0"),
-    (f"{CLONE} --data {{labelled}} --patience 2", "'patience' counts validations: give 'validate_every' too"),
+    (f"{CLONE} --data {{labelled}} --epochs 0", "--num-train-epochs 0 is not valid: input should be greater than 0"),
+    (f"{CLONE} --data {{labelled}} num_train_epochs=0", "--num-train-epochs 0 is not valid: input should be greater than 0"),
+    (f"{CLONE} --data {{labelled}} --early-stopping-patience 2", "'early_stopping_patience' counts validations: give 'eval_steps' too"),
     (f"{CLONE} --data {{labelled}} epochs", "'epochs': an override is key=value"),
-    (f"{CLONE} --data {{labelled}} lora.targets=[none]", "lora targets ['none']"),
+    (f"{CLONE} --data {{labelled}} lora.target_modules=[none]", "lora targets ['none']"),
     # options that have no effect
     (f"{CLONE} --data {{labelled}} --tool QA=x", "--tool does not apply without --validation; leave it out"),
     (f"{GOLD} --samples 2", "--samples does not apply to --origin gold"),

@@ -21,7 +21,7 @@ from trice.recipes.conditions import DEFAULT
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run
 
-SMALL = "{max_steps: 2, batch_size: 6, learning_rate: 1e-2, save_every: 1, lora: {r: 2, targets: all-linear}}"
+SMALL = "{max_steps: 2, batch_size: 6, learning_rate: 1e-2, save_steps: 1, lora: {r: 2, target_modules: all-linear}}"
 RECIPE = f"""
 name: miniature
 title: "A miniature"
@@ -353,7 +353,7 @@ def test_held_out_questions_choose_the_checkpoint_and_the_tests_stay_tests(
     recipe: Path, tmp_path: Path
 ) -> None:
     """Two of the six training questions of each data set are held out, both stages are validated on them."""
-    often = ["validation=2", "clone.validate_every=1", "rlef.validate_every=2", "rlef.patience=1"]
+    often = ["validation=2", "clone.eval_steps=1", "rlef.eval_steps=2", "rlef.early_stopping_patience=1"]
     folder = loop(tmp_path / "run", recipe, *often, "evaluate.conditions=[both]", "evaluate.seeds=[0]")
     plain = loop(tmp_path / "plain", recipe, "evaluate.conditions=[zero-shot]")
     assert (folder / "data/dev/math/math.json").read_bytes() == (
@@ -374,7 +374,7 @@ def test_held_out_questions_choose_the_checkpoint_and_the_tests_stay_tests(
     tuned = loop(tmp_path / "tuned", recipe, "validation=2", "evaluate.conditions=[zero-shot]")
     assert not (tuned / "data/dev/math/math_validation.json").exists()
     with pytest.raises(InputError, match=r"checkpoints chosen by validation was False, is now True"):
-        loop(tuned, recipe, "validation=2", "rlef.validate_every=2", "evaluate.conditions=[zero-shot]")
+        loop(tuned, recipe, "validation=2", "rlef.eval_steps=2", "evaluate.conditions=[zero-shot]")
 
 
 def test_a_base_model_right_on_everything(tmp_path: Path, five: Path) -> None:
@@ -412,8 +412,8 @@ def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path:
         ("data=[{dataset: GSM8K}]", "gsm8k/train.jsonl: no such file"),
         ("data=[{dataset: SVAMP, train: 13}]", "SVAMP, train: 13 questions wanted, there are 12"),
         ("validation=6", "validation=6: starter has 6 to train on"),
-        ("clone.validate_every=2", "miniature.yaml: key 'clone.validate_every': there are no held-out questions"),
-        ("rlef.validate_every=2", "key 'rlef.validate_every': there are no held-out questions: say how many with"),
+        ("clone.eval_steps=2", "miniature.yaml: key 'clone.eval_steps': there are no held-out questions"),
+        ("rlef.eval_steps=2", "key 'rlef.eval_steps': there are no held-out questions: say how many with"),
         ("score.reward=none:such", "reward 'none:such': ModuleNotFoundError"),
         ("split.few_shot=many", "few-shot 'many' is not valid; choose direct, calls, mixed"),
         ("evaluate.few_shot=own.jsonl", "own.jsonl: no such file"),

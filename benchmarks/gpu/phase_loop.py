@@ -31,12 +31,12 @@ data:
   - {{dataset: starter, train: {train}, test: {test}}}
 split: {{few_shot: direct, max_new_tokens: 16}}
 label: {{teacher: rule}}
-clone: {{{small} epochs: 2, batch_size: 16, learning_rate: 1.0e-3, lora: {{r: 16, alpha: 32, targets: all-linear}}}}
+clone: {{{small} num_train_epochs: 2, batch_size: 16, learning_rate: 1.0e-3, lora: {{r: 16, lora_alpha: 32, target_modules: all-linear}}}}
 collect:
   - {{origin: direct, from: base, few_shot: direct, tool_choice: none}}
   - {{origin: sampled, from: stage-1, samples: 3, temperature: 1.0, top_k: 50}}
 score: {{reward: "trice.rewards:correctness"}}
-rlef: {{{small} alpha: 0.1, length_penalty: 0, epochs: 1, batch_size: 16, learning_rate: 5.0e-5}}
+rlef: {{{small} alpha: 0.1, length_penalty: 0, num_train_epochs: 1, batch_size: 16, learning_rate: 5.0e-5}}
 evaluate: {{conditions: [zero-shot, stage-1, both]}}
 """
 

@@ -66,7 +66,7 @@ def test_training_leaves_out_what_is_longer_than_the_context(
     ]
     words = training("clone", short, write(tmp_path / "in.json", rows), tmp_path / "adapter")
     target = "c_attn" if "gpt2" in str(short) else "q_proj"
-    code, _, lines = command(capsys, *words, f'lora.targets=["{target}"]')
+    code, _, lines = command(capsys, *words, f'lora.target_modules=["{target}"]')
     assert code == 0, lines
     assert any("left out 1 of 3 questions longer than 64 tokens" in line for line in lines)
 

@@ -26,14 +26,14 @@ from trice.tools.second_turn import with_context
 from trice.training.clone import clone
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef, read_settings
-from trice.training.validation import load_validation, undisturbed
+from trice.training.validation import evaluation_mode, load_validation
 
-LORA = Lora(r=4, dropout=0.1, targets="all-linear")
+LORA = Lora(r=4, lora_dropout=0.1, target_modules="all-linear")
 CLONE = Clone(
-    max_steps=11, batch_size=3, learning_rate=1e-2, scheduler="constant", save_every=100, validate_every=2,
+    max_steps=11, batch_size=3, learning_rate=1e-2, lr_scheduler_type="constant", save_steps=100, eval_steps=2,
     lora=LORA,
 )  # fmt: skip
-PATIENT = CLONE.model_copy(update={"max_steps": 30, "patience": 2})
+PATIENT = CLONE.model_copy(update={"max_steps": 30, "early_stopping_patience": 2})
 CPU = {"device": "cpu", "dtype": "float32"}
 
 
@@ -122,7 +122,7 @@ def test_the_earliest_of_the_best_checkpoints_becomes_the_adapter(learned: Path,
 
 
 def test_it_measures_what_generate_and_evaluate_do(llama: str, tmp_path: Path) -> None:
-    settings = CLONE.model_copy(update={"max_steps": 3, "validate_every": 3, "learning_rate": 2e-2})
+    settings = CLONE.model_copy(update={"max_steps": 3, "eval_steps": 3, "learning_rate": 2e-2})
     run = train(tmp_path, llama, settings, gold="7")
     spec = ModelSpec(llama, run, sampling=Sampling(max_new_tokens=4), **CPU)
     generate(tmp_path / "validation.json", tmp_path / "response.json", "math", spec)
@@ -136,7 +136,7 @@ def test_a_model_that_gets_worse_is_kept_as_it_was(llama: str, tmp_path: Path) -
     run = train(tmp_path, str(five), settings, gold="5")
     assert list(validated(run).values()) == [1, 1, 0, 0, 0]
     assert weights(run) == weights(run / "checkpoint-2")
-    patient = CLONE.model_copy(update={"learning_rate": 1e-3, "max_steps": 10, "patience": 1})
+    patient = CLONE.model_copy(update={"learning_rate": 1e-3, "max_steps": 10, "early_stopping_patience": 1})
     shutil.rmtree(run)
     assert validated(train(tmp_path, str(five), patient, gold="5")) == {2: 1, 4: 1}
     assert log(run)[-1]["step"] == 4
@@ -152,7 +152,7 @@ def test_training_stops_when_patience_is_at_its_end(learned: Path, llama: str, t
 
 def test_validating_does_not_disturb_the_training(learned: Path, llama: str, tmp_path: Path) -> None:
     """LoRA's dropout draws from torch's random numbers, and is off while questions are answered."""
-    settings = CLONE.model_copy(update={"validate_every": 0})
+    settings = CLONE.model_copy(update={"eval_steps": 0})
     plain = clone(lessons(tmp_path, "7"), tmp_path / "plain", llama, settings=settings, **CPU)
     assert log(plain) == [entry for entry in log(learned) if "loss" in entry]
     assert weights(plain) == weights(learned / "checkpoint-11")
@@ -162,7 +162,7 @@ def test_whatever_draws_random_numbers_meanwhile_leaves_no_trace(llama: str) -> 
     loaded = load(llama, **CPU)
     loaded.model.train()
     random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
-    with undisturbed(loaded):
+    with evaluation_mode(loaded):
         assert not loaded.model.training
         random.random(), numpy.random.rand(), torch.rand(1)
     after = random.random(), numpy.random.rand(), float(torch.rand(1))
@@ -215,7 +215,7 @@ def test_what_a_search_finds_is_read_by_the_policy(
     ]
     data = write(tmp_path / "qa.json", [*searched, *(row | {"output": "5"} for row in turned)])
     exams = exam(tmp_path, "5", "nothing")
-    settings = CLONE.model_copy(update={"max_steps": 60, "validate_every": 60})
+    settings = CLONE.model_copy(update={"max_steps": 60, "eval_steps": 60})
     how: dict[str, Any] = {
         "task": "qa", "tools": {"WikiSearch": str(tmp_path / "index")}, "max_new_tokens": 24
     }  # fmt: skip
@@ -236,7 +236,9 @@ def test_stage_2_validates_too(learned: Path, llama: str, tmp_path: Path) -> Non
         {"query": f"Solve.\nWhat is {i} and {7 - i}?", "responses": ["7", "5"], "scores": [20, 0]}
         for i in range(6)
     ]
-    settings = Rlef(max_steps=3, batch_size=3, learning_rate=1e-3, validate_every=1, patience=2, lora=LORA)
+    settings = Rlef(
+        max_steps=3, batch_size=3, learning_rate=1e-3, eval_steps=1, early_stopping_patience=2, lora=LORA
+    )
     stage2 = rlef(
         write(tmp_path / "ranked.json", rows), tmp_path / "stage2", llama, learned, settings=settings,
         validation=exam(tmp_path, "7", "5"), max_new_tokens=4, **CPU,
@@ -258,7 +260,7 @@ def test_killed_anywhere_and_run_again_it_ends_in_the_same_bytes(
     llama: str, tmp_path: Path, settings: Clone
 ) -> None:
     """Every third act of the run, from its first file to the adapter's last."""
-    short = settings.model_copy(update={"validate_every": 3})
+    short = settings.model_copy(update={"eval_steps": 3})
     kills = same_after_kills(tmp_path, train, llama, short, points=range(1, 200, 3), kept=outcome)
     assert kills > 10
 
@@ -305,11 +307,11 @@ def test_another_validation_is_another_run(learned: Path, llama: str, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "options", "complaint"),
     [
-        (CLONE, {}, "^validate_every=2: there are no held-out questions: give --validation$"),
+        (CLONE, {}, "^eval_steps=2: there are no held-out questions: give --validation$"),
         (
             Clone(),
             {"validation": "math"},
-            r"^--validation .*math\.json: say how often, .* validate_every=10$",
+            r"^--validation .*math\.json: say how often, .* eval_steps=10$",
         ),
         (CLONE, {"validation": "none"}, r"none\.json: no such file"),
         (CLONE, {"validation": "empty"}, r"empty\.json: holds no rows"),
@@ -345,9 +347,9 @@ def test_what_does_not_fit_is_one_line_before_any_model(
 
 def test_patience_without_validations_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"^settings: 'patience' counts validations: give 'validate_every' too$"
+        InputError, match=r"^settings: 'early_stopping_patience' counts validations: give 'eval_steps' too$"
     ):
-        read_settings(Rlef, ["patience=3"])
+        read_settings(Rlef, ["early_stopping_patience=3"])
 
 
 def test_the_command_line_takes_held_out_questions(
@@ -355,7 +357,7 @@ def test_the_command_line_takes_held_out_questions(
 ) -> None:
     exams, data = exam(tmp_path, "7"), lessons(tmp_path, "7")
     words = training("clone", llama, data, tmp_path / "run")
-    words += ["max_steps=2", "validate_every=1", "--max-new-tokens", 4]
+    words += ["max_steps=2", "eval_steps=1", "--max-new-tokens", 4]
     assert command(capsys, *words)[0] == 2
     code, out, _ = command(capsys, *words, "--validation", exams, "--task", "math")
     assert (code, out) == (0, f"{tmp_path / 'run'}\n")

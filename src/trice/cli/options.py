@@ -214,7 +214,7 @@ class TrainOptions(Input):
     """Task that the data teach and that --validation uses. The adapter records it. The default is the shipped task
     with the same instruction as the data."""
     validation: Path | None = None
-    """Held-out questions of --task, which are answered every validate_every steps."""
+    """Held-out questions of --task, which are answered every eval_steps steps."""
     tool: dict[str, str] = same_as(TaskOptions, "tool")
     max_new_tokens: int = same_as(Recipe, "max_new_tokens")
     seed: int = same_as(Recipe, "seed")

@@ -30,9 +30,9 @@ def operations(recipe: Recipe) -> float:
         0.0 if origin.source == "split" else ANSWER + SAMPLE * (origin.samples - 1)
         for origin in recipe.collect
     )
-    total = train * (ANSWER + SPLIT + recipe.clone.epochs * CLONE)
+    total = train * (ANSWER + SPLIT + recipe.clone.num_train_epochs * CLONE)
     if recipe.ranked:
-        total += KEPT * train * (candidates + recipe.rlef.epochs * RLEF)
+        total += KEPT * train * (candidates + recipe.rlef.num_train_epochs * RLEF)
     return total + test * len(recipe.evaluate.conditions) * (ANSWER + TURN)
 
 

@@ -140,7 +140,7 @@ class Pipeline:
             "template": recipe.template, "seed": self.recipe.evaluate.seed_of(variant), "device": recipe.device,
             "dtype": recipe.dtype, "task": recipe.tasks,
         }  # fmt: skip
-        if (recipe.rlef if ranked else recipe.clone).validate_every:
+        if (recipe.rlef if ranked else recipe.clone).eval_steps:
             options |= {"validation": self.paths.validation, "tools": recipe.tools}
             options |= {"max_new_tokens": recipe.max_new_tokens}
         if ranked:

@@ -1,7 +1,7 @@
 """A recipe: one YAML file that describes the whole loop, from data sets to report.
 
 Every key is checked before anything runs; an unknown key is an error that names the nearest known one. `key=value`
-overrides use dots for nested keys (`clone.epochs=2`) and YAML for values. `trice.recipes.runner` runs a recipe.
+overrides use dots for nested keys (`clone.num_train_epochs=2`) and YAML for values. `trice.recipes.runner` runs a recipe.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Recipe(Settings):
     """multiplies `data.train`"""
     validation: int = Field(0, ge=0)
     """the number of training questions of each data set that are held out. If `clone` or `rlef` has
-    `validate_every`, they choose checkpoints; else they replace the test questions, for tuning"""
+    `eval_steps`, they choose checkpoints; else they replace the test questions, for tuning"""
     seed: int = 0
     """the seed of splitting one file, of mixing and of generation"""
     device: Annotated[str, FREE] = "auto"
@@ -169,7 +169,7 @@ class Recipe(Settings):
     @property
     def validates(self) -> bool:
         """Whether held-out questions choose checkpoints, so that they cannot be test questions."""
-        return bool(self.clone.validate_every or self.rlef.validate_every)
+        return bool(self.clone.eval_steps or self.rlef.eval_steps)
 
     @property
     def folder(self) -> Path:
