@@ -14,12 +14,14 @@ from trice.cli.chat import chat, show
 from trice.errors import InputError
 from trice.stages.grading import grade
 from trice.tasks import Tasks
+from trice.tasks.final_answer import final_text
 from trice.types import Response
 
 
 def shown(text: str) -> list[str]:
     row = Response(id="x", input="What is 3 times 4?", answer="0", response=text)
-    return show(grade(Tasks("math"), [row])[0]).splitlines()
+    (done,) = grade(tasks := Tasks("math"), [row])
+    return show(done, final_text(done, tasks.of(done))).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -33,14 +35,14 @@ def shown(text: str) -> list[str]:
         (
             "calculator(3/0)",
             ["response  calculator(3/0)", "decision  call calculator", "call      3/0",
-             "result    error: division by zero", "answer    none"],
+             "result    error: division by zero", "answer    The tool gave no result: division by zero."],
         ),
         (
             "calculator(3*",
             ["response  calculator(3*", "decision  a malformed call: the parenthesis never closes",
-             "answer    none"],
+             "answer    The tool could not be called: the parenthesis never closes."],
         ),
-        ("It is 12.", ["response  It is 12.", "decision  answer without a tool", "answer    12"]),
+        ("It is 12.", ["response  It is 12.", "decision  answer without a tool", "answer    It is 12."]),
         ("", ["response  ", "decision  answer without a tool", "answer    none"]),
     ],
 )  # fmt: skip

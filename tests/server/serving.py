@@ -12,8 +12,8 @@ from typing import Any
 
 from tiny import says
 from trice.server.limits import Limits
-from trice.server.model_registry import open_shelf
-from trice.server.startup import Entrance, Server, open_server
+from trice.server.model_registry import open_registry
+from trice.server.startup import Access, Server, open_server
 
 
 @contextmanager
@@ -24,12 +24,12 @@ def running(
     *,
     keys: Sequence[str] = (),
     limits: Limits | None = None,
-    entrance: Entrance | None = None,
+    access: Access | None = None,
     **options: Any,
 ) -> Iterator[Server]:
     """A server of the model, in float32, as long as the block lasts; `url` says where."""
-    shelf = open_shelf(str(model), adapters, task, device="cpu", dtype="float32", **options)
-    server = open_server(shelf, entrance or Entrance(port=0), limits or Limits(max_new_tokens=64), keys)
+    registry = open_registry(str(model), adapters, task, device="cpu", dtype="float32", **options)
+    server = open_server(registry, access or Access(port=0), limits or Limits(max_new_tokens=64), keys)
     thread = Thread(target=server.serve_here, daemon=True)
     thread.start()
     while not server.started:
@@ -85,7 +85,7 @@ def writes(source: Path, folder: Path, text: str, *, for_ever: bool = False) -> 
 def ask(server: Server, text: str = "What is 12 plus 30?", *, key: str = "none", **fields: Any) -> Any:
     """One chat completion; `trice` is our part of the request."""
     own = {"extra_body": {"trice": fields.pop("trice")}} if "trice" in fields else {}
-    model = fields.pop("model", next(iter(server.serving.shelf.models)))
+    model = fields.pop("model", next(iter(server.state.registry.models)))
     messages = fields.pop("messages", [{"role": "user", "content": text}])
     return client(server, key).chat.completions.create(model=model, messages=messages, **own, **fields)
 

@@ -103,7 +103,7 @@ def test_a_method_that_a_path_has_not_names_those_it_has(tiny_model: Callable[[s
 
 
 def test_a_connection_that_never_sends_its_headers_is_closed(tiny_model: Callable[[str], Path]) -> None:
-    with running(tiny_model("llama"), limits=Limits(max_new_tokens=64, idle=1.0)) as server:
+    with running(tiny_model("llama"), limits=Limits(max_new_tokens=64, idle_timeout=1.0)) as server:
         with connected(server) as nothing, connected(server) as part, connected(server) as later:
             part.sendall(b"GET / HTTP/1.1\r\nHost: ")
             later.sendall(request(server))
@@ -116,7 +116,10 @@ def test_a_connection_that_never_sends_its_headers_is_closed(tiny_model: Callabl
 
 
 def test_a_connection_with_a_refused_body_is_closed(tiny_model: Callable[[str], Path]) -> None:
-    with running(tiny_model("llama"), limits=Limits(idle=1.0)) as server, connected(server) as connection:
+    with (
+        running(tiny_model("llama"), limits=Limits(idle_timeout=1.0)) as server,
+        connected(server) as connection,
+    ):
         head = request(server, "Content-Length: 1000000", line="POST /v1/chat/completions HTTP/1.1")
         connection.sendall(head)
         assert connection.recv(4096).startswith(b"HTTP/1.1 413")
@@ -125,7 +128,7 @@ def test_a_connection_with_a_refused_body_is_closed(tiny_model: Callable[[str], 
 
 def test_connections_without_a_whole_request_are_bounded(tiny_model: Callable[[str], Path]) -> None:
     with (
-        running(tiny_model("llama"), limits=Limits(max_new_tokens=64, incomplete=4)) as server,
+        running(tiny_model("llama"), limits=Limits(max_new_tokens=64, max_incomplete=4)) as server,
         ExitStack() as stack,
     ):
         body = request(server, "Content-Length: 100", line="POST /v1/chat/completions HTTP/1.1")

@@ -18,9 +18,9 @@ import pytest
 from serving import ask, client, lora, running
 
 from tiny import command
-from trice.server.auth import Gate, is_loopback, page_policy
+from trice.server.auth import Auth, is_loopback, page_policy
 from trice.server.schema import Refused
-from trice.server.startup import Entrance
+from trice.server.startup import Access
 
 
 def get(url: str, path: str, **headers: str) -> http.client.HTTPResponse:
@@ -65,22 +65,22 @@ def test_pages_of_others_cannot_use_it(tiny_model: Callable[[str], Path]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("entrance", "url", "allowed"),
+    ("access", "url", "allowed"),
     [
-        (Entrance("127.0.0.2", 0), "http://127.0.0.2", ()),
+        (Access("127.0.0.2", 0), "http://127.0.0.2", ()),
         (
-            Entrance("127.0.0.1", 0, hosts=("tools.example",)),
+            Access("127.0.0.1", 0, hosts=("tools.example",)),
             "http://127.0.0.1",
             ("tools.example", "LOCALHOST"),
         ),
-        (Entrance("0.0.0.0", 0, hosts=("Tools.example",)), "http://127.0.0.3", ("tools.example",)),
-        (Entrance("::1", 0, hosts=("tools.example",)), "http://[::1]", ("[0:0::1]", "tools.example")),
+        (Access("0.0.0.0", 0, hosts=("Tools.example",)), "http://127.0.0.3", ("tools.example",)),
+        (Access("::1", 0, hosts=("tools.example",)), "http://[::1]", ("[0:0::1]", "tools.example")),
     ],
 )
 def test_the_servers_own_address_is_always_allowed(
-    tiny_model: Callable[[str], Path], entrance: Entrance, url: str, allowed: tuple[str, ...]
+    tiny_model: Callable[[str], Path], access: Access, url: str, allowed: tuple[str, ...]
 ) -> None:
-    with running(tiny_model("llama"), entrance=entrance, keys=["k"]) as server:
+    with running(tiny_model("llama"), access=access, keys=["k"]) as server:
         at = f"{url}:{urlsplit(server.url).port}"
         assert get(at, "/health").status == 200
         assert get(at, "/health", origin=at).status == 200
@@ -91,11 +91,11 @@ def test_the_servers_own_address_is_always_allowed(
 
 
 def test_other_names_can_be_allowed() -> None:
-    gate = Gate((), ("localhost", "tools.example"))
-    gate.check("/v1/models", "Tools.example", "https://tools.example", None)
+    auth = Auth((), ("localhost", "tools.example"))
+    auth.check("/v1/models", "Tools.example", "https://tools.example", None)
     with pytest.raises(Refused):
-        gate.check("/v1/models", "other.example", None, None)
-    Gate((), ()).check("/v1/models", "any.example", None, None)
+        auth.check("/v1/models", "other.example", None, None)
+    Auth((), ()).check("/v1/models", "any.example", None, None)
 
 
 def test_the_page_may_run_its_own_scripts_alone(tiny_model: Callable[[str], Path]) -> None:
@@ -130,7 +130,9 @@ def test_what_does_not_fit_is_one_line(
         assert (code, len(lines)) == (2, 1), lines
         return lines[0]
 
-    assert "TRICE_SERVE_KEYS or --keys-file, or say --allow-anyone" in line("--host", "0.0.0.0")
+    assert "set TRICE_SERVE_KEYS, give --keys-file, or allow it with --allow-anyone" in line(
+        "--host", "0.0.0.0"
+    )
     keys = tmp_path / "keys"
     keys.write_text("secret-key\n")
     keys.chmod(0o644)
@@ -139,13 +141,13 @@ def test_what_does_not_fit_is_one_line(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         told = line("--port", port, "--keys-file", keys)
-        assert f"--port {port}: cannot be listened on (Address already in use)" in told
+        assert f"--port {port}: cannot be used (Address already in use)" in told
         assert "secret" not in told
     for name in ("a/same", "b/same"):
         lora(model, tmp_path / name, 0)
     told = line("--task", "math", "--adapter", tmp_path / "a/same", "--adapter", tmp_path / "b/same")
     assert "a/same and " in told
-    assert "b/same: would both be served as 'same'" in told
+    assert "b/same: both would be served as 'same'" in told
     assert "unknown task 'maths'" in line("--task", "maths", "--port", 0)
 
 

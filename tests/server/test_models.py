@@ -15,7 +15,7 @@ from tiny import command, write
 from trice.models.generation import TransformersEngine
 from trice.models.local import load
 from trice.models.sampling import Sampling
-from trice.server.model_registry import Served
+from trice.server.model_registry import ServedModel
 from trice.stages.generate import respond
 from trice.stages.generate import with_instruction as instruct
 from trice.stages.model_spec import ModelSpec
@@ -69,7 +69,7 @@ def test_what_breaks_one_batch_breaks_no_other(
 ) -> None:
     model = tiny_model("llama")
     with running(model, [lora(model, tmp_path / "stage-1", 1)]) as server:
-        base: Served = server.serving.shelf.models["tiny-llama"]
+        base: ServedModel = server.state.registry.models["tiny-llama"]
         expected = ask(server).choices[0].message.content
 
         def out_of_memory(*_: object) -> None:
@@ -87,7 +87,7 @@ def test_what_breaks_one_batch_breaks_no_other(
             assert all(each.result().choices for each in whole)
         hook.remove()
         inner.remove()
-        eventually(lambda: server.serving.worker.idle)
+        eventually(lambda: server.state.worker.idle)
         assert ask(server).choices[0].message.content == expected
     assert "not enough memory" in capsys.readouterr().err
 
@@ -107,7 +107,7 @@ def test_questions_of_ones_own_are_shown(tiny_model: Callable[[str], Path], tmp_
 def test_without_its_libraries_it_says_which(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trice.server.NEEDED", ("fastapi", "not_there"))
+    monkeypatch.setattr("trice.server.REQUIRED", ("fastapi", "not_there"))
     assert command(capsys, "serve")[::2] == (
         2, ["trice: serving needs not_there: pip install 'trice-rlef[serve]'"]
     )  # fmt: skip

@@ -167,7 +167,7 @@ def test_an_answer_grows_and_escape_stops_it(serve: Serve, browse: Browse) -> No
         page.keyboard.press("Escape")
         finished(page)
         assert card(page, "writer").inner_text().endswith("stopped")
-        eventually(lambda: server.serving.worker.idle and not server.serving.worker.groups.busy)
+        eventually(lambda: server.state.worker.idle and not server.state.worker.batches.busy)
 
 
 def test_passages_are_read_and_long_results_fold(serve: Serve, browse: Browse) -> None:
@@ -268,7 +268,7 @@ def test_a_busy_server_is_tried_again(serve: Serve, browse: Browse) -> None:
         others = [pool.submit(ask, server)]
         eventually(lambda: serving_tools.runs)
         others.append(pool.submit(ask, server))
-        eventually(lambda: server.serving.worker.waiting)
+        eventually(lambda: server.state.worker.jobs.waiting)
         put(tab.page, "Well?")
         shows(card(tab.page, "writer"), "The server is busy. Try again in 1 second.")
         refusals(tab, 429)

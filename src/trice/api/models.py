@@ -32,8 +32,8 @@ class Answer:
     """What a model answered to one question, and how it came to the answer.
 
     Attributes:
-        text: The final answer: the model's own, a tool's output, or the model's answer over that output. Empty if
-            there is none.
+        text: The final answer: the model's text, a tool's output, the model's answer over that output, or a
+            sentence that says why the tool gave no result.
         outcome: `answered`, `called` or `malformed`.
         response: The text the model wrote first.
         call: The tool call in it, with `name` and `arguments`.
@@ -163,16 +163,18 @@ class Model:
 def answer_of(row: Response, task: TaskLike) -> Answer:
     """An executed response as an answer."""
     from trice.stages.conversations import asked, said
+    from trice.tasks.final_answer import final_text
 
     assert row.outcome is not None
+    text = final_text(row, task)
     messages = [*asked(row.instruction, row.input), said(task.tools, row.response)]
     if row.execution is not None:
         messages.append({"role": "tool", "content": row.execution.output or f"Error: {row.execution.error}"})
     if row.turns:
-        messages.append({"role": "assistant", "content": row.pred or ""})
+        messages.append({"role": "assistant", "content": text})
     return Answer(
         row.input,
-        row.pred or "",
+        text,
         row.outcome,
         row.response,
         row.call,

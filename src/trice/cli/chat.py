@@ -11,6 +11,7 @@ from trice.stages.generate import respond, with_instruction
 from trice.stages.grading import execute
 from trice.stages.model_spec import ModelSpec
 from trice.tasks import MIXED, Sources, Tasks
+from trice.tasks.final_answer import final_text
 from trice.types import Outcome, Question, Response
 
 
@@ -22,13 +23,14 @@ def chat(
     *,
     max_new_tokens: int = 64,
     tools: Sources | None = None,
+    answer_from_result: bool = False,
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
     """Answer questions from the terminal until an empty line or the end of input.
 
     Raises InputError if the task, template, model or adapter does not fit."""
-    tasks = Tasks(task, tools)
+    tasks = Tasks(task, tools, answer_from_result=answer_from_result)
     spec = ModelSpec(model, adapter, template, sampling=Sampling(max_new_tokens))
     load_template(template)
     from trice.models.generation import TransformersEngine
@@ -46,10 +48,11 @@ def chat(
         row = Question(id="chat", input=text, task=MIXED[0] if tasks.mixed else None)
         asked = with_instruction(row, tasks.of(row))
         written = respond(engine, tasks, [asked], spec)
-        print(show(execute(tasks, written, answer)[0]))
+        (response,) = execute(tasks, written, answer)
+        print(show(response, final_text(response, tasks.of(response))))
 
 
-def show(response: Response) -> str:
+def show(response: Response, answer: str) -> str:
     """The decision, the call, the tool's result and the answer, one on each line."""
     lines = [f"  response  {response.response}"]
     if response.outcome is Outcome.MALFORMED:
@@ -66,7 +69,7 @@ def show(response: Response) -> str:
         ]
     else:
         lines.append("  decision  answer without a tool")
-    lines.append(f"  answer    {response.pred if response.pred is not None else 'none'}")
+    lines.append(f"  answer    {answer or 'none'}")
     return "\n".join(map(_printable, lines))
 
 

@@ -233,6 +233,8 @@ class ChatOptions(LocalModelOptions):
     """How chat answers."""
 
     max_new_tokens: int = same_as(Recipe, "max_new_tokens")
+    answer_from_result: bool = False
+    """The model reads a tool's result and answers in a sentence. A task can set this itself."""
 
 
 class ServedModels(Settings):
@@ -246,6 +248,8 @@ class ServedModels(Settings):
     template: str | None = None
     """Prompt template. The default is each adapter's template, and for the base model that of the first adapter."""
     tool: dict[str, str] = same_as(TaskOptions, "tool")
+    answer_from_result: bool = False
+    """The model reads a tool's result and answers in a sentence. A task can set this itself."""
     questions: Path | None = None
     """Questions to try on the page: JSON lines with input and optionally task."""
 

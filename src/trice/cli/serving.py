@@ -60,7 +60,8 @@ def chat(chat: ChatOptions, device: DeviceOptions) -> None:
     resolved = resolve_options(chat)
     start(
         resolved.model, chat.adapter, resolved.task, resolved.template,
-        max_new_tokens=chat.max_new_tokens, tools=chat.tool, device=device.device, dtype=device.dtype,
+        max_new_tokens=chat.max_new_tokens, tools=chat.tool,
+        answer_from_result=chat.answer_from_result, device=device.device, dtype=device.dtype,
     )  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
 
     check_installed()
     from trice.server.limits import Limits
-    from trice.server.startup import Entrance
+    from trice.server.startup import Access
     from trice.server.startup import serve as start
 
     resolved = resolve(models.model, models.task, models.template, models.adapter)
@@ -81,10 +82,10 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
     )
     start(
         resolved.model, models.adapter, resolved.task, models.template,
-        entrance=Entrance(
+        access=Access(
             server.host, server.port, server.keys_file, tuple(server.allow_host), server.allow_anyone
         ),
-        limits=Limits(**limits), tools=models.tool, questions=models.questions,
+        limits=Limits(**limits), tools=models.tool, answer_from_result=models.answer_from_result, questions=models.questions,
         device=device.device, dtype=device.dtype,
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""The routes: OpenAI's models and chat completions, our tasks, health, metrics, and the playground page.
+"""The routes: OpenAI's models and chat completions, tasks, health, metrics, and the playground page.
 
-What a client sends is bounded in size and time before anything is done with it; what goes wrong is answered in
-OpenAI's form. What happens between is `trice.server.request_handler`'s.
+The size of a request and the time to receive it are limited. Errors are sent in OpenAI's format. Chat completions are
+handled by `trice.server.request_handler`.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from trice.server.auth import ALWAYS, page_policy
-from trice.server.request_handler import Serving, Talk, stream, whole
+from trice.server.auth import SECURITY_HEADERS, page_policy
+from trice.server.request_handler import RequestHandler, ServerState, complete, stream
 from trice.server.schema import Refused, clip, read_request
 
 ROUTES = ("/", "/health", "/metrics", "/v1/models", "/v1/tasks", "/v1/chat/completions")
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """A request's body. Raises Refused for one of more than `most` bytes, at the first byte beyond."""
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body of a request. Raises Refused as soon as it exceeds `max_bytes`."""
     body = bytearray()
-    too_large = Refused(413, f"the body has more than {most} bytes")
+    too_large = Refused(413, f"the body has more than {max_bytes} bytes")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > most:
+    if length.isdecimal() and int(length[:20]) > max_bytes:
         raise too_large
     try:
         async for part in request.stream():
             body += part
-            if len(body) > most:
+            if len(body) > max_bytes:
                 raise too_large
     except ClientDisconnect:
-        raise Refused(499, "the client has gone") from None
+        raise Refused(499, "the client has disconnected") from None
     return bytes(body)
 
 
-def build(serving: Serving) -> Door:
-    """The application of a server; its worker runs while the application does."""
+def build_app(state: ServerState) -> Middleware:
+    """The application of a server. Its lifespan includes the worker's."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with serving.worker:
+        with state.worker:
             yield
 
     app = FastAPI(title="trice", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(HTTPException, _not_there)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _server_error)
     page = resources.files("trice").joinpath("server", "playground.html").read_text(encoding="utf-8")
     policy = {"content-security-policy": page_policy(page)}
 
@@ -63,52 +63,52 @@ def build(serving: Serving) -> Door:
 
     @app.get("/health")
     async def health() -> Response:
-        status = "stopping" if serving.closing else "ok" if serving.worker.alive else "failed"
-        figures = {"waiting": len(serving.worker.waiting), "under_way": len(serving.worker.under_way)}
+        status = "stopping" if state.closing else "ok" if state.worker.alive else "failed"
+        figures = {"waiting": len(state.worker.jobs.waiting), "under_way": len(state.worker.jobs.running)}
         return JSONResponse({"status": status} | figures, 200 if status == "ok" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(serving.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return JSONResponse(serving.shelf.list_models())
+        return JSONResponse(state.registry.list_models())
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
-        if name not in serving.shelf.models:
-            raise Refused(404, f"there is no model '{clip(name)}'", "model", "model_not_found")
-        return JSONResponse(serving.shelf.describe(serving.shelf.models[name]))
+        if name not in state.registry.models:
+            raise Refused(404, f"model '{clip(name)}' does not exist", "model", "model_not_found")
+        return JSONResponse(state.registry.describe(state.registry.models[name]))
 
     @app.get("/v1/tasks")
     async def tasks() -> Response:
-        return JSONResponse(serving.shelf.list_tasks())
+        return JSONResponse(state.registry.list_tasks())
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        deadline = request.state.began + serving.limits.timeout
+        deadline = request.state.started + state.limits.timeout
         try:
             async with asyncio.timeout_at(deadline):
-                body = await read_body(request, serving.limits.max_body)
+                body = await read_body(request, state.limits.max_body)
         except TimeoutError:
-            raise serving.too_late() from None
-        wanted = read_request(body)
-        talk = Talk(serving, serving.asked(wanted), deadline)
-        if not wanted.stream:
-            return await whole(talk, request)
-        options = wanted.stream_options
-        return await stream(talk, request, bool(options and options.include_usage))
+            raise state.timed_out() from None
+        chat_request = read_request(body)
+        handler = RequestHandler(state, state.job_request(chat_request), deadline)
+        if not chat_request.stream:
+            return await complete(handler, request)
+        options = chat_request.stream_options
+        return await stream(handler, request, bool(options and options.include_usage))
 
-    return Door(app, serving)
+    return Middleware(app, state)
 
 
-class Door:
-    """Around the whole application: lets in, counts, and gives every answer its headers. Plain ASGI, so that
-    streams pass through as they are, and so does that a client goes away."""
+class Middleware:
+    """Authenticates and counts requests, and adds security headers. It is plain ASGI, so that streams and disconnects
+    pass through unchanged."""
 
-    def __init__(self, app: Any, serving: Serving) -> None:
-        self.app, self.serving = app, serving
+    def __init__(self, app: Any, state: ServerState) -> None:
+        self.app, self.state = app, state
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -116,29 +116,32 @@ class Door:
                 await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 499
-        scope.setdefault("state", {})["began"] = asyncio.get_running_loop().time()
+        scope.setdefault("state", {})["started"] = asyncio.get_running_loop().time()
 
-        async def sent(message: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                there = {name.lower() for name, _ in message["headers"]}
-                more = [(name.encode(), value.encode()) for name, value in ALWAYS.items()]
-                message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in there)]
+                present = {name.lower() for name, _ in message["headers"]}
+                added = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+                message["headers"] = [
+                    *message["headers"],
+                    *(pair for pair in added if pair[0] not in present),
+                ]
             await send(message)
 
         try:
-            async with asyncio.timeout(self.serving.limits.reading):
-                await self._answer(scope, receive, sent)
+            async with asyncio.timeout(self.state.limits.connection_timeout):
+                await self._answer(scope, receive, send_with_headers)
         except TimeoutError:
             status = 499
         finally:
-            self.serving.metrics.answered(_route(scope["path"]), status, time.perf_counter() - start)
+            self.state.metrics.count_request(_route(scope["path"]), status, time.perf_counter() - start)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         headers = Request(scope).headers
         try:
-            self.serving.gate.check(
+            self.state.auth.check(
                 scope["path"], headers.get("host", ""), headers.get("origin"), headers.get("authorization"),
                 (scope.get("server") or ("",))[0],
             )  # fmt: skip
@@ -149,7 +152,7 @@ class Door:
 
 
 def _route(path: str) -> str:
-    """The path as it is counted: strangers' paths are one."""
+    """The label of a path in the metrics. All unknown paths have the same one."""
     return path if path in ROUTES else "/v1/models" if path.startswith("/v1/models/") else "other"
 
 
@@ -158,13 +161,12 @@ async def _refused(_: Request, refused: Exception) -> Response:
     return JSONResponse(refused.body(), refused.status, refused.headers)
 
 
-async def _not_there(_: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    # a 405 says in its headers which methods are allowed
     return JSONResponse(
         Refused(error.status_code, str(error.detail)).body(), error.status_code, error.headers
     )
 
 
-async def _failed(_: Request, error: Exception) -> Response:
-    return JSONResponse(Refused(500, f"something failed: {type(error).__name__}").body(), 500)
+async def _server_error(_: Request, error: Exception) -> Response:
+    return JSONResponse(Refused(500, f"the server failed: {type(error).__name__}").body(), 500)

@@ -1,8 +1,8 @@
-"""Who may come in: keys, the site a browser's request comes from, and what browsers are told.
+"""Authentication: API keys, protection against requests of other web pages, and security headers.
 
-A server on this machine is open to every page its user looks at unless it is told apart: a request must name the
-server by one of its own names (so that no foreign name leads here, "DNS rebinding"), and one that a page has made
-must come from the server's own page. Does not cover encryption: that is a proxy's.
+Any page in a browser can send requests to a server on the same machine. Two checks prevent that: the `Host` header must
+be one of the server's names (against DNS rebinding), and an `Origin` header must be the server's. Encryption is left to
+a proxy.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from trice.server.schema import Refused
 
-OPEN = ("/", "/health")  # no key needed: a page that asks for one, and whether the server is well
+PUBLIC = ("/", "/health")  # paths without a key: the playground, which asks for one, and the health check
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-ALWAYS = {
+SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -29,39 +29,38 @@ ALWAYS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine can reach what is bound to `host`."""
+    """Whether `host` can be reached from this machine only."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-class Gate:
-    """`keys` are those that are let in, everybody without any; `hosts` the names the server may be called by, any
-    name without them."""
+class Auth:
+    """Checks requests. Without `keys` no key is needed; without `hosts` any host name is accepted."""
 
     def __init__(self, keys: Sequence[str], hosts: Sequence[str]) -> None:
         self._digests = [_digest(key) for key in keys]
-        self._hosts = tuple(_plain(host) for host in hosts)
+        self._hosts = tuple(_normalized(host) for host in hosts)
 
     def check(
         self, path: str, host: str, origin: str | None, authorization: str | None, address: str = ""
     ) -> None:
-        """Raise Refused for a request that may not come in. `address` is the one at which the request arrived: the
-        server may always be called by it, since no foreign name is an address."""
-        if self._hosts and _name(host) not in (*self._hosts, _plain(address)):
-            raise Refused(403, "the server is not called by this name; --allow-host adds one")
+        """Raise Refused for a request that is not allowed. `address` is the one at which the request arrived, which is
+        always accepted as the host name: DNS rebinding needs a name."""
+        if self._hosts and _host_name(host) not in (*self._hosts, _normalized(address)):
+            raise Refused(403, "the host name is not one of the server's; --allow-host NAME adds it")
         if origin is not None and _origin(origin) != host.lower():
-            raise Refused(403, "requests of other sites' pages are not answered")
-        if self._digests and path not in OPEN and not self._known(authorization):
+            raise Refused(403, "requests from the pages of other sites are not allowed")
+        if self._digests and path not in PUBLIC and not self._has_key(authorization):
             raise Refused(
-                401, "no key that is known here: Authorization: Bearer …", None, "invalid_api_key",
+                401, "the API key is missing or not valid; send Authorization: Bearer KEY", None, "invalid_api_key",
                 WWW_Authenticate="Bearer",
             )  # fmt: skip
 
-    def _known(self, authorization: str | None) -> bool:
+    def _has_key(self, authorization: str | None) -> bool:
         kind, _, key = (authorization or "").partition(" ")
-        # all are compared, and digests of one length, so that the time tells nothing
+        # compares every key, as digests of equal length, so that the time reveals nothing
         same = [hmac.compare_digest(_digest(key.strip()), digest) for digest in self._digests]
         return kind.lower() == "bearer" and any(same)
 
@@ -70,24 +69,24 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
-def _plain(name: str) -> str:
-    """A host's name or address in the one form in which names are compared."""
+def _normalized(name: str) -> str:
+    """A host name or address in the form in which they are compared."""
     try:
         address = ip_address(name.strip("[]"))
     except ValueError:
         return name.lower()
-    mapped = getattr(address, "ipv4_mapped", None)  # how a socket for both kinds reports an IPv4 address
+    mapped = getattr(address, "ipv4_mapped", None)  # how a dual-stack socket reports an IPv4 address
     return str(mapped or address)
 
 
-def _name(host: str) -> str:
-    """A Host header without its port; empty for a malformed one, which is no server's name."""
+def _host_name(host: str) -> str:
+    """The host in a Host header, without its port; empty if the header is malformed."""
     found = re.fullmatch(r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9._-]*)(:[0-9]*)?", host)
-    return _plain(found[1]) if found else ""
+    return _normalized(found[1]) if found else ""
 
 
 def _origin(origin: str) -> str | None:
-    """The host and port of an Origin header; None for a malformed one, which is no server's page."""
+    """The host and port in an Origin header; None if the header is malformed."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:
@@ -95,8 +94,7 @@ def _origin(origin: str) -> str | None:
 
 
 def page_policy(page: str) -> str:
-    """The Content-Security-Policy of a page: its own inline scripts and styles, by their digests, its own server,
-    nothing else."""
+    """The Content-Security-Policy of a page. It allows its inline scripts and styles, by digest, and its server."""
     scripts, styles = (
         " ".join(
             f"'sha256-{_base64(text)}'" for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)

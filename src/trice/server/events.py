@@ -1,4 +1,4 @@
-"""What is asked of the worker, and what it tells of it, in the order in which things happen."""
+"""What a request asks of the worker, and the events that the worker reports for it, in the order in which they happen."""
 
 from __future__ import annotations
 
@@ -8,80 +8,84 @@ from typing import NamedTuple
 from trice.formats.paper import ParsedResponse
 from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
-from trice.server.model_registry import Served
+from trice.server.model_registry import ServedModel
 from trice.types import Execution, Question
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that has been read: `live` tells that its text is wanted while it is written."""
+class JobRequest:
+    """A checked request. If `stream` is set, the worker reports text while it is being written."""
 
-    model: Served
+    model: ServedModel
     question: Question
     sampling: Sampling
     tool_choice: ToolChoice = "auto"
     stops: tuple[str, ...] = ()
     probability: bool = False
-    live: bool = False
+    stream: bool = False
 
 
-class Began(NamedTuple):
-    """The prompt fits and is being answered, with the offered tools."""
+class Started(NamedTuple):
+    """The prompt fits, and the request has entered the batch. `tools` names the tools on offer."""
 
     tools: tuple[str, ...]
 
 
-class Chance(NamedTuple):
-    """How likely the model is to begin with each tool's name."""
+class CallProbability(NamedTuple):
+    """The probability that the response begins with each tool's name."""
 
     tools: dict[str, float]
 
 
-class Said(NamedTuple):
-    """What a response says so far."""
+class TextSoFar(NamedTuple):
+    """The text of an unfinished response."""
 
     sample: int
     text: str
 
 
-class Decided(NamedTuple):
-    """A whole response, and how it was read."""
+class ResponseParsed(NamedTuple):
+    """A complete response. `truncated` means that it reached its length limit."""
 
     sample: int
     text: str
     reading: ParsedResponse
-    full: bool
+    truncated: bool
 
 
-class Executed(NamedTuple):
+class CallExecuted(NamedTuple):
+    """The call of a response was executed."""
+
     sample: int
     execution: Execution
 
 
-class Turned(NamedTuple):
-    """What the model answered over the output."""
+class SecondTurnDone(NamedTuple):
+    """The model has answered over the result of the call."""
 
     sample: int
     turns: list[str]
 
 
-class Over(NamedTuple):
-    """Nothing more will come of a response."""
+class ResponseDone(NamedTuple):
+    """A response is finished. `answer` is its final answer, without the text before a call."""
 
     sample: int
+    answer: str
 
 
-class Finished(NamedTuple):
-    """Nothing more will come; tokens of all prompts and of all responses."""
+class RequestDone(NamedTuple):
+    """All responses are finished. The token counts include those of second turns."""
 
-    prompt: int
-    completion: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
-class Failed(NamedTuple):
-    """It was not answered; `error` is an InputError where the request is at fault."""
+class RequestFailed(NamedTuple):
+    """The request cannot be answered. `error` is an InputError if the request is at fault."""
 
     error: Exception
 
 
-Event = Began | Chance | Said | Decided | Executed | Turned | Over | Finished | Failed
+ResponseEvent = TextSoFar | ResponseParsed | CallExecuted | SecondTurnDone | ResponseDone
+Event = Started | CallProbability | ResponseEvent | RequestDone | RequestFailed

@@ -1,4 +1,4 @@
-"""What one client may ask for, and all of them together may have."""
+"""The limits on one request and on all of them together."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """`max_new_tokens` and `max_prompt_tokens` hold for one response; `batch_size` responses are written at a time,
-    `max_waiting` requests may wait for a place among them; `timeout` is in seconds for a request, from the end
-    of its headers to the end of its answer, `max_body` in bytes. A connection may be without a request for `idle`
-    seconds, and `incomplete` connections may be without a whole request: beyond that the oldest is closed."""
+    """Limits of a server.
+
+    `max_new_tokens` and `max_prompt_tokens` apply to one response. `batch_size` responses are written at the same time,
+    and `max_waiting` requests can wait for a place. `timeout` is in seconds, from the end of a request's headers to the
+    end of its answer, `max_body` in bytes. A connection without a request is closed after `idle_timeout` seconds; of more
+    than `max_incomplete` connections without a complete request, the oldest is closed.
+    """
 
     max_new_tokens: int = 256
     max_prompt_tokens: int = 1024
@@ -18,10 +21,10 @@ class Limits:
     max_waiting: int = 64
     timeout: float = 120.0
     max_body: int = 64_000
-    idle: float = 30.0
-    incomplete: int = 256
+    idle_timeout: float = 30.0
+    max_incomplete: int = 256
 
     @property
-    def reading(self) -> float:
-        """Seconds after which a request is over even for a client that does not read its answer."""
+    def connection_timeout(self) -> float:
+        """Seconds after which a request ends even if its client does not read the answer."""
         return self.timeout + 30.0

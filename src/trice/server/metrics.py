@@ -1,5 +1,4 @@
-"""What a server counts, in Prometheus's form; each server has its own registry. Nothing of a question is counted by
-its content."""
+"""The Prometheus metrics of a server, in a registry of its own. No metric depends on the text of a question."""
 
 from __future__ import annotations
 
@@ -13,9 +12,9 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """`waiting` and `under_way` say how many requests are."""
+    """The counters. `waiting` and `running` give the current numbers of requests."""
 
-    def __init__(self, waiting: Callable[[], int], under_way: Callable[[], int]) -> None:
+    def __init__(self, waiting: Callable[[], int], running: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter(
@@ -33,28 +32,30 @@ class Metrics:
         self._calls = Counter(
             "trice_tool_calls", "Tool calls by tool and outcome.", ["tool", "outcome"], registry=registry
         )
-        Gauge("trice_waiting", "Requests that wait for their turn.", registry=registry).set_function(waiting)
-        Gauge("trice_under_way", "Requests being answered.", registry=registry).set_function(under_way)
+        Gauge(
+            "trice_waiting", "Requests that wait for a place in the batch.", registry=registry
+        ).set_function(waiting)
+        Gauge("trice_under_way", "Requests being answered.", registry=registry).set_function(running)
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        """A request has been answered."""
+    def count_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a finished request."""
         self._requests.labels(route, str(status)).inc()
         if route == "/v1/chat/completions":
             self._seconds.observe(seconds)
 
-    def broke_off(self, status: int) -> None:
-        """A stream has ended with an error."""
+    def count_broken_stream(self, status: int) -> None:
+        """Count a stream that ended with an error."""
         self._broken.labels(str(status)).inc()
 
-    def wrote(self, prompt: int, completion: int) -> None:
-        """Tokens of a request."""
+    def count_tokens(self, prompt: int, completion: int) -> None:
+        """Add the tokens of a request."""
         self._tokens.labels("prompt").inc(prompt)
         self._tokens.labels("completion").inc(completion)
 
-    def called(self, tool: str, execution: Execution) -> None:
-        """A tool's call has come back."""
+    def count_call(self, tool: str, execution: Execution) -> None:
+        """Count a call that has returned."""
         self._calls.labels(tool, "error" if execution.output is None else "output").inc()
 
     def text(self) -> bytes:
-        """All of it."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,6 +1,6 @@
-"""What a server has: its models under their names, its tasks with their tools and some questions to try.
+"""The models, tasks, tools and example questions of a server.
 
-Every model is a whole copy with its adapter merged in, and is offered for all of the server's tasks.
+Every model is a complete copy with its adapter merged, and answers questions of all of the server's tasks.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from trice.storage.files import read_rows
 from trice.tasks import MIXED, Sources, TaskLike, Tasks
 from trice.types import Question, Row
 
-SHOWN = 4  # questions to try for each task
-POOL = 40  # among which the shortest are taken
+EXAMPLES = 4  # example questions for each task
+POOL = 40  # starter questions, of which the shortest become examples
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model under its name; `stage` says what it was trained by, `base` for nothing."""
+class ServedModel:
+    """A loaded model under its name. `stage` is `base`, or the stage that trained the adapter."""
 
     name: str
     stage: str | None
@@ -38,49 +38,49 @@ class Served:
 
     @property
     def context(self) -> int:
-        """Tokens of a prompt and its response together, at most."""
+        """The maximum number of tokens of a prompt and its response together."""
         return self.loaded.context
 
 
-class Try(Row):
-    """A question to try, in a file."""
+class ExampleQuestion(Row):
+    """A row of the file of example questions."""
 
     input: str = Field(min_length=1, validation_alias=AliasChoices("input", "question"))
     task: str | None = None
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Everything that is served."""
+class ModelRegistry:
+    """Everything that is served. `examples` holds questions by task."""
 
-    models: dict[str, Served]
+    models: dict[str, ServedModel]
     tasks: Tasks
-    names: tuple[str, ...]  # of the tasks
-    tries: dict[str, list[str]]
+    task_names: tuple[str, ...]
+    examples: dict[str, list[str]]
 
     def task(self, name: str) -> TaskLike:
-        """The task called `name`, one of `names`."""
+        """The task called `name`, which is one of `task_names`."""
         return self.tasks.of(Question(id="any", input="any", task=name))
 
     def list_models(self) -> dict[str, Any]:
-        """In OpenAI's form."""
+        """All models in OpenAI's format."""
         return {"object": "list", "data": [self.describe(model) for model in self.models.values()]}
 
-    def describe(self, model: Served) -> dict[str, Any]:
-        """One model in OpenAI's form, with our extension."""
+    def describe(self, model: ServedModel) -> dict[str, Any]:
+        """One model in OpenAI's format, with the extension `trice`."""
         adapter = model.adapter and model.adapter.name
-        own = {"stage": model.stage, "adapter": adapter, "tasks": list(self.names)}
+        extension = {"stage": model.stage, "adapter": adapter, "tasks": list(self.task_names)}
         return {
             "id": model.name,
             "object": "model",
             "created": model.created,
             "owned_by": "trice",
-            "trice": own,
+            "trice": extension,
         }
 
     def list_tasks(self) -> dict[str, Any]:
-        """Every task with its instruction, its tools, and questions to try."""
-        return {"object": "list", "data": [self._task(name) for name in self.names]}
+        """Every task with its instruction, tools and example questions."""
+        return {"object": "list", "data": [self._task(name) for name in self.task_names]}
 
     def _task(self, name: str) -> dict[str, Any]:
         task = self.task(name)
@@ -90,26 +90,26 @@ class Shelf:
             "object": "task",
             "instruction": task.instruction,
             "tools": tools,
-            "examples": self.tries.get(name, []),
+            "examples": self.examples.get(name, []),
         }
 
 
-def names(model: str, adapters: Sequence[Path]) -> list[tuple[str, Path | None]]:
-    """What each model is called: the base as it was given, or after its folder; an adapter after its folder.
-    Raises InputError where two have the same name."""
+def model_names(model: str, adapters: Sequence[Path]) -> list[tuple[str, Path | None]]:
+    """The name of each model: that of its folder, or for a base model from the hub the hub's. Raises InputError if
+    two models have the same name."""
     base = Path(model).resolve().name if Path(model).is_dir() else model
     named: list[tuple[str, Path | None]] = [(base, None), *((path.resolve().name, path) for path in adapters)]
     seen: dict[str, Path | None] = {}
     for name, path in named:
         if name in seen:
             raise InputError(
-                f"{seen[name] or model} and {path}: would both be served as '{name}'; rename one of the folders"
+                f"{seen[name] or model} and {path}: both would be served as '{name}'; rename one of the folders"
             )
         seen[name] = path
     return named
 
 
-def open_shelf(
+def open_registry(
     model: str,
     adapters: Sequence[Path],
     task: str,
@@ -117,42 +117,43 @@ def open_shelf(
     template: str | None = None,
     tools: Sources | None = None,
     questions: Path | None = None,
+    answer_from_result: bool = False,
     device: str = "auto",
     dtype: str = "auto",
-) -> Shelf:
-    """Load everything. Raises InputError for what does not fit, before a model is loaded."""
-    tasks = Tasks(task, tools)
-    named = names(model, adapters)
+) -> ModelRegistry:
+    """Load the models. Raises InputError for invalid arguments before the first model is loaded."""
+    tasks = Tasks(task, tools, answer_from_result=answer_from_result)
+    named = model_names(model, adapters)
     for _, adapter in named:
         check_model(model, adapter)
-    trained = [read_recorded(adapter).template for adapter in adapters]
-    first = trained[0] if trained else None  # the base is asked as the first adapter is
-    forms = {
-        name: load_template(template or form or "plain")
-        for (name, _), form in zip(named, [first, *trained], strict=True)
+    recorded = [read_recorded(adapter).template for adapter in adapters]
+    first = recorded[0] if recorded else None  # the base model uses the template of the first adapter
+    templates = {
+        name: load_template(template or its_own or "plain")
+        for (name, _), its_own in zip(named, [first, *recorded], strict=True)
     }
     served = (*MIXED, *task.split(",")[1:]) if tasks.mixed else (tasks.name,)
-    shelf = Shelf({}, tasks, served, _tries(served, questions))
-    for tool in {tool.name: tool for name in served for tool in shelf.task(name).tools}.values():
+    registry = ModelRegistry({}, tasks, served, _examples(served, questions))
+    for tool in {tool.name: tool for name in served for tool in registry.task(name).tools}.values():
         tool.check()
     for name, adapter in named:
-        made = adapter / "adapter_config.json" if adapter else None
-        created = int(made.stat().st_mtime) if made else 0
+        config = adapter / "adapter_config.json" if adapter else None
+        created = int(config.stat().st_mtime) if config else 0
         stage = read_made(adapter).get("stage") if adapter else "base"
         loaded = load(model, adapter, device=device, dtype=dtype)
-        shelf.models[name] = Served(name, stage, adapter, forms[name], loaded, created)
-    return shelf
+        registry.models[name] = ServedModel(name, stage, adapter, templates[name], loaded, created)
+    return registry
 
 
-def _tries(tasks: Sequence[str], file: Path | None) -> dict[str, list[str]]:
-    """The first questions of a file for each task, or short ones of the starter sets."""
+def _examples(tasks: Sequence[str], file: Path | None) -> dict[str, list[str]]:
+    """Example questions by task: the first ones of a file, or short ones of the starter sets."""
     if file is not None:
-        rows = read_rows(file, Try)
-        return {name: [row.input for row in rows if row.task in (None, name)][:SHOWN] for name in tasks}
+        rows = read_rows(file, ExampleQuestion)
+        return {name: [row.input for row in rows if row.task in (None, name)][:EXAMPLES] for name in tasks}
     found: dict[str, list[str]] = {}
     for name in tasks:
         starter = next((each for each, made in datasets.MADE.items() if made[0] == name), None)
         if starter is not None:
             texts = [row.input for row in datasets.load(starter, train=0, test=POOL).test]
-            found[name] = sorted(texts, key=len)[:SHOWN]
+            found[name] = sorted(texts, key=len)[:EXAMPLES]
     return found

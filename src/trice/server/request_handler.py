@@ -1,7 +1,6 @@
-"""One request from its checks to its last byte: in one piece, or as a stream.
+"""One chat completion, from the checked request to the last byte, in one piece or as a stream.
 
-Its time is over at one moment, whatever it is doing then, and so it is when its client goes away: what it has in
-the worker is cancelled.
+A request ends at its deadline or when its client disconnects. Its job in the worker is then cancelled.
 """
 
 from __future__ import annotations
@@ -17,75 +16,86 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from trice.errors import InputError, ToolUnavailable
 from trice.models.sampling import Sampling
 from trice.progress import notice
-from trice.server import events as w
-from trice.server.auth import Gate
+from trice.server import events as e
+from trice.server.auth import Auth
+from trice.server.jobs import QueueFull, WorkerStopped
 from trice.server.limits import Limits
 from trice.server.metrics import Metrics
-from trice.server.model_registry import Shelf
-from trice.server.schema import ChatRequest, Refused, Writing, clip, decision, event, execution, finish_reason
-from trice.server.streamed_text import Answer
-from trice.server.worker import Crowded, Worker, WorkerGone
+from trice.server.model_registry import ModelRegistry
+from trice.server.schema import (
+    ChatRequest,
+    Refused,
+    ResponseWriter,
+    clip,
+    decision,
+    event,
+    execution,
+    finish_reason,
+)
+from trice.server.streamed_text import StreamedAnswer
+from trice.server.worker import Worker
 from trice.tasks import MIXED
 from trice.types import Question
 
-NEW_TOKENS = 64  # of a response, where a request does not say
+NEW_TOKENS = 64  # the maximum length of a response if the request does not set one
 
 
-class Serving:
-    """One server's state: `closing` tells that nothing new is answered any more."""
+class ServerState:
+    """What all requests of a server share. If `closing` is set, new requests are refused."""
 
-    def __init__(self, shelf: Shelf, gate: Gate, limits: Limits) -> None:
-        self.shelf, self.gate, self.limits, self.closing = shelf, gate, limits, False
+    def __init__(self, registry: ModelRegistry, auth: Auth, limits: Limits) -> None:
+        self.registry, self.auth, self.limits, self.closing = registry, auth, limits, False
         self.worker: Worker
-        self.metrics = Metrics(lambda: len(self.worker.waiting), lambda: len(self.worker.under_way))
+        self.metrics = Metrics(lambda: len(self.worker.jobs.waiting), lambda: len(self.worker.jobs.running))
+        self.worker = Worker(registry, limits, self.metrics.count_call)
 
-        self.worker = Worker(shelf, limits, self.metrics.called)
-
-    def too_late(self) -> Refused:
-        """The error of a request whose time is over."""
+    def timed_out(self) -> Refused:
+        """The error of a request that reached its deadline."""
         return Refused(504, f"no answer within {self.limits.timeout:g} seconds", None, "timeout")
 
-    def asked(self, request: ChatRequest) -> w.Asked:
-        """A request as the worker takes it. Raises Refused for what there is not, or too much of it."""
-        model = self.shelf.models.get(request.model)
+    def job_request(self, request: ChatRequest) -> e.JobRequest:
+        """The request in the worker's terms. Raises Refused for an unknown name or a value above a limit."""
+        model = self.registry.models.get(request.model)
         if model is None:
-            there = ", ".join(self.shelf.models)
+            known = ", ".join(self.registry.models)
             raise Refused(
                 404,
-                f"there is no model '{clip(request.model)}'; there is {there}",
+                f"model '{clip(request.model)}' does not exist; choose from {known}",
                 "model",
                 "model_not_found",
             )
-        instruction, text = request.parts()
+        instruction, text = request.instruction_and_question()
         task = self._task(request)
         question = Question(id="chat", input=text, instruction=instruction, task=task)
-        return w.Asked(
+        return e.JobRequest(
             model, question, self._sampling(request), request.tool_choice or "auto", request.stops,
-            request.wishes.probability, bool(request.stream),
+            request.options.probability, bool(request.stream),
         )  # fmt: skip
 
     def _task(self, request: ChatRequest) -> str | None:
-        name, names = request.wishes.task, self.shelf.names
+        name, names = request.options.task, self.registry.task_names
         if name is not None and name not in names:
-            raise Refused(400, f"trice.task: there is {', '.join(names)}", "trice.task")
-        if name is None and self.shelf.tasks.mixed:
+            raise Refused(
+                400, f"trice.task: '{clip(name)}' is not valid; choose from {', '.join(names)}", "trice.task"
+            )
+        if name is None and self.registry.tasks.mixed:
             if request.tool_choice == "required":
                 raise Refused(
                     400, "tool_choice: 'required' needs trice.task, whose tool is called", "tool_choice"
                 )
-            return MIXED[0]  # all of a mix are asked alike
+            return MIXED[0]  # all tasks of a mix have the same prompt
         return name or names[0]
 
     def _sampling(self, request: ChatRequest) -> Sampling:
-        most = self.limits.max_new_tokens
-        wanted = request.max_completion_tokens or request.max_tokens or min(NEW_TOKENS, most)
-        if wanted > most:
-            raise Refused(400, f"max_completion_tokens: at most {most} here", "max_completion_tokens")
+        longest = self.limits.max_new_tokens
+        max_new_tokens = request.max_completion_tokens or request.max_tokens or min(NEW_TOKENS, longest)
+        if max_new_tokens > longest:
+            raise Refused(400, f"max_completion_tokens: at most {longest} here", "max_completion_tokens")
         samples = request.n or 1
         if samples > self.limits.batch_size:
             raise Refused(400, f"n: at most {self.limits.batch_size} here", "n")
         return Sampling(
-            wanted,
+            max_new_tokens,
             temperature=request.temperature or 0.0,
             top_p=1.0 if request.top_p is None else request.top_p,
             samples=samples,
@@ -93,169 +103,174 @@ class Serving:
         )
 
 
-class Talk:
-    """One request's events as they come, until its time is over at `deadline`, in the loop's time."""
+class RequestHandler:
+    """A submitted request and its answers so far. `deadline` is a time of the event loop."""
 
-    def __init__(self, serving: Serving, asked: w.Asked, deadline: float) -> None:
-        if serving.closing:
+    def __init__(self, state: ServerState, request: e.JobRequest, deadline: float) -> None:
+        if state.closing:
             raise Refused(503, "the server is stopping", None, "shutting_down", Retry_After="5")
-        self.serving, self.asked, self.deadline = serving, asked, deadline
-        self.events: asyncio.Queue[w.Event] = asyncio.Queue()
+        self.state, self.request, self.deadline = state, request, deadline
+        self.events: asyncio.Queue[e.Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def emit(one: w.Event) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        def emit(one: e.Event) -> None:
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self.events.put_nowait, one)
 
         try:
-            self.job = serving.worker.submit(asked, emit)
-        except Crowded:
+            self.job = state.worker.submit(request, emit)
+        except QueueFull:
             raise Refused(
                 429, "too many requests are waiting; try again", None, "too_many", Retry_After="1"
             ) from None
-        except WorkerGone:
-            raise _gone_worker() from None
-        self.answers: dict[int, Answer] = {}
+        except WorkerStopped:
+            raise _worker_stopped() from None
+        self.answers: dict[int, StreamedAnswer] = {}
         self.usage: dict[str, int] = {}
 
-    async def next(self) -> w.Event:
-        """The next event. Raises Refused where the request failed or its time is over."""
+    async def next_event(self) -> e.Event:
+        """The next event. Raises Refused if the request failed or reached its deadline."""
         try:
             async with asyncio.timeout_at(self.deadline):
                 one = await self.events.get()
         except TimeoutError:
-            raise self.serving.too_late() from None
-        if isinstance(one, w.Failed):
-            if isinstance(one.error, InputError):
-                raise Refused(400, str(one.error), "messages")
-            if isinstance(one.error, WorkerGone):
-                raise _gone_worker()
-            notice(f"a request failed: {type(one.error).__name__}: {one.error}")
-            if isinstance(one.error, ToolUnavailable):
-                raise Refused(
-                    503, "a tool that the model called cannot run at present", None, "tool_unavailable"
-                )
-            raise Refused(500, "the request could not be answered", None, "failed")
-        self._take(one)
+            raise self.state.timed_out() from None
+        if isinstance(one, e.RequestFailed):
+            raise _refused(one.error)
+        self._update(one)
         return one
 
-    def _take(self, one: w.Event) -> None:
-        """Put into the answers what has become known."""
-        if isinstance(one, w.Began):
-            samples = range(self.asked.sampling.samples)
-            stops = (*self.asked.model.template.stop, *self.asked.stops)
-            self.answers = {sample: Answer(one.tools, stops) for sample in samples}
-        elif isinstance(one, w.Chance):
+    def _update(self, one: e.Event) -> None:
+        """Apply an event to the answers."""
+        if isinstance(one, e.Started):
+            samples = range(self.request.sampling.samples)
+            stops = (*self.request.model.template.stop, *self.request.stops)
+            self.answers = {sample: StreamedAnswer(one.tools, stops) for sample in samples}
+        elif isinstance(one, e.CallProbability):
             for answer in self.answers.values():
                 answer.probability = {"call": min(1.0, sum(one.tools.values())), "tools": one.tools}
-        elif isinstance(one, w.Said):
-            self.answers[one.sample].said = one.text.lstrip()
-        elif isinstance(one, w.Decided):
+        elif isinstance(one, e.TextSoFar):
+            self.answers[one.sample].text = one.text.lstrip()
+        elif isinstance(one, e.ResponseParsed):
             answer = self.answers[one.sample]
-            answer.said, answer.reading, answer.full = one.text, one.reading, one.full
-        elif isinstance(one, w.Executed):
+            answer.text, answer.reading, answer.truncated = one.text, one.reading, one.truncated
+        elif isinstance(one, e.CallExecuted):
             self.answers[one.sample].execution = one.execution
-        elif isinstance(one, w.Turned):
+        elif isinstance(one, e.SecondTurnDone):
             self.answers[one.sample].turns = one.turns
-        elif isinstance(one, w.Over):
-            self.answers[one.sample].over = True
-        elif isinstance(one, w.Finished):
+        elif isinstance(one, e.ResponseDone):
+            self.answers[one.sample].final = one.answer
+        elif isinstance(one, e.RequestDone):
             self.usage = {
-                "prompt_tokens": one.prompt,
-                "completion_tokens": one.completion,
-                "total_tokens": one.prompt + one.completion,
+                "prompt_tokens": one.prompt_tokens,
+                "completion_tokens": one.completion_tokens,
+                "total_tokens": one.prompt_tokens + one.completion_tokens,
             }
-            self.serving.metrics.wrote(one.prompt, one.completion)
+            self.state.metrics.count_tokens(one.prompt_tokens, one.completion_tokens)
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Cancel the job if it is unfinished."""
         if not self.usage:
-            self.serving.worker.cancel(self.job)
+            self.state.worker.cancel(self.job)
 
 
-def _gone_worker() -> Refused:
+def _worker_stopped() -> Refused:
     return Refused(503, "the server has failed and answers no more; start it again", None, "failed")
 
 
-async def attended(talk: Talk, request: Request) -> None:
-    """The talk's next event. Raises Refused where the client goes away before."""
-    gone, coming = asyncio.ensure_future(_gone(request)), asyncio.ensure_future(talk.next())
+def _refused(error: Exception) -> Refused:
+    """A failed request's error, without details of the server."""
+    if isinstance(error, InputError):
+        return Refused(400, str(error), "messages")
+    if isinstance(error, WorkerStopped):
+        return _worker_stopped()
+    notice(f"a request failed: {type(error).__name__}: {error}")
+    if isinstance(error, ToolUnavailable):
+        return Refused(503, "a tool that the model called cannot run at present", None, "tool_unavailable")
+    return Refused(500, "the request could not be answered", None, "failed")
+
+
+async def next_event_or_disconnect(handler: RequestHandler, request: Request) -> None:
+    """Wait for the next event. Raises Refused if the client disconnects before it."""
+    disconnect = asyncio.ensure_future(_disconnected(request))
+    coming = asyncio.ensure_future(handler.next_event())
     try:
-        await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({coming, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not coming.done():
-            raise Refused(499, "the client has gone")
+            raise Refused(499, "the client has disconnected")
         coming.result()
     finally:
-        gone.cancel()
+        disconnect.cancel()
         coming.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def whole(talk: Talk, request: Request) -> Response:
-    """The answer in one piece."""
+async def complete(handler: RequestHandler, request: Request) -> Response:
+    """The response in one piece."""
     try:
-        while not talk.usage:
-            await attended(talk, request)
-        return JSONResponse(Writing(talk.asked.model.name).completion(talk.answers, talk.usage))
+        while not handler.usage:
+            await next_event_or_disconnect(handler, request)
+        writer = ResponseWriter(handler.request.model.name)
+        return JSONResponse(writer.completion(handler.answers, handler.usage))
     finally:
-        talk.close()
+        handler.close()
 
 
-async def stream(talk: Talk, request: Request, usage: bool) -> Response:
-    """The answer as a stream. A request that cannot be answered is refused before anything is told."""
+async def stream(handler: RequestHandler, request: Request, usage: bool) -> Response:
+    """The response as a stream. A request that cannot be answered is refused before the stream starts."""
     try:
-        await attended(talk, request)
+        await next_event_or_disconnect(handler, request)
     except BaseException:
-        talk.close()
+        handler.close()
         raise
-    return StreamingResponse(pieces(talk, usage), media_type="text/event-stream")
+    return StreamingResponse(chunks(handler, usage), media_type="text/event-stream")
 
 
-async def pieces(talk: Talk, usage: bool) -> AsyncIterator[str]:
-    """The answer as a stream of events; what goes wrong on the way is the last of them."""
-    writing = Writing(talk.asked.model.name)
+async def chunks(handler: RequestHandler, usage: bool) -> AsyncIterator[str]:
+    """The chunks of a stream. An error is sent as the last event before `[DONE]`."""
+    writer = ResponseWriter(handler.request.model.name)
     try:
-        for sample in talk.answers:
-            yield writing.chunk(sample, {"role": "assistant", "content": ""})
-        while not talk.usage:
-            for piece in _news(writing, talk, await talk.next()):
-                yield piece
+        for sample in handler.answers:
+            yield writer.chunk(sample, {"role": "assistant", "content": ""})
+        while not handler.usage:
+            for chunk in _chunks_of(writer, handler, await handler.next_event()):
+                yield chunk
         if usage:
-            yield writing.usage(talk.usage)
+            yield writer.usage(handler.usage)
     except Refused as refused:
-        talk.serving.metrics.broke_off(refused.status)
+        handler.state.metrics.count_broken_stream(refused.status)
         yield event(refused.body())
     finally:
-        talk.close()
+        handler.close()
     yield "data: [DONE]\n\n"
 
 
-def _news(writing: Writing, talk: Talk, one: w.Event) -> list[str]:
-    """What is told of one event."""
-    if isinstance(one, w.Chance):
+def _chunks_of(writer: ResponseWriter, handler: RequestHandler, one: e.Event) -> list[str]:
+    """The chunks that one event adds to a stream."""
+    if isinstance(one, e.CallProbability):
         return [
-            writing.chunk(sample, {"trice": {"probability": answer.probability}})
-            for sample, answer in talk.answers.items()
+            writer.chunk(sample, {"trice": {"probability": answer.probability}})
+            for sample, answer in handler.answers.items()
         ]
-    if isinstance(one, w.Began | w.Finished | w.Failed):
+    if not isinstance(one, e.ResponseEvent):
         return []
-    sample, answer = one.sample, talk.answers[one.sample]
-    told: list[dict[str, Any]] = []
-    if raw := answer.raw_piece():
-        told.append({"trice": {"text": raw}})
-    if isinstance(one, w.Decided):
-        told.append({"trice": decision(answer)})
-    elif isinstance(one, w.Executed):
-        told.append({"trice": {"execution": execution(answer)}})
-    elif isinstance(one, w.Turned):
-        told.append({"trice": {"turns": answer.turns}})
-    if content := answer.piece():
-        told.append({"content": content})
-    chunks = [writing.chunk(sample, delta) for delta in told]
-    if isinstance(one, w.Over):
-        chunks.append(writing.chunk(sample, {}, finish_reason(answer)))
-    return chunks
+    sample, answer = one.sample, handler.answers[one.sample]
+    deltas: list[dict[str, Any]] = []
+    if raw := answer.next_raw_piece():
+        deltas.append({"trice": {"text": raw}})
+    if isinstance(one, e.ResponseParsed):
+        deltas.append({"trice": decision(answer)})
+    elif isinstance(one, e.CallExecuted):
+        deltas.append({"trice": {"execution": execution(answer)}})
+    elif isinstance(one, e.SecondTurnDone):
+        deltas.append({"trice": {"turns": answer.turns}})
+    if content := answer.next_piece():
+        deltas.append({"content": content})
+    found = [writer.chunk(sample, delta) for delta in deltas]
+    if isinstance(one, e.ResponseDone):
+        found.append(writer.chunk(sample, {}, finish_reason(answer)))
+    return found

@@ -1,7 +1,8 @@
-"""The form of OpenAI's chat completions: reading a request, writing what it is answered.
+"""OpenAI's chat completions: parsing a request, and writing its response.
 
-A request that would be answered otherwise than it asks is refused with the field's name; fields that change nothing
-are passed over. One question a request: no conversations, no tools of the client's own, no log-probabilities.
+A field that this server does not support is refused by name, so that no answer differs from what was asked; a field
+that has no effect is ignored. A request holds one question: conversations, a client's tools and log-probabilities are
+not supported.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trice.server.streamed_text import Answer
+from trice.server.streamed_text import StreamedAnswer
 from trice.types import Outcome
 
 MAX_SAMPLES = 8  # of one request
-# Fields that change nothing here, and values with which others do not.
+# Fields that have no effect, and values of other fields that have none.
 HARMLESS = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention",
@@ -28,35 +29,34 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},), "modalities": (["text"],), "tools": ([],), "functions": ([],),
     "parallel_tool_calls": (True, False),
 }  # fmt: skip
-# Fields of a message, or of a part of its text, that do not change what is asked.
+# Fields of a message or a text part that have no effect.
 NOTES = {
     "id", "name", "cache_control", "annotations", "citations", "metadata", "status", "type", "created",
     "created_at", "timestamp",
 }  # fmt: skip
-SHOWN = 80  # characters of a client's text that an error repeats
-LONGEST = 600  # characters of an error's message
-SINGLE = "this model answers single questions: one user message, and before it perhaps a system message"
+MAX_QUOTED = 80  # characters of a client's text that an error repeats
+MAX_MESSAGE = 600  # characters of an error's message
+ONE_QUESTION = "this model answers single questions: send one user message, after an optional system message"
 
 
-def clip(text: str, most: int = SHOWN) -> str:
-    """A text that a client has sent, short enough to be repeated in an error."""
+def clip(text: str, most: int = MAX_QUOTED) -> str:
+    """Text of a client, shortened for an error message."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class Refused(Exception):
-    """A request that is not answered, and why: the HTTP status and the members of OpenAI's error. They are bounded,
-    whatever a client has sent."""
+    """A request that is not answered: the HTTP status and the fields of OpenAI's error, bounded in length."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code = status, clip(message, LONGEST), code
+        self.status, self.message, self.code = status, clip(message, MAX_MESSAGE), code
         self.param = None if param is None else clip(param)
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def body(self) -> dict[str, Any]:
-        """OpenAI's form of it."""
+        """The error in OpenAI's format."""
         kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
             self.status, "invalid_request_error" if self.status < 500 else "server_error"
         )
@@ -70,7 +70,7 @@ class _Strict(BaseModel):
 
 
 class Text(BaseModel):
-    """A part of a message; other fields are looked at by `_others`."""
+    """A text part of a message. `_check_others` checks the other fields."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -79,7 +79,7 @@ class Text(BaseModel):
 
 
 class Message(BaseModel):
-    """Of a conversation of one question; other fields are looked at by `_others`."""
+    """A message. `_check_others` checks the other fields."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -98,15 +98,15 @@ class StreamOptions(_Strict):
     include_obfuscation: bool | None = None
 
 
-class Wishes(_Strict):
-    """Our own part of a request."""
+class TriceOptions(_Strict):
+    """The field `trice` of a request, which OpenAI's API does not have."""
 
     task: str | None = None
     probability: bool = False
 
 
 class ChatRequest(BaseModel):
-    """What a client sends; fields that are not ours are looked at by `_others`."""
+    """A request. `_check_others` checks the fields that are not listed here."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -122,23 +122,23 @@ class ChatRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
     tool_choice: Literal["auto", "none", "required"] | None = None
     stop: str | list[str] | None = None
-    trice: Wishes | None = None
+    trice: TriceOptions | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The texts a response ends before."""
+        """The texts that end a response."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(given)
 
     @property
-    def wishes(self) -> Wishes:
-        return self.trice or Wishes()
+    def options(self) -> TriceOptions:
+        return self.trice or TriceOptions()
 
-    def parts(self) -> tuple[str, str]:
-        """The instruction, perhaps empty, and the question. Raises Refused for a conversation."""
+    def instruction_and_question(self) -> tuple[str, str]:
+        """The system message, or an empty text, and the question. Raises Refused for a conversation."""
         roles = ["user" if message.role == "user" else "system" for message in self.messages]
         if roles not in (["user"], ["system", "user"]):
-            raise Refused(400, SINGLE, "messages")
+            raise Refused(400, ONE_QUESTION, "messages")
         *system, question = (message.text.strip() for message in self.messages)
         if not question:
             raise Refused(400, "the question is empty", "messages")
@@ -146,10 +146,10 @@ class ChatRequest(BaseModel):
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """A request's body. Raises Refused naming the field that does not fit."""
+    """Parse a request's body. Raises Refused with the name of the invalid field."""
     try:
-        value = json.loads(body, parse_constant=_no_number)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        value = json.loads(body, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # refuses half a surrogate pair
     except (ValueError, RecursionError):
         raise Refused(400, "the body is not JSON") from None
     if not isinstance(value, dict):
@@ -157,46 +157,46 @@ def read_request(body: bytes) -> ChatRequest:
     try:
         request = ChatRequest.model_validate(value)
     except ValidationError as error:
-        raise _unfit(error) from None
-    _others(request.model_extra or {}, HARMLESS)
+        raise _invalid(error) from None
+    _check_others(request.model_extra or {}, HARMLESS)
     for number, message in enumerate(request.messages):
-        _others(message.model_extra or {}, NOTES, f"messages.{number}.")
+        _check_others(message.model_extra or {}, NOTES, f"messages.{number}.")
         for part in message.content if isinstance(message.content, list) else []:
-            _others(part.model_extra or {}, NOTES, f"messages.{number}.content.")
+            _check_others(part.model_extra or {}, NOTES, f"messages.{number}.content.")
     if len(request.stops) > 4 or not all(0 < len(stop) <= 100 for stop in request.stops):
         raise Refused(400, "stop: at most 4 texts of 1 to 100 characters", "stop")
     return request
 
 
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number")
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a JSON number")
 
 
-def _others(fields: Mapping[str, Any], harmless: Container[str], place: str = "") -> None:
-    """Refuse the first field that would change the answer."""
+def _check_others(fields: Mapping[str, Any], harmless: Container[str], prefix: str = "") -> None:
+    """Raise Refused for the first field that would change the answer."""
     for name, value in fields.items():
         if value in (None, [], {}) or name in harmless or value in NEUTRAL.get(name, ()):
             continue
-        field = place + clip(name)
-        raise Refused(400, f"{field}: is not supported here", field, "unsupported_parameter")
+        field = prefix + clip(name)
+        raise Refused(400, f"{field}: is not supported", field, "unsupported_parameter")
 
 
-def _unfit(error: ValidationError) -> Refused:
+def _invalid(error: ValidationError) -> Refused:
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(clip(str(part)) for part in first["loc"])
+    field = ".".join(clip(str(part)) for part in first["loc"])
     if first["loc"][:1] == ("messages",):
-        return Refused(400, f"{place}: {first['msg']}; {SINGLE}", "messages")
-    return Refused(400, f"{place}: {first['msg']}", place)
+        return Refused(400, f"{field}: {first['msg']}; {ONE_QUESTION}", "messages")
+    return Refused(400, f"{field}: {first['msg']}", field)
 
 
-class Writing:
-    """Writes what one request is answered; `model` is its name."""
+class ResponseWriter:
+    """Writes the response to one request."""
 
     def __init__(self, model: str) -> None:
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def completion(self, answers: Mapping[int, Answer], usage: dict[str, int]) -> dict[str, Any]:
-        """The whole answer."""
+    def completion(self, answers: Mapping[int, StreamedAnswer], usage: dict[str, int]) -> dict[str, Any]:
+        """The response of a request that is not streamed."""
         choices = [
             {
                 "index": sample,
@@ -214,44 +214,44 @@ class Writing:
         return self.head | {"object": "chat.completion", "choices": choices, "usage": usage}
 
     def chunk(self, sample: int, delta: dict[str, Any], finish: str | None = None) -> str:
-        """One piece of a stream, as an event."""
+        """One chunk of a stream, as an event."""
         choice = {"index": sample, "delta": delta, "logprobs": None, "finish_reason": finish}
         return event(self.head | {"object": "chat.completion.chunk", "choices": [choice]})
 
     def usage(self, usage: dict[str, int]) -> str:
-        """The last piece, where it is asked for."""
+        """The last chunk, with the token counts."""
         return event(self.head | {"object": "chat.completion.chunk", "choices": [], "usage": usage})
 
 
 def event(value: Mapping[str, Any]) -> str:
-    """An event of a stream."""
+    """A server-sent event."""
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def finish_reason(answer: Answer) -> str:
-    """`length` where the response got no longer than it may, unless a call is in it."""
+def finish_reason(answer: StreamedAnswer) -> str:
+    """`length` if the response reached its length limit without a call, else `stop`."""
     called = answer.reading is not None and answer.reading.outcome is Outcome.CALLED
-    return "length" if answer.full and not called else "stop"
+    return "length" if answer.truncated and not called else "stop"
 
 
-def extension(answer: Answer) -> dict[str, Any]:
-    """Our part of a message."""
+def extension(answer: StreamedAnswer) -> dict[str, Any]:
+    """The field `trice` of a message."""
     return (
-        {"response": answer.said}
+        {"response": answer.text}
         | decision(answer)
         | {"execution": execution(answer), "turns": answer.turns, "probability": answer.probability}
     )
 
 
-def decision(answer: Answer) -> dict[str, Any]:
-    """What the response turned out to be."""
+def decision(answer: StreamedAnswer) -> dict[str, Any]:
+    """The outcome of a response, with its call or the reason why the call is malformed."""
     assert answer.reading is not None
     outcome, call, reason, _ = answer.reading
     return {"decision": outcome.value, "call": call and call.model_dump(), "reason": reason}
 
 
-def execution(answer: Answer) -> dict[str, Any] | None:
-    """What its call gave, with the seconds it took."""
+def execution(answer: StreamedAnswer) -> dict[str, Any] | None:
+    """The result of the call and its duration."""
     done = answer.execution
     return (
         None

@@ -1,6 +1,6 @@
-"""Starting and stopping a server: what it listens on, who is let in, and that what is under way is finished.
+"""Starting and stopping a server: its address, its API keys, and a shutdown that finishes running requests.
 
-One process, with one thread for all models. Does not cover several processes, encryption (a proxy's), or accounts.
+A server is one process with one thread for all models. Encryption is left to a proxy.
 """
 
 from __future__ import annotations
@@ -22,111 +22,112 @@ import uvicorn
 from trice.errors import InputError
 from trice.models.api_keys import api_keys
 from trice.progress import notice
-from trice.server.app import build
-from trice.server.auth import LOOPBACK, Gate, is_loopback
+from trice.server.app import build_app
+from trice.server.auth import LOOPBACK, Auth, is_loopback
 from trice.server.connection import Connection
 from trice.server.limits import Limits
-from trice.server.model_registry import Shelf, open_shelf
-from trice.server.request_handler import Serving
+from trice.server.model_registry import ModelRegistry, open_registry
+from trice.server.request_handler import ServerState
 from trice.tasks import Sources
 
-STOPPING = 30.0  # seconds that what is under way may take when the server is stopped
-ENVIRONMENT = "TRICE_SERVE_KEYS"
+SHUTDOWN_TIMEOUT = 30.0  # seconds that running requests may take when the server stops
+KEYS_VARIABLE = "TRICE_SERVE_KEYS"
 
 
 @dataclass(frozen=True)
-class Entrance:
-    """Where clients come in: `hosts` are further names the server is called by; other machines need a key, unless
-    `anyone` is let in."""
+class Access:
+    """Where the server listens and who can use it. `hosts` are additional names of the server. Other machines need a
+    key unless `allow_anyone` is set."""
 
     host: str = "127.0.0.1"
     port: int = 8377
     keys_file: Path | None = None
     hosts: tuple[str, ...] = ()
-    anyone: bool = False
+    allow_anyone: bool = False
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with a way to stop that finishes what is under way; a second Ctrl-C does not wait."""
+    """A uvicorn server whose shutdown finishes running requests. A second signal stops it at once."""
 
-    def __init__(self, serving: Serving, listening: socket.socket) -> None:
+    def __init__(self, state: ServerState, listener: socket.socket) -> None:
         super().__init__(
             uvicorn.Config(
-                build(serving),
+                build_app(state),
                 log_level="error",
                 access_log=False,
                 server_header=False,
                 lifespan="on",
                 timeout_graceful_shutdown=2,
-                http=cast(type[asyncio.Protocol], partial(Connection, limits=serving.limits)),
+                http=cast(type[asyncio.Protocol], partial(Connection, limits=state.limits)),
                 ws="none",
-                timeout_keep_alive=math.ceil(serving.limits.idle),
+                timeout_keep_alive=math.ceil(state.limits.idle_timeout),
             )
         )
-        self.serving, self.listening, self._latest = serving, listening, 0.0
+        self.state, self.listener, self._stop_at = state, listener, 0.0
 
     @property
     def url(self) -> str:
-        """Where it is reached."""
-        host, port = self.listening.getsockname()[:2]
+        """The server's address."""
+        host, port = self.listener.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal refuses what is new and lets the rest finish."""
-        if self.serving.closing:
+        """Stop after the running requests; at once on a second signal."""
+        if self.state.closing:
             self.should_exit = self.force_exit = True
             return
-        notice(f"stopping; what is under way is finished first (within {STOPPING:g} s; once more: at once)")
+        notice(
+            f"stopping after the running requests, within {SHUTDOWN_TIMEOUT:g} s; press Ctrl-C again to stop now"
+        )
         self.close()
 
     def close(self) -> None:
-        """Refuse what is new, and stop when nothing is under way."""
-        self.serving.closing, self._latest = True, time.monotonic() + STOPPING
+        """Refuse new requests, and stop when no request is running."""
+        self.state.closing, self._stop_at = True, time.monotonic() + SHUTDOWN_TIMEOUT
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second."""
-        if self.serving.closing and (self.serving.worker.idle or time.monotonic() > self._latest):
+        """Called by uvicorn ten times a second."""
+        if self.state.closing and (self.state.worker.idle or time.monotonic() > self._stop_at):
             self.should_exit = True
         return await super().on_tick(counter)
 
     def serve_here(self) -> None:
-        """Answer requests until it is stopped."""
-        self.run(sockets=[self.listening])
+        """Answer requests until the server is stopped."""
+        self.run(sockets=[self.listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket for the server; port 0 takes a free one. Raises InputError where it cannot be had."""
+    """A listening socket; port 0 takes a free port. Raises InputError if the address cannot be used."""
     try:
         kind = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=kind, backlog=512)
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
-        raise InputError(f"--host {host} --port {port}: cannot be listened on ({reason})") from None
+        raise InputError(f"--host {host} --port {port}: cannot be used ({reason}); choose another") from None
 
 
 def find_keys(file: Path | None) -> tuple[list[str], str]:
-    """The keys of clients and where they come from. Raises InputError for a file that others can read, or without
-    any."""
+    """The clients' API keys and where they were found. Raises InputError for a file that other users can read or that
+    has no key."""
     if file is not None:
         return api_keys(file), str(file)
-    keys = [word.strip() for word in os.environ.get(ENVIRONMENT, "").split(",") if word.strip()]
-    return keys, ENVIRONMENT
+    keys = [word.strip() for word in os.environ.get(KEYS_VARIABLE, "").split(",") if word.strip()]
+    return keys, KEYS_VARIABLE
 
 
-def open_server(shelf: Shelf, entrance: Entrance, limits: Limits, keys: Sequence[str] = ()) -> Server:
-    """A server that listens, for `serve_here` to run."""
-    local = is_loopback(entrance.host)
-    hosts = (*LOOPBACK, entrance.host, *entrance.hosts) if local or entrance.hosts else ()
-    gate = Gate(keys, hosts)
-    return Server(Serving(shelf, gate, limits), listen(entrance.host, entrance.port))
+def open_server(registry: ModelRegistry, access: Access, limits: Limits, keys: Sequence[str] = ()) -> Server:
+    """A server whose socket is open. `serve_here` runs it."""
+    local = is_loopback(access.host)
+    hosts = (*LOOPBACK, access.host, *access.hosts) if local or access.hosts else ()
+    return Server(ServerState(registry, Auth(keys, hosts), limits), listen(access.host, access.port))
 
 
-def check_entrance(entrance: Entrance, keys: Sequence[str]) -> None:
-    """Raise InputError where other machines would be let in without a key, and nobody has said so."""
-    if not is_loopback(entrance.host) and not keys and not entrance.anyone:
+def check_access(access: Access, keys: Sequence[str]) -> None:
+    """Raise InputError if other machines could use the server without a key and `allow_anyone` is not set."""
+    if not is_loopback(access.host) and not keys and not access.allow_anyone:
         raise InputError(
-            f"--host {entrance.host}: other machines could use the server; set {ENVIRONMENT} or --keys-file, or "
-            "say --allow-anyone"
+            f"--host {access.host}: other machines could use the server without a key; set {KEYS_VARIABLE}, "
+            "give --keys-file, or allow it with --allow-anyone"
         )
 
 
@@ -136,23 +137,25 @@ def serve(
     task: str = "math",
     template: str | None = None,
     *,
-    entrance: Entrance,
+    access: Access,
     limits: Limits,
     tools: Sources | None = None,
     questions: Path | None = None,
+    answer_from_result: bool = False,
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
-    """Load the models and answer requests until a signal. Raises InputError for what does not fit, before anything
-    is loaded."""
-    keys, source = find_keys(entrance.keys_file)
-    check_entrance(entrance, keys)
-    listen(entrance.host, entrance.port).close()  # better told now than when everything is loaded
-    shelf = open_shelf(
+    """Load the models and answer requests until a signal. Raises InputError for invalid arguments before the first
+    model is loaded."""
+    keys, source = find_keys(access.keys_file)
+    check_access(access, keys)
+    listen(access.host, access.port).close()  # fails before the models are loaded
+    registry = open_registry(
         model, adapters, task,
-        template=template, tools=tools, questions=questions, device=device, dtype=dtype,
+        template=template, tools=tools, questions=questions, answer_from_result=answer_from_result,
+        device=device, dtype=dtype,
     )  # fmt: skip
-    server = open_server(shelf, entrance, limits, keys)
-    notice(f"serving {', '.join(shelf.models)} at {server.url}/v1 (page: {server.url}/)")
+    server = open_server(registry, access, limits, keys)
+    notice(f"serving {', '.join(registry.models)} at {server.url}/v1 (page: {server.url}/)")
     notice(f"keys: {len(keys)} from {source}" if keys else "keys: none needed")
     server.serve_here()

@@ -1,8 +1,7 @@
-"""The one thread that owns the models: it reads prompts, writes a token of every response under way, hands calls to
-the tools, and asks the model again with what they give.
+"""The one thread that uses the models. It generates a token for every running response, passes calls to the tools, and
+starts second turns over their results.
 
-A request keeps its places until its last response is finished and its last call has come back, so that neither rows
-nor calls pile up. Does not cover time limits of requests: who asks cancels.
+This module knows no time limits: whoever submits a request cancels it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from queue import Empty, Queue
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
 
 import torch
@@ -25,50 +24,43 @@ from trice.models.call_blocker import CallBlocker
 from trice.models.continuous_batch import BatchRow, DecodingSettings
 from trice.models.engine import GenerationSettings
 from trice.progress import notice
-from trice.server.batches import Groups
-from trice.server.events import (  # fmt: skip
-    Asked,
-    Began,
-    Chance,
-    Decided,
+from trice.server.batches import PrefixBatches
+from trice.server.events import (
+    CallExecuted,
+    CallProbability,
     Event,
-    Executed,
-    Failed,
-    Finished,
-    Over,
-    Said,
-    Turned,
+    JobRequest,
+    RequestDone,
+    RequestFailed,
+    ResponseDone,
+    ResponseParsed,
+    SecondTurnDone,
+    Started,
+    TextSoFar,
 )
-from trice.server.jobs import Job, Place, Turn
+from trice.server.jobs import Job, JobQueue, RowOwner, SecondTurn, SecondTurns, WorkerStopped
 from trice.server.limits import Limits
-from trice.server.model_registry import Served, Shelf
+from trice.server.model_registry import ModelRegistry, ServedModel
 from trice.stages.generate import content_key, with_instruction
-from trice.stages.grading import second_turn
+from trice.stages.grading import executed, second_turn
+from trice.tasks.final_answer import final_text
 from trice.tasks.outcome import Read, read
 from trice.tools.live_executor import LiveExecutor
 from trice.types import Execution, Outcome, Response
 
 
-class Crowded(Exception):
-    """As many requests wait as may."""
-
-
-class WorkerGone(Exception):
-    """The thread that answers requests has ended."""
-
-
 class Worker:
-    """A context manager around the time in which requests come."""
+    """A context manager; requests are answered inside it. `on_execution` is called with each tool's name and
+    execution."""
 
-    def __init__(self, shelf: Shelf, limits: Limits, ran: Callable[[str, Execution], None]) -> None:
-        self.shelf, self.limits, self.ran = shelf, limits, ran
-        self.waiting: deque[Job] = deque()
-        self.under_way: set[Job] = set()
-        self._places = Lock()  # around every change of the two above
-        self._gone = False
-        self._news: Queue[Callable[[], None]] = Queue()
-        self.groups = Groups()
-        self._bars: dict[tuple[str, tuple[str, ...]], CallBlocker] = {}
+    def __init__(
+        self, registry: ModelRegistry, limits: Limits, on_execution: Callable[[str, Execution], None]
+    ) -> None:
+        self.registry, self.limits, self.on_execution = registry, limits, on_execution
+        self.jobs = JobQueue(limits.batch_size, limits.max_waiting)
+        self.batches = PrefixBatches()
+        self._todo: Queue[Callable[[], None]] = Queue()  # what other threads want done in this one
+        self._call_blockers: dict[tuple[str, tuple[str, ...]], CallBlocker] = {}
         self._calls = LiveExecutor()
         self._closed = False
         self._thread = Thread(target=self._run, name="trice-worker", daemon=True)
@@ -81,236 +73,211 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._calls.__exit__()
         self._closed = True
-        self._news.put(lambda: None)
+        self._wake()
         self._thread.join(10)
 
-    def submit(self, asked: Asked, emit: Callable[[Event], None]) -> Job:
-        """Have a request answered; its events come to `emit` in the worker's thread, at last Finished or Failed.
-        Raises Crowded where as many requests wait as may, and WorkerGone where none is answered any more."""
-        job = Job(asked, emit, asked.sampling.samples)
-        with self._places:
-            if self._gone:
-                raise WorkerGone
-            self.waiting.append(job)
-            if len(self.waiting) - self._admissible() > self.limits.max_waiting:
-                self.waiting.pop()
-                raise Crowded
-        self._news.put(lambda: None)
+    def submit(self, request: JobRequest, emit: Callable[[Event], None]) -> Job:
+        """Add a request to the queue. The worker's thread passes its events to `emit`; the last one is RequestDone or
+        RequestFailed. Raises QueueFull or WorkerStopped."""
+        job = Job(request, emit, request.sampling.samples)
+        self.jobs.add(job)
+        self._wake()
         return job
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for a request any more."""
-        self._news.put(partial(self._end, job))
+        """End a request that no client waits for."""
+        self._todo.put(partial(self._end, job))
 
     @property
     def alive(self) -> bool:
-        """Whether requests are being answered at all."""
-        return self._thread.is_alive() and not self._gone
+        """Whether the worker answers requests."""
+        return self._thread.is_alive() and not self.jobs.stopped
 
     @property
     def idle(self) -> bool:
-        """Whether nobody is waiting for anything."""
-        return not self.waiting and not self.under_way
+        """Whether there is no request."""
+        return not self.jobs.waiting and not self.jobs.running
+
+    def _wake(self) -> None:
+        self._todo.put(lambda: None)
 
     def _run(self) -> None:
         try:
-            self._work()
+            self._loop()
         except BaseException as failure:
-            notice(f"the server has failed and answers no more: {type(failure).__name__}: {failure}")
-        finally:  # nobody waits for what never comes
-            with self._places:
-                self._gone = True
-                left = [job for job in (*self.under_way, *self.waiting) if not job.over]
-                self.under_way.clear()
-                self.waiting.clear()
-            for job in left:
-                job.emit(Failed(WorkerGone()))
+            notice(f"the server has failed and answers no more requests: {type(failure).__name__}: {failure}")
+        finally:
+            for job in self.jobs.stop():
+                job.emit(RequestFailed(WorkerStopped()))
 
-    def _work(self) -> None:
+    def _loop(self) -> None:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
-            for model in self.shelf.models.values():
+            for model in self.registry.models.values():
                 stack.enter_context(batch_attention(model.loaded))
             while not self._closed:
                 try:
-                    self._hear()
-                    self._admit()
+                    self._handle_todo()
+                    self._start_jobs()
                     self._step()
-                except Exception as failure:  # ours: whom it meets is told, and those to come are answered
-                    with self._places:
-                        jobs = {*self.under_way, *self.waiting}
-                    for job in jobs:
+                except Exception as failure:
+                    # A bug in the server: these requests fail, and later ones are answered.
+                    for job in self.jobs.all():
                         self._fail(job, failure)
 
-    def _hear(self) -> None:
-        """Do what others want done; without rows to write, wait for it."""
-        with self._places:
-            wait = not self.groups.busy and not self._admissible()
+    def _handle_todo(self) -> None:
+        """Do what other threads have asked for. Without rows to write, wait for it."""
+        wait = not self.batches.busy and not self.jobs.can_start()
         with suppress(Empty):
             while True:
-                self._news.get(block=wait)()
+                self._todo.get(block=wait)()
                 wait = False
 
-    def _admit(self) -> None:
-        while True:
-            with self._places:
-                if not self._admissible():
-                    return
-                job = self.waiting.popleft()
-                self.under_way.add(job)
-            if job.over:
-                self._tidy(job)
+    def _start_jobs(self) -> None:
+        while job := self.jobs.start_next():
+            if job.ended:
+                self.jobs.end(job)
             else:
-                self._guarded(job, self._begin, job)
-
-    def _admissible(self) -> int:
-        """How many of those that wait, from the first on, find a place now; alone, any request does."""
-        taken = sum(job.places for job in self.under_way)
-        for count, job in enumerate(self.waiting):
-            if taken and taken + job.places > self.limits.batch_size:
-                return count
-            taken += job.places
-        return len(self.waiting)
+                self._guarded(job, self._start, job)
 
     def _guarded(self, job: Job, work: Callable[..., None], *values: Any) -> None:
-        """What goes wrong with one request is that request's."""
+        """Run one request's work; an exception in it ends this request alone."""
         try:
             work(*values)
-        except (Exception, SystemExit) as failure:  # a tool that ends its program ends one request
-            self._fail(job, RuntimeError("exit") if isinstance(failure, SystemExit) else failure)
+        except SystemExit:  # a user's tool may call exit()
+            self._fail(job, RuntimeError("exit"))
+        except Exception as failure:
+            self._fail(job, failure)
 
     def _fail(self, job: Job, failure: Exception) -> None:
-        if not job.over:
-            job.emit(Failed(failure))
+        if not job.ended:
+            job.emit(RequestFailed(failure))
         self._end(job)
 
-    def _begin(self, job: Job) -> None:
-        asked = job.asked
-        job.question = question = with_instruction(asked.question, self.shelf.tasks.of(asked.question))
-        how, ids = job.read(self.shelf.tasks, question, asked.tool_choice)
-        most = min(self.limits.max_prompt_tokens, job.room)
-        if len(ids) > most:
+    def _start(self, job: Job) -> None:
+        request, tasks = job.request, self.registry.tasks
+        job.question = question = with_instruction(request.question, tasks.of(request.question))
+        how, ids = job.encode(tasks, question, request.tool_choice)
+        longest = min(self.limits.max_prompt_tokens, job.max_prompt_tokens)
+        if len(ids) > longest:
             raise InputError(
-                f"the prompt has {len(ids)} tokens; with {asked.sampling.max_new_tokens} for the answer there is "
-                f"room for {most}"
+                f"the prompt has {len(ids)} tokens; with {request.sampling.max_new_tokens} for the answer there is "
+                f"room for {longest}"
             )
         names = tuple(how.parsers)
-        job.emit(Began(names))
-        job.prompt += len(ids)
-        live = self.groups.of(asked.model, question.instruction, how, ids)
-        if asked.probability and names and asked.tool_choice == "auto":
-            tokenizer, template = asked.model.loaded.tokenizer, how.template
+        job.emit(Started(names))
+        job.prompt_tokens += len(ids)
+        batch = self.batches.batch_for(request.model, question.instruction, how, ids)
+        if request.probability and names and request.tool_choice == "auto":
+            tokenizer, template = request.model.loaded.tokenizer, how.template
             written = [template.encode_response(tokenizer, name, end=False) for name in names]
-            job.emit(Chance(dict(zip(names, live.probabilities(ids, written), strict=True))))
-        way = DecodingSettings(asked.sampling, how.finish, self._bar(asked.model, how))
-        samples = tuple(range(asked.sampling.samples))
-        live.add(Place(job, how), EncodedPrompt(ids, content_key(question), samples), way)
+            job.emit(CallProbability(dict(zip(names, batch.probabilities(ids, written), strict=True))))
+        way = DecodingSettings(request.sampling, how.finish, self._call_blocker(request.model, how))
+        samples = tuple(range(request.sampling.samples))
+        batch.add(RowOwner(job, how), EncodedPrompt(ids, content_key(question), samples), way)
 
-    def _bar(self, model: Served, how: GenerationSettings) -> CallBlocker | None:
-        """What bars calls, found once: that takes a look at the whole vocabulary."""
+    def _call_blocker(self, model: ServedModel, how: GenerationSettings) -> CallBlocker | None:
+        """What prevents calls, cached because it is computed over the whole vocabulary."""
         key = (model.name, how.forbidden_tools)
-        if how.forbidden_tools and key not in self._bars:
-            self._bars[key] = how.call_blocker(model.loaded.tokenizer)
-        return self._bars.get(key)
+        if how.forbidden_tools and key not in self._call_blockers:
+            self._call_blockers[key] = how.call_blocker(model.loaded.tokenizer)
+        return self._call_blockers.get(key)
 
     def _step(self) -> None:
-        """A token for every row."""
-        for each in self.groups.step():
-            if isinstance(each, BatchRow):
-                self._guarded(each.owner.job, self._written, each)
+        """Generate a token for every row."""
+        for found in self.batches.step():
+            if isinstance(found, BatchRow):
+                self._guarded(found.owner.job, self._row_changed, found)
             else:
-                place, failure = each
-                self._fail(place.job, failure)
+                owner, failure = found
+                self._fail(owner.job, failure)
 
-    def _written(self, row: BatchRow) -> None:
-        place: Place = row.owner
-        job = place.job
-        if job.over:
+    def _row_changed(self, row: BatchRow) -> None:
+        owner: RowOwner = row.owner
+        job = owner.job
+        if job.ended:
             return
         if row.text is None:
-            if job.asked.live and place.of is None:
-                job.emit(Said(row.sample, place.settings.prefill + row.partial_text))
+            if job.request.stream and owner.second_turn_of is None:
+                job.emit(TextSoFar(row.sample, owner.settings.prefill + row.partial_text))
             return
-        job.completion += len(row.ids)
-        text = place.settings.full_response(row.text)
-        if place.of is None:
-            self._decide(job, row, text)
+        job.completion_tokens += len(row.ids)
+        text = owner.settings.full_response(row.text)
+        if owner.second_turn_of is None:
+            self._response_written(job, row, text)
         else:
-            done, waiting = job.turns[place.of]
-            done.append(text)
-            if waiting:
-                self._ask_again(job, place.of)
-            else:
-                job.emit(Turned(place.of, done))
-                self._done(job, place.of)
+            self._second_turn_written(job, owner.second_turn_of, text)
 
-    def _decide(self, job: Job, row: BatchRow, text: str) -> None:
+    def _response_written(self, job: Job, row: BatchRow, text: str) -> None:
         written = {"response": text, "sample": row.sample}
         response = Response.model_validate(job.question.model_dump() | written)
-        found = read(self.shelf.tasks, response)
-        job.emit(Decided(row.sample, text, found.reading, row.at_length_limit))
+        found = read(self.registry.tasks, response)
+        job.emit(ResponseParsed(row.sample, text, found.reading, row.at_length_limit))
         if found.reading.outcome is not Outcome.CALLED or not (found.tool and found.reading.call):
-            self._done(job, row.sample)
+            self._response_done(job, executed(response, found, None, None))
             return
-        job.calls += 1
+        job.running_calls += 1
 
         def take(result: Execution | TriceError) -> None:
-            self._news.put(partial(self._guarded, job, self._executed, job, response, found, result))
+            self._todo.put(partial(self._guarded, job, self._call_returned, job, response, found, result))
 
         self._calls.run(found.tool, found.reading.call, take)
 
-    def _executed(self, job: Job, response: Response, found: Read, result: Execution | TriceError) -> None:
-        job.calls -= 1
+    def _call_returned(
+        self, job: Job, response: Response, found: Read, result: Execution | TriceError
+    ) -> None:
+        job.running_calls -= 1
         assert found.tool is not None
         name = found.tool.name
         execution = Execution(error=str(result)) if isinstance(result, TriceError) else result
-        self.ran(name, execution)
-        if job.over:
-            self._tidy(job)
+        self.on_execution(name, execution)
+        if job.ended:
+            self.jobs.end(job)
             return
         if isinstance(result, TriceError):
-            raise ToolUnavailable(f"{name} cannot run: {result}")  # an InputError would be the client's fault
-        sample = response.sample
-        asked = [
-            (question, job.read(self.shelf.tasks, question))
-            for question in second_turn(response, found, execution)
-        ]
-        if any(len(ids) > job.room for _, (_, ids) in asked):
-            asked = []
-            execution = Execution(error="its output is too long for the model to read")
-        job.emit(Executed(sample, execution))
-        if not asked:
-            self._done(job, sample)
+            raise ToolUnavailable(f"{name} cannot run: {result}")  # an InputError would blame the client
+        tasks = self.registry.tasks
+        questions = second_turn(response, found, execution)
+        turns = [SecondTurn(question, *job.encode(tasks, question)) for question in questions]
+        if any(len(turn.ids) > job.max_prompt_tokens for turn in turns):
+            turns = []
+            if found.tool.needs_second_turn:  # else the output is an answer by itself
+                execution = Execution(error="its output is too long for the model to read")
+        job.emit(CallExecuted(response.sample, execution))
+        response = executed(response, found, execution, None)
+        if not turns:
+            self._response_done(job, response)
             return
-        job.turns[sample] = ([], deque(Turn(question, *read) for question, read in asked))
-        self._ask_again(job, sample)
+        job.second_turns[response.sample] = SecondTurns(response, deque(turns))
+        self._start_second_turn(job, response.sample)
 
-    def _ask_again(self, job: Job, sample: int) -> None:
-        """Begin the next second turn over a response's output. They are written one after another, in the
-        place that the response has, so that second turns count in the batch."""
-        question, how, ids = job.turns[sample][1].popleft()
-        live = self.groups.of(job.asked.model, question.instruction, how, ids)
-        job.prompt += len(ids)
-        way = DecodingSettings(replace(job.asked.sampling, samples=1), how.finish)
-        live.add(Place(job, how, sample), EncodedPrompt(ids, content_key(question)), way)
+    def _start_second_turn(self, job: Job, sample: int) -> None:
+        """Start the next second turn of a response. They run one after another in the place of the response, so that
+        second turns count in the batch."""
+        question, how, ids = job.second_turns[sample].waiting.popleft()
+        batch = self.batches.batch_for(job.request.model, question.instruction, how, ids)
+        job.prompt_tokens += len(ids)
+        way = DecodingSettings(replace(job.request.sampling, samples=1), how.finish)
+        batch.add(RowOwner(job, how, sample), EncodedPrompt(ids, content_key(question)), way)
 
-    def _done(self, job: Job, sample: int) -> None:
-        """One response of a request is finished."""
-        job.left -= 1
-        job.emit(Over(sample))
-        if not job.left:
-            job.emit(Finished(job.prompt, job.completion))
+    def _second_turn_written(self, job: Job, sample: int, text: str) -> None:
+        turns = job.second_turns[sample]
+        turns.answers.append(text)
+        if turns.waiting:
+            self._start_second_turn(job, sample)
+            return
+        job.emit(SecondTurnDone(sample, turns.answers))
+        self._response_done(job, turns.response.model_copy(update={"turns": turns.answers}))
+
+    def _response_done(self, job: Job, response: Response) -> None:
+        job.unfinished -= 1
+        job.emit(ResponseDone(response.sample, final_text(response, self.registry.tasks.of(response))))
+        if not job.unfinished:
+            job.emit(RequestDone(job.prompt_tokens, job.completion_tokens))
             self._end(job)
 
     def _end(self, job: Job) -> None:
-        """A request is over: its rows leave, and when its calls have come back, its places are free."""
-        job.over = True
-        with self._places, suppress(ValueError):
-            self.waiting.remove(job)
-        self.groups.leave(lambda place: place.job is job)
-        self._tidy(job)
-
-    def _tidy(self, job: Job) -> None:
-        if not job.calls:
-            with self._places:
-                self.under_way.discard(job)
+        """Remove a request and its rows. Its places are free when its calls have returned."""
+        job.ended = True
+        self.batches.remove(lambda owner: owner.job is job)
+        self.jobs.end(job)

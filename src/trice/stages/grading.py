@@ -20,12 +20,13 @@ from trice.formats.paper import visible
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import dump_row, read_text, write_text
-from trice.tasks import TaskLike, Tasks
+from trice.tasks import TaskLike, Tasks, answers_from_result
+from trice.tasks.final_answer import second_turn_text
 from trice.tasks.outcome import Read, read
 from trice.tasks.task import Task
 from trice.tasks.word_judge import exact_match, f1
 from trice.tools.executor import Runner, remove_sidecars, run_all, sidecar
-from trice.tools.second_turn import final_answer
+from trice.tools.second_turn import sentence_question
 from trice.types import REQUIRED, Execution, Outcome, Question, Response
 
 AnswerSecondTurns = Callable[[Sequence[Question]], list[str]]
@@ -51,8 +52,8 @@ def grade(
     found = [read(tasks, row) for row in rows]
     executions = _execute(found, output, runner, earlier)
     turns, alone = _second_turns(rows, found, executions, answer, any_passage)
-    executed = [_executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
-    graded = [_judged(*each) for each in zip(executed, found, strict=True)]
+    done = [executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
+    graded = [_judged(*each) for each in zip(done, found, strict=True)]
     graded = [_with_need(tasks, row) for row in graded]
     if not any_passage:
         return graded
@@ -67,7 +68,7 @@ def execute(
     found = [read(tasks, row) for row in rows]
     executions = _execute(found, None, None, ())
     turns, _ = _second_turns(rows, found, executions, answer, any_passage=False)
-    return [_executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
+    return [executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
 
 
 def _execute(
@@ -104,12 +105,15 @@ def second_turn(row: Response, found: Read, execution: Execution | None) -> list
     """What the model is to be asked with the output of a response's call; nothing where that is the answer."""
     if found.tool is None or execution is None or execution.output is None:
         return []
-    return found.tool.second_turn(row, execution.output)
+    asked = found.tool.second_turn(row, execution.output)
+    return (
+        asked if asked or not answers_from_result(found.task) else [sentence_question(row, execution.output)]
+    )
 
 
 def _passages(row: Response, found: Read, execution: Execution | None) -> list[Question]:
     """The same over each passage of the output alone."""
-    asked = bool(second_turn(row, found, execution))
+    asked = bool(found.tool and found.tool.needs_second_turn and second_turn(row, found, execution))
     return (
         found.tool.second_turn_per_passage(row, execution.output or "")
         if asked and found.tool and execution
@@ -129,11 +133,11 @@ def _any_passage(row: Response, found: Read, alone: list[str] | None) -> Respons
     return row.model_copy(update={"any_passage": any(judged) if judged else row.correct})
 
 
-def _executed(row: Response, found: Read, execution: Execution | None, turns: list[str] | None) -> Response:
+def executed(row: Response, found: Read, execution: Execution | None, turns: list[str] | None) -> Response:
     """The response with what came of it, and the prediction in that."""
     task, (outcome, call, reason, _), tool, _ = found
-    if turns is not None:
-        prediction = task.predict(final_answer(turns))
+    if turns is not None and tool is not None and execution is not None:
+        prediction = task.predict(second_turn_text(turns, tool, execution.output or ""))
     elif tool is not None:
         prediction = execution.output if execution else None
     else:
@@ -213,8 +217,8 @@ def recorded_second_turns(tasks: Tasks, rows: Sequence[Response]) -> dict[str, s
 def check_model_given(tasks: Tasks, rows: Sequence[Response]) -> None:
     """Raise InputError where a call's output would have to be read by a model, and there is none."""
     for row in rows:
-        tool = read(tasks, row).tool
-        if tool and tool.needs_second_turn:
+        task, _, tool, _ = read(tasks, row)
+        if tool and (tool.needs_second_turn or answers_from_result(task)):
             raise InputError(
                 f"{row.where}: calls {tool.name}, whose output a model has to read: give --model"
             )

@@ -63,8 +63,11 @@ class Tasks:
     behind it: `mix,stock.yaml`. `@words-published` at the end judges answers in words by the paper's rule:
     `qa@words-published`. `name` is what files are called after, `sources` say what is behind the tools."""
 
-    def __init__(self, name: str | TaskLike, sources: Sources | None = None) -> None:
+    def __init__(
+        self, name: str | TaskLike, sources: Sources | None = None, *, answer_from_result: bool = False
+    ) -> None:
         self.identity = identity(name)
+        self._answer_from_result = answer_from_result  # for every task, whatever the task itself says
         self.sources = {canonical_name(tool, TOOLS): source for tool, source in (sources or {}).items()}
         self._known: dict[str, TaskLike] = {}
         self._apart: dict[str, Sequence[Tool]] = {}  # of the tasks that a mix offers together
@@ -72,7 +75,7 @@ class Tasks:
             from trice.tasks.custom import checked
 
             task = checked(f"task '{getattr(name, 'name', name)}'", name)
-            self._known[task.name] = task
+            self._known[task.name] = self._configured(task)
             name = task.name
         self._published, name = name.endswith(PUBLISHED), name.removesuffix(PUBLISHED)
         first, *own = name.split(",")
@@ -149,8 +152,19 @@ class Tasks:
     def _load(self, name: str) -> TaskLike:
         if name not in self._known:
             task = load_task(name, self.sources)
-            self._known[name] = published(task) if self._published else task
+            self._known[name] = self._configured(published(task) if self._published else task)
         return self._known[name]
+
+    def _configured(self, task: TaskLike) -> TaskLike:
+        from trice.tasks.task import Task
+
+        if not self._answer_from_result or not task.tools:
+            return task
+        if not isinstance(task, Task):
+            raise InputError(
+                f"--answer-from-result: task '{task.name}' is a class; set `answer_from_result = True` in it"
+            )
+        return replace(task, answer_from_result=True)
 
 
 def as_tasks(task: Tasks | TaskLike | str, sources: Sources | None = None) -> Tasks:
@@ -163,8 +177,14 @@ def identity(task: str | TaskLike) -> str | dict[str, Any]:
     if isinstance(task, str):
         return task
     tools = [[tool.name, tool.description, tool.schema, tool.version or tool.backend] for tool in task.tools]
-    named = {"name": task.name, "instruction": task.instruction, "tools": tools}
-    return named | {"answers": getattr(task, "answers", None), "tool": getattr(task, "tool", None)}
+    named: dict[str, Any] = {"name": task.name, "instruction": task.instruction, "tools": tools}
+    named |= {"answers": getattr(task, "answers", None), "tool": getattr(task, "tool", None)}
+    return named | ({"answer_from_result": True} if answers_from_result(task) else {})
+
+
+def answers_from_result(task: TaskLike) -> bool:
+    """Whether the model answers in a sentence over a tool's result. A class of a user's may lack the attribute."""
+    return bool(getattr(task, "answer_from_result", False))
 
 
 def published(task: TaskLike) -> TaskLike:

@@ -7,8 +7,8 @@
 
 `answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math, `auto` as numbers
 where the gold answer is one and as words elsewhere, `words-published` as the paper does. `tool: required` says
-that only a tool can know them, as with live data: no question counts as known to the model. Does not cover another
-way to judge, which takes a class.
+that only a tool can know them, as with live data: no question counts as known to the model.
+`answer_from_result: true` asks the model for a sentence over a tool's result. Another way to judge needs a class.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class TaskFile(BaseModel):
     tools: tuple[str, ...]
     answers: Answers = "words"
     tool: Literal["required"] | None = None
+    answer_from_result: bool = False
 
 
 def from_file(path: str, sources: Sources) -> TaskLike:
@@ -50,9 +51,8 @@ def from_file(path: str, sources: Sources) -> TaskLike:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     told = validate(TaskFile, value, path)
     tools = tuple(load_tool(tool, sources.get(tool)) for tool in told.tools)
-    return checked(
-        f"task '{path}'", Task(told.name, told.instruction.strip(), tools, told.answers, told.tool)
-    )
+    task = Task(told.name, told.instruction.strip(), tools, told.answers, told.tool, told.answer_from_result)
+    return checked(f"task '{path}'", task)
 
 
 def from_module(name: str) -> TaskLike:

@@ -31,6 +31,8 @@ class Task:
         tools: Functions with types and a docstring, or `Tool` objects. A task without tools is allowed.
         answers: The judge: `numbers`, `words`, `auto` or `words-published`.
         tool: `required` if only a tool can know the answers (stock, prices, time).
+        answer_from_result: Whether the model reads a tool's result and answers in a sentence, in a second turn.
+            Without it the result itself is the answer.
 
     Raises:
         InputError: If there is no such judge, or a function cannot be a tool. The other fields are checked where
@@ -52,6 +54,7 @@ class Task:
     tools: tuple[Tool, ...]
     answers: Answers
     tool: Literal["required"] | None
+    answer_from_result: bool
 
     def __init__(
         self,
@@ -60,12 +63,13 @@ class Task:
         tools: Sequence[Tool | Callable[..., Any]] = (),
         answers: Answers = "words",
         tool: Literal["required"] | None = None,
+        answer_from_result: bool = False,
     ) -> None:
         if answers not in get_args(Answers):
             raise InputError(
                 f"task '{name}': answers '{answers}' is no judge; choose {', '.join(get_args(Answers))}"
             )
-        given = (name, instruction, tuple(map(as_tool, tools)), answers, tool)
+        given = (name, instruction, tuple(map(as_tool, tools)), answers, tool, answer_from_result)
         for field, value in zip(fields(self), given, strict=True):
             object.__setattr__(self, field.name, value)
 

@@ -15,6 +15,7 @@ from trice.formats.paper import visible
 from trice.types import Question
 
 SECOND_TURN_INSTRUCTION = "Given a context, please answer the question."
+SENTENCE_INSTRUCTION = "Answer the question in one sentence, using the given context."
 SECOND_TURN = "second-turn"  # the task of a second turn's question
 CONTEXT = "Context: "
 ASKED = "\nQuestion: "
@@ -29,6 +30,12 @@ def second_turn_question(question: Question, context: str, asked: str, turn: int
     }
     names = {"id": f"{question.id}/{turn}", "turn": turn, "first_turn": question.id}
     return question.model_copy(update=names | form)
+
+
+def sentence_question(question: Question, result: str) -> Question:
+    """The question with a tool's result as its context, to be answered in a sentence."""
+    asked = second_turn_question(question, result, question.input)
+    return asked.model_copy(update={"instruction": SENTENCE_INSTRUCTION})
 
 
 def with_context(context: str, asked: str) -> str:

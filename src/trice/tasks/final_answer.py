@@ -1,0 +1,62 @@
+"""The answer that a user reads, which is the same text in `chat`, `serve` and the Python API.
+
+`evaluate` judges the prediction that the task reads from this text. This module does not run, judge or store anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from trice.formats.paper import call_opening, visible
+from trice.tasks import TaskLike
+from trice.tools import Tool
+from trice.tools.second_turn import final_answer
+from trice.types import Outcome, Response, ToolCall
+
+SHOWN = 200  # characters of a call's arguments that a sentence repeats
+_FAILED = re.compile(r"\w+ failed(?:: (?P<message>.*))? \((?P<kind>\w+)\)", re.DOTALL)  # describe_failure
+_LOOKUPS = ("KeyError", "IndexError", "LookupError", "FileNotFoundError")
+
+
+def final_text(row: Response, task: TaskLike) -> str:
+    """The final answer of an executed response: its text, its call's result, or a sentence on what went wrong."""
+    if row.outcome is Outcome.ANSWERED:
+        return visible(row.response).strip()
+    if row.outcome is Outcome.MALFORMED or row.call is None:
+        return f"The tool could not be called: {row.reason}."
+    if row.execution is None or row.execution.output is None:
+        return failure_text(row.call, (row.execution and row.execution.error) or "it was not run")
+    if row.turns is None:
+        return row.execution.output
+    name = row.call.name
+    return second_turn_text(
+        row.turns, next(tool for tool in task.tools if tool.name == name), row.execution.output
+    )
+
+
+def second_turn_text(turns: Sequence[str], tool: Tool, result: str) -> str:
+    """The model's answer over a tool's result. If the result is an answer already, it replaces a model's answer that
+    is empty or that is another call of the tool."""
+    if tool.needs_second_turn:
+        return final_answer(turns)
+    call = re.compile(call_opening([tool.name]).pattern, re.IGNORECASE)
+    return final_answer([turn for turn in turns if not call.search(visible(turn))]) or result
+
+
+def failure_text(call: ToolCall, error: str) -> str:
+    """A failed execution in a sentence without the name of a Python exception."""
+    found = _FAILED.fullmatch(error)
+    message = ((found["message"] or "") if found else error).strip().rstrip(".")
+    arguments = ", ".join(map(str, call.arguments.values()))
+    if len(arguments) > SHOWN:
+        arguments = f"{arguments[: SHOWN - 1]}…"
+    if found and found["kind"] in _LOOKUPS:
+        return f"The tool found nothing for {arguments}."
+    if found and (found["kind"] != "ValueError" or not message):
+        return f"The tool failed for {arguments}."
+    return (
+        f"The tool gave {message}."
+        if message.startswith("no result")
+        else f"The tool gave no result: {message}."
+    )
