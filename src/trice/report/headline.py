@@ -50,7 +50,7 @@ def headline(results: Results) -> Headline:
     stages = [Stage(STAGES[name], found["accuracy"], found["tool_use"]) for name, found in there.items()]
     found = results.comparison.get((BOTH, STAGE_1), {}).get("total")
     sizes = {stage.accuracy.total for stage in stages}
-    notes = [verdict(found)] if found else []
+    notes = [*conclusion(results), *([verdict(found)] if found else [])]
     notes += (
         ["The stages were asked different questions: not all is evaluated yet."] if len(sizes) > 1 else []
     )
@@ -82,6 +82,29 @@ def verdict(found: Comparison) -> str:
         )
     better = "better" if delta > 0 else "worse"
     return f"Both stages are {better} than stage 1 alone by {points}, on the same questions.{seeds}"
+
+
+def conclusion(results: Results) -> list[str]:
+    """What a reader should do, as far as the paired intervals on all questions tell; nothing if stages are missing."""
+    both, first = _total(results, BOTH, STAGE_1), _total(results, STAGE_1, BASE)
+    if both is not None and not both.is_noise:
+        name, reason = (BOTH, "better") if both.overall.delta > 0 else (STAGE_1, "worse")
+        chosen, why = name, f"both stages are {reason} than stage 1 on these questions"
+    elif both is not None:
+        chosen, why = STAGE_1, "these questions do not show that both stages are better"
+    elif first is not None and not first.is_noise and first.overall.delta > 0:
+        chosen, why = (
+            STAGE_1,
+            "it is better than the base model on these questions, and both stages are not evaluated",
+        )
+    else:
+        return []
+    last = _total(results, chosen, BASE)
+    if last is None:
+        return []
+    if last.is_noise or last.overall.delta <= 0:
+        return ["Ship neither stage yet: these questions do not show that training made the model better."]
+    return [f"Ship {'both stages' if chosen == BOTH else 'stage 1'}: {why}."]
 
 
 def need_notes(results: Results) -> list[str]:

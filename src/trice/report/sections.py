@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from trice.report import curves, figures
@@ -20,8 +22,11 @@ from trice.report.elements import (
     table,
 )
 from trice.report.results import Results, column_name, columns_of, share_of
-from trice.report.run_reader import Run
+from trice.report.run_reader import Log, Run
 from trice.report.tool_sections import selective, tool_use
+
+WINDOW = 10  # logged steps that the last one is compared with
+JUMP, SMALL = 10.0, 0.1  # a jump is so many times their median, and so much above the highest
 
 
 def sections(run: Run, results: Results) -> list[Section]:
@@ -79,7 +84,7 @@ def _strict(results: Results) -> Section:
 def _training(run: Run, results: Results) -> Section:
     plots = (curves.cloning, curves.ranking, curves.ordered)
     drawn = [figure for plot in plots for figure in figures.draw(plot, run, results)]
-    section = Section("Training", figures=drawn)
+    section = Section("Training", jumps(run.logs), figures=drawn)
     keys = {"loss": ".4g", "rank_loss": ".4g", "sft_loss": ".4g", "ordered": ".3f"}
     rows: Rows = [
         [
@@ -94,6 +99,23 @@ def _training(run: Run, results: Results) -> Section:
         header = ["model", "steps", "loss", "ranking loss", "SFT loss", "pairs in order"]
         section.tables.append(table(header, rows, note="At the last logged step."))
     return section
+
+
+def jumps(logs: Mapping[str, Log]) -> list[str]:
+    """A sentence for each model whose last logged loss is far above the ones before it."""
+    found = []
+    for name, log in logs.items():
+        losses = [entry["loss"] for entry in log if "loss" in entry]
+        earlier = losses[-1 - WINDOW : -1]
+        usual = median(earlier) if len(earlier) >= 3 else 0.0
+        if usual <= 0 or losses[-1] < max(JUMP * usual, max(earlier) + SMALL):
+            continue
+        found.append(
+            f"{cut(name, 60)}: the last logged loss, {losses[-1]:.2g}, is {losses[-1] / usual:,.0f} times the median of "
+            f"the {len(earlier)} before it ({usual:.2g}). One step with hard questions can cause this; the test results "
+            "show whether the model is worse."
+        )
+    return found
 
 
 def _data(run: Run, results: Results) -> Section:
