@@ -31,7 +31,7 @@ data:
   - {{dataset: starter, train: {train}, test: {test}}}
 split: {{few_shot: direct, max_new_tokens: 16}}
 label: {{teacher: rule}}
-clone: {{{small} num_train_epochs: 2, batch_size: 16, learning_rate: 1.0e-3, lora: {{r: 16, lora_alpha: 32, target_modules: all-linear}}}}
+clone: {{{small} num_train_epochs: 2, batch_size: 16, learning_rate: 1.0e-3, lora: {lora}}}
 collect:
   - {{origin: direct, from: base, few_shot: direct, tool_choice: none}}
   - {{origin: sampled, from: stage-1, samples: 3, temperature: 1.0, top_k: 50}}
@@ -92,6 +92,7 @@ def loop(machine: Machine, folder: Path) -> dict[str, Any]:
             dtype="float32" if machine.tiny else "bfloat16",
             train=4 if machine.tiny else 400, test=2 if machine.tiny else 100,
             small="max_steps: 1," if machine.tiny else "",
+            lora="{r: 16, lora_alpha: 32, target_modules: all-linear}",
         ), encoding="utf-8",
     )  # fmt: skip
     results = json.loads((run(load_recipe(str(recipe), ())) / "results.json").read_text(encoding="utf-8"))

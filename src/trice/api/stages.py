@@ -115,8 +115,8 @@ def label(
         output: A folder that keeps the labels and the rejected questions.
 
     Returns:
-        `LabeledQuestion` records, the target in `output`. Questions without an accepted call are left out; a notice counts
-        them and gives the reasons.
+        `LabeledQuestion` records, the target in `output`. Questions without an accepted call are left out; a notice
+        counts them and gives the reasons.
 
     Raises:
         InputError: If the task has no tool, or the teacher is not known.

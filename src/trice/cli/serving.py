@@ -85,8 +85,8 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
         access=Access(
             server.host, server.port, server.keys_file, tuple(server.allow_host), server.allow_anyone
         ),
-        limits=Limits(**limits), tools=models.tool, answer_from_result=models.answer_from_result, questions=models.questions,
-        device=device.device, dtype=device.dtype,
+        limits=Limits(**limits), tools=models.tool, answer_from_result=models.answer_from_result,
+        questions=models.questions, device=device.device, dtype=device.dtype,
     )  # fmt: skip
 
 

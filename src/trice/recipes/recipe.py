@@ -1,7 +1,8 @@
 """A recipe: one YAML file that describes the whole loop, from data sets to report.
 
 Every key is checked before anything runs; an unknown key is an error that names the nearest known one. `key=value`
-overrides use dots for nested keys (`clone.num_train_epochs=2`) and YAML for values. `trice.recipes.runner` runs a recipe.
+overrides use dots for nested keys (`clone.learning_rate=1e-4`) and YAML for values.
+`trice.recipes.runner` runs a recipe.
 """
 
 from __future__ import annotations

@@ -111,9 +111,9 @@ def jumps(logs: Mapping[str, Log]) -> list[str]:
         if usual <= 0 or losses[-1] < max(JUMP * usual, max(earlier) + SMALL):
             continue
         found.append(
-            f"{cut(name, 60)}: the last logged loss, {losses[-1]:.2g}, is {losses[-1] / usual:,.0f} times the median of "
-            f"the {len(earlier)} before it ({usual:.2g}). One step with hard questions can cause this; the test results "
-            "show whether the model is worse."
+            f"{cut(name, 60)}: the last logged loss, {losses[-1]:.2g}, is {losses[-1] / usual:,.0f} times the "
+            f"median of the {len(earlier)} before it ({usual:.2g}). One step with hard questions can cause this; the "
+            "test results show whether the model is worse."
         )
     return found
 

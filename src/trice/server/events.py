@@ -1,4 +1,4 @@
-"""What a request asks of the worker, and the events that the worker reports for it, in the order in which they happen."""
+"""What a request asks of the worker, and the events that the worker reports for it, in order."""
 
 from __future__ import annotations
 

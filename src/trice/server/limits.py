@@ -11,8 +11,8 @@ class Limits:
 
     `max_new_tokens` and `max_prompt_tokens` apply to one response. `batch_size` responses are written at the same time,
     and `max_waiting` requests can wait for a place. `timeout` is in seconds, from the end of a request's headers to the
-    end of its answer, `max_body` in bytes. A connection without a request is closed after `idle_timeout` seconds; of more
-    than `max_incomplete` connections without a complete request, the oldest is closed.
+    end of its answer, `max_body` in bytes. A connection without a request is closed after `idle_timeout` seconds; of
+    more than `max_incomplete` connections without a complete request, the oldest is closed.
     """
 
     max_new_tokens: int = 256

@@ -1,7 +1,7 @@
 """The part of a response that a client can receive while it is being written, and the complete answer.
 
-A stream never takes text back. Text that could still become a call, a stop text or the rest of a character is held back,
-so that the pieces of a stream, joined, are the answer. Parsing a response is the work of `trice.formats.paper`.
+A stream never takes text back. Text that could still become a call, a stop text or the rest of a character is held
+back, so that the pieces of a stream, joined, are the answer. Parsing a response is the work of `trice.formats.paper`.
 """
 
 from __future__ import annotations

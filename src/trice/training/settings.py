@@ -200,6 +200,9 @@ def _complaint(kind: type[BaseModel], error: ValidationError) -> str:
     known = sorted(_keys(kind, first["loc"]))
     given = str(first["loc"][-1])
     near = difflib.get_close_matches(given, known, n=1) or [key for key in known if given in key]
+    if not near:  # a misspelt part of a long name: `epcohs` for `num_train_epochs`
+        parts = {part: key for key in known for part in key.split("_")}
+        near = [parts[part] for part in difflib.get_close_matches(given, parts, n=1)]
     hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
     return f"unknown key '{path}'; {hint}"
 
