@@ -27,9 +27,9 @@ SMALL = [
 def test_the_demo_teaches_the_real_model_to_call_some_tools(tmp_path: Path) -> None:
     folder = run(load_recipe("demo", [*SMALL, f"output={tmp_path / 'demo'}"]))
     found = json.loads((folder / "results.json").read_text())
-    assert set(found["settings"]) == {"zero-shot", "stage-1", "never", "always"}
+    assert set(found["conditions"]) == {"zero-shot", "stage-1", "never", "always"}
     uses = {}
-    for name, measures in found["settings"].items():
+    for name, measures in found["conditions"].items():
         assert set(measures) == {*SETS, "total"}
         total = measures["total"]
         uses[name] = {key: total[key]["count"] for key in ("tool_use", "malformed", "answered")}

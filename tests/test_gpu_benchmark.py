@@ -42,7 +42,7 @@ def test_every_phase_runs_in_miniature(tmp_path: Path) -> None:
     assert step["gradient_cosine"] > 0.999
     assert parts["generation"]["equality, float32"]["different"] == 0
     assert parts["generation"]["tiny, ours"]["written"] == 48
-    assert list(parts["loop"]["loop"]["settings"]) == ["zero-shot", "stage-1", "both"]
+    assert list(parts["loop"]["loop"]["conditions"]) == ["zero-shot", "stage-1", "both"]
 
 
 def test_a_phase_that_overruns_is_ended_and_the_next_follows(tmp_path: Path) -> None:

@@ -103,8 +103,8 @@ def test_a_mix_goes_through_the_whole_loop(folder: Path) -> None:
     )
 
     results = json.loads((out / "results.json").read_text())
-    assert list(results["settings"]["both"]) == ["sums", "lands", "unseen", "total"]
-    assert results["settings"]["zero-shot"]["lands"]["accuracy"]["count"] == 1
+    assert list(results["conditions"]["both"]) == ["sums", "lands", "unseen", "total"]
+    assert results["conditions"]["zero-shot"]["lands"]["accuracy"]["count"] == 1
     assert set(results["yields"]) == {"sums", "lands"}
     assert not list(out.rglob("*.calls*")) + list(out.rglob(".*_turn*")) + list(out.rglob(".*.new"))
     assert run(load_recipe("mix.yaml")) == out
@@ -135,7 +135,7 @@ def test_one_model_for_each_task(folder: Path) -> None:
     steps = [step["name"] for step in json.loads((out / "run.json").read_text())["steps"]]
     assert {"math: data", "qa: data", "math: train stage-1", "qa: train stage-1"} <= set(steps)
     results = json.loads((out / "results.json").read_text())
-    assert set(results["settings"]["stage-1"]) == {"sums", "lands", "total"}
+    assert set(results["conditions"]["stage-1"]) == {"sums", "lands", "total"}
 
 
 def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requires_a_tool(
@@ -146,7 +146,7 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
     settings = "evaluate.conditions=[zero-shot]"
     out = run(load_recipe("mix.yaml", [settings, f"data=[{DATA[0]}, {required}]", "split.few_shot=direct"]))
     results = json.loads((out / "results.json").read_text())
-    need = {name: part["need"]["count"] for name, part in results["settings"]["zero-shot"].items()}
+    need = {name: part["need"]["count"] for name, part in results["conditions"]["zero-shot"].items()}
     assert need == {"sums": 1, "lands": 2, "total": 3}
     assert results["need"]["qa"]["count"] == 2
     assert {row["tool"] for row in read(out / "data/raw/mix/lands.json")} == {"required"}

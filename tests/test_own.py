@@ -101,8 +101,8 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
     ranked = read(out / "data/stage2/sums/sums.json")
     assert [row["answer"][0] for row in ranked] == [row["answer"] for row in labels]
     results = json.loads((out / "results.json").read_text())
-    assert set(results["settings"]) == {"zero-shot", "stage-1", "both"}
-    assert set(results["settings"]["both"]) == {"mine", "total"}
+    assert set(results["conditions"]) == {"zero-shot", "stage-1", "both"}
+    assert set(results["conditions"]["both"]) == {"mine", "total"}
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "whole"
     loop(folder, recipe, "evaluate={conditions: [zero-shot, stage-1]}", "title=first")
     assert steps(folder) == FIRST_STEPS
-    assert list(results(folder)["settings"]) == ["zero-shot", "stage-1"]
+    assert list(results(folder)["conditions"]) == ["zero-shot", "stage-1"]
     loop(folder, recipe)
     return folder
 
@@ -188,9 +188,9 @@ def test_every_question_is_ranked_with_candidates_of_every_origin(whole: Path) -
 
 def test_the_report_holds_every_setting_and_seed(whole: Path) -> None:
     found = results(whole)
-    assert list(found["settings"]) == list(DEFAULT)
+    assert list(found["conditions"]) == list(DEFAULT)
     assert list(found["seeds"]) == ["stage-1", "both"]
-    for measures in found["settings"].values():
+    for measures in found["conditions"].values():
         assert list(measures) == ["starter", "SVAMP", "total"]
         total = measures["total"]
         outcomes = [total[name]["count"] for name in ("tool_use", "malformed", "answered")]
@@ -213,7 +213,7 @@ def test_what_was_run_is_kept_with_it(whole: Path, recipe: Path) -> None:
 
 
 def test_model_cards_say_data_base_model_and_measures(whole: Path) -> None:
-    shares = results(whole)["settings"]
+    shares = results(whole)["conditions"]
     for name, data in {
         "tool-0": "answers",
         "tool-100": "calls",
@@ -369,7 +369,7 @@ def test_held_out_questions_choose_the_checkpoint_and_the_tests_stay_tests(
         told = json.loads((model / "trice.json").read_text())["validation"]
         assert (told["task"], told["max_new_tokens"]) == ("math", 8)
         assert "on the held-out questions, step" in (model / "README.md").read_text()
-    assert results(folder)["settings"]["both"]["total"]["accuracy"]["total"] == 6
+    assert results(folder)["conditions"]["both"]["total"]["accuracy"]["total"] == 6
     # What was tested on would otherwise be chosen by, or the other way round.
     tuned = loop(tmp_path / "tuned", recipe, "validation=2", "evaluate.conditions=[zero-shot]")
     assert not (tuned / "data/dev/math/math_validation.json").exists()
@@ -382,7 +382,7 @@ def test_a_base_model_right_on_everything(tmp_path: Path, five: Path) -> None:
     assert not (folder / "data/raw/math/SVAMP_wrong.json").exists()
     assert {row["output"] for row in read(folder / "data/stage1/math/math.json")} == {"5"}
     assert all(row["output"].startswith("calc") for row in read(folder / "data/stage1/math/calls.json"))
-    assert results(folder)["settings"]["zero-shot"]["total"]["accuracy"]["value"] == 1
+    assert results(folder)["conditions"]["zero-shot"]["total"]["accuracy"]["value"] == 1
     assert results(folder)["need"]["math"]["value"] == 0
 
 

@@ -139,10 +139,10 @@ def test_part_1_prints_what_it_shows(tmp_path: Path) -> None:
 def test_part_2_teaches_the_model_to_call_its_readers_tool_selectively(tmp_path: Path) -> None:
     folder = tmp_path / "part-2"
     check_page("2-your-own-tool.md", folder)
-    settings = json.loads((folder / "runs/units/results.json").read_text(encoding="utf-8"))["settings"]
+    conditions = json.loads((folder / "runs/units/results.json").read_text(encoding="utf-8"))["conditions"]
 
-    def share(setting: str, measure: str, dataset: str = "total") -> float:
-        return float(settings[setting][dataset][measure]["value"])
+    def share(condition: str, measure: str, dataset: str = "total") -> float:
+        return float(conditions[condition][dataset][measure]["value"])
 
     # Where the tool is needed, it is called, and rightly; where it is of no use, it is left alone.
     assert share("both", "tool_use", "amounts") >= 0.9

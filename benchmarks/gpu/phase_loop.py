@@ -97,11 +97,11 @@ def loop(machine: Machine, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     results = json.loads((run(load_recipe(str(recipe), ())) / "results.json").read_text(encoding="utf-8"))
     accuracy = {
-        setting: {share: round(measures["total"][share]["value"], 4) for share in ("accuracy", "tool_use")}
-        for setting, measures in results["settings"].items()
+        condition: {share: round(measures["total"][share]["value"], 4) for share in ("accuracy", "tool_use")}
+        for condition, measures in results["conditions"].items()
     }
     steps = {step["name"]: step["seconds"] for step in results["steps"]}
-    found: dict[str, Any] = {"settings": accuracy, "steps_s": steps}
+    found: dict[str, Any] = {"conditions": accuracy, "steps_s": steps}
     if not machine.tiny:
         found["ok"] = accuracy["stage-1"]["accuracy"] > accuracy["zero-shot"]["accuracy"]
     return found

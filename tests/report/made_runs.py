@@ -15,5 +15,5 @@ def write(path: Path, *rows: object) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def result(run: Path, setting: str, *rows: dict[str, object]) -> None:
-    write(run / "data" / "dev" / "math" / f"math_{setting}_result.json", *rows)
+def result(run: Path, condition: str, *rows: dict[str, object]) -> None:
+    write(run / "data" / "dev" / "math" / f"math_{condition}_result.json", *rows)

@@ -1,4 +1,4 @@
-"""Tables in the paper's form, the sentence above them, need and use, and the settings that no other beats."""
+"""Tables in the paper's form, the sentence above them, need and use, and the conditions that no other beats."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from trice.report import write_report
 from trice.report.results import frontier
 
 
-def asked(run: Path, setting: str, **right: int) -> None:
+def asked(run: Path, condition: str, **right: int) -> None:
     """Ten questions of each data set, the first ones right; each calls a calculator, on HotpotQA a retriever."""
     rows = []
     for name, count in right.items():
         tool = "retriever" if name == "HotpotQA" else "calculator"
         call = {"call": {"name": tool, "arguments": {"expression": "1"}}}
         rows += [graded(n, "called", n < count, id=f"{name}-{n}", dataset=name, **call) for n in range(10)]
-    result(run, setting, *rows)
+    result(run, condition, *rows)
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def text_of(run: Path) -> str:
 
 
 def test_best_is_bold_and_second_best_underlined_on_what_was_trained_on(run: Path) -> None:
-    shown = table(text_of(run), "setting")
-    assert shown["setting"] == ["ASDiv (10)", "SVAMP (10)", "average", "all questions (40)"]
+    shown = table(text_of(run), "condition")
+    assert shown["condition"] == ["ASDiv (10)", "SVAMP (10)", "average", "all questions (40)"]
     # Averages 45, 50, 45: the second place is shared. All: 13, 15 and 9 of 40.
     assert shown["tool-100"] == ["**70.0**", "20.0", "<ins>45.0</ins>", "22.5"]
     assert shown["stage-1"] == ["<ins>50.0</ins>", "**40.0**", "<ins>45.0</ins>", "<ins>32.5</ins>"]
@@ -57,7 +57,7 @@ def test_best_is_bold_and_second_best_underlined_on_what_was_trained_on(run: Pat
 
 def test_the_papers_rows_stand_below_with_their_own_mean(run: Path) -> None:
     text = text_of(run)
-    shown = table(text, "setting")
+    shown = table(text, "condition")
     assert shown["Vicuna-7B, zero-shot"] == ["50.4", "33.0", "41.7", "–"]  # (50.4 + 33.0) / 2
     assert shown["Vicuna-7B, TRICE-MIX"] == ["81.2", "60.5", "70.8", "–"]  # 70.85 is below itself in binary
     assert table(text, "the paper's other models")["GPT-3.5, prompted"] == ["64.6", "62.0", "63.3"]
@@ -98,8 +98,8 @@ def test_the_frontier_holds_what_no_other_beats() -> None:
     assert frontier(points) == ["never", "both", "more"]
 
 
-def settings(run: Path, **right: int) -> str:
-    """A hundred questions a setting, so many right, called by those it says; the report's first sentence."""
+def conditions(run: Path, **right: int) -> str:
+    """A hundred questions a condition, so many right, called by those it says; the report's first sentence."""
     for name, count in right.items():
         called = {"base": 0, "both": 53, "never": 0, "always": 100}[name]
         rows = (graded(n, "called" if n < called else "answered", n < count) for n in range(100))
@@ -110,14 +110,14 @@ def settings(run: Path, **right: int) -> str:
 
 
 def test_the_sentence_claims_only_what_an_interval_carries(tmp_path: Path) -> None:
-    assert settings(tmp_path, base=30, both=60, never=40, always=61) == (
+    assert conditions(tmp_path, base=30, both=60, never=40, always=61) == (
         "After training, the model answers 60% of 100 test questions right, up from 30%, calling a tool on 53%: as "
         "many right as when made to call every time (61%), as far as 100 questions can tell, and more right than "
         "when made to answer without a tool (40%)."
     )
-    assert "30%, calling a tool on 53%: fewer right than when made to call" in settings(tmp_path, always=90)
-    assert "right (59% before: too close to tell apart), calling" in settings(tmp_path, base=59)
-    assert "right, down from 90%, calling" in settings(tmp_path, base=90)
+    assert "30%, calling a tool on 53%: fewer right than when made to call" in conditions(tmp_path, always=90)
+    assert "right (59% before: too close to tell apart), calling" in conditions(tmp_path, base=59)
+    assert "right, down from 90%, calling" in conditions(tmp_path, base=90)
 
 
 def test_halves_are_rounded_up_in_the_sentence(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_halves_are_rounded_up_in_the_sentence(tmp_path: Path) -> None:
 
 
 def test_stages_on_different_questions_are_not_set_against_one_another(tmp_path: Path) -> None:
-    settings(tmp_path, base=30)
+    conditions(tmp_path, base=30)
     result(tmp_path, "both", *(graded(n, "answered", True, id=f"B_{n}", dataset="B") for n in range(10)))
     write_report([tmp_path])
     text = (tmp_path / "report.md").read_text()

@@ -61,7 +61,7 @@ def test_a_question_may_have_several_kinds_along_the_stages() -> None:
         }
     )
     cases = find_cases(run)
-    assert cases.settings == ["zero-shot", "stage-1", "both", "always"]
+    assert cases.conditions == ["zero-shot", "stage-1", "both", "always"]
     assert cases.stages == ["zero-shot", "stage-1", "both"]
     first, second, third = cases.found
     assert first.changes == [(Kind.ARGUMENTS, "stage-1", "both"), (Kind.TO_CALL, "zero-shot", "both")]

@@ -33,8 +33,8 @@ def graded(number: int, outcome: str, correct: bool, argument: str = "1+1", **ex
     return {"response": f"it is {number}"} | row | extra
 
 
-def result(run: Path, setting: str, *rows: dict[str, Any]) -> None:
-    path = run / "data" / "dev" / "math" / f"math_{setting}_result.json"
+def result(run: Path, condition: str, *rows: dict[str, Any]) -> None:
+    path = run / "data" / "dev" / "math" / f"math_{condition}_result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -163,7 +163,7 @@ def test_filters_by_kind_data_set_need_and_verdict(url: str, browse: Browse) -> 
     choice(tab, "stage-1").select_option("called and wrong")
     assert sorted(numbers(tab)) == [1, 2, 3]
     choice(tab, "both").select_option("right")
-    tab.page.get_by_text("Other settings").click()
+    tab.page.get_by_text("Other conditions").click()
     choice(tab, "always").select_option("wrong")
     assert sorted(numbers(tab)) == [1, 2, 3]
     choice(tab, "both").select_option("malformed")
@@ -181,11 +181,11 @@ def test_search_and_order(url: str, browse: Browse) -> None:
     choice(tab, "order").select_option("as in the data")
     assert numbers(tab) == list(range(50))
     choice(tab, "order").select_option("most often wrong first")
-    # Every setting is wrong on 5; on 2 and 3 three of four are.
+    # Every condition is wrong on 5; on 2 and 3 three of four are.
     assert numbers(tab)[0] == 5
 
 
-def test_an_open_case_shows_every_setting(url: str, browse: Browse) -> None:
+def test_an_open_case_shows_every_condition(url: str, browse: Browse) -> None:
     tab = browse(url)
     tab.page.get_by_role("button", name="What is case 2?").click()
     whole = tab.page.locator(".whole")
@@ -261,14 +261,14 @@ def test_text_from_strangers_stays_text(run: Path, browse: Browse) -> None:
         "execution": {"output": NASTY},
     }
     (run / "data/dev/math/math_always_result.json").unlink()
-    for setting, right in {
+    for condition, right in {
         "zero-shot": False,
         "stage-1": True,
         "both": False,
         NASTY.replace("/", "")[:60]: True,
     }.items():
         huge = graded(7, "called", right, response="y" * 1_000_000, input="What is huge?")
-        result(run, setting, graded(1, "called", right, response=NASTY, **named, **call), huge)
+        result(run, condition, graded(1, "called", right, response=NASTY, **named, **call), huge)
     (run / "run.json").write_text(json.dumps({"title": NASTY, "model": NASTY}))
     (run / "recipe.yaml").write_text(NASTY)
     tab = browse(address(run, "search=window.stolen"))
@@ -389,11 +389,11 @@ def test_the_cases_of_several_runs(run: Path, tmp_path: Path, browse: Browse) ->
 
 
 def test_five_thousand_cases(run: Path, browse: Browse) -> None:
-    for setting in ("zero-shot", "stage-1", "both"):
-        called = setting != "zero-shot"
+    for condition in ("zero-shot", "stage-1", "both"):
+        called = condition != "zero-shot"
         (run / "data/dev/math/math_always_result.json").unlink(missing_ok=True)
         rows = (graded(n, "called" if called else "answered", n % 7 == 0 or called) for n in range(5_200))
-        result(run, setting, *rows)
+        result(run, condition, *rows)
     tab = browse(address(run))
     assert count(tab) == "5,000 cases"
     assert tab.page.get_by_text("200 more cases are left out of this page").is_visible()

@@ -14,7 +14,7 @@ from trice.report import summary, write_report
 SCRIPT = "<script>alert(1)</script>"
 
 
-def settings(run: Path) -> None:
+def conditions(run: Path) -> None:
     """Four questions: the base model is right on the first alone."""
     result(run, "zero-shot", *(graded(n, "answered", n == 0) for n in range(4)))
     result(run, "stage-1", *(graded(n, "called", n != 0) for n in range(3)), graded(3, "malformed", False))
@@ -26,7 +26,7 @@ def settings(run: Path) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
-    settings(folder)
+    conditions(folder)
     steps = [{"name": "split", "seconds": 75, "peak_memory_mb": 2400.4}, {"name": "clone", "seconds": 3600}]
     info = {
         "trice": "0.1.0",
@@ -67,7 +67,7 @@ def words(page: str) -> str:
 
 def test_results_json_holds_the_measures(run: Path) -> None:
     _, _, results = written(run)
-    found = results["settings"]
+    found = results["conditions"]
     assert list(found) == ["zero-shot", "stage-1", "both"]
     assert list(found["both"]) == ["ASDiv", "total"]
     base = found["zero-shot"]["ASDiv"]
@@ -123,11 +123,11 @@ def test_a_difference_beyond_noise_is_claimed(run: Path) -> None:
 
 
 def test_a_seed_that_goes_the_other_way_forbids_the_claim(run: Path) -> None:
-    def right(setting: str, first: int) -> None:
-        result(run, setting, *(graded(n, "called", n < first) for n in range(100)))
+    def right(condition: str, first: int) -> None:
+        result(run, condition, *(graded(n, "called", n < first) for n in range(100)))
 
-    for setting, first in {"stage-1": 10, "both": 80, "stage-1.seed1": 40, "both.seed1": 39}.items():
-        right(setting, first)
+    for condition, first in {"stage-1": 10, "both": 80, "stage-1.seed1": 40, "both.seed1": 39}.items():
+        right(condition, first)
     result(run, "zero-shot", *(graded(n, "answered", n < 50) for n in range(100)))
     page, _, results = written(run)
     found = results["comparison"]["both - stage-1"]["total"]
@@ -136,10 +136,10 @@ def test_a_seed_that_goes_the_other_way_forbids_the_claim(run: Path) -> None:
     assert "cannot be told from noise. Seed by seed: +70.0, −1.0." in words(page)
 
 
-def test_other_settings_come_last_and_no_note_is_made_where_the_need_is_not_extreme(run: Path) -> None:
+def test_other_conditions_come_last_and_no_note_is_made_where_the_need_is_not_extreme(run: Path) -> None:
     result(run, "both.alpha0.1", *(graded(n, "called", True) for n in range(4)))
     page, _, results = written(run)
-    assert list(results["settings"])[-1] == "both.alpha0.1"
+    assert list(results["conditions"])[-1] == "both.alpha0.1"
     assert "nearly always" not in page
 
 
@@ -178,8 +178,8 @@ def test_a_partial_run_leaves_that_part_out(run: Path, missing: str) -> None:
 
 def test_an_empty_folder_says_that_nothing_is_evaluated(tmp_path: Path) -> None:
     page, _, results = written(tmp_path)
-    assert "No setting of the loop has been evaluated yet." in page
-    assert results["settings"] == {}
+    assert "No condition of the loop has been evaluated yet." in page
+    assert results["conditions"] == {}
     assert summary(tmp_path) == "nothing evaluated yet"
 
 
@@ -215,8 +215,8 @@ def test_the_page_asks_for_nothing_from_outside(run: Path) -> None:
 def test_text_from_strangers_is_shown_and_never_obeyed(run: Path) -> None:
     nasty = f"{SCRIPT} | a *b* `c`\n</svg> \u202e \x00 $x_{{$"
     named = {"dataset": nasty, "input": nasty, "response": nasty, "reason": nasty}
-    for setting in ("zero-shot", "stage-1", "both"):
-        result(run, setting, *(graded(n, "called", setting != "stage-1", **named) for n in range(4)))
+    for condition in ("zero-shot", "stage-1", "both"):
+        result(run, condition, *(graded(n, "called", condition != "stage-1", **named) for n in range(4)))
     (run / "data/dev/math/math_stage-1.seed1_result.json").unlink()
     result(run, f"x{SCRIPT.replace('/', '')}", graded(0, "answered", True, **named))
     (run / "recipe.yaml").write_text(SCRIPT)
@@ -257,7 +257,7 @@ def test_markdown_shows_a_few_cases(run: Path) -> None:
     assert "| stage-1 | r3 | – | wrong (malformed) |" in text
 
 
-def test_summary_is_a_line_a_setting_and_data_set(run: Path) -> None:
+def test_summary_is_a_line_a_condition_and_data_set(run: Path) -> None:
     lines = [line.split() for line in summary(run).splitlines()]
     assert lines[1] == ["zero-shot", "ASDiv", "4", "25.0", "±", "32.7", "0.0", "0.0"]
     assert lines[2][:4] == ["stage-1", "ASDiv", "4", "62.5"]

@@ -44,15 +44,15 @@ def test_runs_stand_side_by_side(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["differences"]["rlef.alpha"] == {"one": "20", "two": "36"}
     assert found["comparison"]["two - one"]["both"]["delta"] == 0.4
-    assert found["runs"]["two"]["settings"]["both"]["total"]["accuracy"]["count"] == 36
+    assert found["runs"]["two"]["conditions"]["both"]["total"]["accuracy"]["count"] == 36
     assert not (tmp_path / "one" / "report.html").exists()
 
 
 def test_the_page_holds_the_cases_of_all_runs(tmp_path: Path) -> None:
     runs = [run_of(tmp_path / "one", 20), run_of(tmp_path / "two", 36)]
     page = write_report(runs, tmp_path / "out").read_text()
-    for setting in ("one/zero-shot", "one/both", "two/zero-shot", "two/both"):
-        assert f'"{setting}"' in page
+    for condition in ("one/zero-shot", "one/both", "two/zero-shot", "two/both"):
+        assert f'"{condition}"' in page
     text = text_of(tmp_path / "out")
     assert "Learned to call (one/zero-shot → one/both)" in text
     assert "| two/both | r10 | 7 | right (called) |" in text
@@ -98,7 +98,7 @@ def test_partial_and_empty_runs_take_part(tmp_path: Path) -> None:
     assert "| both | – | – | 50.0 (35.2 to 64.8) |" in text
     assert "## begun: Data" in text
     write_report(runs[:2], tmp_path / "nothing")
-    assert "No setting of the loop has been evaluated yet." in text_of(tmp_path / "nothing")
+    assert "No condition of the loop has been evaluated yet." in text_of(tmp_path / "nothing")
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_results_json_is_what_its_schema_says(tmp_path: Path) -> None:
         write_report(runs, tmp_path / "out")
         text = (tmp_path / "out" / "results.json").read_text()
         written = json.loads(text)
-        assert written["schema"] == 1
+        assert written["schema"] == 2
         assert json.loads(kind.model_validate_json(text).model_dump_json(by_alias=True)) == written
         assert set(written) == set(kind.model_json_schema()["properties"])
     assert written["runs"]["one"]["run"]["model"] == "m"

@@ -94,17 +94,17 @@ def _write(
 
 
 def summary(run: Path) -> str:
-    """The measures as a short plain-text table: a line a setting and data set."""
+    """The measures as a short plain-text table: a line a condition and data set."""
     results = work_out(read_run(run))
-    lines = [["setting", "data set", "questions", "accuracy", "tool use", "malformed"]]
-    for setting, datasets in results.settings.items():
+    lines = [["condition", "data set", "questions", "accuracy", "tool use", "malformed"]]
+    for condition, datasets in results.conditions.items():
         for dataset, shares in datasets.items():
             if dataset == "total" and len(datasets) == 2:
                 continue  # one data set is its own total
             accuracy = shares["accuracy"]
             half = ((accuracy.high or 0) - (accuracy.low or 0)) / 2
             lines.append(
-                [cut(setting, 30), cut(dataset, 24), f"{accuracy.total:,}"]
+                [cut(condition, 30), cut(dataset, 24), f"{accuracy.total:,}"]
                 + [f"{percent(accuracy.value)} ± {percent(half)}"]
                 + [percent(shares[key].value) for key in ("tool_use", "malformed")]
             )
@@ -112,21 +112,21 @@ def summary(run: Path) -> str:
 
 
 def measured(run: Path, known: Set[str]) -> dict[str, dict[str, str]]:
-    """What a model card says of each setting: accuracy and tool use on each of the `known` data sets, with 95%
+    """What a model card says of each condition: accuracy and tool use on each of the `known` data sets, with 95%
     intervals."""
     results = work_out(read_run(run))
     # Each seed's model has its own card, with its own figures.
-    each = [results.settings, *results.seeds.values()]
+    each = [results.conditions, *results.seeds.values()]
     shown = {*known, "total"} if set(results.datasets) <= known else known
     return {
-        setting: {
+        condition: {
             f"{dataset}, {name.replace('_', ' ')}": f"{percent(share.value)}% ({span(share.low, share.high)})"
             for dataset, shares in datasets.items()
             for name, share in shares.items()
             if dataset in shown and name in ("accuracy", "tool_use")
         }
-        for settings in each
-        for setting, datasets in settings.items()
+        for conditions in each
+        for condition, datasets in conditions.items()
     }
 
 

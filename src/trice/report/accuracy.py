@@ -1,4 +1,4 @@
-"""The report's section on accuracy, in the form of the paper's tables: settings down, data sets across.
+"""The report's section on accuracy, in the form of the paper's tables: conditions down, data sets across.
 
 The paper's Table 3 is about data sets that were trained on, its Table 4 about others; its own rows stand below ours
 where a data set is the same. Its figures are `trice.report.paper_figures`'s.
@@ -31,7 +31,7 @@ from trice.report.run_reader import Run
 def accuracy(run: Run, results: Results) -> Section:
     drawn = figures.draw(figures.accuracy, run, results) + figures.draw(figures.tradeoff, run, results)
     section = Section("Accuracy", figures=drawn)
-    if not results.settings:
+    if not results.conditions:
         return section
     seen = [name for name in results.datasets if name not in run.unseen]
     section.tables.append(_seen(run, results, seen))
@@ -53,7 +53,12 @@ def _seen(run: Run, results: Results, columns: Sequence[str]) -> Table:
     for row, total in zip(ours, _columns(results, together), strict=True):
         row += total
     theirs = [[*row, *([NOTHING] * len(together))] for row in paper_rows(columns, [VICUNA])]
-    header = ["setting", *_headings(results, columns), *_mean_heading(columns), *_headings(results, together)]
+    header = [
+        "condition",
+        *_headings(results, columns),
+        *_mean_heading(columns),
+        *_headings(results, together),
+    ]
     note = (
         "Percent of questions answered right, with 95% intervals; best of the run in bold, second best underlined."
         f"{' Average: over the data sets, each counting the same.' if _mean_heading(columns) else ''}"
@@ -76,7 +81,7 @@ def _unseen(run: Run, results: Results) -> Table:
 
 
 def unseen_tools(run: Run) -> dict[str, list[str]]:
-    """The tools called on unseen data sets and, in no setting, on one that was trained on."""
+    """The tools called on unseen data sets and, in no condition, on one that was trained on."""
     called: dict[str, dict[str, None]] = {}
     for row in chain.from_iterable(run.results.values()):
         if row.call:
@@ -87,20 +92,20 @@ def unseen_tools(run: Run) -> dict[str, list[str]]:
 
 
 def _with_mean(results: Results, columns: Sequence[str]) -> list[list[Cell | str]]:
-    """A row for each setting: its name, its accuracy on each data set, and the mean of several."""
+    """A row for each condition: its name, its accuracy on each data set, and the mean of several."""
     rows = _columns(results, columns)
     if _mean_heading(columns):
-        means = [_mean(results, name, columns) for name in results.settings]
+        means = [_mean(results, name, columns) for name in results.conditions]
         for row, mean, rank in zip(rows, means, _ranks(means), strict=True):
             row.append(_ranked(Cell(percent(mean)), rank))
-    return [[name, *row] for name, row in zip(results.settings, rows, strict=True)]
+    return [[name, *row] for name, row in zip(results.conditions, rows, strict=True)]
 
 
 def _columns(results: Results, columns: Sequence[str]) -> list[list[Cell | str]]:
-    """The accuracy of each setting on each data set, the best ones marked."""
-    rows: list[list[Cell | str]] = [[] for _ in results.settings]
+    """The accuracy of each condition on each data set, the best ones marked."""
+    rows: list[list[Cell | str]] = [[] for _ in results.conditions]
     for column in columns:
-        shares = [share_of(results, name, column, "accuracy") for name in results.settings]
+        shares = [share_of(results, name, column, "accuracy") for name in results.conditions]
         ranks = _ranks([share.value if share else None for share in shares])
         for row, share, rank in zip(rows, shares, ranks, strict=True):
             row.append(_ranked(share_cell(share), rank))
@@ -119,9 +124,9 @@ def _ranked(cell: Cell, rank: int) -> Cell:
     return cell._replace(strong=rank == 1, second=rank == 2)
 
 
-def _mean(results: Results, setting: str, columns: Sequence[str]) -> float | None:
+def _mean(results: Results, condition: str, columns: Sequence[str]) -> float | None:
     """The mean of the accuracies on all these data sets; None where one is missing."""
-    shares = [share_of(results, setting, column, "accuracy") for column in columns]
+    shares = [share_of(results, condition, column, "accuracy") for column in columns]
     values = [share.value for share in shares if share is not None and share.value is not None]
     return round(fmean(values), 9) if len(values) == len(columns) else None  # equal means are equal
 
@@ -133,14 +138,14 @@ def _mean_heading(columns: Sequence[str]) -> list[str]:
 def _headings(results: Results, columns: Sequence[str], sizes: bool = True) -> list[str]:
     found = []
     for column in columns:
-        totals = [one[column]["accuracy"].total for one in results.settings.values() if column in one]
+        totals = [one[column]["accuracy"].total for one in results.conditions.values() if column in one]
         name = column_name(column)
         found.append(f"{name} ({max(totals):,})" if totals and sizes else name)
     return found
 
 
 def _seed_note(results: Results) -> str:
-    """How far the training seeds of each setting lie apart."""
+    """How far the training seeds of each condition lie apart."""
     if not results.seeds:
         return ""
     parts = []
@@ -152,7 +157,7 @@ def _seed_note(results: Results) -> str:
         ]
         parts.append(f"{name} ({len(members)} seeds): {', '.join(ends)}")
     return (
-        " A setting trained with several seeds shows the mean over them, its interval counting each question "
+        " A condition trained with several seeds shows the mean over them, its interval counting each question "
         f"once; lowest to highest seed: {'; '.join(parts)}."
     )
 

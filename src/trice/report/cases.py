@@ -1,4 +1,4 @@
-"""The cases of a run: every test question with each setting's response, and what training changed on it.
+"""The cases of a run: every test question with each condition's response, and what training changed on it.
 
 The five kinds are those of the paper's Figure 5 (Qiao et al., NAACL 2024), found by comparing the responses
 to one question before and after a stage (`Kind`). Nothing is graded or run here. How the cases look in the
@@ -53,7 +53,7 @@ ABOUT = {
 
 
 class Change(NamedTuple):
-    """A kind, and the settings between which it was seen."""
+    """A kind, and the conditions between which it was seen."""
 
     kind: Kind
     before: str
@@ -62,7 +62,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A test question, its response by setting, and what changed. `needed`: it needs a tool; or None."""
+    """A test question, its response by condition, and what changed. `needed`: it needs a tool; or None."""
 
     question: Response
     responses: dict[str, Response]
@@ -72,23 +72,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """Cases in the order of the files. `settings` in order of display, the first seed of each; `stages` are those
+    """Cases in the order of the files. `conditions` in order of display, the first seed of each; `stages` are those
     of them that are the loop's: the base model, stage 1, both."""
 
-    settings: list[str]
+    conditions: list[str]
     stages: list[str]
     found: list[Case]
 
 
 def find_cases(run: Run) -> Cases:
     """Every question of the run, and its kinds along base → stage 1, stage 1 → both, and base → both: those of
-    these settings that are there. Two rows of one question in one setting: the first counts."""
+    these conditions that are there. Two rows of one question in one condition: the first counts."""
     first: dict[str, str] = {}
-    for setting in run.results:
-        first.setdefault(group_of(setting), setting)
+    for condition in run.results:
+        first.setdefault(group_of(condition), condition)
     rows: dict[str, dict[tuple[str, str], Response]] = {group: {} for group in first}
-    for group, setting in first.items():
-        for row in run.results[setting]:
+    for group, condition in first.items():
+        for row in run.results[condition]:
             rows[group].setdefault((row.dataset, row.id), row)
     stages = [name for name in (BASE, STAGE_1, BOTH) if name in rows]
     pairs = list(dict.fromkeys([*pairwise(stages), *zip(stages[:1], stages[1:][-1:], strict=False)]))
@@ -145,7 +145,7 @@ def case_tables(cases: Cases) -> list[Table]:
         for number in _spread(cases, [n for n in numbers if n not in chosen])[:EACH]:
             chosen[number] = (_named(kind, cases.found[number]), cases.found[number])
     some = list(chosen.values()) or [("", case) for case in cases.found[:EACH]]
-    shown = cases.stages or cases.settings
+    shown = cases.stages or cases.conditions
     return [_table(title, case, shown) for title, case in some]
 
 
@@ -185,11 +185,11 @@ def _named(kind: Kind, case: Case) -> str:
     return f"{str(kind).capitalize()} ({before} → {after}): "
 
 
-def _table(title: str, case: Case, settings: Sequence[str]) -> Table:
+def _table(title: str, case: Case, conditions: Sequence[str]) -> Table:
     gold = cut(" or ".join(case.question.answers), 80)
-    rows = [(name, case.responses[name]) for name in settings if name in case.responses]
+    rows = [(name, case.responses[name]) for name in conditions if name in case.responses]
     return table(
-        ["setting", "response", "the call gave", "verdict"],
+        ["condition", "response", "the call gave", "verdict"],
         [[name, cut(row.response) or "(nothing)", _gave(row), _verdict(row)] for name, row in rows],
         caption=f"{title}{cut(asked(case.question), LONGEST)} — gold: {gold} ({cut(case.question.dataset, 40)})",
         prose=True,

@@ -74,25 +74,25 @@ def differences(runs: Mapping[str, Found]) -> dict[str, dict[str, str]]:
 
 
 def comparisons(runs: Mapping[str, Found]) -> dict[tuple[str, str], dict[str, Comparison]]:
-    """(a, b) → setting → the accuracy of run a minus that of b, which was named before it, on the questions that
+    """(a, b) → condition → the accuracy of run a minus that of b, which was named before it, on the questions that
     both were asked; only where there are such."""
     found: dict[tuple[str, str], dict[str, Comparison]] = {}
     for (b, before), (a, after) in combinations(runs.items(), 2):
-        for setting in _settings({a: after, b: before}):
-            ours, theirs = _members(after.run, setting), _members(before.run, setting)
+        for condition in _conditions({a: after, b: before}):
+            ours, theirs = _members(after.run, condition), _members(before.run, condition)
             shared = _keys(ours) & _keys(theirs)
             if shared:
                 parts = compare(_only(ours, shared), _only(theirs, shared))
-                found.setdefault((a, b), {})[setting] = parts["total"]
+                found.setdefault((a, b), {})[condition] = parts["total"]
     return found
 
 
 def side_by_side(runs: Mapping[str, Found]) -> Section:
-    """Headlines are the page's; here the settings of all runs, their differences, and the recipes'."""
+    """Headlines are the page's; here the conditions of all runs, their differences, and the recipes'."""
     with plot_style.style():
         drawn = figures.tradeoffs({name: found.results for name, found in runs.items()})
     section = Section("Runs side by side", figures=[drawn] if drawn else [])
-    if _settings(runs):
+    if _conditions(runs):
         section.tables.append(
             _table(runs, "accuracy", "Percent of each run's test questions answered right.")
         )
@@ -106,7 +106,7 @@ def side_by_side(runs: Mapping[str, Found]) -> Section:
 
 
 def merged(runs: Mapping[str, Found]) -> Cases:
-    """The cases of all runs; a setting is `run/setting`. `needed` is None where base models differ on it."""
+    """The cases of all runs; a condition is `run/condition`. `needed` is None where base models differ on it."""
     cases: dict[Key, Case] = {}
     for name, found in runs.items():
         for case in found.cases.found:
@@ -119,11 +119,11 @@ def merged(runs: Mapping[str, Found]) -> Cases:
                     before.needed if before.needed == ours.needed else None,
                     [*before.changes, *ours.changes],
                 )
-    settings, stages = (
+    conditions, stages = (
         [f"{name}/{one}" for name, found in runs.items() for one in getattr(found.cases, key)]
-        for key in ("settings", "stages")
+        for key in ("conditions", "stages")
     )
-    return Cases(settings, stages, list(cases.values()))
+    return Cases(conditions, stages, list(cases.values()))
 
 
 def several_results(runs: Mapping[str, Found], results: Mapping[str, RunResults]) -> SeveralResults:
@@ -132,7 +132,7 @@ def several_results(runs: Mapping[str, Found], results: Mapping[str, RunResults]
         runs=dict(results),
         differences=differences(runs),
         comparison={
-            f"{a} - {b}": {setting: difference_result(one) for setting, one in found.items()}
+            f"{a} - {b}": {condition: difference_result(one) for condition, one in found.items()}
             for (a, b), found in comparisons(runs).items()
         },
     )
@@ -141,13 +141,13 @@ def several_results(runs: Mapping[str, Found], results: Mapping[str, RunResults]
 def _table(runs: Mapping[str, Found], measure: str, note: str) -> Table:
     rows: Rows = [
         [
-            setting,
-            *(share_cell(share_of(found.results, setting, "total", measure)) for found in runs.values()),
+            condition,
+            *(share_cell(share_of(found.results, condition, "total", measure)) for found in runs.values()),
         ]
-        for setting in _settings(runs)
+        for condition in _conditions(runs)
     ]
     sizes = [
-        max((shares["total"]["accuracy"].total for shares in found.results.settings.values()), default=0)
+        max((shares["total"]["accuracy"].total for shares in found.results.conditions.values()), default=0)
         for found in runs.values()
     ]
     header = [f"{name} ({size:,})" for name, size in zip(runs, sizes, strict=True)]
@@ -156,7 +156,7 @@ def _table(runs: Mapping[str, Found], measure: str, note: str) -> Table:
 
 def _compared(runs: Mapping[str, Found]) -> list[Table]:
     found = comparisons(runs)
-    settings = [name for name in _settings(runs) if any(name in parts for parts in found.values())]
+    conditions = [name for name in _conditions(runs) if any(name in parts for parts in found.values())]
     rows: Rows = [
         [
             f"{a} − {b}",
@@ -164,7 +164,7 @@ def _compared(runs: Mapping[str, Found]) -> list[Table]:
                 difference_cell(parts[name].overall, not parts[name].is_noise)
                 if name in parts
                 else Cell(NOTHING)
-                for name in settings
+                for name in conditions
             ),
         ]
         for (a, b), parts in found.items()
@@ -173,16 +173,16 @@ def _compared(runs: Mapping[str, Found]) -> list[Table]:
         "Points of accuracy on the questions that both runs were asked, with paired 95% intervals; bold where the "
         "interval leaves out 0 and no training seed says otherwise."
     )
-    return [table(["difference", *settings], rows, note=note)] if rows else []
+    return [table(["difference", *conditions], rows, note=note)] if rows else []
 
 
-def _settings(runs: Mapping[str, Found]) -> list[str]:
-    """The settings of all runs, in the order of display."""
-    return sorted({name for found in runs.values() for name in found.results.settings}, key=order)
+def _conditions(runs: Mapping[str, Found]) -> list[str]:
+    """The conditions of all runs, in the order of display."""
+    return sorted({name for found in runs.values() for name in found.results.conditions}, key=order)
 
 
-def _members(run: Run, setting: str) -> Members:
-    return {name: rows for name, rows in run.results.items() if group_of(name) == setting}
+def _members(run: Run, condition: str) -> Members:
+    return {name: rows for name, rows in run.results.items() if group_of(name) == condition}
 
 
 def _key(row: Response) -> Key:
@@ -202,7 +202,7 @@ def _only(members: Members, keys: set[Key]) -> Members:
 def _of_run(name: str, case: Case) -> Case:
     return Case(
         case.question,
-        {f"{name}/{setting}": row for setting, row in case.responses.items()},
+        {f"{name}/{condition}": row for condition, row in case.responses.items()},
         case.needed,
         [one._replace(before=f"{name}/{one.before}", after=f"{name}/{one.after}") for one in case.changes],
     )

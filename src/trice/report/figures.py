@@ -27,8 +27,8 @@ def draw(plot: Callable[[Run, Results], Figure | None], run: Run, results: Resul
 
 
 def accuracy(run: Run, results: Results) -> Figure | None:
-    """Accuracy by stage (without any: by setting) on each data set, with intervals: the paper's Figure 3."""
-    stages = results.stages or list(results.settings)
+    """Accuracy by stage (without any: by condition) on each data set, with intervals: the paper's Figure 3."""
+    stages = results.stages or list(results.conditions)
     if not stages:
         return None
     columns = columns_of(results)
@@ -100,13 +100,13 @@ def _use_lines(results: Results, stages: list[str]) -> dict[tuple[str, str], dic
     return lines
 
 
-def _of_seed(results: Results, setting: str, seed: str) -> Measures:
-    members = results.seeds.get(setting)
-    return results.settings[setting] if members is None else members.get(f"{setting}{seed}", {})
+def _of_seed(results: Results, condition: str, seed: str) -> Measures:
+    members = results.seeds.get(condition)
+    return results.conditions[condition] if members is None else members.get(f"{condition}{seed}", {})
 
 
 def tradeoff(run: Run, results: Results) -> Figure | None:
-    """Accuracy against tool-use rate, of every setting asked all questions."""
+    """Accuracy against tool-use rate, of every condition asked all questions."""
     totals = results.totals
     if not any(_calls(results, name) for name in totals):
         return None  # there is nothing to weigh
@@ -118,21 +118,21 @@ def tradeoff(run: Run, results: Results) -> Figure | None:
 
 
 def tradeoffs(runs: Mapping[str, Results]) -> Figure | None:
-    """The same of several runs: a colour a run, a shape a setting. Frontiers are each run's own."""
+    """The same of several runs: a colour a run, a shape a condition. Frontiers are each run's own."""
     runs = {run: results for run, results in runs.items() if results.totals}
-    settings = sorted({name for results in runs.values() for name in results.totals}, key=order)
-    if not settings:
+    conditions = sorted({name for results in runs.values() for name in results.totals}, key=order)
+    if not conditions:
         return None
     canvas, axes = plot_style.canvas_of(3.6)
     for index, (run, results) in enumerate(runs.items()):
         colour, _ = plot_style.look("", index)
         totals = results.totals
         for name, found in totals.items():
-            marker = plot_style.look(name, settings.index(name))[1]
+            marker = plot_style.look(name, conditions.index(name))[1]
             plot_style.cross(axes, found["tool_use"], found["accuracy"], (colour, marker))
         _lines(axes, totals, colour)
         plot_style.entry(axes, colour, "", run)
-    for index, name in enumerate(settings):
+    for index, name in enumerate(conditions):
         plot_style.entry(axes, plot_style.INK, plot_style.look(name, index)[1], name)
     return _finish_tradeoff(canvas, axes)
 
@@ -155,14 +155,14 @@ def _finish_tradeoff(canvas: Any, axes: Any) -> Figure:
     plot_style.legend(canvas, axes)
     caption = (
         "Accuracy against tool use on all questions, with 95% intervals. Dotted: from never to always calling, "
-        "what calls at random would give. Solid: the frontier, the settings that no other beats in accuracy with "
+        "what calls at random would give. Solid: the frontier, the conditions that no other beats in accuracy with "
         "as few calls."
     )
     return plot_style.figure(canvas, "accuracy-against-tool-use", caption)
 
 
-def _calls(results: Results, setting: str) -> bool:
-    return results.settings[setting]["total"]["tool_use"].count > 0
+def _calls(results: Results, condition: str) -> bool:
+    return results.conditions[condition]["total"]["tool_use"].count > 0
 
 
 def confusion(run: Run, results: Results) -> Figure | None:

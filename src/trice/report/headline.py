@@ -44,9 +44,9 @@ class Headline:
 
 def headline(results: Results) -> Headline:
     """Base, stage 1, both, and whether the second stage made a difference that can be told from noise."""
-    there = {name: results.settings[name]["total"] for name in STAGES if name in results.settings}
+    there = {name: results.conditions[name]["total"] for name in STAGES if name in results.conditions}
     if not there:
-        return Headline("No setting of the loop has been evaluated yet.")
+        return Headline("No condition of the loop has been evaluated yet.")
     stages = [Stage(STAGES[name], found["accuracy"], found["tool_use"]) for name, found in there.items()]
     found = results.comparison.get((BOTH, STAGE_1), {}).get("total")
     sizes = {stage.accuracy.total for stage in stages}
@@ -120,7 +120,7 @@ def need_notes(results: Results) -> list[str]:
 
 def _sentence(results: Results, last: str) -> str:
     """The last stage in plain words: how many right, against before, and what its calls are worth."""
-    found = results.settings[last]["total"]
+    found = results.conditions[last]["total"]
     right, called = _whole(found["accuracy"]), _whole(found["tool_use"])
     total = f"{found['accuracy'].total:,}"
     if last == BASE:
@@ -141,18 +141,18 @@ def _since(results: Results, last: str) -> str:
     found = _total(results, last, BASE)
     if found is None:
         return ""
-    before = _whole(results.settings[BASE]["total"]["accuracy"])
+    before = _whole(results.conditions[BASE]["total"]["accuracy"])
     if found.is_noise:
         return f" ({before} before: too close to tell apart)"
     return f", {'up' if found.overall.delta > 0 else 'down'} from {before}"
 
 
 def _against(results: Results, last: str, names: dict[str, str], total: str) -> str:
-    """More, fewer or, as far as can be told, as many right as the first of the settings there is."""
+    """More, fewer or, as far as can be told, as many right as the first of the conditions there is."""
     for name, words in names.items():
         found = _total(results, last, name)
         if found is not None:
-            value = _whole(results.settings[name]["total"]["accuracy"])
+            value = _whole(results.conditions[name]["total"]["accuracy"])
             if found.is_noise:
                 return f"as many right as {words} ({value}), as far as {total} questions can tell"
             return f"{'more' if found.overall.delta > 0 else 'fewer'} right than {words} ({value})"
@@ -160,8 +160,10 @@ def _against(results: Results, last: str, names: dict[str, str], total: str) -> 
 
 
 def _total(results: Results, a: str, b: str) -> Comparison | None:
-    """The comparison on all questions, where both settings were asked the same ones."""
-    sizes = {results.settings[name]["total"]["accuracy"].total for name in (a, b) if name in results.settings}
+    """The comparison on all questions, where both conditions were asked the same ones."""
+    sizes = {
+        results.conditions[name]["total"]["accuracy"].total for name in (a, b) if name in results.conditions
+    }
     return results.comparison.get((a, b), {}).get("total") if len(sizes) == 1 else None
 
 

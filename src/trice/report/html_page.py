@@ -63,20 +63,20 @@ def page(
 
 
 def island(cases: Cases) -> dict[str, Any]:
-    """What the page's script shows: every text once, and cases that refer to texts, settings and kinds by place.
+    """What the page's script shows: every text once, and cases that refer to texts, conditions and kinds by place.
 
     Those that belong to a kind come first where not all find room; `left_out` counts the others."""
     texts = _Texts()
     places = sorted(range(len(cases.found)), key=lambda place: not cases.found[place].changes)[:MOST]
     entries: dict[int, dict[str, Any]] = {}
     for place in places:
-        entry = _case(cases.found[place], cases.settings, texts)
+        entry = _case(cases.found[place], cases.conditions, texts)
         if texts.size > BUDGET:
             break
         entries[place] = entry
     return {
-        "settings": [cut(name, 40) for name in cases.settings],
-        "stages": [cases.settings.index(name) for name in cases.stages],
+        "conditions": [cut(name, 40) for name in cases.conditions],
+        "stages": [cases.conditions.index(name) for name in cases.stages],
         "kinds": [{"name": kind, "about": ABOUT[kind]} for kind in Kind],
         "texts": list(texts.places),
         "cases": [entries[place] for place in sorted(entries)],
@@ -99,7 +99,7 @@ class _Texts:
         return self.places[short]
 
 
-def _case(case: Case, settings: Sequence[str], texts: _Texts) -> dict[str, Any]:
+def _case(case: Case, conditions: Sequence[str], texts: _Texts) -> dict[str, Any]:
     kinds = list(Kind)
     texts.size += ROW * len(case.responses)
     return {
@@ -110,11 +110,11 @@ def _case(case: Case, settings: Sequence[str], texts: _Texts) -> dict[str, Any]:
         "gold": [texts.place(answer) for answer in case.question.answers[:MANY]],
         "needed": case.needed,
         "changes": [
-            [kinds.index(kind), settings.index(before), settings.index(after)]
+            [kinds.index(kind), conditions.index(before), conditions.index(after)]
             for kind, before, after in case.changes
         ],
         "responses": [
-            _response(case.responses[name], texts) if name in case.responses else None for name in settings
+            _response(case.responses[name], texts) if name in case.responses else None for name in conditions
         ],
     }
 

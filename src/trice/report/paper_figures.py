@@ -16,7 +16,7 @@ from trice.report.run_reader import BOTH, STAGE_1, Run
 DATASETS = ("ASDiv", "SVAMP", "GSM8K", "WebQuestions", "NaturalQuestions", "TriviaQA", "T-REx", "MLQA")
 UNSEEN = ("MultiArith", "AddSub", "SQuAD", "HotpotQA")
 VICUNA = "Vicuna-7B"
-Accuracies = dict[str, dict[str, tuple[float, ...]]]  # model → setting → by data set
+Accuracies = dict[str, dict[str, tuple[float, ...]]]  # model → condition → by data set
 # Accuracy in percent, Table 3; in the order of DATASETS.
 TABLE_3: Accuracies = {
     VICUNA: {
@@ -69,12 +69,12 @@ def paper_rows(columns: Sequence[str], models: Sequence[str], *, unseen: bool = 
         return []
     return [
         [
-            f"{model}, {setting}",
+            f"{model}, {condition}",
             *_cells([dict(zip(names, values, strict=False)).get(name) for name in theirs]),
         ]
-        for model, settings in known.items()
+        for model, conditions in known.items()
         if model in models
-        for setting, values in settings.items()
+        for condition, values in conditions.items()
     ]
 
 
@@ -92,20 +92,20 @@ def paper_note(run: Run) -> str:
 
 def use_table(run: Run, results: Results) -> list[Table]:
     """Tool-use rates by task, beside the paper's; its need is the zero-shot model's."""
-    settings = [name for name in (STAGE_1, BOTH) if name in results.settings]
+    conditions = [name for name in (STAGE_1, BOTH) if name in results.conditions]
     columns = {_paper_name(name) for name in results.datasets}
     tasks = [task for task in USE if task in results.need] if columns & set(DATASETS) else []
-    if not (settings and tasks):
+    if not (conditions and tasks):
         return []
     rows: Rows = []
     for task in tasks:
         need, *use = USE[task]
         row: list[str | Cell] = [task, share_cell(results.need[task]), f"{need}"]
-        for name in settings:
+        for name in conditions:
             theirs = use[0 if name == STAGE_1 else 1]
             row += [f"{percent(_use(run, results, name, task))}", f"{theirs}"]
         rows.append(row)
-    each = (text for name in settings for text in (f"{name}, here", VICUNA))
+    each = (text for name in conditions for text in (f"{name}, here", VICUNA))
     note = "Percent of the test questions that need a tool, and on which one is called; theirs from Figure 4."
     return [table(["task", "need, here", VICUNA, *each], rows, note=note)]
 
@@ -123,10 +123,12 @@ def _paper_name(dataset: str) -> str:
     return STANDS_FOR.get(name, name)
 
 
-def _use(run: Run, results: Results, setting: str, task: str) -> float | None:
+def _use(run: Run, results: Results, condition: str, task: str) -> float | None:
     """The tool-use rate on a task's data sets together."""
     shares = [
-        found["tool_use"] for name, found in results.settings[setting].items() if run.tasks.get(name) == task
+        found["tool_use"]
+        for name, found in results.conditions[condition].items()
+        if run.tasks.get(name) == task
     ]
     total = sum(share.total for share in shares)
     return sum(share.count for share in shares) / total if total else None

@@ -35,7 +35,7 @@ COLOURS = (
     "#46aeb0",
 )
 MARKERS = "osD^vPXh"
-LOOKS = {  # a setting looks the same in every figure
+LOOKS = {  # a condition looks the same in every figure
     "zero-shot": ("#8a8d93", "o"),
     "few-shot": ("#b56a9f", "h"),
     "tool-0": ("#c9a227", "v"),
@@ -118,9 +118,9 @@ def _svg(canvas: Any) -> str:
     return text.replace(INK, "currentColor").strip()
 
 
-def look(setting: str, index: int) -> Look:
-    """How a setting is drawn; anything else by its place."""
-    return LOOKS.get(setting) or (COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
+def look(condition: str, index: int) -> Look:
+    """How a condition is drawn; anything else by its place."""
+    return LOOKS.get(condition) or (COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
 
 
 def dots(axes: Any, shares: Sequence[Share], places: Sequence[float], look: Look, label: str) -> None:

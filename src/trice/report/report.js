@@ -116,11 +116,11 @@
     try { return decodeURIComponent(text); } catch { return text; }
   }
 
-  /** `search=…&kind=…,…&dataset=…&needed=…&sort=…&verdict.<setting>=…&case=<dataset>/<id>`, each part encoded. */
+  /** `search=…&kind=…,…&dataset=…&needed=…&sort=…&verdict.<condition>=…&case=<dataset>/<id>`, each part encoded. */
   function written(state) {
     const parts = [["search", state.search], ["kind", state.kinds.join(",")], ["dataset", state.dataset],
       ["needed", state.needed], ["sort", state.sort],
-      ...Object.entries(state.verdicts).map(([setting, value]) => [`verdict.${encodeURIComponent(setting)}`, value])];
+      ...Object.entries(state.verdicts).map(([condition, value]) => [`verdict.${encodeURIComponent(condition)}`, value])];
     const texts = parts.filter(([, value]) => value).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
     return [...texts, ...(state.open ? [`case=${state.open}`] : [])].join("&");
   }
@@ -140,8 +140,8 @@
   // ---- the cases -----------------------------------------------------------------------------------------------
 
   function cases(data, box) {
-    const { settings, kinds, texts } = data;
-    const columns = data.stages.length ? data.stages : settings.map((_, place) => place).slice(0, 4);
+    const { conditions, kinds, texts } = data;
+    const columns = data.stages.length ? data.stages : conditions.map((_, place) => place).slice(0, 4);
     const all = data.cases.map((one, place) => ({
       ...one, place,
       key: `${encodeURIComponent(texts[one.dataset])}/${encodeURIComponent(texts[one.id])}`,
@@ -173,7 +173,7 @@
 
     function found() {
       const wanted = state.kinds.map((name) => kinds.findIndex((kind) => slug(kind.name) === name));
-      const verdicts = Object.entries(state.verdicts).map(([name, value]) => [settings.indexOf(name), value]);
+      const verdicts = Object.entries(state.verdicts).map(([name, value]) => [conditions.indexOf(name), value]);
       const needed = { __proto__: null, yes: true, no: false }[state.needed];
       const fit = all.filter((one) =>
         (!wanted.length || one.changes.some(([kind]) => wanted.includes(kind))) &&
@@ -192,8 +192,8 @@
 
     // -- one case
 
-    const verdict = (row, setting) => row
-      ? make("span", { class: `verdict ${row.right ? "right" : "wrong"}`, "data-setting": setting },
+    const verdict = (row, condition) => row
+      ? make("span", { class: `verdict ${row.right ? "right" : "wrong"}`, "data-condition": condition },
         make("b", {}, row.right ? "✓" : "✗"), make("span", { class: "hidden-text" }, row.right ? "right, " : "wrong, "),
         make("span", { class: "how" }, row.outcome))
       : "–";
@@ -206,7 +206,7 @@
     function answer(one, place) {
       const row = one.responses[place];
       // A stage is compared with the one before it in the same run; of several, the run's name stands before a "/".
-      const runOf = (n) => settings[n].slice(0, settings[n].lastIndexOf("/") + 1);
+      const runOf = (n) => conditions[n].slice(0, conditions[n].lastIndexOf("/") + 1);
       const before = data.stages.slice(0, Math.max(data.stages.indexOf(place), 0))
         .filter((n) => runOf(n) === runOf(place)).map((n) => one.responses[n]).filter(Boolean).at(-1);
       const text = (name) => {
@@ -219,15 +219,15 @@
       const turns = row.turns && make("div", {}, make("dt", {}, "asked again with the output, the model says"),
         make("dd", {}, make("ol", {}, ...row.turns.map((n) => make("li", {}, ...marked(texts[n], words))))));
       return make("section", { class: `answer ${row.right ? "right" : "wrong"}` },
-        make("h3", {}, settings[place], verdict(row)),
+        make("h3", {}, conditions[place], verdict(row)),
         make("dl", {}, ...part(row.outcome === "called" ? "response, with the call" : "response", "response", true),
           ...part("read as the call", "call", true), ...part("malformed, because", "reason"),
           ...part("the tool gave", "output"), ...part("the tool failed", "error"), turns, ...part("read as the answer", "read")));
     }
 
     function whole(one) {
-      const order = [...data.stages, ...settings.map((_, n) => n).filter((n) => !data.stages.includes(n))];
-      const said = one.changes.map(([kind, before, after]) => `${kinds[kind].name} (${settings[before]} → ${settings[after]})`);
+      const order = [...data.stages, ...conditions.map((_, n) => n).filter((n) => !data.stages.includes(n))];
+      const said = one.changes.map(([kind, before, after]) => `${kinds[kind].name} (${conditions[before]} → ${conditions[after]})`);
       const needed = { true: "The base model is wrong without a tool: needed.", false: "The base model is right without a tool: not needed." };
       const answers = make("div", { class: "answers" }, ...order.filter((n) => one.responses[n]).map((n) => answer(one, n)));
       return make("div", { class: "whole" },
@@ -246,7 +246,7 @@
         make("span", { class: "asked" }, ...marked(texts[one.asked], words)));
       const row = make("tr", { class: "case" }, make("th", { scope: "row" }, button),
         make("td", {}, make("span", { class: "source" }, texts[one.dataset])),
-        ...columns.map((n) => make("td", {}, verdict(one.responses[n], settings[n]))), make("td", {}, tags(one)));
+        ...columns.map((n) => make("td", {}, verdict(one.responses[n], conditions[n]))), make("td", {}, tags(one)));
       const cell = make("td", { colspan: columns.length + 3 });
       const below = make("tr", { class: "opened", id, hidden: true }, cell);
       drawn.set(one.key, { row, below, cell, button });
@@ -343,16 +343,16 @@
       });
 
     function form() {
-      const rest = settings.filter((_, place) => !columns.includes(place));
+      const rest = conditions.filter((_, place) => !columns.includes(place));
       return make("div", { class: "filters", role: "search", "aria-label": "Cases" },
         make("div", { class: "choice" }, make("label", { for: "case-search" }, "Search"), input),
         make("fieldset", { "aria-label": "Kinds" }, ...chips),
         make("fieldset", { class: "choices", "aria-label": "Filters and order" },
           datasets.length > 1 ? simple("data set", "dataset", { "": "all", ...Object.fromEntries(datasets.map((name) => [name, name])) }) : "",
           simple("tool needed", "needed", { "": "any", yes: "needed", no: "not needed" }),
-          ...columns.map((place) => each(settings[place]))),
-        rest.length ? make("details", {}, make("summary", {}, "Other settings"),
-          make("fieldset", { class: "choices", "aria-label": "Other settings" }, ...rest.map((name) => each(name)))) : "",
+          ...columns.map((place) => each(conditions[place]))),
+        rest.length ? make("details", {}, make("summary", {}, "Other conditions"),
+          make("fieldset", { class: "choices", "aria-label": "Other conditions" }, ...rest.map((name) => each(name)))) : "",
         make("details", {}, make("summary", {}, "What the kinds mean"), make("dl", {}, ...kinds.map((kind) =>
           make("div", {}, make("dt", {}, kind.name), ": ", make("dd", {}, `${kind.about}.`))))));
     }
@@ -394,7 +394,7 @@
       } else if (location.hash.includes("=")) box.parentElement.scrollIntoView();
     }
 
-    const head = [["Question"], ["Data set", "about-data"], ...columns.map((n) => [settings[n], "about-verdict"]), ["Kinds", "about-kinds"]];
+    const head = [["Question"], ["Data set", "about-data"], ...columns.map((n) => [conditions[n], "about-verdict"]), ["Kinds", "about-kinds"]];
     box.append(form(), make("div", { class: "state" }, count, reset, simple("order", "sort", SORTS)),
       data.left_out ? make("p", { class: "note" }, `${data.left_out.toLocaleString("en")} more cases are left out of this page, to keep it small.`) : "",
       make("div", { class: columns.length > 4 ? "scroll" : "" }, make("table", { class: `cases${columns.length > 4 ? " wide" : ""}` }, make("caption", { class: "hidden-text" }, "Questions, with the verdict of each stage"),

@@ -1,6 +1,6 @@
 """The figures of a run, worked out once for the page, the Markdown file, the terminal and `results.json`.
 
-Settings that differ in training seed are one here, the mean over seeds; comparisons are paired. "total" takes all
+Conditions that differ in training seed are one here, the mean over seeds; comparisons are paired. "total" takes all
 questions together, so a large data set weighs more. What is written of it is `trice.report.schema`'s.
 """
 
@@ -13,12 +13,13 @@ from itertools import chain
 
 from trice import metrics
 from trice.metrics import Difference, Share
+from trice.recipes.conditions import CONDITIONS
 from trice.report.elements import cut
-from trice.report.run_reader import ALWAYS, BASE, BOTH, NEVER, SETTINGS, STAGE_1, Run, group_of
+from trice.report.run_reader import ALWAYS, BASE, BOTH, NEVER, STAGE_1, Run, group_of
 from trice.types import Outcome, Response
 
-Measures = dict[str, dict[str, Share]]  # data set (or setting) → measure → share
-Members = dict[str, list[Response]]  # setting as run → rows: the seeds of one group
+Measures = dict[str, dict[str, Share]]  # data set (or condition) → measure → share
+Members = dict[str, list[Response]]  # condition as run → rows: the seeds of one group
 Confusion = dict[str, dict[str, Share]]  # "needed" or "not needed" → outcome → share of those questions
 NEEDED, NOT_NEEDED = "needed", "not needed"
 
@@ -42,7 +43,7 @@ class Results:
     """See `trice.report.schema.RunResults`; `datasets` are all data sets measured, in order, without "total"."""
 
     datasets: list[str]
-    settings: dict[str, Measures]
+    conditions: dict[str, Measures]
     seeds: dict[str, dict[str, Measures]]
     comparison: dict[tuple[str, str], dict[str, Comparison]]
     need: dict[str, Share]
@@ -50,31 +51,31 @@ class Results:
 
     @property
     def frontier(self) -> list[str]:
-        """The settings that no other one beats in accuracy with as few calls, from few calls to many."""
+        """The conditions that no other one beats in accuracy with as few calls, from few calls to many."""
         return frontier(self.totals)
 
     @property
     def totals(self) -> Measures:
-        """Setting → its measures on all questions, of those evaluated on every question that any was: they can be
+        """Condition → its measures on all questions, of those evaluated on every question that any was: they can be
         set against one another."""
-        found = {name: parts["total"] for name, parts in self.settings.items()}
+        found = {name: parts["total"] for name, parts in self.conditions.items()}
         most = max((shares["accuracy"].total for shares in found.values()), default=0)
         return {name: shares for name, shares in found.items() if shares["accuracy"].total == most}
 
     @property
     def stages(self) -> list[str]:
         """The base model, stage 1, both: those that were evaluated."""
-        return [name for name in (BASE, STAGE_1, BOTH) if name in self.settings]
+        return [name for name in (BASE, STAGE_1, BOTH) if name in self.conditions]
 
 
 def work_out(run: Run) -> Results:
-    """The measures of every setting of a run, and the comparisons between them."""
+    """The measures of every condition of a run, and the comparisons between them."""
     groups: dict[str, Members] = {}
-    for setting, rows in run.results.items():
-        groups.setdefault(group_of(setting), {})[setting] = rows
+    for condition, rows in run.results.items():
+        groups.setdefault(group_of(condition), {})[condition] = rows
     base = run.results.get(BASE, [])
     each = {
-        group: {setting: _measures(rows, base) for setting, rows in members.items()}
+        group: {condition: _measures(rows, base) for condition, rows in members.items()}
         for group, members in groups.items()
     }
     confused = {
@@ -83,7 +84,7 @@ def work_out(run: Run) -> Results:
     }
     return Results(
         datasets=list(run.tasks),
-        settings={group: _pooled(list(members.values())) for group, members in each.items()},
+        conditions={group: _pooled(list(members.values())) for group, members in each.items()},
         seeds={group: members for group, members in each.items() if len(members) > 1},
         comparison=_comparisons(groups),
         need=_need(run, base),
@@ -100,8 +101,8 @@ def column_name(column: str) -> str:
     return "all questions" if column == "total" else cut(column, 40)
 
 
-def share_of(results: Results, setting: str, column: str, measure: str) -> Share | None:
-    return results.settings.get(setting, {}).get(column, {}).get(measure)
+def share_of(results: Results, condition: str, column: str, measure: str) -> Share | None:
+    return results.conditions.get(condition, {}).get(column, {}).get(measure)
 
 
 def frontier(totals: Mapping[str, Mapping[str, Share]]) -> list[str]:
@@ -164,11 +165,11 @@ def _pooled_confusion(members: Sequence[dict[str, Confusion]]) -> dict[str, Conf
 
 
 def _comparisons(groups: dict[str, Members]) -> dict[tuple[str, str], dict[str, Comparison]]:
-    """Stage 1 and both stages, each against every known setting before it; the last also against itself when
+    """Stage 1 and both stages, each against every known condition before it; the last also against itself when
     it never and always calls."""
     found = {}
     for a in (STAGE_1, BOTH):
-        for b in SETTINGS[: SETTINGS.index(a)]:
+        for b in CONDITIONS[: CONDITIONS.index(a)]:
             if a in groups and b in groups:
                 found[a, b] = compare(groups[a], groups[b])
     last = BOTH if BOTH in groups else STAGE_1
@@ -178,7 +179,7 @@ def _comparisons(groups: dict[str, Members]) -> dict[tuple[str, str], dict[str, 
 
 
 def compare(a: Members, b: Members) -> dict[str, Comparison]:
-    """Two settings on each data set both have, and on all of those together. Raises InputError where their
+    """Two conditions on each data set both have, and on all of those together. Raises InputError where their
     questions on a data set are not the same."""
     sides = [list(chain.from_iterable(members.values())) for members in (a, b)]
     names = dict.fromkeys(row.dataset for row in sides[0])
@@ -199,7 +200,7 @@ def compare(a: Members, b: Members) -> dict[str, Comparison]:
 
 
 def _by_seed(members: Members) -> Members:
-    return {setting.removeprefix(group_of(setting)): rows for setting, rows in members.items()}
+    return {condition.removeprefix(group_of(condition)): rows for condition, rows in members.items()}
 
 
 def _only(rows: Sequence[Response], datasets: Sequence[str]) -> list[Response]:

@@ -5,10 +5,10 @@
     data/raw/<task>/<dataset>_right.json, _wrong     the split by the base model
     data/stage1/<task>/<dataset>_wrong_yield.json    `Yield`
     data/stage2/<task>/<task>.json                   rows `Candidates`
-    data/dev/<task>/<task>_<setting>_result.json     graded rows `Response`
-    models/<setting>/log.jsonl                       one object of numbers a logged step
+    data/dev/<task>/<task>_<condition>_result.json     graded rows `Response`
+    models/<condition>/log.jsonl                       one object of numbers a logged step
 
-A setting named `<group>.seed<n>` is another training seed of `<group>`. A file that is there and does not
+A condition named `<group>.seed<n>` is another training seed of `<group>`. A file that is there and does not
 fit raises InputError. Counting and showing is done elsewhere.
 """
 
@@ -28,7 +28,6 @@ from trice.recipes.conditions import CONDITIONS, Variant
 from trice.storage import files
 from trice.types import Candidates, Response
 
-SETTINGS: tuple[str, ...] = CONDITIONS
 BASE, STAGE_1, BOTH = "zero-shot", "stage-1", "both"
 NEVER, ALWAYS = "never", "always"
 Log = list[dict[str, float]]
@@ -85,7 +84,7 @@ class Yield(Loose):
 
 @dataclass
 class Run:
-    """What a run folder holds. `results` is by setting in the order of display; `tasks` is by data set.
+    """What a run folder holds. `results` is by condition in the order of display; `tasks` is by data set.
     `apart`: each task has models of its own."""
 
     info: RunInfo = field(default_factory=RunInfo)
@@ -113,16 +112,16 @@ class Run:
         return value if isinstance(value, dict) else {}
 
 
-def group_of(setting: str) -> str:
-    """The setting without its seed: `stage-1.seed2` → `stage-1`."""
-    return Variant.parse(setting).condition
+def group_of(condition: str) -> str:
+    """The condition without its seed: `stage-1.seed2` → `stage-1`."""
+    return Variant.parse(condition).condition
 
 
-def order(setting: str) -> tuple[int, str, int, str]:
+def order(condition: str) -> tuple[int, str, int, str]:
     """The sort key of display: known groups in their order, others after, a group's seeds together."""
-    group, seed = Variant.parse(setting)
-    place = SETTINGS.index(group) if group in SETTINGS else len(SETTINGS)
-    return place, group, seed or 0, setting
+    group, seed = Variant.parse(condition)
+    place = CONDITIONS.index(group) if group in CONDITIONS else len(CONDITIONS)
+    return place, group, seed or 0, condition
 
 
 def read_run(folder: Path) -> Run:
@@ -136,7 +135,7 @@ def read_run(folder: Path) -> Run:
         run.recipe = files.read_text(folder / "recipe.yaml")
     _read_data(run, folder / "data")
     _read_results(run, folder / "data" / "dev")
-    models = folder / "models"  # a folder for each setting, or for each task and setting
+    models = folder / "models"  # a folder for each condition, or for each task and condition
     paths = [path for form in ("*", "*/*") for path in models.glob(f"{form}/log.jsonl")]
     logs = {path.parent.relative_to(models).as_posix(): _log(path) for path in paths}
     run.logs = {name: logs[name] for name in sorted(logs, key=order) if logs[name]}
@@ -159,14 +158,14 @@ def _read_results(run: Run, dev: Path) -> None:
     found: dict[str, list[Response]] = {}
     for path in sorted(dev.glob("*/*_result.json")):
         task = path.parent.name
-        setting = path.stem.removesuffix("_result").removeprefix(f"{task}_")
-        if setting == task or not path.stem.startswith(f"{task}_"):
-            continue  # a result outside the settings of a run
+        condition = path.stem.removesuffix("_result").removeprefix(f"{task}_")
+        if condition == task or not path.stem.startswith(f"{task}_"):
+            continue  # a result outside the conditions of a run
         rows = files.read_rows(path, Response)
-        found.setdefault(setting, []).extend(rows)
+        found.setdefault(condition, []).extend(rows)
         run.tasks |= {row.dataset: row.task or task for row in rows}
     run.apart = len({path.parent.name for path in dev.glob("*/*_result.json")}) > 1
-    run.results = {setting: found[setting] for setting in sorted(found, key=order)}
+    run.results = {condition: found[condition] for condition in sorted(found, key=order)}
 
 
 def _object(path: Path, kind: type[files.RowT]) -> files.RowT:

@@ -67,15 +67,15 @@ Measured = dict[str, dict[str, ShareResult]]
 class RunResults(Part):
     """The results of one run."""
 
-    version: Literal[1] = Field(1, alias="schema", description="the version of this form")
+    version: Literal[2] = Field(2, alias="schema", description="the version of this form")
     run: About = Field(description="the run's name, model, seed, versions, hardware and licences")
     headline: HeadlineResult = Field(description="one sentence, a figure for each stage, notes")
-    settings: dict[str, Measured] = Field(
-        description="setting → data set or `total` → measure → share; settings that differ in training seed alone "
+    conditions: dict[str, Measured] = Field(
+        description="condition → data set or `total` → measure → share; conditions that differ in training seed alone "
         "are one, the mean over them. The measures are those of `trice.metrics.measure`"
     )
     seeds: dict[str, dict[str, Measured]] = Field(
-        description="setting → setting as run → the same, for settings with more than one training seed"
+        description="condition → condition as run → the same, for conditions with more than one training seed"
     )
     comparison: dict[str, dict[str, DifferenceResult]] = Field(
         description="`a - b` → data set or `total` → the accuracy of a minus that of b"
@@ -85,11 +85,11 @@ class RunResults(Part):
         "withheld and with the examples of `split`, is wrong, or the question requires a tool"
     )
     confusion: dict[str, dict[str, dict[str, dict[str, ShareResult]]]] = Field(
-        description="setting → data set or `total` → `needed` or `not needed` → called, answered or malformed → "
+        description="condition → data set or `total` → `needed` or `not needed` → called, answered or malformed → "
         "share of those questions"
     )
     frontier: list[str] = Field(
-        description="settings that no other beats in accuracy with as few calls, on all questions together; from "
+        description="conditions that no other beats in accuracy with as few calls, on all questions together; from "
         "few calls to many"
     )
     split: dict[str, dict[str, int]] = Field(
@@ -104,13 +104,13 @@ class RunResults(Part):
 class SeveralResults(Part):
     """The results of several runs side by side."""
 
-    version: Literal[1] = Field(1, alias="schema", description="the version of this form")
+    version: Literal[2] = Field(2, alias="schema", description="the version of this form")
     runs: dict[str, RunResults] = Field(description="run → its results")
     differences: dict[str, dict[str, str]] = Field(
         description="recipe key → run → its value, of keys whose values differ"
     )
     comparison: dict[str, dict[str, DifferenceResult]] = Field(
-        description="`a - b` → setting → the accuracy of run a minus that of b, on the questions both were asked"
+        description="`a - b` → condition → the accuracy of run a minus that of b, on the questions both were asked"
     )
 
 
@@ -119,7 +119,7 @@ def run_results(run: Run, results: Results, found: Headline) -> RunResults:
     return RunResults(
         run=About.model_validate(run.info.model_dump()),
         headline=_headline(found),
-        settings={name: _measured(measures) for name, measures in results.settings.items()},
+        conditions={name: _measured(measures) for name, measures in results.conditions.items()},
         seeds={
             group: {name: _measured(measures) for name, measures in members.items()}
             for group, members in results.seeds.items()

@@ -54,14 +54,14 @@ def _strict(results: Results) -> Section:
     columns = [
         column
         for column in columns_of(results)
-        if any("f1" in found.get(column, {}) for found in results.settings.values())
+        if any("f1" in found.get(column, {}) for found in results.conditions.values())
     ]
     shown = {"exact_match": "EM", "f1": "F1"}
     note = (
         "Percent. EM: the prediction is a gold answer, word for word. F1: overlap of words with the best gold "
         "answer."
     )
-    if any("any_passage" in part for found in results.settings.values() for part in found.values()):
+    if any("any_passage" in part for found in results.conditions.values() for part in found.values()):
         shown["any_passage"] = "any passage"
         note += " Any passage: right if the answer over any one passage alone is, as the paper counts."
     if columns:
@@ -74,10 +74,10 @@ def _strict(results: Results) -> Section:
                     for measure in shown
                 ),
             ]
-            for name in results.settings
+            for name in results.conditions
         ]
         header = [f"{column_name(column)}, {text}" for column in columns for text in shown.values()]
-        section.tables.append(table(["setting", *header], rows, note=note))
+        section.tables.append(table(["condition", *header], rows, note=note))
     return section
 
 

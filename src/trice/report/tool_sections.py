@@ -31,7 +31,7 @@ def tool_use(run: Run, results: Results) -> Section:
         ]
         note = "Percent of questions. Needed: the base model is wrong without the tool."
         section.tables.append(table(["tool-use rate", "needed", *stages], rows, note=note))
-    if results.settings:
+    if results.conditions:
         section.tables.append(_outcomes(results))
     section.tables += _chosen(run) + use_table(run, results)
     return section
@@ -39,8 +39,8 @@ def tool_use(run: Run, results: Results) -> Section:
 
 def _chosen(run: Run) -> list[Table]:
     """Which tools were called on the questions of each data set, where several were."""
-    setting = next((name for name in (BOTH, STAGE_1) if name in run.results), None)
-    rows = run.results.get(setting, []) if setting else []
+    condition = next((name for name in (BOTH, STAGE_1) if name in run.results), None)
+    rows = run.results.get(condition, []) if condition else []
     tools = list(dict.fromkeys(row.call.name for row in rows if row.call))
     if len(tools) < 2:
         return []
@@ -50,17 +50,17 @@ def _chosen(run: Run) -> list[Table]:
         [cut(name, 40), f"{size:,}", *(f"{counts[name, tool]:,}" for tool in tools)]
         for name, size in sizes.items()
     ]
-    note = f"Questions of each data set on which each tool was called: {setting}."
+    note = f"Questions of each data set on which each tool was called: {condition}."
     return [table(["data set", "questions", *(cut(tool, 40) for tool in tools)], lines, note=note)]
 
 
 def _outcomes(results: Results) -> Table:
     rows: Rows = []
-    for name, found in results.settings.items():
+    for name, found in results.conditions.items():
         shares = [found["total"][key] for key in ("tool_use", "answered", "malformed")]
         rows.append([name, *(Cell(number(share.count), f"{percent(share.value)}%") for share in shares)])
     note = "Responses to all test questions" + (", means over seeds." if results.seeds else ".")
-    return table(["setting", "called", "answered", "malformed"], rows, note=note)
+    return table(["condition", "called", "answered", "malformed"], rows, note=note)
 
 
 def selective(run: Run, results: Results) -> Section:
@@ -70,7 +70,7 @@ def selective(run: Run, results: Results) -> Section:
         section.tables.append(_confusion(results))
     rows: Rows = [
         [name, *(_of(found["total"][key]) for key in MEASURED.values())]
-        for name, found in results.settings.items()
+        for name, found in results.conditions.items()
         if name != BASE and "need" in found["total"]
     ]
     if rows:
@@ -79,12 +79,12 @@ def selective(run: Run, results: Results) -> Section:
             "model gets right without the tool. Harmful use: called and wrong, of the same. Under-use: "
             "answered without the tool and wrong, of the questions the base model gets wrong."
         )
-        section.tables.append(table(["setting", *MEASURED], rows, note=note))
+        section.tables.append(table(["condition", *MEASURED], rows, note=note))
     return section
 
 
 def _confusion(results: Results) -> Table:
-    """Need against outcome: two rows a setting."""
+    """Need against outcome: two rows a condition."""
     rows: Rows = []
     breaks = []
     for name, parts in results.confusion.items():
