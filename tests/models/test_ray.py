@@ -154,7 +154,7 @@ def test_a_run_may_go_on_on_a_cluster_but_not_with_another_writer(spec: ModelSpe
 
 def test_failures_keep_the_numbers_of_their_prompts(two_workers: None) -> None:
     found: dict[int, str] = {}
-    failures = RayEngine(Frail, 2).write(
+    failures = RayEngine(Frail, 2).generate(
         PROMPTS, drawn(), lambda number, samples: found.update({number: samples[0].text})
     )
     assert failures == [Failure(number, "odd") for number in range(1, 24, 2)]
@@ -163,7 +163,7 @@ def test_failures_keep_the_numbers_of_their_prompts(two_workers: None) -> None:
 
 def test_what_a_worker_raises_is_told_in_one_line(two_workers: None) -> None:
     with pytest.raises(InputError, match=r"^on a worker of the cluster: model 'x': is not there$"):
-        RayEngine(Frail, 2).write([*PROMPTS[:3], Prompt("key 3", "", "raise")], drawn(), print)
+        RayEngine(Frail, 2).generate([*PROMPTS[:3], Prompt("key 3", "", "raise")], drawn(), print)
 
 
 def test_a_prompt_that_kills_every_worker_is_given_up(
@@ -171,7 +171,7 @@ def test_a_prompt_that_kills_every_worker_is_given_up(
 ) -> None:
     monkeypatch.setattr(ray_cluster, "RETRIES", 1)
     with pytest.raises(TriceError, match="finished results are saved"):
-        RayEngine(Frail, 1).write([Prompt("key 0", "", "die")], drawn(), print)
+        RayEngine(Frail, 1).generate([Prompt("key 0", "", "die")], drawn(), print)
 
 
 def test_a_tool_that_cannot_travel_is_refused(two_workers: None) -> None:
@@ -181,7 +181,7 @@ def test_a_tool_that_cannot_travel_is_refused(two_workers: None) -> None:
 
     settings = replace(drawn(), parsers={"calculator": Locked().parse})
     with pytest.raises(InputError, match=r"cannot be sent to the workers: .*lock"):
-        RayEngine(Frail, 2).write(PROMPTS, settings, print)
+        RayEngine(Frail, 2).generate(PROMPTS, settings, print)
 
 
 def test_calls_are_run_on_the_workers(two_workers: None) -> None:

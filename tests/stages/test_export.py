@@ -411,7 +411,7 @@ IMAGE = {"role": "user", "content": [{"type": "image"}]}
         ({"messages": [USER, CALL | {"content": "Not calculator(1+1) but"}]}, "is read as another call"),
         ({"messages": [USER, CALL | {"content": "<think>Hm"}]}, "reasoning that never ends"),
         ({"messages": [USER, call({"city": "Rome"}, "weather")]}, "a call of 'weather', which"),
-        ({"messages": [USER, call({"expression": "1)"})]}, "no text between parentheses is read"),
+        ({"messages": [USER, call({"expression": "1)"})]}, "no text parses as these arguments"),
         ({"messages": [USER, call("{")]}, "a tool call whose arguments are not JSON"),
         ({"messages": [USER, call([])]}, "a tool call without a name or arguments"),
         ({"messages": [USER, said("57") | {"tool_calls": {"0": FLAT}}]}, "tool_calls that are no list"),

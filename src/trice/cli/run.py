@@ -80,8 +80,9 @@ def report(
 
 def _refuse_options(words: Sequence[str]) -> None:
     """Raise InputError for an option, with the key of the recipe that it probably means."""
-    from trice.cli.settings_command import nearest, options_of
+    from trice.cli.settings_command import options_of
     from trice.recipes.recipe import Recipe
+    from trice.training.settings import nearest_key
 
     keys = [option.key for option in options_of(Recipe, "recipe")]
     for word, after in zip(words, [*words[1:], ""], strict=True):
@@ -91,6 +92,6 @@ def _refuse_options(words: Sequence[str]) -> None:
         value = given or (after if after and "=" not in after and not after.startswith("-") else "VALUE")
         meant = [key for key in keys if key == name or key.endswith(f".{name}")]
         if not meant:
-            raise InputError(f"{word} is not an option of a recipe's run; {nearest(name, keys)}")
+            raise InputError(f"{word} is not an option of a recipe's run; {nearest_key(name, keys)}")
         choices = " or ".join(f"{key}={value}" for key in meant)
         raise InputError(f"{word} is not valid here, because a recipe has keys; use {choices}")

@@ -8,7 +8,6 @@ the command, as in `trice run`. Pydantic checks the values, not Typer.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
@@ -202,20 +201,14 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _override(values: dict[str, Any], texts: Iterable[str], options: Sequence[Option]) -> None:
-    from trice.training.settings import override
+    from trice.training.settings import nearest_key, override
 
     keys = [option.key for option in options]
     for text in texts:
         key = text.partition("=")[0]
         if "=" in text and key.partition(".")[0] not in {each.partition(".")[0] for each in keys}:
-            raise InputError(f"unknown key '{key}'; {nearest(key, keys)}")
+            raise InputError(f"unknown key '{key}'; {nearest_key(key, keys)}")
         override(values, text)
-
-
-def nearest(key: str, keys: Sequence[str]) -> str:
-    """A hint at the known key that is most like `key`."""
-    near = difflib.get_close_matches(key, keys, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(keys)}"
 
 
 def _validate(kind: type[Settings], values: dict[str, Any], options: Sequence[Option]) -> Settings:
@@ -232,10 +225,12 @@ def _validate(kind: type[Settings], values: dict[str, Any], options: Sequence[Op
 
 def _explain(error: ValidationError, options: Sequence[Option]) -> str:
     """The first mistake, named by its option."""
+    from trice.training.settings import nearest_key
+
     first = error.errors()[0]
     path = ".".join(part for part in first["loc"] if isinstance(part, str))
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{path}'; {nearest(path, [option.key for option in options])}"
+        return f"unknown key '{path}'; {nearest_key(path, [option.key for option in options])}"
     flag = next((option.flag for option in options if f"{path}.".startswith(f"{option.key}.")), None)
     if flag is None:
         flag = next((option.flag for option in options if option.flag == FLAGS.get(path)), path)

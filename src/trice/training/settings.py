@@ -8,6 +8,7 @@ does not import torch, so a recipe is checked before torch is loaded.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -199,12 +200,16 @@ def _complaint(kind: type[BaseModel], error: ValidationError) -> str:
         return f"key '{path}': {message}" if path else message
     known = sorted(_keys(kind, first["loc"]))
     given = str(first["loc"][-1])
+    return f"unknown key '{path}'; {nearest_key(given, known)}"
+
+
+def nearest_key(given: str, known: Sequence[str]) -> str:
+    """A hint at the known key that is most like `given`, as a whole or in a part: `epcohs` for `num_train_epochs`."""
     near = difflib.get_close_matches(given, known, n=1) or [key for key in known if given in key]
-    if not near:  # a misspelt part of a long name: `epcohs` for `num_train_epochs`
-        parts = {part: key for key in known for part in key.split("_")}
+    if not near:
+        parts = {part: key for key in known for part in re.split("[_.]", key)}
         near = [parts[part] for part in difflib.get_close_matches(given, parts, n=1)]
-    hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
-    return f"unknown key '{path}'; {hint}"
+    return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(known)}"
 
 
 def _keys(kind: type[BaseModel], path: Sequence[str | int]) -> set[str]:
