@@ -368,7 +368,7 @@ def test_held_out_questions_choose_the_checkpoint_and_the_tests_stay_tests(
         assert [row["step"] for row in read(model / "log.jsonl") if "accuracy" in row] == steps_taken
         told = json.loads((model / "trice.json").read_text())["validation"]
         assert (told["task"], told["max_new_tokens"]) == ("math", 8)
-        assert "on the held-out questions, step" in (model / "README.md").read_text()
+        assert "was the best on the held-out questions" in (model / "README.md").read_text()
     assert results(folder)["conditions"]["both"]["total"]["accuracy"]["total"] == 6
     # What was tested on would otherwise be chosen by, or the other way round.
     tuned = loop(tmp_path / "tuned", recipe, "validation=2", "evaluate.conditions=[zero-shot]")
