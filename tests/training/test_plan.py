@@ -162,7 +162,7 @@ def test_settings_that_make_no_sense_are_named(llama: str) -> None:
     settings = Clone(max_length=60, batch_size=4, max_steps=5, warmup_steps=5, eval_steps=6)
     assert planned(llama, examples, settings).warnings == [
         "max_length=60 leaves out 2 of 5 questions",
-        "batch_size=4 is more than the 3 questions there are: a step is an epoch",
+        "batch_size=4 is more than the 3 questions: each epoch is one step",
         "warmup_steps=5 covers all 5 steps: the learning rate never reaches 0.0001",
         "eval_steps=6 is more than the 5 steps: there is only one checkpoint to choose",
     ]
@@ -211,7 +211,7 @@ def test_the_command_prints_and_writes_nothing(
     names = [line.split("  ")[0] for line in out.splitlines()]
     assert names[:5] == ["model", "LoRA", "data", "tokens", "output head"]
     assert "6 questions, 6 responses" in out
-    assert "! batch_size=1024 is more than the 6 questions there are" in out
+    assert "! batch_size=1024 is more than the 6 questions: each epoch is one step" in out
     assert not (tmp_path / "run").exists()
 
 

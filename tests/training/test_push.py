@@ -302,7 +302,7 @@ def test_what_is_missing_is_said_before_anything_is_sent(
         push(adapter, "a/b/c")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(
-        InputError, match="no token for the hub: log in with 'hf auth login', or set HF_TOKEN"
+        InputError, match="there is no token for the hub; log in with 'hf auth login', or set HF_TOKEN"
     ):
         push(adapter, "me/adapter")
     for name, said in (
