@@ -307,8 +307,8 @@ def test_what_is_missing_is_said_before_anything_is_sent(
         push(adapter, "me/adapter")
     for name, said in (
         ("README.md", "no model card here"),
-        ("adapter_config.json", "is not an adapter"),
-        ("adapter_model.safetensors", "is not an adapter"),
+        ("adapter_config.json", "no adapter here"),
+        ("adapter_model.safetensors", "no adapter here"),
     ):
         (adapter / name).unlink()
         with pytest.raises(InputError, match=said):

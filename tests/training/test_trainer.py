@@ -356,7 +356,7 @@ def test_stage_2_records_the_layers_it_goes_on_with(
     settings = RLEF.model_copy(update={"max_steps": 1, "lora": Lora(r=64, target_modules=["q_proj"])})
     out = rlef(work / "ranked.json", tmp_path / "out", llama, cloned, settings=settings, device="cpu")
     made = json.loads((out / "trice.json").read_text())
-    assert (made["lora"]["r"], made["lora"]["dropout"]) == (4, 0.1)
+    assert (made["lora"]["r"], made["lora"]["lora_dropout"]) == (4, 0.1)
     assert "down_proj" in made["lora"]["target_modules"]
 
 
