@@ -308,7 +308,7 @@ def test_what_is_missing_is_said_before_anything_is_sent(
     for name, said in (
         ("README.md", "no model card here"),
         ("adapter_config.json", "no adapter here"),
-        ("adapter_model.safetensors", "no adapter here"),
+        ("adapter_model.safetensors", "is not an adapter"),
     ):
         (adapter / name).unlink()
         with pytest.raises(InputError, match=said):

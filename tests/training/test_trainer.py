@@ -396,7 +396,7 @@ def test_a_finished_or_begun_run_is_not_mixed_with_another(
     changed = CLONE.model_copy(update={"num_train_epochs": 4})
     for folder in (cloned, unfinished(cloned, tmp_path / "run")):
         with pytest.raises(
-            InputError, match=r"started with other settings \(num_train_epochs was 3\.0, is now 4\.0\)"
+            InputError, match=r"begun with other settings \(num_train_epochs was 3\.0, is now 4\.0\)"
         ):
             again(work, llama, folder, settings=changed)
         with pytest.raises(InputError, match=r"\(seed was 0, is now 7\)"):

@@ -118,7 +118,7 @@ def test_the_earliest_of_the_best_checkpoints_becomes_the_adapter(learned: Path,
         "tool_use": 0, "tool_use_low": 0, "tool_use_high": 0.390334,
     }  # fmt: skip
     card = (learned / "README.md").read_text()
-    assert "The best of 11 steps on the held-out questions, step 6: accuracy 100.0% (61.0% to 100.0%)" in card
+    assert "Step 6 of 11 was the best on the held-out questions: accuracy 100.0% (61.0% to 100.0%)" in card
 
 
 def test_it_measures_what_generate_and_evaluate_do(llama: str, tmp_path: Path) -> None:
