@@ -276,7 +276,10 @@ def test_a_run_killed_after_it_stopped_takes_no_other_step(
     capsys.readouterr()
     train(tmp_path, llama, PATIENT)
     assert outcome(run) == expected
-    assert capsys.readouterr().err == f"{run}: takes step 6, the best on the held-out questions\n"
+    assert (
+        capsys.readouterr().err
+        == f"{run}: the adapter is that of step 6, the best on the held-out questions\n"
+    )
     assert not (run / "checkpoint-12").exists()
 
 
@@ -307,11 +310,11 @@ def test_another_validation_is_another_run(learned: Path, llama: str, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "options", "complaint"),
     [
-        (CLONE, {}, "^eval_steps=2: there are no held-out questions: give --validation$"),
+        (CLONE, {}, "^eval_steps=2: there are no held-out questions; give a file with --validation$"),
         (
             Clone(),
             {"validation": "math"},
-            r"^--validation .*math\.json: say how often, .* eval_steps=10$",
+            r"^--validation .*math\.json: the steps between validations are missing; add eval_steps=10$",
         ),
         (CLONE, {"validation": "none"}, r"none\.json: no such file"),
         (CLONE, {"validation": "empty"}, r"empty\.json: holds no rows"),
@@ -347,7 +350,7 @@ def test_what_does_not_fit_is_one_line_before_any_model(
 
 def test_patience_without_validations_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"^settings: 'early_stopping_patience' counts validations: give 'eval_steps' too$"
+        InputError, match=r"^settings: 'early_stopping_patience' counts validations; set 'eval_steps' too$"
     ):
         read_settings(Rlef, ["early_stopping_patience=3"])
 
