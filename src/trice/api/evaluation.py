@@ -11,6 +11,7 @@ from typing import Any
 
 from trice.errors import InputError
 from trice.metrics import Difference, Share, by_dataset, difference
+from trice.progress import aligned
 from trice.storage.files import write_rows
 from trice.types import ALL, Response
 
@@ -105,7 +106,7 @@ class Evaluation:
         return Path(path)
 
     def __repr__(self) -> str:
-        return _aligned(self._table())
+        return "\n".join(aligned(self._table()))
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -131,9 +132,3 @@ def _percent(share: Share | None, interval: bool) -> str:
         return "–"
     about = f" ({100 * share.low:.0f}–{100 * share.high:.0f})" if interval else ""
     return f"{100 * share.value:.1f}%{about}"
-
-
-def _aligned(table: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    rows = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
-    return "\n".join(row.rstrip() for row in rows)

@@ -43,7 +43,7 @@ def main() -> None:
         _fail(f"{where}{error.strerror or error}", 1)
     except Exception as error:
         # Usage errors have a class of Typer or of click, depending on the version.
-        if hasattr(error, "option_name") and getattr(error, "ctx", None):
+        if hasattr(error, "possibilities") and hasattr(error, "option_name") and getattr(error, "ctx", None):
             _fail(_unknown_option(error), 2)
         if hasattr(error, "format_message"):
             _fail(error.format_message() or "missing command; choose one of those listed above", 2)
@@ -56,18 +56,10 @@ def _unknown_option(error: Any) -> str:
     """The error for an option that a command does not have, with the option that is most like it."""
     from trice.training.settings import nearest_key
 
-    options = {
-        name.removeprefix("--").replace("-", "_"): name
-        for parameter in error.ctx.command.params
-        for name in parameter.opts
-        if name.startswith("--")
-    }
-    if not hasattr(error, "possibilities"):
-        return str(error.format_message())
-    hint = nearest_key(error.option_name.removeprefix("--").replace("-", "_"), list(options))
-    for key, name in options.items():
-        hint = hint.replace(f"'{key}'", f"'{name}'")
-    return f"unknown option {error.option_name}; {hint}"
+    options = [
+        name for parameter in error.ctx.command.params for name in parameter.opts if name.startswith("--")
+    ]
+    return f"unknown option {error.option_name}; {nearest_key(error.option_name, options)}"
 
 
 def _fail(line: str, code: int) -> None:

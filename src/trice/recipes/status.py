@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trice.progress import duration, notice
+from trice.progress import aligned, duration, notice
 from trice.storage.row_state import RowState, read_state
 from trice.storage.run_store import RunStore, Step
 
@@ -36,12 +36,8 @@ def table(steps: Sequence[Step], store: RunStore) -> list[str]:
     lines = [Line("step", "done", "failed", "remaining", "rate", "")]
     for step in steps:
         lines.append(_line(step, store.seconds(step) if step.name in finished else None))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    shown = [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, figures, widths[1:]), state]).rstrip()
-        for name, *figures, state in lines
-    ]
-    return [*shown, f"{len(finished)} of {len(steps)} steps finished"]
+    figures = range(1, len(Line._fields) - 1)
+    return [*aligned(lines, right=figures), f"{len(finished)} of {len(steps)} steps finished"]
 
 
 def _line(step: Step, seconds: float | None) -> Line:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trice.errors import InputError
+from trice.progress import aligned
 from trice.report.cases import Cases, find_cases
 from trice.report.compare_runs import Found, merged, names_of, several_results, side_by_side, together
 from trice.report.elements import Section, cut, markdown, percent, span
@@ -108,7 +109,8 @@ def summary(run: Path) -> str:
                 + [f"{percent(accuracy.value)} ± {percent(half)}"]
                 + [percent(shares[key].value) for key in ("tool_use", "malformed")]
             )
-    return _aligned(lines) if len(lines) > 1 else "nothing evaluated yet"
+    figures = range(2, len(lines[0]))
+    return "\n".join(aligned(lines, right=figures)) if len(lines) > 1 else "nothing evaluated yet"
 
 
 def measured(run: Path, known: Set[str]) -> dict[str, dict[str, str]]:
@@ -128,15 +130,3 @@ def measured(run: Path, known: Set[str]) -> dict[str, dict[str, str]]:
         for conditions in each
         for condition, datasets in conditions.items()
     }
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    """Columns: the first two to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

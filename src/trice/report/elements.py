@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from trice import progress
 from trice.metrics import Difference, Share
 
 NOTHING = "–"
@@ -135,13 +136,10 @@ def number(count: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: `3 min 12 s`."""
+    """A time in words, with tenths below a minute: `31.4 s`, `3 min 12 s`."""
     if seconds is None:
         return NOTHING
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+    return f"{seconds:.1f} s" if seconds < 60 else progress.duration(seconds)
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:

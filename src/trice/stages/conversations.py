@@ -49,7 +49,7 @@ class LeftOut:
     def count(self) -> int:
         return sum(map(len, self._where.values()))
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """One notice for each reason."""
         for reason, where in self._where.items():
             notice(f"{len(where)} rows left out: {reason} (the first: {where[0]})")

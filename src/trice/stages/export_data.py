@@ -76,7 +76,7 @@ def export(
     if chosen == "messages":
         written = [{"messages": row.pop("prompt") + row.pop("completion")} | row for row in written]
     write_rows(output, written)
-    left.tell()
+    left.notify()
     return len(written)
 
 

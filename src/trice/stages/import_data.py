@@ -57,7 +57,7 @@ def import_(
         made = _questions(tasks, rows, left, data.stem)
     else:
         made = _candidates(tasks, rows, left) if "chosen" in _fields(rows[0]) else _labeled(tasks, rows, left)
-    left.tell()
+    left.notify()
     if not made:
         raise InputError(f"{data}: no row can be expressed")
     write_rows(output, (row.model_dump(mode="json", exclude_unset=True) for row in made))

@@ -70,7 +70,9 @@ def checked(where: str, task: object) -> TaskLike:
         raise InputError(
             f"{where}: its tools are no tuple of tools; a function becomes a tool as FunctionTool(function)"
         )
-    if "\n" in task.instruction:  # stage-2 files tell the instruction from the question by the line break
+    if (
+        "\n" in task.instruction
+    ):  # the published stage-2 form separates instruction and question by a line break
         raise InputError(f"{where}: its instruction holds a line break")
     if not re.fullmatch(NAME, task.name):  # folders and files are called after it
         raise InputError(f"{where}: its name '{task.name}' is not of small letters, digits and '-'")

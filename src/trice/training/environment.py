@@ -7,7 +7,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from trice.errors import InputError
+from trice.errors import InputError, error_line
 from trice.training.settings import Clone, Rlef
 
 
@@ -96,10 +96,9 @@ def _check_compiler(device: str) -> None:
     try:
         torch.compile(torch.sin)(torch.ones(8, device=pick_device(device)))
     except RuntimeError as error:  # the base class of the errors of torch.compile
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"torch_compile: torch.compile does not work on this machine ({reason}); install a C++ compiler, or "
-            "leave torch_compile out"
+            f"torch_compile: torch.compile does not work on this machine ({error_line(error)}); install a C++ "
+            "compiler, or leave torch_compile out"
         ) from None
 
 
@@ -110,7 +109,7 @@ def _check_trackers(names: list[str]) -> None:
         for callback in get_reporting_integration_callbacks(names):
             callback()
     except (ValueError, RuntimeError, ImportError) as error:
-        raise InputError(f"report_to: {str(error).splitlines()[0]}") from None
+        raise InputError(f"report_to: {error_line(error)}") from None
 
 
 def compile_layers(model: Any) -> None:

@@ -38,22 +38,19 @@ if TYPE_CHECKING:
     from trice.training.trainer import TriceConfig
 
 
-def is_finished(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: Clone) -> bool:
-    """Whether `output` has the adapter of these inputs; if not, record them in it.
+def record_inputs(output: Path, fixed: dict[str, Any], about: dict[str, Any], settings: Clone) -> bool:
+    """Record the inputs of a training in `output`, unless the adapter made from them is there: then return True.
 
     The adapter depends on `fixed` and on the identity of the settings; `about` is recorded only. Raises InputError,
     with the differences, if training was started with other inputs.
     """
-    path, done = (
-        output / MADE,
-        (output / CONFIG).is_file() and any((output / name).is_file() for name in WEIGHTS),
-    )
+    path = output / MADE
+    done = (output / CONFIG).is_file() and any((output / name).is_file() for name in WEIGHTS)
     now = json.loads(json.dumps(fixed | settings.identity()))
     # A training that stopped before its first checkpoint has no results that depend on its settings.
     if path.is_file() and (done or any(output.glob("checkpoint-*"))):
-        known = type(settings)().identity() | read_object(
-            path
-        )  # recorded by an older version with fewer settings
+        # An older version may have recorded fewer settings.
+        known = type(settings)().identity() | read_object(path)
         before = {key: known.get(key) for key in now}
         check_same_inputs(output, before, now, "another --output")
         if done:
@@ -182,7 +179,7 @@ def fit(
     state = processes(device)
     with lock_folder(output) if state.is_main_process else nullcontext():
         with state.main_process_first():
-            if is_finished(output, fixed, about, settings):
+            if record_inputs(output, fixed, about, settings):
                 notice(f"{output}: already trained with these settings")
                 return output
             checkpoint = last_checkpoint(output)

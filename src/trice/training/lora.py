@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trice.errors import InputError
+from trice.errors import InputError, error_line
 from trice.models.adapters import CONFIG, lora_config
 from trice.models.local import LocalModel, attach
 from trice.training.settings import Lora
@@ -47,7 +47,7 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
         try:
             model = get_peft_model(loaded.model, config)
         except ValueError as error:
-            raise InputError(f"lora.target_modules {targets}: {str(error).splitlines()[0]}") from None
+            raise InputError(f"lora.target_modules {targets}: {error_line(error)}") from None
     if loaded.model.get_output_embeddings() is not head:  # PEFT wrapped it in an adapter layer
         where = f"{adapter / CONFIG}" if adapter else "lora.target_modules"
         raise InputError(
@@ -96,4 +96,4 @@ def adapter_lora(adapter: Path) -> Lora:
             r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=short
         )
     except ValueError as error:
-        raise InputError(f"{adapter / CONFIG}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{adapter / CONFIG}: {error_line(error)}") from None

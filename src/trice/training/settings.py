@@ -204,12 +204,20 @@ def _complaint(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 def nearest_key(given: str, known: Sequence[str]) -> str:
-    """A hint at the known key that is most like `given`, as a whole or in a part: `epcohs` for `num_train_epochs`."""
-    near = difflib.get_close_matches(given, known, n=1) or [key for key in known if given in key]
+    """A hint at the known key or option that is most like `given`, as a whole or in a part: `epcohs` for
+    `num_train_epochs`."""
+    plain = {_plain(key): key for key in known}
+    word = _plain(given)
+    near = difflib.get_close_matches(word, plain, n=1) or [key for key in plain if word in key]
     if not near:
-        parts = {part: key for key in known for part in re.split("[_.]", key)}
-        near = [parts[part] for part in difflib.get_close_matches(given, parts, n=1)]
-    return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(known)}"
+        parts = {part: key for key in plain for part in re.split("[_.]", key)}
+        near = [parts[part] for part in difflib.get_close_matches(word, parts, n=1)]
+    return f"did you mean '{plain[near[0]]}'?" if near else f"choose one of {', '.join(known)}"
+
+
+def _plain(key: str) -> str:
+    """A key as recipes write it; an option has dashes."""
+    return key.removeprefix("--").replace("-", "_")
 
 
 def _keys(kind: type[BaseModel], path: Sequence[str | int]) -> set[str]:
