@@ -7,9 +7,11 @@ from functools import cache
 
 import pytest
 
-from trice import datasets, tools
+from trice import datasets
 from trice.tasks import load_task
 from trice.tools.calculator import Calculator
+from trice.tools.worker_pool import run
+from trice.types import ToolCall
 
 COUNTS = {"ASDiv": (952, 266), "SVAMP": (800, 200), "GSM8K": (7473, 1319), "MultiArith": (0, 600)}
 YIELDS = {"ASDiv": 0.999, "SVAMP": 0.998, "GSM8K": 0.955, "MultiArith": 1}
@@ -47,8 +49,8 @@ def is_right(question: datasets.Question) -> bool:
     if not expression:
         return False
     calculator = Calculator()
-    call = tools.ToolCall(name="calculator", arguments=calculator.parse(expression))
-    output = tools.run(calculator, call).output
+    call = ToolCall(name="calculator", arguments=calculator.parse(expression))
+    output = run(calculator, call).output
     return output is not None and round(float(output), 2) == round(float(str(question.answer)), 2)
 
 

@@ -179,7 +179,7 @@ def test_a_tool_that_lacks_something_stops_no_writing(
             raise InputError("no index here")
 
     written(Lacking(), tmp_path / "x.json", "a", "b")
-    assert capsys.readouterr().err == "loud: its calls run later, after the responses: no index here\n"
+    assert capsys.readouterr().err == "loud: its calls run after the responses: no index here\n"
 
 
 def test_a_damaged_file_stops_no_writing(
@@ -187,7 +187,7 @@ def test_a_damaged_file_stops_no_writing(
 ) -> None:
     cache.mkdir(parents=True)
     written(Loud("1"), tmp_path / "x.json", "a")
-    assert "calls run later, after the responses: TriceError:" in capsys.readouterr().err
+    assert "calls run after the responses: TriceError:" in capsys.readouterr().err
 
 
 def test_tools_of_one_name_share_no_outputs_unless_the_same_is_behind_them(tmp_path: Path) -> None:

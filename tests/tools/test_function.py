@@ -12,8 +12,9 @@ import pytest
 
 from trice.errors import InputError
 from trice.formats import paper
-from trice.tools import MAX_OUTPUT, Tool, load_tool, run
+from trice.tools import MAX_OUTPUT, Tool, load_tool
 from trice.tools.function_tool import FunctionTool
+from trice.tools.worker_pool import run
 from trice.types import Outcome, ToolCall
 
 

@@ -12,10 +12,11 @@ from stand_in_server import StandIn
 
 from trice.errors import InputError
 from trice.formats import paper
-from trice.tools import BatchTool, load_tool, run
+from trice.tools import BatchTool, load_tool
 from trice.tools.passage_index import Passage, build_index
 from trice.tools.qa import TOKENS
 from trice.tools.text_models import first_line
+from trice.tools.worker_pool import run
 from trice.types import Outcome, Question, ToolCall
 
 pytest.importorskip("tantivy", reason="the extra 'search' is not installed")

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
-from trice.tools import Tool, load_tool, run
+from trice.tools import Tool, load_tool
 from trice.tools.passage_index import Passage, build_index
 from trice.tools.retriever import Retriever
 from trice.tools.wikisearch import WORDS
+from trice.tools.worker_pool import run
 from trice.types import Execution, Question, ToolCall
 
 OWLS = [

@@ -13,10 +13,11 @@ from stand_in_server import StandIn
 
 from trice.errors import InputError, ToolError, ToolUnavailable
 from trice.formats import paper
-from trice.tools import BatchTool, apertium, load_tool, run
+from trice.tools import BatchTool, apertium, load_tool
 from trice.tools.languages import detect
 from trice.tools.text_models import first_line
 from trice.tools.translator import SHOWN, TOKENS
+from trice.tools.worker_pool import run
 from trice.types import Execution, Outcome, Question, ToolCall
 
 pytest.importorskip("py3langid", reason="the extra 'search' is not installed")

@@ -17,10 +17,11 @@ import pytest
 
 from trice.errors import InputError, ToolUnavailable
 from trice.formats import paper
-from trice.tools import load_tool, run
+from trice.tools import load_tool
 from trice.tools.passage_index import Passage, build_index
 from trice.tools.second_turn import SECOND_TURN_INSTRUCTION
 from trice.tools.wikisearch import PACKAGE, WORDS, open_searcher
+from trice.tools.worker_pool import run
 from trice.types import Execution, Outcome, Question
 
 

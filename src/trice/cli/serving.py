@@ -31,7 +31,8 @@ def tool(
     ] = None,
 ) -> None:
     """Run a tool once. Only its output goes to stdout."""
-    from trice.tools import load_tool, run
+    from trice.tools import load_tool
+    from trice.tools.worker_pool import run
     from trice.types import ToolCall
 
     chosen = load_tool(name, source)

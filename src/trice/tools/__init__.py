@@ -1,8 +1,8 @@
-"""Tools: the base classes, running one call, and loading a tool by its name.
+"""Tools: the base classes, what a failure means, and loading a tool by its name.
 
-A tool decides what its output is for: it is the final answer, or the model reads it in a second turn. `run`
-executes one call. A failure of the tool becomes an execution with an error; a tool that cannot run raises
-TriceError. `trice.tools.executor` runs many calls.
+A tool decides what its output is for: it is the final answer, or the model reads it in a second turn. A failed call
+is an execution with an error. A tool that cannot run raises TriceError. `trice.tools.worker_pool` runs calls within
+their time limits, and `trice.tools.executor` also stores the executions.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from queue import Empty, Queue
-from threading import Thread
 from typing import Any
 
 from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
@@ -148,37 +146,6 @@ def parse_text_argument(text: str, argument: str, most: int) -> dict[str, Any]:
     if len(value) > most:
         raise ValueError(f"the {argument} has more than {most} characters")
     return {argument: value}
-
-
-def run(tool: Tool, call: ToolCall) -> Execution:
-    """Execute a call; a failure is an execution with an error, not an exception. Raises TriceError for a tool that
-    cannot run.
-
-    A call that exceeds its time limit continues in a daemon thread, and its result is ignored."""
-    if tool.time_limit is None:
-        return run_without_limit(tool, call)
-    finished: Queue[Execution | TriceError] = Queue(1)
-
-    def work() -> None:
-        try:
-            finished.put(run_without_limit(tool, call))
-        except TriceError as failure:
-            finished.put(failure)
-
-    Thread(target=work, daemon=True).start()
-    try:
-        result = finished.get(timeout=tool.time_limit)
-    except Empty:
-        return timed_out(tool)
-    if isinstance(result, TriceError):
-        raise result
-    return result
-
-
-def timed_out(tool: Tool) -> Execution:
-    """The execution of a call that exceeds its tool's time limit."""
-    limit = tool.time_limit or 0.0
-    return Execution(error=f"no result within {limit:g} seconds", seconds=limit)
 
 
 def run_without_limit(tool: Tool, call: ToolCall) -> Execution:

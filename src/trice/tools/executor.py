@@ -25,17 +25,9 @@ from trice.tools import Tool
 from trice.tools.worker_pool import WorkerPool, run_in_pool
 from trice.types import Execution, Response, ToolCall
 
-ERRORS = (
-    "error 2"  # prefix of the keys of errors; errors of older versions have another prefix and are ignored
-)
+ERRORS = "error 2"  # prefix of the keys of errors; errors of older versions have another one and are ignored
 SIDECARS = ("calls", "turns", "turned")
-SUFFIXES = (
-    "",
-    "-wal",
-    "-shm",
-    "-journal",
-    ".journal",
-)  # of a sidecar: itself, and the files of SQLite and of journals
+SUFFIXES = ("", "-wal", "-shm", "-journal", ".journal")  # of a sidecar's own files, SQLite's and a journal's
 BUSY = 60.0  # seconds to wait for another process that holds the file
 
 Runner = Callable[[Mapping[str, tuple[Tool, ToolCall]]], Iterator[tuple[str, Execution]]]
@@ -210,9 +202,7 @@ class BackgroundExecutor:
                         raise result
                     self._stores.put(key, result, self._permanent[key])
         except Exception as failure:
-            notice(
-                f"{self._output}: calls run later, after the responses: {type(failure).__name__}: {failure}"
-            )
+            notice(f"{self._output}: calls run after the responses: {type(failure).__name__}: {failure}")
 
     def _add(self, row: Response) -> None:
         """Run a response's call, unless it is stored or should run later."""
@@ -228,7 +218,7 @@ class BackgroundExecutor:
                 self._known[id(tool)] = tool, tool.version
         except InputError as failure:
             self._skipped.add(tool.name)
-            notice(f"{tool.name}: its calls run later, after the responses: {failure}")
+            notice(f"{tool.name}: its calls run after the responses: {failure}")
             return
         version = self._known[id(tool)][1]
         key = call_key(tool, version, call)

@@ -40,12 +40,8 @@ class FunctionTool(Tool):
         self.name: str = function.__name__
         self.description = inspect.getdoc(function) or ""
         self.backend = f"{function.__module__}:{function.__qualname__}"
-        self.time_limit, self.workers, self.rate, self.release_after = (
-            time_limit,
-            workers,
-            rate,
-            release_after,
-        )
+        self.time_limit, self.workers = time_limit, workers
+        self.rate, self.release_after = rate, release_after
         self._function = function
         self._arguments = arguments_of(function)
         if not self.description:
@@ -92,8 +88,8 @@ def tool(function: Callable[..., Any] | None = None, **limits: Any) -> Any:
 
     Args:
         function: A function with a docstring, which becomes the description, and a type for every argument.
-        limits: `time_limit` (seconds for one call), `workers` (calls at the same time), `rate` (calls begun in a
-            second), `release_after` (seconds after which a slow call no longer holds up the next).
+        limits: `time_limit` (seconds for one call), `workers` (calls at the same time), `rate` (calls started per
+            second), `release_after` (seconds after which a slow call no longer occupies a worker).
 
     Returns:
         A `FunctionTool`, which can still be called as the function; with `limits` alone, a decorator.

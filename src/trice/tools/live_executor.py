@@ -54,17 +54,14 @@ class LiveExecutor:
                     self._results()
                 except (
                     BaseException
-                ) as failure:  # a bug, or Ctrl-C in a tool: running calls are still answered
+                ) as failure:  # a bug, or Ctrl-C in a tool: calls that run are still answered
                     notice(f"tools: {type(failure).__name__}: {failure}")
 
     def _results(self) -> None:
         for key, result in self._pool.results():
-            permanent = self._permanent.pop(key)
-            if permanent and isinstance(
-                result, Execution
-            ):  # before the callback, which may close this executor
-                try:
-                    self._stores.put(key, result, permanent)
+            if self._permanent.pop(key) and isinstance(result, Execution):
+                try:  # before the callback, which may close this executor
+                    self._stores.put(key, result, True)
                 except TriceError as failure:  # a full disk must not fail the request
                     notice(str(failure))
             for callback in self._waiting.pop(key):

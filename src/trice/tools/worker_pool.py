@@ -19,16 +19,7 @@ from threading import Thread
 from typing import NamedTuple
 
 from trice.errors import ToolUnavailable, TriceError
-from trice.tools import (
-    BatchTool,
-    Tool,
-    describe_failure,
-    run,
-    run_without_limit,
-    timed_out,
-    truncated,
-    unavailable_error,
-)
+from trice.tools import BatchTool, Tool, describe_failure, run_without_limit, truncated, unavailable_error
 from trice.types import Execution, ToolCall
 
 MAX_HUNG = 100  # threads of a tool that exceeded their time limit and still run
@@ -217,7 +208,9 @@ class WorkerPool:
             ]:
                 del queue.running[job.number]
                 queue.hung.append(job.thread)
-                self._done += [(request.key, timed_out(job.tool)) for request in job.requests]
+                limit = job.tool.time_limit or 0.0
+                late = Execution(error=f"no result within {limit:g} seconds", seconds=limit)
+                self._done += [(request.key, late) for request in job.requests]
 
 
 def _raise(failure: BaseException) -> None:
@@ -230,7 +223,7 @@ def run_in_pool(pending: Mapping[str, tuple[Tool, ToolCall]]) -> Iterator[tuple[
     pool = WorkerPool()
     for key, (tool, call) in pending.items():
         if tool.cheap and tool.time_limit is None:
-            yield key, run(tool, call)
+            yield key, run_without_limit(tool, call)
         else:
             pool.add(key, tool, call)
     pool.close()
@@ -238,6 +231,12 @@ def run_in_pool(pending: Mapping[str, tuple[Tool, ToolCall]]) -> Iterator[tuple[
         if isinstance(result, TriceError):
             raise result
         yield key, result
+
+
+def run(tool: Tool, call: ToolCall) -> Execution:
+    """Execute one call within its tool's time limit. Raises TriceError for a tool that cannot run."""
+    ((_, execution),) = run_in_pool({"": (tool, call)})
+    return execution
 
 
 def _batch(tool: BatchTool, calls: Sequence[ToolCall]) -> list[Execution]:
