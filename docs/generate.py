@@ -21,7 +21,7 @@ import trice
 from trice import types
 from trice.cli import app
 from trice.cli.app import DATA, STAGES, USE, WHOLE
-from trice.recipes import sections
+from trice.recipes import conditions, sections
 from trice.recipes.recipe import Recipe
 from trice.report import schema
 from trice.training.settings import Clone, Lora, Rlef
@@ -75,8 +75,7 @@ def tables(name: str) -> str:
         return keys(Rlef, {"default": Rlef}, without=set(Clone.model_fields))
     if name == "Recipe":
         return keys(Recipe, {"default": Recipe})
-    if hasattr(sections, name):
-        kind = getattr(sections, name)
+    if kind := getattr(sections, name, getattr(conditions, name, None)):
         return keys(kind, {"default": kind})
     if hasattr(schema, name):
         kind = getattr(schema, name)

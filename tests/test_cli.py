@@ -113,7 +113,9 @@ def test_every_stage_is_a_command(trice: Run, five: Path, tmp_path: Path) -> Non
     raw, stage1, stage2, models = (tmp_path / name for name in ("raw", "stage1", "stage2", "models"))
     data = sums(raw / "S.json", 6, lambda i: "5" if i % 2 else str(i + 7))
     model = ("--model", five, *FAST)
-    assert "3 of 6 right" in done("split", *model, "--data", data, "--few-shot", "direct", "--batch-size", 4)
+    assert "3 of 6 right" in done(
+        "split", *model, "--data", data, "--few-shot", "direct", "--generation-batch-size", 4
+    )
     wrong = stage1 / "S_wrong.json"
     assert "kept 3 of 3" in done("label", "--data", raw / "S_wrong.json", "--output", wrong)
     mixed = stage1 / "math.json"
@@ -392,7 +394,7 @@ def test_ctrl_c_keeps_what_is_done(trice: Run, five: Path, tmp_path: Path) -> No
         data,
         "--output",
         output,
-        "--batch-size",
+        "--generation-batch-size",
         1,
         "--temperature",
         1,

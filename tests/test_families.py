@@ -168,8 +168,8 @@ def test_the_command_answers_with_the_familys_template(
         output = tmp_path / f"{size}.json"
         code, _, errors = command(
             capsys, "generate", "--model", trained.model, "--adapter", trained.stage2, "--data", questions,
-            "--task", "math", "--output", output, "--template", trained.member.template, "--batch-size", size,
-            "--max-new-tokens", TOKENS, "--device", "cpu", "--dtype", "float32",
+            "--task", "math", "--output", output, "--template", trained.member.template,
+            "--generation-batch-size", size, "--max-new-tokens", TOKENS, "--device", "cpu", "--dtype", "float32",
         )  # fmt: skip
         assert code == 0, errors
         responses.append([row["response"] for row in read(output)])

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
+from trice.recipes.questions import load_questions
 from trice.recipes.recipe import load_recipe
-from trice.recipes.resolve import load_data
 from trice.recipes.runner import run
 
 OWN = '''
@@ -156,7 +156,10 @@ def test_a_file_that_changed_is_not_mixed_into_a_run(folder: Path) -> None:
     run(load_recipe("sums.yaml", [only]))
     run(load_recipe("sums.yaml", [only]))
     (folder / "train.jsonl").write_text(rows(range(9)))
-    with pytest.raises(InputError, match=r"^train\.jsonl: has changed since runs/sums was begun"):
+    with pytest.raises(
+        InputError,
+        match=r"^train\.jsonl: has changed since a step of runs/sums used it; restore it, or use another",
+    ):
         run(load_recipe("sums.yaml", [only]))
 
 
@@ -256,7 +259,7 @@ def test_one_file_of_questions_is_enough(folder: Path, capsys: pytest.CaptureFix
     candidates = [each for row in read(out / "data/stage2/sums/sums.json") for each in row["candidates"]]
     assert {each["origin"] for each in candidates} >= {"gold", "direct"}
     again = load_recipe("shop.yaml", ["data=[shop.jsonl]", "seed=1", "output=other"])
-    assert {row.id for row in load_data(again, again.data[0]).test} != test
+    assert {row.id for row in load_questions(again, again.data[0]).test} != test
 
 
 def model_of(folder: Path) -> str:

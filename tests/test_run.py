@@ -27,7 +27,7 @@ name: miniature
 title: "A miniature"
 device: cpu
 dtype: float32
-batch_size: 8
+generation_batch_size: 8
 max_new_tokens: 8
 data:
   - {{dataset: starter, train: 6, test: 3}}
@@ -292,7 +292,7 @@ def test_a_step_whose_file_is_gone_is_done_again_and_the_machine_may_change(
     before, names = [path.read_bytes() for path in gone], steps(folder)
     for path in gone:
         path.unlink()
-    loop(folder, recipe, "batch_size=3", "clone.token_budget=512", "title=other")
+    loop(folder, recipe, "generation_batch_size=3", "clone.token_budget=512", "title=other")
     assert [path.read_bytes() for path in gone] == before
     assert steps(folder) == names
 

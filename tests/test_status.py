@@ -13,8 +13,7 @@ from test_imports import loaded
 from tiny import command, read, says, sums, tree, write
 from trice.errors import TriceError
 from trice.recipes.recipe import load_recipe
-from trice.recipes.runner import run, status
-from trice.recipes.status import table
+from trice.recipes.runner import run, status, table
 from trice.storage.row_state import RowState, journal_path, read_state, to_lines
 from trice.storage.row_store import RowStore
 from trice.storage.run_store import RunStore, Step

@@ -139,7 +139,7 @@ def test_the_command_writes_the_same_bytes_with_ray(
 ) -> None:
     data, outputs = sums(tmp_path / "in.json", 10), [tmp_path / "one.json", tmp_path / "two.json"]
     words = ["generate", "--model", spec.model, "--data", data, "--device", "cpu", "--dtype", "float32"]
-    words += ["--max-new-tokens", 8, "--batch-size", 4]
+    words += ["--max-new-tokens", 8, "--generation-batch-size", 4]
     assert command(capsys, *words, "--output", outputs[0])[0] == 0
     assert command(capsys, *words, "--output", outputs[1], "--engine", "ray", "--workers", 2)[0] == 0
     assert outputs[0].read_bytes() == outputs[1].read_bytes()

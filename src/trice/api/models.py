@@ -256,12 +256,11 @@ def endpoint(
         >>> trice.endpoint("http://localhost:8000/v1", "qwen3").name
         'qwen3'
     """
-    from trice.recipes.resolve import open_endpoint
     from trice.recipes.sections import EndpointAt
     from trice.training.settings import parse
 
     value = {"url": url, "model": model, "keys_file": keys_file, **settings}
-    return Model(model, client=open_endpoint(parse(EndpointAt, value, "trice.endpoint")))
+    return Model(model, client=parse(EndpointAt, value, "trice.endpoint").open())
 
 
 def _examples(few_shot: FewShot) -> str | tuple[Example, ...] | None:

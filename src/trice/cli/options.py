@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from trice.models.engine import EngineName, ToolChoice
+from trice.recipes.conditions import Evaluation
 from trice.recipes.recipe import Recipe
-from trice.recipes.sections import EndpointAt, Evaluation, Label, Origin, Score, Split
+from trice.recipes.sections import EndpointAt, Label, Origin, Score, Split
 from trice.server.limits import Limits
 from trice.stages.export_data import Form
 from trice.stages.mix import Kind
@@ -119,7 +120,7 @@ class DeviceOptions(Settings):
 class EngineOptions(DeviceOptions):
     """Where and how responses are generated."""
 
-    batch_size: int = same_as(Recipe, "batch_size")
+    generation_batch_size: int = same_as(Recipe, "generation_batch_size")
     engine: EngineName = same_as(Recipe, "engine")
     workers: int | None = same_as(Recipe, "workers")
 

@@ -54,7 +54,6 @@ def model_spec(options: ModelOptions, engine: EngineOptions, settings: dict[str,
 
     Raises InputError if the options name no model, or if an endpoint is given options of a local model."""
     from trice.models.sampling import Sampling
-    from trice.recipes.resolve import open_endpoint
     from trice.stages.model_spec import ModelSpec
 
     if options.endpoint:
@@ -68,7 +67,8 @@ def model_spec(options: ModelOptions, engine: EngineOptions, settings: dict[str,
     return ModelSpec(
         options.endpoint.model if options.endpoint else resolved.model, options.adapter, resolved.template,
         settings.pop("few_shot", None), settings.pop("tool_choice", "auto"), Sampling(**settings),
-        client=open_endpoint(options.endpoint) if options.endpoint else None, **engine.model_dump(),
+        client=options.endpoint.open() if options.endpoint else None, batch_size=engine.generation_batch_size,
+        **engine.model_dump(exclude={"generation_batch_size"}),
     )  # fmt: skip
 
 

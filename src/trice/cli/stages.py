@@ -51,13 +51,12 @@ def label(input: RetryInputOutput, task: TaskOptions, teacher: Label) -> None:
 
     Each call is executed, and kept only if it gives the gold answer."""
     from trice.cli.resolve import refuse
-    from trice.recipes.resolve import open_endpoint
     from trice.stages.label import label as stage
     from trice.stages.teachers import load_teacher
 
     if teacher.teacher != "endpoint":
         refuse(f"to --teacher {teacher.teacher}", teacher, "endpoint", "retries", "prompt")
-    client = open_endpoint(teacher.endpoint) if teacher.endpoint else None
+    client = teacher.endpoint.open() if teacher.endpoint else None
     chosen = load_teacher(teacher.teacher, task.task, client, teacher.retries, teacher.prompt)
     print(stage(
         input.data, input.output, task.task, chosen, reading=teacher.reading, tools=task.tool,
@@ -164,5 +163,5 @@ def _reader_spec(model: ModelOptions, reader: ReaderOptions, engine: EngineOptio
     reason = "without a model that reads what a tool returned; name one with --model or --adapter"
     refuse(reason, model, "template")
     refuse(reason, reader)
-    refuse(reason, engine, "device", "dtype", "batch_size")
+    refuse(reason, engine, "device", "dtype", "generation_batch_size")
     return None

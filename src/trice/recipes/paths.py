@@ -6,76 +6,75 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trice.models.adapters import CONFIG, WEIGHTS
-from trice.recipes.conditions import Variant
-from trice.tools.executor import sidecar
+from trice.recipes.conditions import RANKED, Variant
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The files of one task in the run's `folder`. With `per_task` each task has a folder of models."""
+    """The files of one task in the run's `folder`. With `per_task` each task has a folder of models.
+
+    `reading` says that stage 1 also trains on second turns, so that its data are not the questions alone."""
 
     folder: Path
     task: str
     per_task: bool = False
+    reading: bool = False
 
-    @property
-    def raw(self) -> Path:
-        return self._data("raw")
-
-    @property
-    def stage1(self) -> Path:
-        return self._data("stage1")
-
-    @property
-    def stage2(self) -> Path:
-        return self._data("stage2")
-
-    @property
-    def dev(self) -> Path:
-        return self._data("dev")
-
-    def _data(self, part: str) -> Path:
-        return self.folder / "data" / part / self.task
+    def _data(self, stage: str, name: str) -> Path:
+        return self.folder / "data" / stage / self.task / f"{name}.json"
 
     def train(self, dataset: str) -> Path:
         """The training questions of a data set."""
-        return self.raw / f"{dataset}.json"
+        return self._data("raw", dataset)
 
     def half(self, dataset: str, half: str) -> Path:
         """The training questions that the base model answered `right` or `wrong`."""
-        return self.raw / f"{dataset}_{half}.json"
+        return self._data("raw", f"{dataset}_{half}")
 
     def labels(self, dataset: str, half: str) -> Path:
         """The labels of one half."""
-        return self.stage1 / f"{dataset}_{half}.json"
+        return self._data("stage1", f"{dataset}_{half}")
+
+    @property
+    def labeled(self) -> Path:
+        """The stage-1 data without second turns. Candidates are collected for its questions."""
+        return self._data("stage1", "questions") if self.reading else self.mixed("stage-1")
 
     def mixed(self, condition: str) -> Path:
         """The stage-1 data of a condition."""
-        name = {"tool-0": "answers", "tool-100": "calls"}.get(condition, self.task)
-        return self.stage1 / f"{name}.json"
+        return self._data("stage1", {"tool-0": "answers", "tool-100": "calls"}.get(condition, self.task))
+
+    @property
+    def candidates(self) -> Path:
+        """The folder of the candidates, a file for each origin."""
+        return self.folder / "data" / "stage2" / self.task
 
     @property
     def ranked(self) -> Path:
         """The ranked candidates."""
-        return self.stage2 / f"{self.task}.json"
+        return self._data("stage2", self.task)
+
+    def training_data(self, variant: Variant) -> Path:
+        """The file that a variant is trained on."""
+        return self.ranked if variant.condition in RANKED else self.mixed(variant.condition)
 
     @property
     def tests(self) -> Path:
         """The test questions."""
-        return self.dev / f"{self.task}.json"
+        return self._data("dev", self.task)
 
     @property
     def validation(self) -> Path:
         """The held-out questions that choose checkpoints."""
-        return self.dev / f"{self.task}_validation.json"
+        return self._data("dev", f"{self.task}_validation")
 
     def response(self, variant: Variant) -> Path:
         """A variant's responses to the test questions."""
-        return self.dev / f"{self.task}_{variant.name}_response.json"
+        return self._data("dev", f"{self.task}_{variant.name}_response")
 
     def result(self, variant: Variant) -> Path:
         """The same responses, judged."""
-        return self.dev / f"{self.task}_{variant.name}_result.json"
+        return self._data("dev", f"{self.task}_{variant.name}_result")
 
     def model(self, variant: Variant) -> Path:
         """The folder of a trained variant."""
@@ -89,8 +88,3 @@ class RunPaths:
     def adapter(self, variant: Variant) -> tuple[Path, Path]:
         """The files that make an adapter whole."""
         return self.model(variant) / CONFIG, self.weights(variant)
-
-
-def second_turns(output: Path) -> Path:
-    """The rows of the second turns while `output` is being made."""
-    return sidecar(output, "turned")

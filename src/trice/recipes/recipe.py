@@ -19,8 +19,8 @@ from trice.datasets import NAMES
 from trice.errors import InputError
 from trice.models.engine import EngineName as Engine
 from trice.models.sampling import Sampling
-from trice.recipes.conditions import DEFAULT, RANKED, UNTRAINED
-from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Evaluation, Label, Origin, Score, Split
+from trice.recipes.conditions import DEFAULT, RANKED, UNTRAINED, Evaluation
+from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Label, Origin, Score, Split
 from trice.storage.files import read_text
 from trice.tasks import PUBLISHED, SHIPPED
 from trice.training.settings import FREE, Clone, Rlef, Settings, override, parse
@@ -70,8 +70,8 @@ class Recipe(Settings):
     transformers) and `ray:vllm`"""
     workers: Annotated[int | None, FREE] = Field(None, ge=1)
     """workers of a Ray cluster; by default one for each GPU, or one for each machine without a GPU"""
-    batch_size: Annotated[int, FREE] = Field(128, ge=1)
-    """responses generated at a time"""
+    generation_batch_size: Annotated[int, FREE] = Field(128, ge=1)
+    """responses generated at a time; training has its own `batch_size`"""
     max_new_tokens: int = Field(64, ge=1)
     """length limit of a response, in tokens"""
     data: list[DataSet] = Field(min_length=1)
@@ -176,6 +176,18 @@ class Recipe(Settings):
     def folder(self) -> Path:
         """The run's folder: `output`, else `runs/<name>`."""
         return self.output or Path("runs") / self.name
+
+    def parts(self) -> list[Recipe]:
+        """The recipe itself; with `per_task`, one for each task that is trained on."""
+        if not self.per_task:
+            return [self]
+        tasks = dict.fromkeys(str(entry.task) for entry in self.data if entry.train != 0)
+        return [
+            self.model_copy(
+                update={"task": task, "data": [entry for entry in self.data if entry.task == task]}
+            )
+            for task in tasks
+        ]
 
     def sampling(self, **changes: Any) -> Sampling:
         """Greedy decoding with this recipe's length and seed, unless changed."""

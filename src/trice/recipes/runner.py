@@ -1,32 +1,37 @@
-"""Running a recipe: data, split, label, clone, collect, score, rlef, generate, evaluate, report.
+"""Running a recipe: check it, do its steps in order, write the report; and how far a run is.
 
-The steps are those of `trice.recipes.plan`. Their files are in the run's folder, in the published layout. If a run
-is started again, finished steps are skipped and an interrupted one resumes. A setting that finished steps depend on
-may not change in a folder; conditions and seeds may be added.
+The steps are in `trice.recipes.steps`. Their files are in the run's folder, in the published layout. If a run is
+started again, finished steps are skipped and an interrupted one resumes. A setting that finished steps depend on may
+not change in a folder; conditions and seeds may be added.
 """
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from trice import datasets
 from trice.errors import InputError
-from trice.models.engine import base_engine
-from trice.progress import notice, waiting
-from trice.recipes.pipeline import Pipeline
-from trice.recipes.plan import Plan
+from trice.progress import aligned, duration, notice, waiting
+from trice.recipes.inputs import input_files, input_settings
+from trice.recipes.questions import load_questions
 from trice.recipes.recipe import Recipe, dump_recipe
-from trice.recipes.resolve import licences, load_data, open_endpoint
-from trice.recipes.status import table, to_retry
+from trice.recipes.steps import Steps
 from trice.stages.collect import origin_path
 from trice.stages.few_shot import find_examples
 from trice.stages.model_spec import check_engine
 from trice.stages.teachers import load_teacher_prompts
-from trice.storage.files import digest, write_text
+from trice.storage.files import write_text
 from trice.storage.locks import lock_folder
-from trice.storage.run_store import RunStore
+from trice.storage.row_state import RowState, read_state
+from trice.storage.run_store import RunStore, Step
 from trice.tasks import Tasks, check_questions, check_tools
 from trice.types import Question
+
+CHEAP = ("mix", "score", "evaluate")  # kinds of steps that run again when their input changes
 
 
 def run(recipe: Recipe, *, retry: bool = False) -> Path:
@@ -50,118 +55,108 @@ def run(recipe: Recipe, *, retry: bool = False) -> Path:
         store = open_store(recipe)
         store.check()
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
-        for part in parts(recipe):
-            pipeline = Pipeline(part, folder, per_task=recipe.per_task, retry=retry)
-            plan = Plan(pipeline, store)
+        for part in recipe.parts():
+            steps = Steps(part, retry=retry)
             if retry:
-                store.forget(to_retry(list(plan.steps()), store))
-            for step in plan.steps():
+                store.forget(to_retry(list(steps), store))
+            for step in steps:
                 store.run(step)
-            pipeline.report()
+            report(steps)
     return folder
-
-
-def status(recipe: Recipe) -> list[str]:
-    """How far the run of a recipe is, a line for each step, read from its files alone."""
-    store, folder = open_store(recipe), recipe.folder
-    pipelines = [Pipeline(part, folder, per_task=recipe.per_task) for part in parts(recipe)]
-    steps = [step for pipeline in pipelines for step in Plan(pipeline, store).steps()]
-    return table(steps, store)
 
 
 def open_store(recipe: Recipe) -> RunStore:
     """The store of a recipe's run."""
     about = {"name": recipe.name, "title": recipe.title, "model": recipe.model, "seed": recipe.seed}
-    return RunStore(recipe.folder, inputs(recipe), about | {"licences": licences(recipe)})
+    about |= {"licences": licences(recipe)}
+    return RunStore(recipe.folder, input_settings(recipe), about, input_files(recipe))
 
 
-def inputs(recipe: Recipe) -> dict[str, Any]:
-    """The settings that steps depend on, by key, and the checksums of the user's question files."""
-    how, values = recipe.evaluate, recipe.identity()
-    del values["evaluate"]
-    files = [file for entry in recipe.data for file in entry.files]
-    return values | {
-        "engine": base_engine(recipe.engine),
-        "files": {str(file): digest(file) for file in files},
-        "checkpoints chosen by validation": recipe.validates,
-        "evaluate.few_shot": how.few_shot,
-        "evaluate.any_passage": how.any_passage,
-        "evaluate.first seed": how.seeds[0],
-    }
+def licences(recipe: Recipe) -> dict[str, str]:
+    """The licences of the recipe's data sets and model, as far as they are known."""
+    from trice.models import gemma
+
+    names = {entry.dataset for entry in recipe.data}
+    found = {entry.name: entry.licence for entry in datasets.catalogue() if entry.name in names}
+    return found | ({"Gemma 3 270M": gemma.LICENCE} if recipe.model == gemma.NAME else {})
 
 
-def parts(recipe: Recipe) -> list[Recipe]:
-    """The recipe itself; with `per_task`, one for each task that is trained on."""
-    if not recipe.per_task:
-        return [recipe]
-    tasks = dict.fromkeys(str(entry.task) for entry in recipe.data if entry.train != 0)
-    for entry in recipe.data:
-        if entry.task not in tasks:
-            notice(f"{entry.dataset}: is left out, no model is trained on its task '{entry.task}'")
-    return [
-        recipe.model_copy(
-            update={
-                "task": task,
-                "per_task": False,
-                "data": [entry for entry in recipe.data if entry.task == task],
-            }
-        )
-        for task in tasks
-    ]
+def report(steps: Steps) -> None:
+    """Write the report of all variants, and a card for each model."""
+    from trice.report import measured, write_report
+    from trice.training.model_card import write_card
+
+    recipe, paths = steps.recipe, steps.paths
+    write_report([recipe.folder])
+    measures = measured(recipe.folder, {entry.dataset for entry in recipe.data})
+    for variant in recipe.evaluate.trained():
+        write_card(
+            paths.model(variant), paths.training_data(variant), measures.get(variant.name),
+            licences=licences(recipe), task=recipe.tasks,
+        )  # fmt: skip
 
 
 def check(recipe: Recipe) -> None:
-    """Raise InputError for a task, template, data set, reward, example file or model that there is not."""
+    """Raise InputError if the recipe names a task, template, data set, reward, example file or model that does not
+    exist or does not fit."""
     from trice.formats.prompt import load_template
     from trice.models.local import check_model, pick_device, resolve_dtype
     from trice.rewards import load_reward
     from trice.training.environment import check_machine
 
     tasks = Tasks(recipe.tasks, recipe.tools)
-    load_template(recipe.template)
+    for template in (recipe.template, *(origin.template for origin in recipe.collect)):
+        load_template(template or recipe.template)
     load_reward(recipe.score.reward)
+    _check_questions(recipe, tasks)
+    for origin in recipe.collect:
+        origin_path(recipe.folder, tasks, origin.origin)
+    if recipe.ranked and not recipe.collect:
+        raise InputError(
+            f"{recipe.name}: key 'collect': stage 2 needs candidates; name their origins, or leave the conditions "
+            "'stage-2-alone' and 'both' out of evaluate.conditions"
+        )
+    if recipe.label.teacher == "endpoint":
+        load_teacher_prompts(tasks, recipe.label.prompt)
+    for endpoint in (recipe.label.endpoint, *(origin.endpoint for origin in recipe.collect)):
+        if endpoint:
+            endpoint.open()
+    resolve_dtype(recipe.dtype, recipe.device)
+    pick_device(recipe.device)
+    check_model(recipe.model)
+    check_engine(recipe.engine, recipe.sampling())
+    for origin in recipe.collect:
+        if origin.model:
+            check_model(origin.model, origin.adapter)
+        if not origin.endpoint:
+            check_engine(recipe.engine, recipe.sampling(samples=origin.samples, beams=origin.beams))
+    if recipe.trains:
+        check_machine(recipe.clone, recipe.device)
+    if recipe.ranked:
+        check_machine(recipe.rlef, recipe.device)
+
+
+def _check_questions(recipe: Recipe, tasks: Tasks) -> None:
+    """Raise InputError for questions, tools or worked examples that are missing or do not fit."""
     asked: list[Question] = []
+    trained_on = {entry.task for entry in recipe.data if entry.train != 0}
     for entry in recipe.data:
-        part = load_data(recipe, entry)
+        part = load_questions(recipe, entry)
         asked += part.test[:1]
         check_questions(tasks, [*part.train, *part.test])
         if entry.train != 0 and len(part.train) <= recipe.validation:
             raise InputError(
                 f"validation={recipe.validation}: {entry.dataset} has {len(part.train)} to train on"
             )
-    few_shot = recipe.evaluate.few_shot if "few-shot" in recipe.evaluate.conditions else None
-    for name in dict.fromkeys(tasks.of(question).name for question in asked):
-        _check_examples(name, "split.few_shot", recipe.split.few_shot)
-        _check_examples(name, "evaluate.few_shot", few_shot)
+        if recipe.per_task and entry.task not in trained_on:
+            notice(f"{entry.dataset}: is left out, no model is trained on its task '{entry.task}'")
+    for task in dict.fromkeys(tasks.of(question).name for question in asked):
+        _check_examples(task, "split.few_shot", recipe.split.few_shot)
+        if "few-shot" in recipe.evaluate.conditions:
+            _check_examples(task, "evaluate.few_shot", recipe.evaluate.few_shot)
         for origin in recipe.collect:
-            _check_examples(name, f"collect.{origin.origin}.few_shot", origin.few_shot)
+            _check_examples(task, f"collect.{origin.origin}.few_shot", origin.few_shot)
     check_tools(tasks, asked)
-    if recipe.ranked and not recipe.collect:
-        raise InputError(
-            f"{recipe.name}: key 'collect': stage 2 needs candidates; name their origins, or leave the conditions "
-            "'stage-2-alone' and 'both' out of evaluate.conditions"
-        )
-    for origin in recipe.collect:
-        origin_path(recipe.folder, recipe.task, origin.origin)
-        if origin.endpoint is None:
-            check_engine(recipe.engine, recipe.sampling(samples=origin.samples, beams=origin.beams))
-    check_engine(recipe.engine, recipe.sampling())
-    if recipe.label.teacher == "endpoint":
-        load_teacher_prompts(recipe.tasks, recipe.label.prompt)
-    for endpoint in (recipe.label.endpoint, *(origin.endpoint for origin in recipe.collect)):
-        if endpoint:
-            open_endpoint(endpoint)
-    resolve_dtype(recipe.dtype, recipe.device)
-    pick_device(recipe.device)
-    check_model(recipe.model)
-    for origin in recipe.collect:
-        if origin.model:
-            check_model(origin.model, origin.adapter)
-            load_template(origin.template or recipe.template)
-    if recipe.trains:
-        check_machine(recipe.clone, recipe.device)
-    if recipe.ranked:
-        check_machine(recipe.rlef, recipe.device)
 
 
 def _check_examples(task: str, key: str, examples: str | None) -> None:
@@ -171,3 +166,102 @@ def _check_examples(task: str, key: str, examples: str | None) -> None:
     except InputError as error:
         instead = "leave few-shot out of evaluate.conditions" if key.startswith("eval") else f"set {key}=null"
         raise InputError(f"key '{key}': {error}, or {instead}") from None
+
+
+def status(recipe: Recipe) -> list[str]:
+    """How far the run of a recipe is, a line for each step. It is read from the run's files, without a lock and
+    without a model, so another process may work on the run."""
+    steps = [step for part in recipe.parts() for step in Steps(part)]
+    return table(steps, open_store(recipe))
+
+
+class Line(NamedTuple):
+    """A line of the table."""
+
+    step: str
+    done: str = ""
+    failed: str = ""
+    remaining: str = ""
+    rate: str = ""
+    state: str = ""
+
+
+def table(steps: Sequence[Step], store: RunStore) -> list[str]:
+    """A line for each step: rows done, failed and remaining, their rate, and how long it took or will take."""
+    finished = {step.name for step in steps if store.is_finished(step)}
+    lines = [Line("step", "done", "failed", "remaining", "rate", "")]
+    for step in steps:
+        lines.append(_line(step, store.seconds(step) if step.name in finished else None))
+    figures = range(1, len(Line._fields) - 1)
+    return [*aligned(lines, right=figures), f"{len(finished)} of {len(steps)} steps finished"]
+
+
+def _line(step: Step, seconds: float | None) -> Line:
+    rows = read_state(step.progress) if step.progress else None
+    state = _unfinished(step, rows) if seconds is None else f"finished in {duration(seconds)}"
+    if rows is None:
+        return Line(step.name, state=state)
+    rate = (f"{rows.rate:,.0f}/s" if rows.rate >= 100 else f"{rows.rate:.3g}/s") if rows.rate else ""
+    done, failed, remaining = map(str, (rows.done_count, rows.failed_count, rows.remaining_count))
+    return Line(step.name, done, failed, remaining, rate, state)
+
+
+def _unfinished(step: Step, rows: RowState | None) -> str:
+    """How far an unfinished step is."""
+    if rows is None:
+        at = _checkpoint(step.progress) if step.progress else None
+        return f"step {at[0]} of {at[1]} at the last checkpoint" if at else ""
+    if rows.summary:
+        return "rows finished"
+    left = f"{duration(rows.remaining_count / rows.rate)} left, " if rows.rate and rows.total else ""
+    return f"{left}last row {duration(max(0.0, time.time() - rows.updated_at))} ago"
+
+
+def _checkpoint(folder: Path) -> tuple[int, int] | None:
+    """The training steps at the last whole checkpoint, and in total."""
+    found = []
+    for path in folder.glob("checkpoint-*/trainer_state.json"):
+        try:
+            state = json.loads(path.read_bytes())
+            found.append((int(state["global_step"]), int(state["max_steps"])))
+        except (OSError, ValueError, KeyError):  # it is being written or removed at this moment
+            continue
+    return max(found, default=None)
+
+
+def to_retry(steps: Sequence[Step], store: RunStore) -> set[str]:
+    """The finished steps whose failed rows are tried again, by name. Cheap steps after them run again because
+    their input changes. A step is left as it is, with a notice, if a costly step has already used its rows."""
+    names = set()
+    for step in steps:
+        rows = read_state(step.progress) if step.progress and store.is_finished(step) else None
+        if rows is None or not rows.failed_count:
+            continue
+        users = [each for each in _costly_users(step, steps) if _has_begun(each, store)]
+        if users:
+            count = rows.failed_count
+            notice(
+                f"{step.name}: {count} failed rows are not tried again: '{users[0].name}' has used the others"
+            )
+        else:
+            names.add(step.name)
+    return names
+
+
+def _costly_users(step: Step, steps: Sequence[Step]) -> list[Step]:
+    """The steps that use the files of `step`, directly or through cheap steps, and are too costly to repeat."""
+    files, users = set(step.outputs), []
+    for each in steps[steps.index(step) + 1 :]:
+        if not files.isdisjoint(each.inputs):
+            if each.kind in CHEAP or each.progress is None:
+                files.update(each.outputs)
+            else:
+                users.append(each)
+    return users
+
+
+def _has_begun(step: Step, store: RunStore) -> bool:
+    progress = step.progress
+    return progress is not None and (
+        store.is_finished(step) or progress.exists() or read_state(progress) is not None
+    )

@@ -1,24 +1,26 @@
-"""The groups of keys of a recipe: data sets, split, label, candidates, evaluation.
+"""The groups of keys of a recipe: data sets, split, label, candidates, scores.
 
 The text below each key is its documentation; docs/reference/recipes.md is generated from it. The keys of training
-are in `trice.training.settings`.
+are in `trice.training.settings`, those of evaluation in `trice.recipes.conditions`.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
 from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
-from trice.recipes.conditions import DEFAULT, REPEATED, TOOL_CHOICES, UNTRAINED, Condition, Variant
 from trice.tools import canonical_name
 from trice.training.settings import FREE, Settings
 from trice.types import ALL
+
+if TYPE_CHECKING:
+    from trice.models.endpoint import Endpoint
 
 
 def own_files(entry: dict[str, Any]) -> bool:
@@ -134,6 +136,19 @@ class EndpointAt(Settings):
     completion_price: Annotated[float, FREE] = Field(0.0, ge=0)
     """price of a million completion tokens"""
 
+    def open(self) -> Endpoint:
+        """A client of the endpoint. Raises InputError for missing keys, an URL that is not valid, or a cost limit
+        without prices."""
+        from trice.models.api_keys import api_keys
+        from trice.models.budget import Budget
+        from trice.models.endpoint import Endpoint
+
+        limits = (self.max_requests, self.max_tokens, self.max_cost, self.prompt_price, self.completion_price)
+        return Endpoint(
+            self.url, self.model, api_keys(self.keys_file), self.timeout, budget=Budget(*limits), api=self.api,
+            tokenizer=self.tokenizer, send_temperature=self.send_temperature,
+        )  # fmt: skip
+
 
 class Label(Settings):
     """The teacher, which gives a call for questions that the base model got wrong."""
@@ -225,56 +240,3 @@ DEFAULT_ORIGINS = (  # need no worked examples, so they suit every task
         {"origin": "sampled", "from": "stage-1", "samples": 4, "temperature": 1.0, "top_k": 50}
     ),
 )
-
-
-class Evaluation(Settings):
-    """Which conditions are trained and evaluated."""
-
-    conditions: list[Condition] = Field(list(DEFAULT), min_length=1)
-    """what to train and evaluate, see below; a recipe with your own task leaves `few-shot` out by default, since
-    the worked examples are yours to give"""
-    seeds: list[int] = Field([0], min_length=1)
-    """training seeds; each seed after the first trains and evaluates `stage-1` and `both` again, on the
-    candidates of the first seed"""
-    few_shot: str = "mixed"
-    """the worked examples of `few-shot`, as in `split`"""
-    any_passage: bool = False
-    """also ask the model over each passage alone, for the measure `any_passage`: a response counts as right if any
-    of these answers is right, as the paper counts; each passage costs one more answer of the model"""
-
-    @model_validator(mode="after")
-    def _no_duplicates(self) -> Evaluation:
-        for key, values in (("conditions", self.conditions), ("seeds", self.seeds)):
-            for value in values:
-                if values.count(value) > 1:  # type: ignore[arg-type]
-                    raise ValueError(f"'{key}' holds {value!r} twice; remove one")
-        return self
-
-    def trained(self) -> list[Variant]:
-        """The variants to train, each after the one that it builds on."""
-        wanted = set(self.conditions)
-        variants = []
-        if wanted & REPEATED:
-            variants += self._with_seeds("stage-1")
-        elif wanted & {"stage-2-alone", *TOOL_CHOICES}:
-            variants += [Variant("stage-1")]
-        variants += [Variant(each) for each in ("tool-0", "tool-100", "stage-2-alone") if each in wanted]
-        return variants + (self._with_seeds("both") if "both" in wanted else [])
-
-    def evaluated(self) -> list[Variant]:
-        """The variants to evaluate, in the order of the recipe."""
-        return [variant for condition in self.conditions for variant in self._with_seeds(condition)]
-
-    def _with_seeds(self, condition: Condition) -> list[Variant]:
-        later = self.seeds[1:] if condition in REPEATED else []
-        return [Variant(condition), *(Variant(condition, seed) for seed in later)]
-
-    def seed_of(self, variant: Variant) -> int:
-        """The training seed of a variant."""
-        return self.seeds[0] if variant.seed is None else variant.seed
-
-    def model_of(self, variant: Variant) -> Variant | None:
-        """The trained variant that answers: with a tool choice the last stage; None for the base model."""
-        if variant.condition in TOOL_CHOICES:
-            return Variant("both" if "both" in self.conditions else "stage-1")
-        return None if variant.condition in UNTRAINED else variant

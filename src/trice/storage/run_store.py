@@ -60,25 +60,35 @@ class Step:
 class RunStore:
     """The finished steps of the run in `folder`.
 
-    `settings` are the values by key that `Step.keys` names. `about` is written to run.json as it is."""
+    `settings` are the values by key that `Step.keys` names, `files` the checksums of the user's files by the key that
+    names them. `about` is written to run.json as it is."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        about: Mapping[str, Any],
+        files: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         self.folder, self.path = folder, folder / "run.json"
         stored = read_object(self.path) if self.path.is_file() else {}
         self.finished: list[dict[str, Any]] = stored.get("steps", [])
         self.used_settings: dict[str, Any] = stored.get("settings", {})
+        self.used_files: dict[str, dict[str, str]] = stored.get("files", {})
         self.settings = json.loads(json.dumps(dict(settings), default=str))
+        self.files = {key: dict(checksums) for key, checksums in (files or {}).items()}
         self.about = dict(about) | {"trice": __version__, "versions": versions(), "hardware": hardware()}
 
     def check(self) -> None:
-        """Raise InputError if a setting, or a file named in the setting `files`, has changed since a finished step
-        used it."""
-        files = self.settings.get("files", {})
-        for name, checksum in self.used_settings.get("files", {}).items():
-            if files.get(name, checksum) != checksum:
-                raise InputError(f"{name}: has changed since {self.folder} was begun; take another output=")
+        """Raise InputError if a setting, or a file that a setting names, has changed since a finished step used it."""
         now = {key: self.settings.get(key) for key in self.used_settings}
         check_same_inputs(self.folder, self.used_settings, now, "another output=")
+        for key, used in self.used_files.items():
+            for name, checksum in self.files.get(key, {}).items():
+                if used.get(name, checksum) != checksum:
+                    raise InputError(
+                        f"{name}: has changed since a step of {self.folder} used it; restore it, or use another output="
+                    )
 
     def is_finished(self, step: Step) -> bool:
         """Whether the step's files exist and its recorded input hash matches."""
@@ -97,9 +107,16 @@ class RunStore:
         return next((each for each in self.finished if each["name"] == name), None)
 
     def _input_hash(self, step: Step) -> str:
-        files = {self._relative(path): _file_hash(path) for path in step.inputs}
-        settings = {key: self.settings.get(key) for key in step.keys}
-        return input_hash({"step": step.subject(), "settings": settings, "files": files})
+        inputs = {
+            "step": step.subject(),
+            "settings": {key: self.settings.get(key) for key in step.keys},
+            "files": {self._relative(path): _file_hash(path) for path in step.inputs},
+            "user files": self._files(step),
+        }
+        return input_hash(inputs)
+
+    def _files(self, step: Step) -> dict[str, dict[str, str]]:
+        return {key: self.files[key] for key in step.keys if self.files.get(key)}
 
     def _relative(self, path: Path) -> str:
         return os.path.relpath(path, self.folder)
@@ -128,6 +145,7 @@ class RunStore:
         else:
             self.finished[self.finished.index(earlier)] = record
         self.used_settings |= {key: self.settings.get(key) for key in step.keys}
+        self.used_files |= self._files(step)
         self._write()
 
     def forget(self, names: Container[str]) -> None:
@@ -136,7 +154,8 @@ class RunStore:
         self._write()
 
     def _write(self) -> None:
-        value = self.about | {"settings": self.used_settings, "steps": self.finished}
+        used = {"settings": self.used_settings, "files": self.used_files}
+        value = self.about | used | {"steps": self.finished}
         write_text(self.path, json.dumps(value, indent=2) + "\n")
 
 

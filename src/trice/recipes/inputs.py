@@ -1,0 +1,86 @@
+"""What the steps of a run depend on: the settings of its recipe, and the user's files that these settings name.
+
+A setting is known by its key. The checksums of files are kept with the key that names them: the key `task` covers the
+task's file, and the modules of the task and of its tools. Modules that those import are not covered.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trice.models.engine import base_engine
+from trice.recipes.recipe import Recipe
+from trice.rewards import load_reward
+from trice.storage.files import digest
+from trice.tasks import SHIPPED, load_task
+from trice.tools import Tool
+from trice.tools.function_tool import FunctionTool
+
+
+def input_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that steps depend on, by key."""
+    evaluate, values = recipe.evaluate, recipe.identity()
+    del values["evaluate"]
+    return values | {
+        "engine": base_engine(recipe.engine),
+        "checkpoints chosen by validation": recipe.validates,
+        "evaluate.few_shot": evaluate.few_shot,
+        "evaluate.any_passage": evaluate.any_passage,
+        "evaluate.first seed": evaluate.seeds[0],
+    }
+
+
+def input_files(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """The checksums of the user's files by the key that names them, then by name."""
+    origins = recipe.collect
+    named: dict[str, Iterable[Path | str | None]] = {
+        "data": [file for entry in recipe.data for file in entry.files],
+        "task": _task_files(recipe),
+        "template": [recipe.template],
+        "split": [recipe.split.few_shot],
+        "label": [recipe.label.prompt],
+        "collect": [name for origin in origins for name in (origin.few_shot, origin.template)],
+        "score": [_reward_file(recipe.score.reward)],
+        "evaluate.few_shot": [recipe.evaluate.few_shot],
+    }
+    return {key: _checksums(names) for key, names in named.items()}
+
+
+def _checksums(names: Iterable[Path | str | None]) -> dict[str, str]:
+    """The checksums of those names that are files; other names belong to shipped templates and examples."""
+    paths = [Path(name) for name in names if name]
+    return {str(path): digest(path) for path in paths if path.suffix and path.is_file()}
+
+
+def _task_files(recipe: Recipe) -> Iterator[Path | None]:
+    """The files of the user's tasks and of their tools."""
+    for name in dict.fromkeys([recipe.task, *(str(entry.task or recipe.task) for entry in recipe.data)]):
+        if name in (*SHIPPED, "mix"):
+            continue
+        task = load_task(name, recipe.tools)
+        yield Path(name) if name.endswith((".yaml", ".yml")) else _module_file(name)
+        yield from map(_tool_file, task.tools)
+
+
+def _tool_file(tool: Tool) -> Path | None:
+    return _module_file(tool.backend if isinstance(tool, FunctionTool) else type(tool).__module__)
+
+
+def _reward_file(name: str) -> Path | None:
+    if ":" not in name:
+        return None
+    load_reward(name)
+    return _module_file(name)
+
+
+def _module_file(name: str) -> Path | None:
+    """The file of a user's module that is imported, from `module` or `module:attribute`."""
+    module = name.partition(":")[0]
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or module.partition(".")[0] == "trice":
+        return None
+    path, here = Path(file), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

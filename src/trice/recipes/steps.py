@@ -1,0 +1,279 @@
+"""The steps of a run in order: what each is called, which settings and files it depends on, and the call that does it.
+
+`trice.recipes.runner` runs the steps, and `trice.storage.run_store` skips those that are finished. Nothing is computed
+until the `work` of a step is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trice.recipes.conditions import RANKED, TOOL_CHOICES, Variant
+from trice.recipes.models import model_spec, origin_model, split_model, variant_model
+from trice.recipes.paths import RunPaths
+from trice.recipes.questions import write_questions
+from trice.recipes.recipe import Recipe
+from trice.recipes.sections import Origin
+from trice.rewards import load_reward
+from trice.stages.collect import GOLD, collect, collect_gold, collect_split, origin_path
+from trice.stages.evaluate import describe, evaluate
+from trice.stages.generate import generate
+from trice.stages.label import label, reading_path
+from trice.stages.mix import mix
+from trice.stages.score import score
+from trice.stages.split import answers_path, split
+from trice.stages.teachers import load_teacher
+from trice.storage.run_store import Step
+from trice.tasks import Tasks
+from trice.tools.executor import sidecar
+from trice.tools.ray_executor import runner
+
+HALVES = ("wrong", "right")  # of a data set, as the base model answers without tools
+# The settings that the files of a step depend on, by their keys in `trice.recipes.inputs`.
+TASK = ("task", "judge", "per_task")
+MODEL = (*TASK, "model", "template", "dtype", "engine", "max_new_tokens", "seed", "tools")
+VALIDATION = ("validation", "checkpoints chosen by validation")
+SPLIT = (*MODEL, "split")
+LABEL = (*TASK, "tools", "label")
+TRAIN = (*TASK, *VALIDATION, "model", "template", "dtype", "evaluate.first seed")
+STAGE_1 = Variant("stage-1")
+
+
+def _filled(paths: Iterable[Path]) -> list[Path]:
+    """The files that hold rows: a model may be right on nothing, and all labels of a file may be rejected."""
+    return [path for path in paths if path.is_file() and path.stat().st_size]
+
+
+class Steps:
+    """The steps of one recipe, or with `per_task` of one of its parts. With `retry`, the stages try failed rows
+    again."""
+
+    def __init__(self, recipe: Recipe, *, retry: bool = False) -> None:
+        self.recipe, self.retry = recipe, retry
+        self.tasks = Tasks(recipe.tasks, recipe.tools)
+        self.paths = RunPaths(recipe.folder, self.tasks.name, recipe.per_task, bool(recipe.label.reading))
+        self.datasets = [entry.dataset for entry in recipe.data if entry.train != 0]
+
+    def __iter__(self) -> Iterator[Step]:
+        """The steps in order, finished ones too. Which steps follow may depend on the files of those before."""
+        yield self.data()
+        if self.recipe.trains:
+            yield from map(self.split, self.datasets)
+            for dataset in self.datasets:
+                for half in self._halves(dataset):
+                    yield self.label(dataset, half)
+            yield self.mix()
+        trained = self.recipe.evaluate.trained()
+        first_ranked = next((variant for variant in trained if variant.condition in RANKED), None)
+        for variant in trained:
+            if variant == first_ranked:
+                yield self.collect_gold()
+                yield from map(self.collect, self.recipe.collect)
+                yield self.score()
+            yield self.train(variant)
+        for variant in self.recipe.evaluate.evaluated():
+            yield self.generate(variant)
+            yield self.evaluate(variant)
+
+    def _step(self, kind: str, work: Callable[[], object], *subject: str, **fields: Any) -> Step:
+        name = " ".join((kind, *subject))
+        return Step(f"{self.paths.task}: {name}" if self.paths.per_task else name, kind, work, **fields)
+
+    def data(self) -> Step:
+        """The training, held-out and test questions."""
+        return self._step(
+            "data", lambda: write_questions(self.recipe, self.tasks, self.paths),
+            keys=(*TASK, *VALIDATION, "data", "scale", "seed"),
+            outputs=(*map(self.paths.train, self.datasets), self.paths.tests),
+        )  # fmt: skip
+
+    def split(self, dataset: str) -> Step:
+        """The base model answers the training questions without tools."""
+        recipe, settings, source = self.recipe, self.recipe.split, self.paths.train(dataset)
+
+        def work() -> object:
+            return split(
+                source, self.tasks, split_model(recipe), samples=settings.samples,
+                temperature=settings.temperature, known=settings.known, retry=self.retry,
+            )  # fmt: skip
+
+        outputs = tuple(self.paths.half(dataset, half) for half in HALVES)
+        return self._step(
+            "split", work, dataset, dataset=dataset, keys=SPLIT, inputs=(source,), outputs=outputs,
+            progress=answers_path(source),
+        )  # fmt: skip
+
+    def _halves(self, dataset: str) -> Sequence[str]:
+        """The halves of a data set that hold questions; before it is split, both."""
+        return [half for half in HALVES if self.paths.half(dataset, half).is_file()] or HALVES
+
+    def label(self, dataset: str, half: str) -> Step:
+        """The teacher gives calls for one half of a data set."""
+        settings = self.recipe.label
+        source, output = self.paths.half(dataset, half), self.paths.labels(dataset, half)
+
+        def work() -> object:
+            client = settings.endpoint.open() if settings.endpoint else None
+            teacher = load_teacher(settings.teacher, self.tasks, client, settings.retries, settings.prompt)
+            return label(source, output, self.tasks, teacher, reading=settings.reading, retry=self.retry)
+
+        return self._step(
+            "label", work, dataset, half, dataset=dataset, keys=LABEL, inputs=(source,), outputs=(output,),
+            progress=output,
+        )  # fmt: skip
+
+    def mix(self) -> Step:
+        """The stage-1 data of every trained condition: stage-1, and the 0% and 100% tool baselines."""
+        paths, tasks, seed = self.paths, self.tasks, self.recipe.seed
+        questions = [paths.train(name) for name in self.datasets]
+        halves = [paths.half(name, half) for half in HALVES for name in self.datasets]
+        labels = [paths.labels(name, half) for half in HALVES for name in self.datasets]
+
+        def work() -> None:
+            count = len(self.datasets)
+            wrong, right, known = map(_filled, (labels[:count], labels[count:], halves[count:]))
+            mix(wrong, paths.labeled, tasks, right=known, seed=seed)
+            mix([], paths.mixed("tool-0"), tasks, kind="answers", questions=questions, seed=seed)
+            if paths.reading:
+                wrong += _filled(map(reading_path, wrong))
+                right += _filled(map(reading_path, right))
+                mix(wrong, paths.mixed("stage-1"), tasks, right=known, seed=seed)
+            if wrong or right:
+                mix([*wrong, *right], paths.mixed("tool-100"), tasks, kind="calls", seed=seed)
+
+        outputs = (paths.labeled, *map(paths.mixed, ("stage-1", "tool-0", "tool-100")))
+        return self._step(
+            "mix", work, keys=(*LABEL, "seed"), outputs=tuple(dict.fromkeys(outputs)),
+            inputs=(*questions, *halves, *labels, *map(reading_path, labels)),
+        )  # fmt: skip
+
+    def _candidates(self, origin: str) -> Path:
+        return origin_path(self.paths.candidates, self.tasks, origin)
+
+    def collect_gold(self) -> Step:
+        """The targets of stage 1 are candidates too."""
+        source = self.paths.labeled
+        return self._step(
+            "collect", lambda: collect_gold(source, self.paths.candidates, self.tasks), GOLD, origin=GOLD,
+            keys=TASK, inputs=(source,), outputs=(self._candidates(GOLD),),
+        )  # fmt: skip
+
+    def collect(self, origin: Origin) -> Step:
+        """The candidates of one origin."""
+        name, source, folder = origin.origin, self.paths.labeled, self.paths.candidates
+        inputs, output = [source], self._candidates(name)
+        if origin.source == "split":
+            inputs += [self.paths.half(dataset, half) for dataset in self.datasets for half in HALVES]
+        elif origin.source in ("early", "stage-1"):
+            inputs += [self.paths.weights(STAGE_1)]
+
+        def work() -> None:
+            if origin.source == "split":
+                collect_split(source, _filled(inputs[1:]), folder, self.tasks, name)
+            else:
+                spec = origin_model(self.recipe, origin, self.paths)
+                collect(source, folder, self.tasks, name, spec, retry=self.retry)
+
+        return self._step(
+            "collect", work, name, origin=name, keys=(*MODEL, "collect"), inputs=tuple(inputs),
+            outputs=(output,), progress=output,
+        )  # fmt: skip
+
+    def score(self) -> Step:
+        """Every candidate gets its reward."""
+        recipe, settings, output = self.recipe, self.recipe.score, self.paths.ranked
+        origins = [GOLD, *(origin.origin for origin in recipe.collect)]
+        weights = [self.paths.weights(STAGE_1)] if settings.second_turn else []
+
+        def work() -> str:
+            reader = model_spec(recipe, adapter=self.paths.model(STAGE_1)) if weights else None
+            rows = score(
+                self.paths.candidates, output, self.tasks, reward=load_reward(settings.reward),
+                distinct=settings.distinct, spec=reader, runner=runner(recipe.engine, recipe.workers),
+            )  # fmt: skip
+            count = sum(len(row.candidates) for row in rows)
+            return f"{count} candidates of {len(rows)} questions, {count / len(rows):.1f} each"
+
+        return self._step(
+            "score", work, keys=(*MODEL, "score"), inputs=(*map(self._candidates, origins), *weights),
+            outputs=(output,), progress=sidecar(output, "turned"),
+        )  # fmt: skip
+
+    def train(self, variant: Variant) -> Step:
+        """Stage 1, stage 2, or a baseline."""
+        recipe, data, output = self.recipe, self.paths.training_data(variant), self.paths.model(variant)
+        ranked, seed = variant.condition in RANKED, recipe.evaluate.seed_of(variant)
+        stage1 = Variant("stage-1", variant.seed) if variant.condition == "both" else None
+
+        def work() -> None:
+            from trice.training.clone import clone
+            from trice.training.rlef import rlef
+
+            options: dict[str, Any] = {
+                "template": recipe.template, "seed": seed, "device": recipe.device, "dtype": recipe.dtype,
+                "task": recipe.tasks,
+            }  # fmt: skip
+            if (recipe.rlef if ranked else recipe.clone).eval_steps:
+                options |= {"validation": self.paths.validation, "tools": recipe.tools}
+                options |= {"max_new_tokens": recipe.max_new_tokens}
+            if ranked:
+                adapter = self.paths.model(stage1) if stage1 else None
+                rlef(data, output, recipe.model, adapter, settings=recipe.rlef, **options)
+            else:
+                clone(data, output, recipe.model, settings=recipe.clone, **options)
+
+        return self._step(
+            "train", work, variant.name, condition=variant.condition, seed=seed,
+            keys=(*TRAIN, "rlef" if ranked else "clone"), outputs=self.paths.adapter(variant), progress=output,
+            inputs=(data, self.paths.weights(stage1)) if stage1 else (data,),
+        )  # fmt: skip
+
+    def generate(self, variant: Variant) -> Step:
+        """A variant answers the test questions."""
+        source, output = self.paths.tests, self.paths.response(variant)
+
+        def work() -> None:
+            spec = variant_model(self.recipe, variant, self.paths)
+            generate(
+                source, output, self.tasks, spec, origin=variant.name, retry=self.retry,
+                auto_responses=self._without_tool_choice(variant, self.paths.response),
+            )  # fmt: skip
+
+        return self._evaluation_step(
+            "generate", work, variant, source, keys=(*SPLIT, "evaluate.few_shot"), outputs=(output,),
+            progress=output,
+        )  # fmt: skip
+
+    def evaluate(self, variant: Variant) -> Step:
+        """The calls in these responses are executed, and the answers are judged."""
+        recipe, source, output = self.recipe, self.paths.response(variant), self.paths.result(variant)
+
+        def work() -> str:
+            measures = evaluate(
+                source, output, self.tasks, spec=variant_model(recipe, variant, self.paths),
+                runner=runner(recipe.engine, recipe.workers), any_passage=recipe.evaluate.any_passage,
+                auto_results=self._without_tool_choice(variant, self.paths.result),
+            )  # fmt: skip
+            return describe({"all": measures["total"]})
+
+        return self._evaluation_step(
+            "evaluate", work, variant, source, keys=(*SPLIT, "evaluate.any_passage"), outputs=(output,),
+            progress=sidecar(output, "turned"),
+        )  # fmt: skip
+
+    def _evaluation_step(
+        self, kind: str, work: Callable[[], object], variant: Variant, source: Path, **fields: Any
+    ) -> Step:
+        model = self.recipe.evaluate.model_of(variant)
+        if model:
+            fields["seed"] = self.recipe.evaluate.seed_of(variant)
+        inputs = (source, self.paths.weights(model)) if model else (source,)
+        return self._step(kind, work, variant.name, condition=variant.condition, inputs=inputs, **fields)
+
+    def _without_tool_choice(self, variant: Variant, path: Callable[[Variant], Path]) -> Path | None:
+        """For a variant with a tool choice, a file of the same model without one, if it exists: responses that the
+        tool choice does not change are copied from it."""
+        model = self.recipe.evaluate.model_of(variant) if variant.condition in TOOL_CHOICES else None
+        return path(model) if model and path(model).is_file() else None
