@@ -304,7 +304,7 @@ def test_a_call_is_executed_without_a_gold_answer(model: trice.Model) -> None:
     assert answer.call.arguments == {"first": 4, "second": 3}
     assert [message["role"] for message in answer.messages] == ["system", "user", "assistant", "tool"]
     (row_,) = trice.generate(trained, [{"question": "4 and 3?"}], task)
-    assert (row_.answer, row_.pred, row_.correct) == (None, "7", None)
+    assert (row_.answer, row_.prediction, row_.correct) == (None, "7", None)
 
 
 def test_a_model_is_loaded_once_and_unloads(model: trice.Model) -> None:

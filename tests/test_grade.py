@@ -30,12 +30,12 @@ def test_a_right_call() -> None:
     assert response.call.arguments == {"expression": "3*19"}
     assert response.execution is not None
     assert (response.execution.output, response.execution.error) == ("57", None)
-    assert (response.pred, response.correct, response.reason) == ("57", True, None)
+    assert (response.prediction, response.correct, response.reason) == ("57", True, None)
 
 
 def test_a_wrong_call() -> None:
     response = graded("The answer is 57: calculator(3+19)")
-    assert (response.outcome, response.pred, response.correct) == (Outcome.CALLED, "22", False)
+    assert (response.outcome, response.prediction, response.correct) == (Outcome.CALLED, "22", False)
 
 
 def test_a_call_that_fails_is_called_and_wrong() -> None:
@@ -43,11 +43,11 @@ def test_a_call_that_fails_is_called_and_wrong() -> None:
     assert response.outcome is Outcome.CALLED
     assert response.execution is not None
     assert (response.execution.output, response.execution.error) == (None, "division by zero")
-    assert (response.pred, response.correct) == (None, False)
+    assert (response.prediction, response.correct) == (None, False)
 
 
 @pytest.mark.parametrize(
-    ("text", "pred", "correct"),
+    ("text", "prediction", "correct"),
     [
         ("57", "57", True),
         ("It is 3 times 19, so $57.00.", "57.00", True),
@@ -59,7 +59,7 @@ def test_a_call_that_fails_is_called_and_wrong() -> None:
 )
 def test_an_answer(text: str, pred: str | None, correct: bool) -> None:
     response = graded(text)
-    assert (response.outcome, response.pred, response.correct) == (Outcome.ANSWERED, pred, correct)
+    assert (response.outcome, response.prediction, response.correct) == (Outcome.ANSWERED, pred, correct)
     assert response.call is None
     assert response.execution is None
 
@@ -76,13 +76,13 @@ def test_an_answer(text: str, pred: str | None, correct: bool) -> None:
 def test_a_malformed_call_predicts_nothing(text: str, reason: str) -> None:
     response = graded(text)
     assert (response.outcome, response.reason) == (Outcome.MALFORMED, reason)
-    assert (response.pred, response.correct) == (None, False)
+    assert (response.prediction, response.correct) == (None, False)
     assert response.execution is None
 
 
 def test_a_valid_call_after_a_malformed_one_counts() -> None:
     response = graded("calculator(3 x 19) calculator(3*19)")
-    assert (response.outcome, response.pred, response.correct) == (Outcome.CALLED, "57", True)
+    assert (response.outcome, response.prediction, response.correct) == (Outcome.CALLED, "57", True)
 
 
 def test_any_gold_answer_is_accepted() -> None:
@@ -126,11 +126,11 @@ def test_an_unknown_task_names_those_there_are() -> None:
 
 def test_an_answer_is_read_after_the_reasoning() -> None:
     answered = graded("<think>Is it 58? calculator(1+1)</think>It is 57, I think.")
-    assert (answered.outcome, answered.pred, answered.correct) == (Outcome.ANSWERED, "57", True)
+    assert (answered.outcome, answered.prediction, answered.correct) == (Outcome.ANSWERED, "57", True)
     thought = graded("<think>It is 57.</think>It is large.")
-    assert (thought.outcome, thought.pred, thought.correct) == (Outcome.ANSWERED, None, False)
+    assert (thought.outcome, thought.prediction, thought.correct) == (Outcome.ANSWERED, None, False)
     called = graded("<think>calculator(1+1)</think>\ncalculator(3*19)")
-    assert (called.outcome, called.pred, called.correct) == (Outcome.CALLED, "57", True)
+    assert (called.outcome, called.prediction, called.correct) == (Outcome.CALLED, "57", True)
     endless = graded("<think>It is 57, or calculator(3*19)")
-    assert (endless.outcome, endless.pred, endless.correct) == (Outcome.MALFORMED, None, False)
+    assert (endless.outcome, endless.prediction, endless.correct) == (Outcome.MALFORMED, None, False)
     assert endless.reason == "the reasoning never ends"

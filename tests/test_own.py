@@ -164,7 +164,7 @@ def test_a_file_that_changed_is_not_mixed_into_a_run(folder: Path) -> None:
 
 
 def test_fields_that_graded_rows_have_do_no_harm(folder: Path) -> None:
-    changed = rows(range(20, 23), call="a phone call", pred=7, outcome="none")
+    changed = rows(range(20, 23), call="a phone call", prediction=7, outcome="none")
     (folder / "test.jsonl").write_text(changed)
     out = run(load_recipe("sums.yaml", ["evaluate.conditions=[zero-shot]"]))
     assert len(read(out / "data/dev/sums/sums_zero-shot_result.json")) == 3

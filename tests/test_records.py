@@ -140,5 +140,5 @@ def test_a_published_question_may_stand_under_instruction(empty: dict[str, str])
     ("published", "pred"), [(["a", "b"], "a"), ([], None), ("a", "a"), (7.0, "7.0"), (None, None)]
 )
 def test_published_predictions_may_be_several(published: object, pred: str | None) -> None:
-    row = {"id": "a_1", "input": "q", "answer": "a", "response": "WikiSearch(q)", "pred": published}
-    assert Response.model_validate(row).pred == pred
+    row = {"id": "a_1", "input": "q", "answer": "a", "response": "WikiSearch(q)", "prediction": published}
+    assert Response.model_validate(row).prediction == pred

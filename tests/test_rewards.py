@@ -127,7 +127,7 @@ def test_the_target_may_have_any_place_and_is_required() -> None:
 def test_released_lets_other_tasks_wrong_answers_tie() -> None:
     def named(pred: str | None, outcome: Outcome = Outcome.ANSWERED) -> Response:
         row = Response(id="Q_1", input="capital?", answer="Paris", response=pred or "")
-        return row.model_copy(update={"pred": pred, "outcome": outcome, "correct": pred == "Paris"})
+        return row.model_copy(update={"prediction": pred, "outcome": outcome, "correct": pred == "Paris"})
 
     gold, first, called = named("Paris"), named("Rome"), Outcome.CALLED
     rest = [named("Rome"), named("Oslo"), named(None), named("Paris")]

@@ -137,7 +137,7 @@ def test_a_base_with_two_responses_to_a_question_is_refused(tmp_path: Path) -> N
     data.write_text(json.dumps(row))
     base.write_text("".join(json.dumps(row | {"sample": i}) + "\n" for i in range(2)))
     with pytest.raises(InputError, match=rf"^{base}:2: field 'id': 'A_1'"):
-        evaluate(data, tmp_path / "out.json", "math", base=base)
+        evaluate(data, tmp_path / "out.json", Tasks("math"), base=base)
     assert not (tmp_path / "out.json").exists()
 
 
@@ -147,7 +147,7 @@ def test_files_that_are_mixed_share_no_id(tmp_path: Path) -> None:
     for path in paths:
         path.write_text(json.dumps(row))
     with pytest.raises(InputError, match=rf"^{paths[1]}:1: .*is in {paths[0]}:1 too"):
-        mix(paths, tmp_path / "out.json", "math")
+        mix(paths, tmp_path / "out.json", Tasks("math"))
 
 
 @pytest.mark.parametrize("name", ["answers", "calls", "questions"])

@@ -56,10 +56,10 @@ def released(responses: Sequence[Response], target: Response | None) -> list[flo
     wrong = [number for number in rest if not responses[number].correct]
     gold = _number(target.answers[0])
     if gold is None:
-        rewards |= {number: level if responses[number].pred is not None else 0.0 for number in wrong}
+        rewards |= {number: level if responses[number].prediction is not None else 0.0 for number in wrong}
     else:
         # The published scorer reads a missing prediction as 0. Sorting is stable, so ties keep their order.
-        wrong.sort(key=lambda number: abs((_number(responses[number].pred) or 0.0) - gold))
+        wrong.sort(key=lambda number: abs((_number(responses[number].prediction) or 0.0) - gold))
         rewards |= {number: max(0.0, level - 5.0 * rank) for rank, number in enumerate(wrong)}
     return list(rewards.values())
 

@@ -196,7 +196,7 @@ class Response(Question):
     any_passage: bool | None = None
     """whether the answer over any one passage alone is right, where `evaluate` is given `any_passage`; for a
     response that read no passages the same as `correct`"""
-    pred: str | None = None
+    prediction: str | None = Field(default=None, validation_alias=AliasChoices("prediction", "pred"))
     """the prediction: the first of the turns that is not empty; else a call's output; else for math the last
     number of the text, for the other tasks the text; missing where there is none"""
     known_share: float | None = None
@@ -213,7 +213,7 @@ class Response(Question):
     def key(self) -> tuple[str | int, ...] | None:
         return self.dataset, self.id, self.origin, self.sample
 
-    @field_validator("pred", mode="before")
+    @field_validator("prediction", mode="before")
     @classmethod
     def _first_prediction(cls, value: Any) -> Any:
         # Published result files of qa list one prediction for each passage, or none.
@@ -319,7 +319,7 @@ class Candidates(Row):
                 outcome=row.outcome,
                 call=row.call,
                 execution=row.execution,
-                prediction=row.pred,
+                prediction=row.prediction,
                 correct=row.correct,
                 tokens=row.tokens,
             )

@@ -23,6 +23,7 @@ from trice.models.ray_engine import RayEngine
 from trice.models.sampling import Sampling
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec, open_engine
+from trice.tasks import Tasks
 from trice.tools import Tool, load_tool
 from trice.tools.calculator import Calculator
 from trice.tools.executor import run_all
@@ -260,4 +261,6 @@ def test_an_engine_that_there_is_not_is_refused_before_the_model_is_loaded(
     with pytest.raises(
         InputError, match=r"engine 'rai' is not valid; choose transformers, vllm, ray, ray:vllm"
     ):
-        generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", replace(spec, engine="rai"))
+        generate(
+            sums(tmp_path / "in.json"), tmp_path / "out.json", Tasks("math"), replace(spec, engine="rai")
+        )

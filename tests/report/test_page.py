@@ -26,7 +26,7 @@ def graded(number: int, outcome: str, correct: bool, argument: str = "1+1", **ex
     """A row of a result file; odd questions are of data set B."""
     name = "AB"[number % 2]
     row: dict[str, Any] = {"id": f"{name}-{number}", "dataset": name, "input": f"What is case {number}?"}
-    row |= {"answer": "2", "outcome": outcome, "correct": correct, "pred": "2" if correct else "3"}
+    row |= {"answer": "2", "outcome": outcome, "correct": correct, "prediction": "2" if correct else "3"}
     if outcome == "called":
         row |= {"call": {"name": "calculator", "arguments": {"expression": argument}}}
         row |= {"execution": {"output": "2"}, "response": f"calculator({argument})"}
@@ -255,7 +255,14 @@ def test_a_bad_link_does_no_harm(url: str, browse: Browse, fragment: str) -> Non
 
 
 def test_text_from_strangers_stays_text(run: Path, browse: Browse) -> None:
-    named = {"id": NASTY, "dataset": NASTY, "input": NASTY, "answer": NASTY, "turns": [NASTY], "pred": NASTY}
+    named = {
+        "id": NASTY,
+        "dataset": NASTY,
+        "input": NASTY,
+        "answer": NASTY,
+        "turns": [NASTY],
+        "prediction": NASTY,
+    }
     call = {
         "call": {"name": NASTY, "arguments": {NASTY: NASTY, "b": [NASTY]}},
         "execution": {"output": NASTY},

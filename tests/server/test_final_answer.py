@@ -63,7 +63,7 @@ def test_without_the_option_the_result_is_the_answer() -> None:
         raise AssertionError(questions)
 
     (row,) = execute(tasks := shop(), [response("stock(chair, north)")], never)
-    assert (row.pred, row.turns, final_text(row, tasks.of(row))) == ("27", None, "27")
+    assert (row.prediction, row.turns, final_text(row, tasks.of(row))) == ("27", None, "27")
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_the_model_answers_in_a_sentence_over_a_result(sentence: str, final: str
         (question,) = asked
         assert (question.task, question.instruction) == (SECOND_TURN, SENTENCE_INSTRUCTION)
         assert question.input == "Context: 27\nQuestion: How many chairs are in the north?"
-        assert (row.turns, row.pred, row.correct) == ([sentence], final, True)
+        assert (row.turns, row.prediction, row.correct) == ([sentence], final, True)
         assert final_text(row, tasks.of(row)) == final
 
 
 def test_a_failed_call_needs_no_second_turn() -> None:
     tasks = shop(answer_from_result=True)
     (row,) = grade(tasks, [response("stock(table, west)")], lambda _: [])
-    assert (row.turns, row.pred, row.correct) == (None, None, False)
+    assert (row.turns, row.prediction, row.correct) == (None, None, False)
     assert final_text(row, tasks.of(row)) == "The tool found nothing for table, west."
 
 
@@ -145,7 +145,7 @@ def test_what_is_measured_is_what_a_user_gets(
         "writer"
     ]
     assert row.turns == answer.readings or not answer.readings
-    assert row.pred == (None if text == "fail(x)" else answer.text)
+    assert row.prediction == (None if text == "fail(x)" else answer.text)
     with running(path, task=name) as server:
         message = ask(server, "Where?").choices[0].message
         assert (message.content, message.trice["turns"] or []) == (answer.text, answer.readings)

@@ -21,6 +21,7 @@ from trice.stages.label import label
 from trice.stages.model_spec import ModelSpec
 from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
 from trice.storage.row_state import read_state
+from trice.tasks import Tasks
 from trice.tools.passage_index import Passage, build_index
 
 
@@ -56,16 +57,16 @@ def test_a_budget_ends_a_command_and_a_higher_one_goes_on(
 
 def test_labels_keep_a_budget_too(tmp_path: Path) -> None:
     data, output = sums(tmp_path / "S.json", 9), tmp_path / "out.json"
-    prompts = load_teacher_prompts("math")
+    prompts = load_teacher_prompts(Tasks("math"))
 
     def teacher(requests: int) -> EndpointTeacher:
         return EndpointTeacher(Endpoint(server.url, "m", budget=Budget(max_requests=requests)), prompts)
 
     with StandIn(add) as server:
         with pytest.raises(TriceError, match="max_requests 4; so far 4 requests, 52 tokens"):
-            label(data, output, "math", teacher(4))
-        assert label(data, output, "math", teacher(9)).kept == 9
-        assert label(data, output, "math", teacher(9)).kept == 9  # it is finished: nothing is paid
+            label(data, output, Tasks("math"), teacher(4))
+        assert label(data, output, Tasks("math"), teacher(9)).kept == 9
+        assert label(data, output, Tasks("math"), teacher(9)).kept == 9  # it is finished: nothing is paid
         assert len(server.seen) == 9
 
 
@@ -73,10 +74,10 @@ def test_a_question_that_failed_is_asked_again_where_that_is_wanted(tmp_path: Pa
     data, output = sums(tmp_path / "S.json", 4), tmp_path / "out.json"
     with StandIn(add, script={"2 and": ["500"]}) as server:
         spec = ModelSpec("m", client=Endpoint(server.url, "m", attempts=1))
-        assert [row.id for row in generate(data, output, "math", spec)] == ["S_0", "S_1", "S_3"]
-        assert len(generate(data, output, "math", spec)) == 3
+        assert [row.id for row in generate(data, output, Tasks("math"), spec)] == ["S_0", "S_1", "S_3"]
+        assert len(generate(data, output, Tasks("math"), spec)) == 3
         assert len(server.seen) == 4
-        assert len(generate(data, output, "math", spec, retry=True)) == 4
+        assert len(generate(data, output, Tasks("math"), spec, retry=True)) == 4
         assert len(server.seen) == 5
     assert [row["id"] for row in read(output)] == ["S_0", "S_1", "S_2", "S_3"]
 
@@ -85,7 +86,7 @@ def test_a_question_that_is_there_twice_is_not_paid(tmp_path: Path) -> None:
     row = {"id": "S_1", "question": "What is 1 and 7?", "answer": "8"}
     data = write(tmp_path / "in.json", [row, row])
     with StandIn(add) as server, pytest.raises(InputError, match=rf"^{data}:2: field 'id': .*{data}:1 too"):
-        generate(data, tmp_path / "out.json", "math", ModelSpec("m", client=Endpoint(server.url, "m")))
+        generate(data, tmp_path / "out.json", Tasks("math"), ModelSpec("m", client=Endpoint(server.url, "m")))
     assert not server.seen
 
 
@@ -106,7 +107,7 @@ def test_a_second_turn_that_failed_is_asked_again_alone(
 
     def turn() -> Any:
         spec = ModelSpec("m", client=Endpoint(server.url, "m", attempts=1))
-        return evaluate(data, tmp_path / "out.json", "qa", spec=spec, tools=tools)
+        return evaluate(data, tmp_path / "out.json", Tasks("qa", tools), spec=spec)
 
     with StandIn(reads, script={"castles": ["500"]}) as server:
         with pytest.raises(TriceError, match="1 of 2 questions got no second turn; run the same command"):
@@ -134,7 +135,7 @@ def test_a_model_of_ones_own_is_prompted_as_it_was_trained_and_its_ids_are_kept(
     with StandIn(lambda _: "What is", tokens=apart) as server:
         client = Endpoint(server.url, "m", api="completions", tokenizer=name)
         spec = ModelSpec("m", client=client, tool_choice="required")
-        generate(data, output, "math", spec)
+        generate(data, output, Tasks("math"), spec)
     assert tokenizer.decode(server.seen[0].body["prompt"]).endswith(
         "Question: What is 0 and 7?\nAnswer: calculator("
     )

@@ -18,7 +18,7 @@ from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
 from trice.stages.collect import collect, collect_gold, origin_path
 from trice.stages.model_spec import ModelSpec
-from trice.tasks import MIX
+from trice.tasks import MIX, Tasks
 from trice.types import Response
 
 KEY = "sk-collect-0123456789abcdef"
@@ -49,12 +49,12 @@ def spec(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
 
 def work(folder: Path, spec: ModelSpec) -> None:
     data = gold(folder / "S.json")
-    collect_gold(data, folder / "stage2", "math")
-    collect(data, folder / "stage2", "math", "sampled", spec)
+    collect_gold(data, folder / "stage2", Tasks("math"))
+    collect(data, folder / "stage2", Tasks("math"), "sampled", spec)
 
 
 def test_gold_is_the_stage_1_file_itself(tmp_path: Path) -> None:
-    path = collect_gold(gold(tmp_path / "S.json"), tmp_path / "stage2", "math", limit=3)
+    path = collect_gold(gold(tmp_path / "S.json"), tmp_path / "stage2", Tasks("math"), limit=3)
     assert path == tmp_path / "stage2" / "math_gold_response.json"
     assert path.read_bytes().splitlines() == (tmp_path / "S.json").read_bytes().splitlines()[:3]
 
@@ -62,11 +62,11 @@ def test_gold_is_the_stage_1_file_itself(tmp_path: Path) -> None:
 def test_rows_without_an_id_cannot_be_joined(tmp_path: Path) -> None:
     data = write(tmp_path / "S.json", [{"instruction": "", "input": "q", "output": "4"}])
     with pytest.raises(InputError, match=rf"^{data}:1: field 'id': is missing$"):
-        collect_gold(data, tmp_path / "stage2", "math")
+        collect_gold(data, tmp_path / "stage2", Tasks("math"))
 
 
 def test_candidates_carry_their_question_origin_and_number(tmp_path: Path, spec: ModelSpec) -> None:
-    rows = collect(gold(tmp_path / "S.json"), tmp_path, "math", "sampled", spec, limit=4)
+    rows = collect(gold(tmp_path / "S.json"), tmp_path, Tasks("math"), "sampled", spec, limit=4)
     written = read(tmp_path / "math_sampled_response.json")
     assert len(rows) == len(written) == 8
     assert [(row["id"], row["sample"]) for row in written[:3]] == [("S_0", 0), ("S_0", 1), ("S_1", 0)]
@@ -75,7 +75,7 @@ def test_candidates_carry_their_question_origin_and_number(tmp_path: Path, spec:
 
 def test_compelled_candidates_are_calls(tmp_path: Path, spec: ModelSpec) -> None:
     shown = replace(spec, tool_choice="required", few_shot="calls")
-    rows = collect(gold(tmp_path / "S.json"), tmp_path, "math", "few-shot", shown)
+    rows = collect(gold(tmp_path / "S.json"), tmp_path, Tasks("math"), "few-shot", shown)
     assert all(row.response.startswith("calculator(") for row in rows)
 
 
@@ -88,7 +88,7 @@ def test_killed_and_run_again_the_files_are_the_same(tmp_path: Path, spec: Model
 @pytest.mark.parametrize("name", ["", "a_b", "../a", "a/b", ".a", "a b"])
 def test_an_origin_must_survive_as_a_file_name(name: str) -> None:
     with pytest.raises(InputError, match=r"use letters, digits, '-' and '\.'"):
-        origin_path(Path("x"), "math", name)
+        origin_path(Path("x"), Tasks("math"), name)
 
 
 def add(message: str) -> str:
@@ -100,7 +100,7 @@ def ask(
 ) -> list[Response]:
     client = Endpoint(server.url, "m", [KEY], attempts=2)
     spec = ModelSpec("m", client=client, sampling=Sampling(samples=2), **options)
-    return collect(folder / "S.json", folder, "math", "gpt", spec, limit=limit, retry=retry)
+    return collect(folder / "S.json", folder, Tasks("math"), "gpt", spec, limit=limit, retry=retry)
 
 
 def test_an_endpoint_is_asked_as_in_a_chat(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_in_a_mix_an_endpoint_is_shown_each_tasks_own_examples(tmp_path: Path) -
     with StandIn() as server:
         client = Endpoint(server.url, "m", [KEY])
         spec = ModelSpec("m", client=client, few_shot="calls", tool_choice="required")
-        found = collect(data, tmp_path, "mix", "gpt", spec)
+        found = collect(data, tmp_path, Tasks("mix"), "gpt", spec)
     assert [(row.id, row.response) for row in found] == [("math_1", "MATH?"), ("qa_1", "QA?")]
     for seen in server.seen:
         system, *shown, _ = seen.body["messages"]

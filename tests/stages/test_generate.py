@@ -30,23 +30,25 @@ def spec(tiny_model: Callable[[str], Path]) -> ModelSpec:
 
 
 def work(folder: Path, spec: ModelSpec) -> None:
-    generate(sums(folder / "in.json"), folder / "out.json", "math", spec, origin="x")
+    generate(sums(folder / "in.json"), folder / "out.json", Tasks("math"), spec, origin="x")
 
 
 def test_responses_come_in_order_with_all_that_the_questions_hold(tmp_path: Path, spec: ModelSpec) -> None:
-    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", spec, origin="base", limit=4)
+    rows = generate(
+        sums(tmp_path / "in.json"), tmp_path / "out.json", Tasks("math"), spec, origin="base", limit=4
+    )
     written = read(tmp_path / "out.json")
     assert [row["id"] for row in written] == [row.id for row in rows] == ["S_0", "S_1", "S_2", "S_3"]
     assert {row["origin"] for row in written} == {"base"}
     assert [row["expression"] for row in written] == ["0+7", "1+7", "2+7", "3+7"]
     assert {row["instruction"] for row in written} == {load_task("math").instruction}
-    assert not {"outcome", "pred", "correct"} & set(written[0])
+    assert not {"outcome", "prediction", "correct"} & set(written[0])
     assert sorted(tree(tmp_path)) == ["in.json", "out.json"]
 
 
 def test_a_question_keeps_its_own_instruction(tmp_path: Path, spec: ModelSpec) -> None:
     row = {"id": "A_1", "instruction": "Add.", "input": "2 and 2?", "answer": "4"}
-    generate(write(tmp_path / "in.json", [row]), tmp_path / "out.json", "math", spec)
+    generate(write(tmp_path / "in.json", [row]), tmp_path / "out.json", Tasks("math"), spec)
     assert read(tmp_path / "out.json")[0]["instruction"] == "Add."
 
 
@@ -56,13 +58,13 @@ def test_questions_of_two_data_sets_may_share_their_ids(tmp_path: Path, spec: Mo
         for name in ("one", "two")
         for i in range(3)
     ]
-    generate(write(tmp_path / "in.json", rows), tmp_path / "out.json", "math", spec)
+    generate(write(tmp_path / "in.json", rows), tmp_path / "out.json", Tasks("math"), spec)
     assert [row["input"] for row in read(tmp_path / "out.json")] == [row["question"] for row in rows]
 
 
 def test_samples_are_numbered_and_differ(tmp_path: Path, spec: ModelSpec) -> None:
     asked = replace(spec, sampling=SAMPLED, batch_size=6)
-    rows = generate(sums(tmp_path / "in.json", 3), tmp_path / "out.json", "math", asked)
+    rows = generate(sums(tmp_path / "in.json", 3), tmp_path / "out.json", Tasks("math"), asked)
     assert [(row.id, row.sample) for row in rows] == [(f"S_{i}", k) for i in range(3) for k in range(3)]
     assert len({row.response for row in rows}) > 5
 
@@ -118,7 +120,7 @@ def test_a_template_file_that_changed_is_another_setting(tmp_path: Path, spec: M
 
 def test_compelled_to_call_every_response_begins_with_the_tool(tmp_path: Path, spec: ModelSpec) -> None:
     asked = replace(spec, tool_choice="required", sampling=SAMPLED)
-    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
+    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", Tasks("math"), asked)
     assert len(rows) == 15
     assert all(row.response.startswith("calculator(") for row in rows)
     assert all(row.response.count("calculator(") == 1 for row in rows)
@@ -145,7 +147,7 @@ def bent_on_calling(source: Path, folder: Path, tools: Sequence[str] = ("calcula
 def test_compelled_to_answer_no_spelling_of_a_call_is_left(tmp_path: Path, spec: ModelSpec) -> None:
     model = bent_on_calling(Path(spec.model), tmp_path / "bent")
     asked = replace(spec, model=str(model), tool_choice="none", sampling=SAMPLED, batch_size=64)
-    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", "math", asked)
+    rows = generate(sums(tmp_path / "in.json"), tmp_path / "out.json", Tasks("math"), asked)
     assert {row.outcome for row in grade(Tasks("math"), rows)} == {Outcome.ANSWERED}
     assert not any("calculator(" in row.response for row in rows)
     assert any("c" in row.response for row in rows)  # letters of its name are free
@@ -165,14 +167,14 @@ def mixed(path: Path) -> Path:
 
 
 def work_mixed(folder: Path, spec: ModelSpec) -> None:
-    generate(mixed(folder / "in.json"), folder / "out.json", "mix", spec, origin="x")
+    generate(mixed(folder / "in.json"), folder / "out.json", Tasks("mix"), spec, origin="x")
 
 
 def test_responses_that_a_tool_choice_would_not_change_are_not_asked_for_again(
     tmp_path: Path, spec: ModelSpec
 ) -> None:
     questions = sums(tmp_path / "in.json")
-    free = generate(questions, tmp_path / "free.json", "math", spec)
+    free = generate(questions, tmp_path / "free.json", Tasks("math"), spec)
     plain = [row.model_copy(update={"tokens": None}) for row in free]
     calls = [row.model_copy(update={"response": f"calculator({i}+7)"}) for i, row in enumerate(plain)]
     marked = [row.model_copy(update={"response": "marked"}) for row in plain]
@@ -180,7 +182,7 @@ def test_responses_that_a_tool_choice_would_not_change_are_not_asked_for_again(
 
     def compelled(choice: ToolChoice, name: str, free: Path | None) -> list[str]:
         asked = replace(spec, tool_choice=choice)
-        rows = generate(questions, tmp_path / name, "math", asked, origin=choice, auto_responses=free)
+        rows = generate(questions, tmp_path / name, Tasks("math"), asked, origin=choice, auto_responses=free)
         assert {row.origin for row in rows} == {choice}
         return [row.response for row in rows]
 
@@ -193,7 +195,10 @@ def test_responses_that_a_tool_choice_would_not_change_are_not_asked_for_again(
 
 def test_in_a_mix_each_question_is_compelled_to_call_its_own_tool(tmp_path: Path, spec: ModelSpec) -> None:
     rows = generate(
-        mixed(tmp_path / "in.json"), tmp_path / "out.json", "mix", replace(spec, tool_choice="required")
+        mixed(tmp_path / "in.json"),
+        tmp_path / "out.json",
+        Tasks("mix"),
+        replace(spec, tool_choice="required"),
     )
     assert [row.id for row in rows] == [f"{task}_{i}" for i in range(2) for task in MIXED]
     assert {row.instruction for row in rows} == {MIX}
@@ -204,7 +209,7 @@ def test_in_a_mix_each_question_is_compelled_to_call_its_own_tool(tmp_path: Path
 def test_compelled_to_answer_no_tool_of_a_mix_is_called(tmp_path: Path, spec: ModelSpec) -> None:
     model = bent_on_calling(Path(spec.model), tmp_path / "bent", list(TOOLS.values()))
     asked = replace(spec, model=str(model), tool_choice="none", sampling=SAMPLED, batch_size=64)
-    rows = generate(mixed(tmp_path / "in.json"), tmp_path / "out.json", "mix", asked)
+    rows = generate(mixed(tmp_path / "in.json"), tmp_path / "out.json", Tasks("mix"), asked)
     assert {row.outcome for row in grade(Tasks("mix"), rows)} == {Outcome.ANSWERED}
     assert not any(f"{tool}(" in row.response for row in rows for tool in TOOLS.values())
 
@@ -273,8 +278,8 @@ def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, spec: M
         assert not output.exists()
         assert not output.with_name(".out.json.journal").exists()
     with pytest.raises(InputError, match="--device gpu"):
-        generate(data, output, "math", replace(spec, device="gpu"))
-    generate(data, output, "math", spec)  # what the unknown device left behind is no obstacle
+        generate(data, output, Tasks("math"), replace(spec, device="gpu"))
+    generate(data, output, Tasks("math"), spec)  # what the unknown device left behind is no obstacle
 
 
 def test_wrong_names_of_examples_and_of_what_to_compel_are_refused(tmp_path: Path) -> None:

@@ -74,10 +74,10 @@ def test_without_a_model_a_call_is_right_where_a_passage_holds_a_gold_answer(ind
     assert [each.correct for each in found] == [True, False, False, True, False, True, False]
     assert [each.outcome for each in found[2:5]] == [Outcome.CALLED, Outcome.ANSWERED, Outcome.MALFORMED]
     assert found[0].execution is not None
-    assert found[0].pred == found[0].execution.output
-    assert len(str(found[0].pred).split("\n")) == 2
+    assert found[0].prediction == found[0].execution.output
+    assert len(str(found[0].prediction).split("\n")) == 2
     assert found[2].execution is not None
-    assert (found[2].pred, found[2].execution.error) == (None, "nothing was found")
+    assert (found[2].prediction, found[2].execution.error) == (None, "nothing was found")
     assert all(each.turns is None for each in found)
 
 
@@ -99,10 +99,14 @@ def test_the_model_is_asked_again_over_all_passages_and_gives_one_answer(index: 
         ask_again=answers,
     )
     assert [each.correct for each in found] == [True, False, True, False, False]
-    assert (found[0].turns, found[0].pred) == (["Onhava"], "Onhava")
+    assert (found[0].turns, found[0].prediction) == (["Onhava"], "Onhava")
     assert {each.any_passage for each in found} == {None}
-    assert (found[1].turns, found[1].pred) == (["no Q_2/1"], "no Q_2/1")
-    assert [(each.turns, each.pred) for each in found[2:]] == [(None, "Onhava"), (None, None), (None, None)]
+    assert (found[1].turns, found[1].prediction) == (["no Q_2/1"], "no Q_2/1")
+    assert [(each.turns, each.prediction) for each in found[2:]] == [
+        (None, "Onhava"),
+        (None, None),
+        (None, None),
+    ]
     assert len(asked) == 2
     assert asked[0].input.count("\n") == 2  # both passages and the question
     assert {(each.task, each.instruction) for each in asked} == {
@@ -129,7 +133,7 @@ def test_the_answer_over_any_one_passage_is_a_measure_of_its_own(index: Path) ->
     ]
     tasks = Tasks("qa", {"WikiSearch": str(index)})
     found = grade(tasks, [Response.model_validate(each) for each in rows], answers, any_passage=True)
-    assert [each.pred for each in found] == ["Paris", "Paris", "Onhava", "Rome"]
+    assert [each.prediction for each in found] == ["Paris", "Paris", "Onhava", "Rome"]
     assert [each.correct for each in found] == [False, False, True, False]
     assert [each.any_passage for each in found] == [True, False, True, False]
     assert measure(found)["accuracy"] == Share(1, 4)
@@ -150,11 +154,11 @@ def test_a_real_model_reads_the_passages(index: Path, tmp_path: Path, five: Mode
         ],
     )
     tools = {"WikiSearch": str(index)}
-    found = evaluate(data, tmp_path / "out.json", "qa", spec=five, tools=tools)
+    found = evaluate(data, tmp_path / "out.json", Tasks("qa", tools), spec=five)
     rows = read(tmp_path / "out.json")
     assert [each["correct"] for each in rows] == [True, False, True, False]
     assert [each.get("turns") for each in rows] == [["5"], ["5"], None, None]
-    assert [each.get("pred") for each in rows] == ["5", "5", "Onhava", None]
+    assert [each.get("prediction") for each in rows] == ["5", "5", "Onhava", None]
     assert found["total"]["accuracy"].count == 2
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["in.json", "out.json"]
 
@@ -164,7 +168,7 @@ def test_what_the_model_has_read_before_it_does_not_read_again(
 ) -> None:
     tools = {"WikiSearch": str(index)}
     first = write(tmp_path / "first.json", [row("WikiSearch(Ruritania)", 1, **CASTLES), row("Onhava", 2)])
-    evaluate(first, tmp_path / "read.json", "qa", spec=five, tools=tools)
+    evaluate(first, tmp_path / "read.json", Tasks("qa", tools), spec=five)
     before = read(tmp_path / "read.json")
     assert [each.get("turns") for each in before] == [["5"], None]
     # No model here says that.
@@ -172,7 +176,9 @@ def test_what_the_model_has_read_before_it_does_not_read_again(
     second = write(
         tmp_path / "second.json", [row("WikiSearch(Ruritania)", 1, **CASTLES), row("WikiSearch(Zembla)", 2)]
     )
-    evaluate(second, tmp_path / "out.json", "qa", spec=five, tools=tools, auto_results=tmp_path / "read.json")
+    evaluate(
+        second, tmp_path / "out.json", Tasks("qa", tools), spec=five, auto_results=tmp_path / "read.json"
+    )
     assert [each["turns"] for each in read(tmp_path / "out.json")] == [["seven"], ["5"]]
 
 
@@ -181,10 +187,10 @@ def test_evaluate_without_a_model_refuses_where_a_passage_would_have_to_be_read(
 ) -> None:
     data, tools = tmp_path / "in.json", {"WikiSearch": str(index)}
     write(data, [row("Onhava"), row("WikiSearch(Zembla", 2)])
-    assert evaluate(data, tmp_path / "out.json", "qa", tools=tools)["total"]["accuracy"].count == 1
+    assert evaluate(data, tmp_path / "out.json", Tasks("qa", tools))["total"]["accuracy"].count == 1
     write(data, [row("Onhava"), row("WikiSearch(Zembla)", 2)])
     with pytest.raises(InputError) as caught:
-        evaluate(data, tmp_path / "out.json", "qa", tools=tools)
+        evaluate(data, tmp_path / "out.json", Tasks("qa", tools))
     said = f"{data}:2: calls WikiSearch, whose output a model has to read: give --model"
     assert str(caught.value) == said
 
@@ -193,7 +199,7 @@ def work(folder: Path, index: Path, spec: ModelSpec) -> None:
     os.environ["TRICE_CACHE"] = str(folder.parent / "cache")
     rows = [row(f"WikiSearch({words})", i) for i, words in enumerate(("Zembla", "Ruritania", "waxwing"))]
     data = write(folder / "in.json", [*rows, row("5", 3, **CASTLES)])
-    evaluate(data, folder / "out.json", "qa", spec=spec, tools={"WikiSearch": str(index)})
+    evaluate(data, folder / "out.json", Tasks("qa", {"WikiSearch": str(index)}), spec=spec)
 
 
 def test_killed_in_the_second_turn_and_run_again_the_bytes_are_the_same(
@@ -226,7 +232,7 @@ def test_in_a_mix_another_tasks_tool_may_be_called(index: Path) -> None:
     )
     assert [each.correct for each in found] == [True, True, False, False, True]
     assert answered == ["Q_1/1"]
-    assert (found[0].pred, found[0].turns) == ("5", ["There are 5."])
+    assert (found[0].prediction, found[0].turns) == ("5", ["There are 5."])
     assert [each.outcome for each in found[3:]] == [Outcome.MALFORMED, Outcome.ANSWERED]
 
 
@@ -259,7 +265,7 @@ def test_the_translated_question_replaces_the_foreign_one() -> None:
 
     call = row("translator(¿Dónde vive Ana Ruiz?)", **SPANISH)
     (found,) = graded(Tasks("mlqa"), call, ask_again=answers)
-    assert (found.correct, found.pred, found.turns) == (True, "in Bergen", ["in Bergen"])
+    assert (found.correct, found.prediction, found.turns) == (True, "in Bergen", ["in Bergen"])
     (again,) = asked
     context, _, question = again.input.partition("\nQuestion: ")
     assert context == "Context: Ana Ruiz lives in Bergen and sells books."
@@ -281,11 +287,11 @@ def test_candidates_are_scored_with_a_model_that_reads_and_without(
     write(folder / "qa_gold_response.json", [gold("WikiSearch(zembla capital)")])
     texts = ["WikiSearch(Zembla)", "WikiSearch(Ruritania)", "Onhava", "5", "WikiSearch(", "calculator(1+1)"]
     write(folder / "qa_x_response.json", [row(text) for text in texts])
-    (found,) = score(folder, tmp_path / "qa.json", "qa", tools=tools)
+    (found,) = score(folder, tmp_path / "qa.json", Tasks("qa", tools))
     assert [each.response for each in found.candidates[1:]] == texts
     assert [each.reward for each in found.candidates] == [20, 15, 5, 10, 0, 0, 0]
     assert str(found.candidates[1].prediction).startswith("Zembla")
-    (read_by_five,) = score(folder, tmp_path / "qa.json", "qa", spec=five, tools=tools)
+    (read_by_five,) = score(folder, tmp_path / "qa.json", Tasks("qa", tools), spec=five)
     assert [each.reward for each in read_by_five.candidates] == [20, 5, 5, 10, 0, 0, 0]
     assert [each.prediction for each in read_by_five.candidates[:3]] == ["5", "5", "5"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["qa.json"]

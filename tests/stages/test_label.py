@@ -53,7 +53,7 @@ def add(message: str) -> str:
 
 def teacher(server: StandIn, retries: int = 0, **options: Any) -> EndpointTeacher:
     endpoint = Endpoint(server.url, "m", [KEY], **options)
-    return EndpointTeacher(endpoint, load_teacher_prompts("math"), retries)
+    return EndpointTeacher(endpoint, load_teacher_prompts(Tasks("math")), retries)
 
 
 def test_annotations_are_executed_and_kept_only_if_right(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_annotations_are_executed_and_kept_only_if_right(tmp_path: Path) -> None
         "origin": "base",
         "sample": 0,
         "outcome": "answered",
-        "pred": "5",
+        "prediction": "5",
         "correct": False,
     }
     data = write(
@@ -85,7 +85,7 @@ def test_annotations_are_executed_and_kept_only_if_right(tmp_path: Path) -> None
         ],
     )
     output = tmp_path / "out" / "A_wrong.json"
-    result = label(data, output, "math", Annotations())
+    result = label(data, output, Tasks("math"), Annotations())
     reasons = {"malformed": 2, "wrong answer": 1, "execution error": 1, "no annotation": 1}
     assert result == Yield(2, 7, reasons)
     assert str(result).startswith("kept 2 of 7 labels (28.6%); rejected: malformed 2, ")
@@ -136,9 +136,9 @@ def test_without_rejections_there_is_no_file_of_them(tmp_path: Path) -> None:
         {"id": "A_2", "question": "b", "answer": "3"},
     ]
     output, stale = tmp_path / "x.json", tmp_path / "x_rejected.json"
-    label(write(tmp_path / "in.json", rows), output, "math", Annotations())
+    label(write(tmp_path / "in.json", rows), output, Tasks("math"), Annotations())
     assert stale.exists()
-    assert label(tmp_path / "in.json", output, "math", Annotations(), limit=1) == Yield(1, 1, {})
+    assert label(tmp_path / "in.json", output, Tasks("math"), Annotations(), limit=1) == Yield(1, 1, {})
     assert not stale.exists()
 
 
@@ -149,13 +149,13 @@ def test_thousands_of_annotations_take_a_second(tmp_path: Path) -> None:
     ]
     data = write(tmp_path / "in.json", rows)
     start = time.process_time()
-    assert label(data, tmp_path / "out.json", "math", Annotations()).kept == 4000
+    assert label(data, tmp_path / "out.json", Tasks("math"), Annotations()).kept == 4000
     assert time.process_time() - start < 4  # a thousand a second even on a busy machine
 
 
 def test_the_endpoint_is_shown_question_and_gold_answer_and_its_call_alone_is_kept(tmp_path: Path) -> None:
     with StandIn(answer=lambda message: f"Sure! {add(message)} gives it.\nDone.") as server:
-        result = label(sums(tmp_path / "in.json", 3), tmp_path / "out.json", "math", teacher(server))
+        result = label(sums(tmp_path / "in.json", 3), tmp_path / "out.json", Tasks("math"), teacher(server))
     assert result == Yield(3, 3, {})
     assert [row["output"] for row in read(tmp_path / "out.json")] == [f"calculator({i}+7)" for i in range(3)]
     messages = server.seen[0].body["messages"]
@@ -174,7 +174,7 @@ def test_rejected_labels_are_asked_for_again(tmp_path: Path) -> None:
     waiting = {i: list(texts) for i, texts in replies.items()}
     data = sums(tmp_path / "in.json", 4)
     with StandIn(answer=lambda message: waiting[int(message.split()[3])].pop(0)) as server:
-        result = label(data, tmp_path / "out.json", "math", teacher(server, retries=2))
+        result = label(data, tmp_path / "out.json", Tasks("math"), teacher(server, retries=2))
     assert result == Yield(3, 4, {"wrong answer": 1})
     assert [row["id"] for row in read(tmp_path / "out.json")] == ["S_0", "S_1", "S_2"]
     [rejected] = read(tmp_path / "out_rejected.json")
@@ -187,7 +187,10 @@ def test_a_question_the_endpoint_does_not_answer_is_rejected_and_said(
 ) -> None:
     with StandIn(add, script={"What is 1 plus": ["echo-500"] * 4}) as server:
         result = label(
-            sums(tmp_path / "in.json", 3), tmp_path / "out.json", "math", teacher(server, 1, attempts=2)
+            sums(tmp_path / "in.json", 3),
+            tmp_path / "out.json",
+            Tasks("math"),
+            teacher(server, 1, attempts=2),
         )
     assert result == Yield(2, 3, {"endpoint failure": 1})
     [rejected] = read(tmp_path / "out_rejected.json")
@@ -196,7 +199,7 @@ def test_a_question_the_endpoint_does_not_answer_is_rejected_and_said(
     assert "1 questions got no reply" in capsys.readouterr().err
     # What was rejected can be labelled by itself.
     with StandIn(add) as server:
-        again = label(tmp_path / "out_rejected.json", tmp_path / "again.json", "math", teacher(server))
+        again = label(tmp_path / "out_rejected.json", tmp_path / "again.json", Tasks("math"), teacher(server))
     assert again == Yield(1, 1, {})
     [row] = read(tmp_path / "again.json")
     assert row["output"] == "calculator(1+7)"
@@ -255,7 +258,7 @@ def test_a_kill_loses_no_label_and_pays_for_none_twice(tmp_path: Path) -> None:
         assert {paid[i] for i in range(60)} <= {1, 2, 3}
         # At each of the two kills at most one request in each place is under way, and one reply is not stored yet.
         assert sum(paid.values()) - 60 <= 2 * 2 * server.most_under_way
-        again = label(data, tmp_path / "whole.json", "math", teacher(server))
+        again = label(data, tmp_path / "whole.json", Tasks("math"), teacher(server))
     assert again == Yield(60, 60, {})
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
     for file in tmp_path.iterdir():
@@ -274,7 +277,7 @@ def test_what_reached_the_journal_is_never_asked_for_again(tmp_path: Path) -> No
         torn.write_bytes(torn.read_bytes()[:-5])  # the kill came while the last label was being written
         safe = journalled(output)
         assert len(safe) == 38
-        assert label(data, output, "math", teacher(server)) == Yield(40, 40, {})
+        assert label(data, output, Tasks("math"), teacher(server)) == Yield(40, 40, {})
     asked = [int(seen.question.split()[3]) for seen in server.seen]
     assert {i for i in range(40) if asked.count(i) > 1} == set(range(40)) - safe
 
@@ -285,8 +288,8 @@ def test_later_turns_are_resumed_too(tmp_path: Path) -> None:
     with StandIn(lambda message: replies[int(message.split()[3])].pop(0)) as server:
         server.script = {"What is 1 plus": ["answer", "answer", "404"]}
         with pytest.raises(TriceError, match="HTTP 404"):
-            label(data, output, "math", teacher(server, retries=2))
-        assert label(data, output, "math", teacher(server, retries=2)) == Yield(2, 2, {})
+            label(data, output, Tasks("math"), teacher(server, retries=2))
+        assert label(data, output, Tasks("math"), teacher(server, retries=2)) == Yield(2, 2, {})
     assert not any(replies.values())
     assert len(server.seen) == 5
 
@@ -295,31 +298,31 @@ def test_going_on_with_another_teacher_is_refused(tmp_path: Path) -> None:
     data, output = sums(tmp_path / "in.json", 9), tmp_path / "out.json"
     with StandIn(add, script={"What is 8": ["404"]}) as server:
         with pytest.raises(TriceError, match="HTTP 404"):
-            label(data, output, "math", teacher(server))
+            label(data, output, Tasks("math"), teacher(server))
         with pytest.raises(InputError, match="retries was 0, is now 3"):
-            label(data, output, "math", teacher(server, retries=3))
+            label(data, output, Tasks("math"), teacher(server, retries=3))
         assert KEY not in journal_path(output).read_text()
 
 
 def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
     data = write(tmp_path / "in.json", [{"id": "A_1", "question": "a", "answer": "a few", "expression": "1"}])
     with pytest.raises(InputError, match=r"in\.json:1: field 'answer'"):
-        label(data, tmp_path / "out.json", "math", Annotations())
+        label(data, tmp_path / "out.json", Tasks("math"), Annotations())
     sums(data, 1)
     with pytest.raises(InputError, match="limit: 0 is less than 1"):
-        label(data, tmp_path / "out.json", "math", Annotations(), limit=0)
+        label(data, tmp_path / "out.json", Tasks("math"), Annotations(), limit=0)
     with pytest.raises(InputError, match="would be overwritten"):
-        label(data, data, "math", Annotations())
+        label(data, data, Tasks("math"), Annotations())
     with pytest.raises(InputError, match="would be overwritten"):
-        label(tmp_path / "x_rejected.json", tmp_path / "x.json", "math", Annotations())
+        label(tmp_path / "x_rejected.json", tmp_path / "x.json", Tasks("math"), Annotations())
     with pytest.raises(InputError, match="unknown task 'cooking'"):
-        load_teacher_prompts("cooking")
+        load_teacher_prompts(Tasks("cooking"))
     with pytest.raises(InputError, match="no teacher's prompt for task 'hotpot'"):
-        load_teacher_prompts("hotpot")
+        load_teacher_prompts(Tasks("hotpot"))
 
 
 def test_the_prompt_s_own_examples_are_right() -> None:
-    (prompt,) = load_teacher_prompts("math").values()
+    (prompt,) = load_teacher_prompts(Tasks("math")).values()
     for example in prompt.examples:
         row = Response(id="E_1", input=example.question, answer=example.answer, response=example.call)
         assert grade(Tasks("math"), [row])[0].correct, example.call
@@ -327,7 +330,7 @@ def test_the_prompt_s_own_examples_are_right() -> None:
 
 
 def test_every_task_of_a_mix_has_a_prompt_whose_examples_are_calls_of_its_tool() -> None:
-    prompts, tasks = load_teacher_prompts("mix"), Tasks("mix")
+    prompts, tasks = load_teacher_prompts(Tasks("mix")), Tasks("mix")
     assert tuple(prompts) == MIXED
     for name, prompt in prompts.items():
         for example in prompt.examples:
@@ -341,7 +344,7 @@ def test_every_task_of_a_mix_has_a_prompt_whose_examples_are_calls_of_its_tool()
 
 def test_labelled_rows_are_read_back(tmp_path: Path) -> None:
     with StandIn(add) as server:
-        label(sums(tmp_path / "in.json", 2), tmp_path / "out.json", "math", teacher(server), limit=1)
+        label(sums(tmp_path / "in.json", 2), tmp_path / "out.json", Tasks("math"), teacher(server), limit=1)
     [row] = [LabeledQuestion.model_validate(row) for row in read(tmp_path / "out.json")]
     assert (row.id, row.output) == ("S_0", "calculator(0+7)")
 
@@ -349,13 +352,13 @@ def test_labelled_rows_are_read_back(tmp_path: Path) -> None:
 def test_what_is_finished_is_asked_for_again_only_where_it_failed_and_only_if_told(tmp_path: Path) -> None:
     data, output = sums(tmp_path / "in.json", 5), tmp_path / "out.json"
     with StandIn(add, script={"What is 4 plus": ["brief", "400"]}) as server:
-        first = label(data, output, "math", teacher(server))
+        first = label(data, output, Tasks("math"), teacher(server))
         assert first == Yield(4, 5, {"endpoint failure": 1})
         asked, before = len(server.seen), output.read_bytes()
-        assert label(data, output, "math", teacher(server)) == first
+        assert label(data, output, Tasks("math"), teacher(server)) == first
         assert (len(server.seen), output.read_bytes()) == (asked, before)
         for _ in range(2):
-            assert label(data, output, "math", teacher(server), retry=True) == Yield(5, 5, {})
+            assert label(data, output, Tasks("math"), teacher(server), retry=True) == Yield(5, 5, {})
         assert len(server.seen) == asked + 1
     assert [row["id"] for row in read(output)] == [f"S_{i}" for i in range(5)]
     assert not (tmp_path / "out_rejected.json").exists()
@@ -387,7 +390,7 @@ def test_what_is_stored_is_what_was_executed(tmp_path: Path, monkeypatch: pytest
         for i, (text, (gold, _)) in enumerate(texts.items())
     ]
     data, output = write(tmp_path / "in.json", rows), tmp_path / "out.json"
-    assert label(data, output, "counting.yaml", Annotations()) == Yield(6, 6, {})
+    assert label(data, output, Tasks("counting.yaml"), Annotations()) == Yield(6, 6, {})
     stored = read(output)
     assert [row["output"] for row in stored] == [call for _, call in texts.values()]
     tasks = Tasks("counting.yaml")
@@ -398,7 +401,7 @@ def test_what_is_stored_is_what_was_executed(tmp_path: Path, monkeypatch: pytest
 
 def test_an_expression_over_two_lines_is_stored_on_one(tmp_path: Path) -> None:
     with StandIn(answer=lambda message: "<think>calculator(0)</think>\ncalculator(0 +\n  7)") as server:
-        result = label(sums(tmp_path / "in.json", 1), tmp_path / "out.json", "math", teacher(server))
+        result = label(sums(tmp_path / "in.json", 1), tmp_path / "out.json", Tasks("math"), teacher(server))
     assert result == Yield(1, 1, {})
     [row] = read(tmp_path / "out.json")
     assert row["output"] == "calculator(0 + 7)"

@@ -45,7 +45,7 @@ def test_a_search_for_the_key_terms_is_kept_where_a_passage_holds_the_answer(
     tmp_path: Path, tools: dict[str, str]
 ) -> None:
     data, output = write(tmp_path / "in.json", QUESTIONS), tmp_path / "out" / "W.json"
-    result = label(data, output, "qa", load_teacher("rule", "qa"), tools=tools)
+    result = label(data, output, Tasks("qa", tools), load_teacher("rule", Tasks("qa")))
     reasons = {"wrong answer": 1, "execution error": 1, "no rule": 1}
     assert result == Yield(1, 4, reasons)
     assert str(result).startswith("kept 1 of 4 labels (25.0%); rejected: ")
@@ -63,7 +63,7 @@ def test_a_reading_row_holds_all_passages_and_the_answer_that_stands_in_them(
     tmp_path: Path, tools: dict[str, str]
 ) -> None:
     data, output = write(tmp_path / "in.json", QUESTIONS), tmp_path / "W.json"
-    label(data, output, "qa", Rule(), reading=True, tools=tools)
+    label(data, output, Tasks("qa", tools), Rule(), reading=True)
     rows = {row["id"]: row for row in read(tmp_path / "W_reading.json")}
     assert set(rows) == {"Q_1/1"}
     context, _, asked = rows["Q_1/1"]["input"].rpartition("\nQuestion: ")
@@ -77,19 +77,19 @@ def test_a_reading_row_holds_all_passages_and_the_answer_that_stands_in_them(
     mixed = tmp_path / "qa.json"
     known = {"id": "Q_9", "input": "capital of France?", "answer": "Paris", "response": "Paris"}
     right = write(tmp_path / "R.json", [known])
-    assert mix([output, tmp_path / "W_reading.json"], mixed, "qa", right=[right]) == 3
+    assert mix([output, tmp_path / "W_reading.json"], mixed, Tasks("qa"), right=[right]) == 3
     assert sorted(row["output"] for row in read(mixed)) == ["ONHAVA", "Paris", "WikiSearch(capital Zembla)"]
-    label(data, output, "qa", Rule(), reading=True, tools=tools, limit=1)
+    label(data, output, Tasks("qa", tools), Rule(), reading=True, limit=1)
     assert (tmp_path / "W_reading.json").exists()
     write(data, QUESTIONS[1:])
-    label(data, output, "qa", Rule(), reading=True, tools=tools)
+    label(data, output, Tasks("qa", tools), Rule(), reading=True)
     assert not (tmp_path / "W_reading.json").exists()
 
 
 def test_second_turns_may_be_taught_for_a_share_of_the_calls(tmp_path: Path, tools: dict[str, str]) -> None:
     data = write(tmp_path / "in.json", [QUESTIONS[0] | {"id": f"Q_{number}"} for number in range(5)])
     output = tmp_path / "W.json"
-    assert label(data, output, "qa", Rule(), reading=0.4, tools=tools) == Yield(5, 5, {})
+    assert label(data, output, Tasks("qa", tools), Rule(), reading=0.4) == Yield(5, 5, {})
     assert [row["id"] for row in read(tmp_path / "W_reading.json")] == ["Q_2/1", "Q_4/1"]
 
 
@@ -100,7 +100,7 @@ def test_in_a_mix_each_question_is_labelled_by_its_own_tool(tmp_path: Path, tool
         {"id": "M_2", "question": "2 and 3?", "answer": "5", "task": "math"},
     ]
     data, output = write(tmp_path / "in.json", rows), tmp_path / "out.json"
-    assert label(data, output, "mix", Rule(), reading=True, tools=tools) == Yield(2, 3, {"no rule": 1})
+    assert label(data, output, Tasks("mix", tools), Rule(), reading=True) == Yield(2, 3, {"no rule": 1})
     assert {row["output"]: (row["task"], row["instruction"]) for row in read(output)} == {
         "WikiSearch(capital Zembla)": ("qa", MIX),
         "calculator(2+3)": ("math", MIX),

@@ -10,7 +10,7 @@ import pytest
 from tiny import killed, read, tree, write
 from trice.errors import InputError, TriceError
 from trice.stages.mix import load_kind, mix
-from trice.tasks import load_task
+from trice.tasks import Tasks, load_task
 
 INSTRUCTION = load_task("math").instruction
 
@@ -29,7 +29,7 @@ def labelled(*numbers: int) -> list[dict[str, Any]]:
 
 
 def known(*numbers: int) -> list[dict[str, Any]]:
-    graded = {"origin": "base", "sample": 0, "outcome": "answered", "pred": "x", "correct": True}
+    graded = {"origin": "base", "sample": 0, "outcome": "answered", "prediction": "x", "correct": True}
     return [
         {"id": f"A_{i}", "input": f"q{i}", "answer": f"{i + 1}", "response": f"It is {i + 1}.", "grade": 2} | graded
         for i in numbers
@@ -42,7 +42,7 @@ def outputs(path: Path) -> dict[str, str]:
 
 def test_selective_joins_the_models_own_answers_and_the_calls(tmp_path: Path) -> None:
     wrong, right = write(tmp_path / "w.json", labelled(1, 2)), write(tmp_path / "r.json", known(3))
-    assert mix([wrong], tmp_path / "math.json", "math", right=[right]) == 3
+    assert mix([wrong], tmp_path / "math.json", Tasks("math"), right=[right]) == 3
     assert outputs(tmp_path / "math.json") == {
         "A_1": "calculator(1+1)",
         "A_2": "calculator(2+1)",
@@ -63,7 +63,7 @@ def test_selective_joins_the_models_own_answers_and_the_calls(tmp_path: Path) ->
 
 def test_a_question_both_labelled_and_known_keeps_the_models_own_answer(tmp_path: Path) -> None:
     every, right = write(tmp_path / "w.json", labelled(1, 2, 3)), write(tmp_path / "r.json", known(2))
-    mix([every], tmp_path / "math.json", "math", right=[right])
+    mix([every], tmp_path / "math.json", Tasks("math"), right=[right])
     assert outputs(tmp_path / "math.json")["A_2"] == "It is 3."
     assert len(read(tmp_path / "math.json")) == 3
 
@@ -71,12 +71,12 @@ def test_a_question_both_labelled_and_known_keeps_the_models_own_answer(tmp_path
 def test_questions_of_two_data_sets_may_have_the_same_id(tmp_path: Path) -> None:
     wrong = write(tmp_path / "w.json", [row | {"dataset": "B", "id": "1"} for row in labelled(1)])
     right = write(tmp_path / "r.json", [row | {"dataset": "A", "id": "1"} for row in known(1)])
-    assert mix([wrong], tmp_path / "math.json", "math", right=[right]) == 2
+    assert mix([wrong], tmp_path / "math.json", Tasks("math"), right=[right]) == 2
 
 
 def test_calls_takes_no_direct_answer(tmp_path: Path) -> None:
     files = [write(tmp_path / "w.json", labelled(1)), write(tmp_path / "r.json", labelled(2))]
-    mix(files, tmp_path / "calls.json", "math", kind="calls", right=[tmp_path / "not read"])
+    mix(files, tmp_path / "calls.json", Tasks("math"), kind="calls", right=[tmp_path / "not read"])
     assert set(outputs(tmp_path / "calls.json").values()) == {"calculator(1+1)", "calculator(2+1)"}
 
 
@@ -84,7 +84,7 @@ def test_where_a_tool_is_required_no_answer_is_taught(tmp_path: Path) -> None:
     rows = known(3, 4)
     rows[0]["tool"] = "required"
     wrong, right = write(tmp_path / "w.json", labelled(1)), write(tmp_path / "r.json", rows)
-    mix([wrong], tmp_path / "math.json", "math", right=[right])
+    mix([wrong], tmp_path / "math.json", Tasks("math"), right=[right])
     assert outputs(tmp_path / "math.json") == {"A_1": "calculator(1+1)", "A_4": "It is 5."}
 
 
@@ -94,7 +94,7 @@ def test_answers_turns_every_question_into_its_first_gold_answer(tmp_path: Path)
         {"id": "A_2", "question": "q2", "answer": 5},
     ]
     questions = write(tmp_path / "q.json", rows)
-    assert mix([], tmp_path / "answers.json", "math", kind="answers", questions=[questions]) == 2
+    assert mix([], tmp_path / "answers.json", Tasks("math"), kind="answers", questions=[questions]) == 2
     assert outputs(tmp_path / "answers.json") == {"A_1": "4", "A_2": "5"}
     assert {row["instruction"] for row in read(tmp_path / "answers.json")} == {INSTRUCTION}
 
@@ -104,7 +104,7 @@ def test_published_rows_of_several_files_join(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.json", [{"instruction": name, "input": "q", "output": "o"}] * 2)
         for name in ("math", "qa")
     ]
-    assert mix(files, tmp_path / "mix.json", "math") == 4
+    assert mix(files, tmp_path / "mix.json", Tasks("math")) == 4
     assert sorted(row["instruction"] for row in read(tmp_path / "mix.json")) == ["math", "math", "qa", "qa"]
 
 
@@ -112,7 +112,7 @@ def test_the_seed_says_the_order(tmp_path: Path) -> None:
     data = write(tmp_path / "w.json", labelled(*range(20)))
     orders = []
     for name, seed in {"a": 0, "b": 0, "c": 1}.items():
-        mix([data], tmp_path / name, "math", seed=seed)
+        mix([data], tmp_path / name, Tasks("math"), seed=seed)
         orders.append(list(outputs(tmp_path / name)))
     assert orders[0] == orders[1] != orders[2]
     assert orders[0] != sorted(orders[0])
@@ -121,12 +121,12 @@ def test_the_seed_says_the_order(tmp_path: Path) -> None:
 
 def test_a_kill_leaves_the_old_file_whole(tmp_path: Path) -> None:
     data, output = write(tmp_path / "w.json", labelled(1, 2)), tmp_path / "out" / "math.json"
-    mix([data], output, "math", seed=1)
+    mix([data], output, Tasks("math"), seed=1)
     before = tree(output.parent)
     write(data, labelled(3, 4, 5))
     assert killed(3, output.parent, mix, [data], output, "math")
     assert output.read_bytes() == before["math.json"]
-    assert mix([data], output, "math") == 3
+    assert mix([data], output, Tasks("math")) == 3
     assert list(tree(output.parent)) == ["math.json"]
 
 
@@ -137,17 +137,17 @@ def test_wrong_input_is_named_and_nothing_is_written(tmp_path: Path) -> None:
         write(tmp_path / "b.json", [{"instruction": "", "input": "q"}]),
     )
     with pytest.raises(InputError, match=r"typo\.json: no such file"):
-        mix([good, tmp_path / "typo.json"], output, "math")
+        mix([good, tmp_path / "typo.json"], output, Tasks("math"))
     with pytest.raises(InputError, match=r"typo\.json: no such file"):
-        mix([good], output, "math", right=[tmp_path / "typo.json"])
+        mix([good], output, Tasks("math"), right=[tmp_path / "typo.json"])
     with pytest.raises(InputError, match=r"e\.json: holds no rows"):
-        mix([good, empty], output, "math")
+        mix([good, empty], output, Tasks("math"))
     with pytest.raises(InputError, match=r"b\.json:1: field 'output': Field required"):
-        mix([bad], output, "math")
+        mix([bad], output, Tasks("math"))
     with pytest.raises(InputError, match="nothing to mix: kind 'answers'"):
-        mix([good], output, "math", kind="answers")
+        mix([good], output, Tasks("math"), kind="answers")
     with pytest.raises(InputError, match="--kind 'all' is not valid; choose selective, answers, calls"):
         load_kind("all")
     assert not output.exists()
     with pytest.raises(TriceError, match=r"w\.json/out\.json: cannot be written"):
-        mix([good], good / "out.json", "math")
+        mix([good], good / "out.json", Tasks("math"))

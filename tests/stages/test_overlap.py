@@ -17,6 +17,7 @@ from trice.stages.evaluate import evaluate
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
 from trice.stages.score import score
+from trice.tasks import Tasks
 
 TOOLS = '''
 import threading
@@ -88,7 +89,7 @@ def test_calls_are_run_while_the_model_writes_and_never_again(
 ) -> None:
     responses = tmp_path / "responses.json"
     tools.writing.append("begun")
-    generate(sums(tmp_path / "in.json", 20), responses, "double.yaml", spec)
+    generate(sums(tmp_path / "in.json", 20), responses, Tasks("double.yaml"), spec)
     assert tools.met == [True]  # though the first call hangs: others came back while the model waited
     tools.writing.clear()
     written = [row["response"] for row in read(responses)]
@@ -97,7 +98,7 @@ def test_calls_are_run_while_the_model_writes_and_never_again(
     assert 8 < len(distinct) <= 20
     assert set(tools.seen) <= distinct
 
-    evaluate(responses, tmp_path / "result.json", "double.yaml")
+    evaluate(responses, tmp_path / "result.json", Tasks("double.yaml"))
     assert sorted(tools.seen) == sorted(distinct)
     rows = [row for row in read(tmp_path / "result.json") if row.get("call")]
     failed = [row["execution"] for row in rows if "error" in row["execution"]]
@@ -108,12 +109,12 @@ def test_calls_are_run_while_the_model_writes_and_never_again(
 
 def test_what_was_run_ahead_changes_no_byte(tmp_path: Path, spec: ModelSpec, tools: Any) -> None:
     tools.seen.append("none hangs")
-    generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", "double.yaml", spec)
-    generate(tmp_path / "in.json", tmp_path / "b.json", "double.yaml", spec, execute_calls=False)
+    generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", Tasks("double.yaml"), spec)
+    generate(tmp_path / "in.json", tmp_path / "b.json", Tasks("double.yaml"), spec, execute_calls=False)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert not (tmp_path / ".b.json.calls").exists()
     for name in "ab":
-        evaluate(tmp_path / f"{name}.json", tmp_path / f"{name}_result.json", "double.yaml")
+        evaluate(tmp_path / f"{name}.json", tmp_path / f"{name}_result.json", Tasks("double.yaml"))
     assert (tmp_path / "a_result.json").read_bytes() == (tmp_path / "b_result.json").read_bytes()
 
 
@@ -121,10 +122,10 @@ def test_a_limited_evaluation_leaves_the_other_calls_where_they_are(
     tmp_path: Path, spec: ModelSpec, tools: Any
 ) -> None:
     tools.seen.append("none hangs")
-    generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", "double.yaml", spec)
-    evaluate(tmp_path / "a.json", tmp_path / "some.json", "double.yaml", limit=1)
+    generate(sums(tmp_path / "in.json", 8), tmp_path / "a.json", Tasks("double.yaml"), spec)
+    evaluate(tmp_path / "a.json", tmp_path / "some.json", Tasks("double.yaml"), limit=1)
     before = set(tools.seen)
-    evaluate(tmp_path / "a.json", tmp_path / "all.json", "double.yaml")
+    evaluate(tmp_path / "a.json", tmp_path / "all.json", Tasks("double.yaml"))
     assert (
         len(tools.seen) - len(set(tools.seen)) <= 1
     )  # at most the limited one's own, where it was left to it
@@ -146,10 +147,10 @@ def test_score_finds_what_was_run_while_candidates_were_collected(
         for i in range(1, 7)
     ]
     data, folder = write(tmp_path / "gold.json", gold), tmp_path / "stage2"
-    collect_gold(data, folder, "double.yaml")
-    collect(data, folder, "double.yaml", "early", spec)
+    collect_gold(data, folder, Tasks("double.yaml"))
+    collect(data, folder, Tasks("double.yaml"), "early", spec)
     ran = list(tools.seen)
-    score(folder, folder / "double.json", "double.yaml")
+    score(folder, folder / "double.json", Tasks("double.yaml"))
     assert len(tools.seen) == len(set(tools.seen))
     assert tools.seen[: len(ran)] == ran
     assert not list(folder.glob(".*calls*"))

@@ -22,7 +22,7 @@ def test_the_instruction_is_the_published_one() -> None:
 
 def predicted(text: str) -> str | None:
     """What is read from a response, its call executed."""
-    return grade(Tasks("math"), [Response(id="x", input="q", answer="12", response=text)])[0].pred
+    return grade(Tasks("math"), [Response(id="x", input="q", answer="12", response=text)])[0].prediction
 
 
 def test_a_call_predicts_its_output_whatever_the_text_says() -> None:

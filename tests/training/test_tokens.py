@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
         | {"output": f"calculator({each['expression']})"}
         for each in questions
     ]
-    collect_gold(write(tmp_path / "gold.json", gold), tmp_path / "stage2", "math")
+    collect_gold(write(tmp_path / "gold.json", gold), tmp_path / "stage2", Tasks("math"))
     return tmp_path
 
 
@@ -110,9 +110,9 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_plain_models_log_prob
 ) -> None:
     path = str(tiny_model("llama"))
     spec = ModelSpec(path, tool_choice=tool_choice, sampling=HOT, device="cpu", dtype="float32")
-    rows = collect(folder / "questions.json", folder / "stage2", "math", "sampled", spec)
+    rows = collect(folder / "questions.json", folder / "stage2", Tasks("math"), "sampled", spec)
     ranked_path = folder / "math.json"
-    ranked = score(folder / "stage2", ranked_path, "math", distinct=False)
+    ranked = score(folder / "stage2", ranked_path, Tasks("math"), distinct=False)
     loaded = load(path, device="cpu", dtype="float32")
     tokenizer = loaded.tokenizer
     end, known = tokenizer.eos_token_id, len(tokenizer)
@@ -155,8 +155,8 @@ def test_another_familys_ids_are_never_trained_on(
     folder: Path, tiny_model: Callable[[str], Path], family: str
 ) -> None:
     spec = ModelSpec(str(tiny_model("llama")), sampling=HOT, device="cpu", dtype="float32")
-    collect(folder / "questions.json", folder / "stage2", "math", "llama", spec)
-    score(folder / "stage2", folder / "math.json", "math")
+    collect(folder / "questions.json", folder / "stage2", Tasks("math"), "llama", spec)
+    score(folder / "stage2", folder / "math.json", Tasks("math"))
     candidates = [each for row in read(folder / "math.json") for each in row["candidates"]]
     assert any("tokens" in each for each in candidates)
     texts = write(folder / "texts.json", without_tokens(folder / "math.json"))

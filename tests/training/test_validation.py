@@ -21,6 +21,7 @@ from trice.models.sampling import Sampling
 from trice.stages.evaluate import evaluate
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
+from trice.tasks import Tasks
 from trice.tools.passage_index import Passage, build_index
 from trice.tools.second_turn import with_context
 from trice.training.clone import clone
@@ -125,8 +126,8 @@ def test_it_measures_what_generate_and_evaluate_do(llama: str, tmp_path: Path) -
     settings = CLONE.model_copy(update={"max_steps": 3, "eval_steps": 3, "learning_rate": 2e-2})
     run = train(tmp_path, llama, settings, gold="7")
     spec = ModelSpec(llama, run, sampling=Sampling(max_new_tokens=4), **CPU)
-    generate(tmp_path / "validation.json", tmp_path / "response.json", "math", spec)
-    measures = evaluate(tmp_path / "response.json", tmp_path / "result.json", "math")["total"]
+    generate(tmp_path / "validation.json", tmp_path / "response.json", Tasks("math"), spec)
+    measures = evaluate(tmp_path / "response.json", tmp_path / "result.json", Tasks("math"))["total"]
     assert validated(run) == {3: round(measures["accuracy"].value or 0, 6)}
 
 

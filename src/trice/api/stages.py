@@ -78,11 +78,12 @@ def split(
         (0, 1)
     """
     from trice.stages import split as stage
+    from trice.tasks import Tasks
 
     spec = model.spec(few_shot, max_new_tokens=max_new_tokens, seed=seed)
     with working_folder(output) as folder:
         data = write_questions(folder, questions, task)
-        files = stage.split(data, task, spec, samples=samples, temperature=temperature, known=known)
+        files = stage.split(data, Tasks(task), spec, samples=samples, temperature=temperature, known=known)
         notice(f"split: {files}")
         right, wrong = (
             read_rows(path, Response) if count else []
@@ -130,11 +131,13 @@ def label(
     """
     from trice.stages import label as stage
     from trice.stages.teachers import load_teacher
+    from trice.tasks import Tasks
 
-    chosen = load_teacher(teacher, _task_name(task), endpoint.client if endpoint else None, retries)
+    tasks = Tasks(task)
+    chosen = load_teacher(teacher, tasks, endpoint.client if endpoint else None, retries)
     with working_folder(output) as folder:
         target = folder / "labels.json"
-        result = stage.label(write_questions(folder, questions, task), target, task, chosen, reading=reading)
+        result = stage.label(write_questions(folder, questions, task), target, tasks, chosen, reading=reading)
         notice(f"label: {result}")
         paths = (target, stage.reading_path(target))
         filled = (path for path in paths if path.is_file() and path.stat().st_size)
@@ -164,7 +167,7 @@ def generate(
             `repetition_penalty`. Greedy without them.
 
     Returns:
-        `Response` records with `response`, `outcome`, `call`, `execution` and the prediction `pred`; several for a
+        `Response` records with `response`, `outcome`, `call`, `execution` and `prediction`; several for a
         question with `samples`.
 
     Raises:
@@ -260,26 +263,20 @@ def _respond(
 
 
 def graded(
-    model: Model, rows: Sequence[Question], task: Tasks | TaskLike | str, output: Path, few_shot: FewShot = None,
+    model: Model, rows: Sequence[Question], tasks: Tasks, output: Path, few_shot: FewShot = None,
     tool_choice: ToolChoice = "auto", **sampling: Any,
 ) -> list[Response]:  # fmt: skip
     """Write, execute and judge one model's responses, and store them in `output`."""
     from trice.stages.grading import grade
-    from trice.tasks import as_tasks
     from trice.tools.executor import remove_sidecars
 
     spec = model.spec(few_shot, tool_choice, **sampling)
-    tasks = as_tasks(task)
     written, read_output = _respond(rows, tasks, spec, output)
     results = read_output.output
     judged = grade(tasks, written, read_output, output=results, earlier=[output])
     write_rows(results, judged)
     remove_sidecars(results)
     return judged
-
-
-def _task_name(task: str | TaskLike) -> str:
-    return task if isinstance(task, str) else task.name
 
 
 def _folder_name(name: str) -> str:

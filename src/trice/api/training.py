@@ -18,7 +18,7 @@ from trice.storage.files import read_rows, validate, write_rows
 from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
 
 if TYPE_CHECKING:
-    from trice.tasks import TaskLike
+    from trice.tasks import TaskLike, Tasks
 
 Reward = Callable[[Question, Response], float]
 Examples = str | Path | Iterable[Response | LabeledQuestion | Mapping[str, Any]]
@@ -61,6 +61,7 @@ def clone(
         >>> trice.clone(model, [row], "math", num_train_epochs=1, batch_size=1).adapter is None
         False
     """
+    from trice.tasks import Tasks
     from trice.training.clone import clone as train
     from trice.training.settings import Clone, parse
 
@@ -68,14 +69,15 @@ def clone(
     if model.adapter is not None:
         raise InputError(f"{model.adapter}: stage 1 starts from a base model, without an adapter")
     chosen = parse(Clone, settings, "trice.clone")
-    rows = _targets(examples, task)
+    tasks = Tasks(task)
+    rows = _targets(examples, tasks)
     random.Random(seed).shuffle(rows)
     folder, kept = _adapter_folder(output)
     data = folder / "examples.json"
     write_rows(data, rows)
     model.unload()
     adapter = train(
-        data, folder, model.name, settings=chosen, template=model.template, task=_recorded_task(task), seed=seed,
+        data, folder, model.name, settings=chosen, template=model.template, tasks=tasks, seed=seed,
         device=model.device, dtype=model.dtype,
     )  # fmt: skip
     return replace(model, adapter=adapter, _kept=kept)
@@ -111,7 +113,7 @@ def rlef(
         cost: The cost of a call in the default reward: 1 for a correct response minus `cost` for a call, and minus
             `cost` for a malformed response.
         reward: A function `(question, response) -> float` instead. `response` has `outcome`, `call`, `execution`,
-            `pred` and `correct`.
+            `prediction` and `correct`.
         max_new_tokens: The length limit of a response, in tokens.
         seed: The seed of the samples and of training.
         output: A folder for the adapter. Earlier rounds are in `round-1`, `round-2` and so on within it.
@@ -130,6 +132,7 @@ def rlef(
         >>> stage1 = trice.load("runs/units/stage-1")                                 # doctest: +SKIP
         >>> both = trice.rlef(stage1, "train.jsonl", "math", output="runs/units/both")  # doctest: +SKIP
     """
+    from trice.tasks import Tasks
     from trice.training.rlef import rlef as train
     from trice.training.settings import Rlef, parse
 
@@ -137,6 +140,7 @@ def rlef(
     if rounds < 1:
         raise InputError(f"trice.rlef: rounds={rounds}; expected 1 or more")
     chosen, rows = parse(Rlef, settings, "trice.rlef"), require_questions(questions)
+    tasks = Tasks(task)
     last, kept = _adapter_folder(output)
     how: dict[str, Any] = {"samples": samples, "temperature": temperature, "top_k": top_k}
     how["max_new_tokens"] = max_new_tokens
@@ -144,7 +148,7 @@ def rlef(
     for number in range(1, rounds + 1):
         folder = last if number == rounds else last / f"round-{number}"
         candidates = folder / "candidates.json"
-        drawn = graded(policy, rows, task, candidates, seed=seed + number - 1, **how)
+        drawn = graded(policy, rows, tasks, candidates, seed=seed + number - 1, **how)
         ranked = _ranked(drawn, cost, reward)
         if not ranked:
             raise InputError("trice.rlef: no question has a candidate with a reward above 0")
@@ -154,7 +158,7 @@ def rlef(
         policy.unload()
         adapter = train(
             data, folder, policy.name, policy.adapter, settings=chosen, template=policy.template,
-            task=_recorded_task(task), seed=seed, device=policy.device, dtype=policy.dtype,
+            tasks=tasks, seed=seed, device=policy.device, dtype=policy.dtype,
         )  # fmt: skip
         policy = replace(model, adapter=adapter, _kept=kept)
     return policy
@@ -202,14 +206,13 @@ def _ranked(drawn: Sequence[Response], cost: float, reward: Reward | None) -> li
     return found
 
 
-def _targets(examples: Examples, task: str | TaskLike) -> list[LabeledQuestion]:
+def _targets(examples: Examples, tasks: Tasks) -> list[LabeledQuestion]:
     """The targets of stage 1. Where only a tool can know the answer, none is taught without a call."""
     from trice.stages.mix import known_target
-    from trice.tasks import Tasks
 
     if isinstance(examples, str | Path):
         return read_rows(Path(examples), LabeledQuestion)
-    tasks, rows = Tasks(task), []
+    rows = []
     for number, row in enumerate(examples, start=1):
         if isinstance(row, Response):
             if row.outcome is Outcome.CALLED or not tasks.requires_tool(row):
@@ -226,11 +229,6 @@ def _targets(examples: Examples, task: str | TaskLike) -> list[LabeledQuestion]:
 def _trainable(model: Model) -> None:
     if model.client is not None:
         raise InputError(f"{model.name}: is behind an endpoint; only a local model can be trained")
-
-
-def _recorded_task(task: str | TaskLike) -> str | None:
-    """The task's name for the adapter's record; None for an object, which no name could load."""
-    return task if isinstance(task, str) else None
 
 
 def _adapter_folder(output: str | Path | None) -> tuple[Path, TemporaryDirectory[str] | None]:

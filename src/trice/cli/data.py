@@ -64,8 +64,9 @@ def data(
 def export(files: ExportOptions, task: TaskOptions) -> None:
     """Write labeled questions or candidates in a form of TRL, with tools and tool calls, for other trainers."""
     from trice.stages.export_data import export as stage
+    from trice.tasks import Tasks
 
-    rows = stage(files.data, files.output, task.task, form=files.form, tools=task.tool)
+    rows = stage(files.data, files.output, Tasks(task.task, task.tool), form=files.form)
     print(f"{rows} rows in {files.output}")
 
 
@@ -73,5 +74,6 @@ def export(files: ExportOptions, task: TaskOptions) -> None:
 def import_(files: ImportOptions, task: TaskOptions) -> None:
     """Read chat rows or data in a form of TRL as labeled questions, preference pairs as candidates."""
     from trice.stages.import_data import import_ as stage
+    from trice.tasks import Tasks
 
-    print(stage(files.data, files.output, task.task, form=files.form, tools=task.tool))
+    print(stage(files.data, files.output, Tasks(task.task, task.tool), form=files.form))

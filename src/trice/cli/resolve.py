@@ -12,6 +12,7 @@ from trice.models.adapters import read_recorded
 if TYPE_CHECKING:
     from trice.cli.options import EngineOptions, LocalModelOptions, ModelOptions
     from trice.stages.model_spec import ModelSpec
+    from trice.tasks import Tasks
     from trice.training.settings import Settings
 
 
@@ -47,6 +48,13 @@ def resolve_options(options: LocalModelOptions) -> Resolved:
     """Model, task and template of a command with one adapter or none."""
     adapters = [options.adapter] if options.adapter else []
     return resolve(options.model, options.task, options.template, adapters)
+
+
+def model_tasks(options: ModelOptions) -> Tasks:
+    """The task of a command with a model, and the sources of its tools."""
+    from trice.tasks import Tasks
+
+    return Tasks(resolve_options(options).task, options.tool)
 
 
 def model_spec(options: ModelOptions, engine: EngineOptions, settings: dict[str, Any]) -> ModelSpec:

@@ -32,16 +32,15 @@ def split(input: RetryInput, model: ModelOptions, split: SplitOptions, engine: E
 
     A question that it answers correctly is asked several times. Known questions go to <data>_right.json, unknown
     ones to <data>_wrong.json."""
-    from trice.cli.resolve import model_spec, resolve_options
+    from trice.cli.resolve import model_spec, model_tasks
     from trice.models.sampling import Sampling
     from trice.stages.split import split as stage
 
     length = split.max_new_tokens or Sampling.max_new_tokens
     settings = {"few_shot": split.few_shot, "max_new_tokens": length, "seed": split.seed}
     print(stage(
-        input.data, resolve_options(model).task, model_spec(model, engine, settings), samples=split.samples,
-        temperature=split.temperature, known=split.known, tools=model.tool, limit=input.limit,
-        retry=input.retry_failed,
+        input.data, model_tasks(model), model_spec(model, engine, settings), samples=split.samples,
+        temperature=split.temperature, known=split.known, limit=input.limit, retry=input.retry_failed,
     ))  # fmt: skip
 
 
@@ -53,14 +52,15 @@ def label(input: RetryInputOutput, task: TaskOptions, teacher: Label) -> None:
     from trice.cli.resolve import refuse
     from trice.stages.label import label as stage
     from trice.stages.teachers import load_teacher
+    from trice.tasks import Tasks
 
     if teacher.teacher != "endpoint":
         refuse(f"to --teacher {teacher.teacher}", teacher, "endpoint", "retries", "prompt")
     client = teacher.endpoint.open() if teacher.endpoint else None
-    chosen = load_teacher(teacher.teacher, task.task, client, teacher.retries, teacher.prompt)
+    tasks = Tasks(task.task, task.tool)
+    chosen = load_teacher(teacher.teacher, tasks, client, teacher.retries, teacher.prompt)
     print(stage(
-        input.data, input.output, task.task, chosen, reading=teacher.reading, tools=task.tool,
-        limit=input.limit, retry=input.retry_failed,
+        input.data, input.output, tasks, chosen, reading=teacher.reading, limit=input.limit, retry=input.retry_failed,
     ))  # fmt: skip
 
 
@@ -68,9 +68,10 @@ def label(input: RetryInputOutput, task: TaskOptions, teacher: Label) -> None:
 def mix(mix: MixOptions, task: TaskOptions) -> None:
     """Join correct answers and labeled calls into one shuffled file for stage 1."""
     from trice.stages.mix import mix as stage
+    from trice.tasks import Tasks
 
     rows = stage(
-        mix.labelled, mix.output, task.task,
+        mix.labelled, mix.output, Tasks(task.task, task.tool),
         right=mix.right, kind=mix.kind, questions=mix.questions, seed=mix.seed,
     )  # fmt: skip
     print(f"{rows} questions in {mix.output}")
@@ -81,11 +82,11 @@ def collect(
     candidates: CollectOptions, model: ModelOptions, sampling: SamplingOptions, engine: EngineOptions
 ) -> None:
     """Collect candidate responses from one origin in <output>/<task>_<origin>_response.json."""
-    from trice.cli.resolve import model_spec, refuse, resolve_options
+    from trice.cli.resolve import model_spec, model_tasks, refuse
     from trice.stages import collect as stage
 
     data, output, origin = candidates.data, candidates.output, candidates.origin
-    task = resolve_options(model).task
+    task = model_tasks(model)
     if origin == "gold":
         reason = "to --origin gold, which copies the gold responses"
         refuse(reason, candidates, "retry_failed")
@@ -96,7 +97,7 @@ def collect(
         return
     rows = stage.collect(
         data, output, task, origin, model_spec(model, engine, sampling.model_dump()),
-        tools=model.tool, limit=candidates.limit, retry=candidates.retry_failed,
+        limit=candidates.limit, retry=candidates.retry_failed,
     )  # fmt: skip
     print(f"{len(rows)} responses in {stage.origin_path(output, task, origin)}")
 
@@ -106,15 +107,15 @@ def score(score: ScoreOptions, model: ModelOptions, reader: ReaderOptions, engin
     """Parse, execute and judge every candidate, and rank the candidates of each question by reward.
 
     --model or --adapter names the model that reads what a tool returned, for the tasks qa, mlqa and hotpot."""
-    from trice.cli.resolve import resolve_options
+    from trice.cli.resolve import model_tasks
     from trice.rewards import load_reward
     from trice.stages.score import score as stage
     from trice.tools.ray_executor import runner
 
     rows = stage(
-        score.data, score.output, resolve_options(model).task,
+        score.data, score.output, model_tasks(model),
         reward=load_reward(score.reward), distinct=score.distinct, spec=_reader_spec(model, reader, engine),
-        tools=model.tool, runner=runner(engine.engine, engine.workers),
+        runner=runner(engine.engine, engine.workers),
     )  # fmt: skip
     count = sum(len(row.candidates) for row in rows)
     print(f"{count} candidates of {len(rows)} questions in {score.output}")
@@ -125,12 +126,12 @@ def generate(
     input: RetryInputOutput, model: ModelOptions, sampling: SamplingOptions, engine: EngineOptions
 ) -> None:
     """Answer questions with a model. The responses are written, and `trice evaluate` judges them."""
-    from trice.cli.resolve import model_spec, resolve_options
+    from trice.cli.resolve import model_spec, model_tasks
     from trice.stages.generate import generate as stage
 
     rows = stage(
-        input.data, input.output, resolve_options(model).task, model_spec(model, engine, sampling.model_dump()),
-        tools=model.tool, limit=input.limit, retry=input.retry_failed,
+        input.data, input.output, model_tasks(model), model_spec(model, engine, sampling.model_dump()),
+        limit=input.limit, retry=input.retry_failed,
     )  # fmt: skip
     print(f"{len(rows)} responses in {input.output}")
 
@@ -142,14 +143,14 @@ def evaluate(
     """Execute and judge responses, and print accuracy and tool use with 95% intervals.
 
     --model or --adapter names the model that reads what a tool returned, for the tasks qa, mlqa and hotpot."""
-    from trice.cli.resolve import resolve_options
+    from trice.cli.resolve import model_tasks
     from trice.stages.evaluate import describe
     from trice.stages.evaluate import evaluate as stage
     from trice.tools.ray_executor import runner
 
     print(describe(stage(
-        input.data, input.output, resolve_options(model).task, base=input.base,
-        spec=_reader_spec(model, reader, engine), tools=model.tool, limit=input.limit,
+        input.data, input.output, model_tasks(model), base=input.base,
+        spec=_reader_spec(model, reader, engine), limit=input.limit,
         runner=runner(engine.engine, engine.workers), any_passage=input.any_passage,
     )))  # fmt: skip
 

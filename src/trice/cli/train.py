@@ -10,6 +10,7 @@ from trice.cli.settings_command import settings_command
 
 if TYPE_CHECKING:
     from trice.cli.options import Clone, DeviceOptions, Rlef, RlefOptions, TrainOptions
+    from trice.tasks import Tasks
 
 
 @settings_command(train)
@@ -50,11 +51,17 @@ def _train(
         return
     trained = stage(
         files.data, files.output, files.model, settings=training, template=files.template,
-        validation=files.validation, task=files.task, tools=files.tool, max_new_tokens=files.max_new_tokens,
+        validation=files.validation, tasks=_tasks(files), max_new_tokens=files.max_new_tokens,
         seed=files.seed, limit=files.limit, device=device.device, dtype=device.dtype,
     )  # fmt: skip
     if first_process():
         print(trained)
+
+
+def _tasks(files: TrainOptions) -> Tasks | None:
+    from trice.tasks import Tasks
+
+    return Tasks(files.task or "math", files.tool) if files.task or files.tool else None
 
 
 def _dry_run(
@@ -64,7 +71,7 @@ def _dry_run(
     from trice.training.dry_run import plan
     from trice.training.validation import load_validation
 
-    load_validation(training, files.validation, files.task or "math", files.tool, files.max_new_tokens)
+    load_validation(training, files.validation, _tasks(files), files.max_new_tokens)
     made = plan(
         examples, files.model, adapter, training, seed=files.seed, device=device.device, dtype=device.dtype
     )

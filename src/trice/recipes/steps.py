@@ -213,10 +213,10 @@ class Steps:
 
             options: dict[str, Any] = {
                 "template": recipe.template, "seed": seed, "device": recipe.device, "dtype": recipe.dtype,
-                "task": recipe.tasks,
+                "tasks": self.tasks,
             }  # fmt: skip
             if (recipe.rlef if ranked else recipe.clone).eval_steps:
-                options |= {"validation": self.paths.validation, "tools": recipe.tools}
+                options |= {"validation": self.paths.validation}
                 options |= {"max_new_tokens": recipe.max_new_tokens}
             if ranked:
                 adapter = self.paths.model(stage1) if stage1 else None

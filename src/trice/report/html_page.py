@@ -127,7 +127,7 @@ def _response(row: Response, texts: _Texts) -> dict[str, Any]:
         "call": None if call == row.response.strip() else call or None,
         "output": execution.output,
         "error": execution.error,
-        "read": row.pred,
+        "read": row.prediction,
     }
     entry: dict[str, Any] = {name: texts.place(text) for name, text in shown.items() if text is not None}
     if row.turns:

@@ -15,20 +15,20 @@ from trice.errors import InputError
 from trice.stages.generate import GRADED, generate
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import read_rows, write_rows
-from trice.tasks import Sources, TaskLike, Tasks, as_tasks
+from trice.tasks import Tasks
 from trice.types import LabeledQuestion, Response
 
 GOLD = "gold"
 
 
-def origin_path(folder: Path, tasks: Tasks | TaskLike | str, origin: str) -> Path:
+def origin_path(folder: Path, tasks: Tasks, origin: str) -> Path:
     """The file of an origin's responses. Raises InputError for a name that cannot be a file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", origin):
         raise InputError(f"origin '{origin}' is not valid; use letters, digits, '-' and '.'")
-    return folder / f"{as_tasks(tasks).name}_{origin}_response.json"
+    return folder / f"{tasks.name}_{origin}_response.json"
 
 
-def collect_gold(data: Path, folder: Path, tasks: Tasks | TaskLike | str, limit: int | None = None) -> Path:
+def collect_gold(data: Path, folder: Path, tasks: Tasks, limit: int | None = None) -> Path:
     """The targets of stage 1 as candidates. Raises InputError for a row without an id, which cannot be joined."""
     rows = read_rows(data, LabeledQuestion)[:limit]
     for row in rows:
@@ -39,9 +39,7 @@ def collect_gold(data: Path, folder: Path, tasks: Tasks | TaskLike | str, limit:
     return path
 
 
-def collect_split(
-    data: Path, split_files: Sequence[Path], folder: Path, tasks: Tasks | TaskLike | str, origin: str
-) -> Path:
+def collect_split(data: Path, split_files: Sequence[Path], folder: Path, tasks: Tasks, origin: str) -> Path:
     """The base model's answers of `split` as candidates for the questions of `data`. To ask the model again in the
     same way would give the same."""
     questions = {(row.dataset, row.id) for row in read_rows(data, LabeledQuestion)}
@@ -60,17 +58,15 @@ def collect_split(
 def collect(
     data: Path,
     folder: Path,
-    tasks: Tasks | TaskLike | str,
+    tasks: Tasks,
     origin: str,
     spec: ModelSpec,
     *,
-    tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
 ) -> list[Response]:
     """Candidates for the questions of `data`. `retry` asks questions again that got none."""
     if origin.casefold() == GOLD:  # also on a file system that ignores case
         raise InputError(f"origin '{origin}' is the name of the targets; choose another")
-    tasks = as_tasks(tasks, tools)
     output = origin_path(folder, tasks, origin)
     return generate(data, output, tasks, spec, origin=origin, limit=limit, retry=retry)

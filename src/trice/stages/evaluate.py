@@ -8,7 +8,7 @@ from trice.metrics import Share, by_dataset, check_base
 from trice.stages.grading import SecondTurnModel, check_model_given, grade, recorded_second_turns
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
-from trice.tasks import Sources, TaskLike, Tasks, as_tasks, check_questions
+from trice.tasks import Tasks, check_questions
 from trice.tools.executor import Runner, remove_sidecars
 from trice.types import Response
 
@@ -18,11 +18,10 @@ Measures = dict[str, dict[str, Share]]
 def evaluate(
     data: Path,
     output: Path,
-    tasks: Tasks | TaskLike | str,
+    tasks: Tasks,
     *,
     base: Path | None = None,
     spec: ModelSpec | None = None,
-    tools: Sources | None = None,
     limit: int | None = None,
     runner: Runner | None = None,
     any_passage: bool = False,
@@ -46,7 +45,6 @@ def evaluate(
         InputError: If a gold answer could never be matched, or a tool's output has to be read without a model.
     """
     check_output(output, data, base, auto_results)
-    tasks = as_tasks(tasks, tools)
     rows = read_rows(data, Response)[:limit]
     check_questions(tasks, rows)
     known = read_rows(base, Response) if base else None

@@ -21,7 +21,7 @@ from trice.datasets.published import from_candidates, is_published, to_candidate
 from trice.errors import InputError
 from trice.stages.conversations import LeftOut, Message, asked, reading, said
 from trice.storage.files import check_output, read_rows, validate, write_rows
-from trice.tasks import Sources, TaskLike, Tasks
+from trice.tasks import TaskLike, Tasks
 from trice.tools.call_text import function_schema
 from trice.tools.second_turn import split_context
 from trice.types import Candidate, Candidates, LabeledQuestion, Row
@@ -42,9 +42,7 @@ INDEX = "index"
 """The column with a candidate's place in the row."""
 
 
-def export(
-    data: Path, output: Path, task: str, *, form: str | None = None, tools: Sources | None = None
-) -> int:
+def export(data: Path, output: Path, tasks: Tasks, *, form: str | None = None) -> int:
     """Write `data` (stage 1 or stage 2) to `output` in a `form`; returns the number of rows.
 
     By default labeled questions become `completion` and candidates `preference`. A question without two candidates
@@ -59,7 +57,7 @@ def export(
         raise InputError(f"--form '{chosen}' is not valid; choose {', '.join(get_args(Form))}")
     if chosen in ("preference", "published") and not rewarded:
         raise InputError(f"{data}: holds no candidates; --form {chosen} is for the output of `trice score`")
-    tasks, left = Tasks(task, tools), LeftOut()
+    left = LeftOut()
     if chosen == "published":
         written = [from_candidates(row) for row in _candidates(rows)]
     elif chosen == "preference":

@@ -22,7 +22,7 @@ from trice.stages.few_shot import find_examples
 from trice.stages.model_spec import ModelSpec, check_model_spec, open_engine
 from trice.storage.files import check_output, digest, read_rows
 from trice.storage.row_store import RowStore
-from trice.tasks import Sources, TaskLike, Tasks, as_tasks
+from trice.tasks import TaskLike, Tasks
 from trice.tasks.outcome import called
 from trice.tools.call_text import write_call
 from trice.tools.executor import BackgroundExecutor, remove_sidecars
@@ -50,11 +50,10 @@ class Resample(NamedTuple):
 def generate(
     data: Path,
     output: Path,
-    tasks: Tasks | TaskLike | str,
+    tasks: Tasks,
     spec: ModelSpec,
     *,
     origin: str = "",
-    tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
     execute_calls: bool = True,
@@ -83,7 +82,6 @@ def generate(
         InputError: If data, task, template, model or adapter do not fit, before the model is loaded.
     """
     check_output(output, data)
-    tasks = as_tasks(tasks, tools)
     questions = [
         with_instruction(question, tasks.of(question))
         for question in read_rows(data, Question, unanswered=True)[:limit]

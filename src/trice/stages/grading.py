@@ -144,7 +144,7 @@ def executed(row: Response, found: Read, execution: Execution | None, turns: lis
         # A call that did not parse is no answer: numbers inside it are not what the model claims.
         prediction = None if outcome is Outcome.MALFORMED else task.predict(visible(row.response))
     told = {"outcome": outcome, "reason": reason, "call": call, "execution": execution, "any_passage": None}
-    return row.model_copy(update=told | {"turns": turns, "pred": prediction})
+    return row.model_copy(update=told | {"turns": turns, "prediction": prediction})
 
 
 def _judged(row: Response, found: Read) -> Response:
@@ -152,10 +152,10 @@ def _judged(row: Response, found: Read) -> Response:
     task, tool = found.task, found.tool
     if tool is not None and tool.needs_second_turn and row.turns is None:
         # another task's tool may find the answer in passing, which says nothing
-        correct = row.pred is not None and found.own and tool.supports_answer(row, row.pred)
+        correct = row.prediction is not None and found.own and tool.supports_answer(row, row.prediction)
     else:
-        correct = task.judge(row.pred, row.answers)
-    return row.model_copy(update={"correct": correct} | _strictly(task, row.pred, row.answers))
+        correct = task.judge(row.prediction, row.answers)
+    return row.model_copy(update={"correct": correct} | _strictly(task, row.prediction, row.answers))
 
 
 def _strictly(task: TaskLike, prediction: str | None, answers: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from trice.progress import notice
 from trice.stages.conversations import LeftOut, Message, Unfit, check_messages, exchange, question, reading
 from trice.stages.export_data import COLUMNS, INDEX, TAKEN
 from trice.storage.files import check_output, read_rows, validate, write_rows
-from trice.tasks import Sources, TaskLike, Tasks
+from trice.tasks import TaskLike, Tasks
 from trice.types import Candidates, LabeledQuestion, Question, Row
 
 SIDES = ("chosen", "rejected")
@@ -39,9 +39,7 @@ class Pair(NamedTuple):
     where: str
 
 
-def import_(
-    data: Path, output: Path, task: str, *, form: str | None = None, tools: Sources | None = None
-) -> str:
+def import_(data: Path, output: Path, tasks: Tasks, *, form: str | None = None) -> str:
     """Write `data` to `output` as labeled questions or, if it holds preferences, as candidates; with the form
     `questions` as questions. Returns a line that counts the rows.
 
@@ -51,7 +49,7 @@ def import_(
     check_output(output, data)
     if form not in (None, "questions"):
         raise InputError(f"--form '{form}' is not valid; choose questions, or leave it out")
-    rows, tasks, left = read_rows(data, Row), Tasks(task, tools), LeftOut()
+    rows, left = read_rows(data, Row), LeftOut()
     made: Sequence[LabeledQuestion] | Sequence[Candidates] | Sequence[Question]
     if form:
         made = _questions(tasks, rows, left, data.stem)

@@ -25,7 +25,7 @@ from trice.stages.grading import grade
 from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.storage import files
 from trice.storage.row_store import RowStore
-from trice.tasks import Sources, TaskLike, Tasks, as_tasks, check_questions
+from trice.tasks import Tasks, check_questions
 from trice.tasks.outcome import read
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
@@ -66,11 +66,10 @@ class _Verdict(NamedTuple):
 def label(
     data: Path,
     output: Path,
-    tasks: Tasks | TaskLike | str,
+    tasks: Tasks,
     teacher: Teacher,
     *,
     reading: float = 0,
-    tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
 ) -> Yield:
@@ -84,7 +83,6 @@ def label(
     do not fit, and TriceError where the teacher cannot be reached at all."""
     if data.resolve() in (path.resolve() for path in (output, _rejected_path(output), reading_path(output))):
         raise InputError(f"{data}: would be overwritten; choose another output than {output}")
-    tasks = as_tasks(tasks, tools)
     questions = _questions(data, tasks, limit)
     settings = {"task": tasks.identity, **teacher.description, "data": files.digest(data), "limit": limit}
     with RowStore(
@@ -171,7 +169,7 @@ def _verdict(tasks: Tasks, response: Response) -> _Verdict:
     if response.execution.error:
         return _Verdict(f"execution error: {response.execution.error}", text)
     if not response.correct:
-        return _Verdict(f"wrong answer: {(response.pred or '')[:MAX_SHOWN]}", text)
+        return _Verdict(f"wrong answer: {(response.prediction or '')[:MAX_SHOWN]}", text)
     try:
         call = _stored(tasks, response)
     except ValueError as error:

@@ -14,7 +14,7 @@ from typing import Literal, cast, get_args
 
 from trice.errors import InputError
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
-from trice.tasks import TaskLike, Tasks, as_tasks
+from trice.tasks import Tasks
 from trice.types import LabeledQuestion, Question, Response
 
 Kind = Literal["selective", "answers", "calls"]
@@ -30,7 +30,7 @@ def load_kind(name: str) -> Kind:
 def mix(
     labeled: Sequence[Path],
     output: Path,
-    tasks: Tasks | TaskLike | str,
+    tasks: Tasks,
     *,
     right: Sequence[Path] = (),
     kind: Kind = "selective",
@@ -43,7 +43,6 @@ def mix(
     files of raw questions, whose gold answers become the targets of kind `answers`.
     """
     check_output(output, *labeled, *right, *questions)
-    tasks = as_tasks(tasks)
     if kind == "answers":
         asked = [row for path in questions for row in read_rows(path, Question)]
         refuse_repeated(asked)

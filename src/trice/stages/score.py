@@ -18,7 +18,7 @@ from trice.stages.generate import GRADED
 from trice.stages.grading import SecondTurnModel, grade
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
-from trice.tasks import Sources, TaskLike, Tasks, as_tasks, check_questions
+from trice.tasks import Tasks, check_questions
 from trice.tools.executor import Runner, remove_sidecars
 from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
 
@@ -26,12 +26,11 @@ from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
 def score(
     data: Path,
     output: Path,
-    tasks: Tasks | TaskLike | str,
+    tasks: Tasks,
     *,
     reward: RewardFunction = paper,
     distinct: bool = True,
     spec: ModelSpec | None = None,
-    tools: Sources | None = None,
     runner: Runner | None = None,
 ) -> list[Candidates]:
     """Reward the candidates in folder `data` and write them to `output`.
@@ -40,7 +39,6 @@ def score(
     passage, is read by the model of `spec`; without a model, a call is correct if its output supports a gold answer.
     `runner` executes the calls. Raises InputError for a folder without targets.
     """
-    tasks = as_tasks(tasks, tools)
     target_path = data / f"{tasks.name}_{GOLD}_response.json"
     if not target_path.is_file():
         raise InputError(f"{data}: no gold responses here ({target_path.name} is missing)")

@@ -19,7 +19,7 @@ from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.stages.generate import Resample, generate
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import read_rows, write_rows
-from trice.tasks import Sources, TaskLike, Tasks, as_tasks, check_questions
+from trice.tasks import Tasks, check_questions
 from trice.tasks.outcome import read
 from trice.tools.executor import sidecar
 from trice.types import Outcome, Question, Response
@@ -40,13 +40,12 @@ class SplitFiles(NamedTuple):
 
 def split(
     data: Path,
-    tasks: Tasks | TaskLike | str,
+    tasks: Tasks,
     spec: ModelSpec,
     *,
     samples: int = SPLIT_SAMPLES,
     temperature: float = SPLIT_TEMPERATURE,
     known: float = KNOWN,
-    tools: Sources | None = None,
     limit: int | None = None,
     retry: bool = False,
 ) -> SplitFiles:
@@ -62,7 +61,6 @@ def split(
             f"{samples} samples need a temperature above 0 and a known share of 0 to 1, "
             f"not temperature {temperature:g} and known {known:g}"
         )
-    tasks = as_tasks(tasks, tools)
     questions = read_rows(data, Question)
     check_questions(tasks, questions[:limit])
     _check_overwritten(data, questions)
@@ -139,7 +137,7 @@ def _judged(tasks: Tasks, row: Response) -> Response:
     prediction = task.predict(visible(row.response)) if reading.outcome is Outcome.ANSWERED else None
     verdict = {"outcome": reading.outcome, "reason": reading.reason, "call": reading.call}
     correct = task.judge(prediction, row.answers)
-    return row.model_copy(update=verdict | {"pred": prediction, "correct": correct})
+    return row.model_copy(update=verdict | {"prediction": prediction, "correct": correct})
 
 
 def _write(path: Path, rows: list[Response]) -> None:

@@ -27,7 +27,7 @@ from trice.models.endpoint_engine import write_offered
 from trice.models.replies import Reply
 from trice.progress import Progress
 from trice.storage.files import read_text, validate
-from trice.tasks import MIXED, TaskLike, Tasks, as_tasks
+from trice.tasks import MIXED, Tasks
 from trice.tools import Tool, annotated_call
 from trice.tools.call_text import write_call
 from trice.types import Question
@@ -144,10 +144,9 @@ def _ask(question: str, answer: str) -> dict[str, str]:
     return {"role": "user", "content": f"Question: {question}\nGold answer: {answer}"}
 
 
-def load_teacher_prompts(tasks: Tasks | TaskLike | str, own: Path | None = None) -> dict[str, TeacherPrompt]:
+def load_teacher_prompts(tasks: Tasks, own: Path | None = None) -> dict[str, TeacherPrompt]:
     """The teacher's prompt for a task, or for each of a mix; `own` is a file in the same form, for a task
     that has none or for examples of one's own. Raises InputError where there is none, or it does not fit."""
-    tasks = as_tasks(tasks)
     names = [*MIXED, *tasks.own] if tasks.mixed else [tasks.name]
     if own is None:
         return {name: _prompt(name) for name in names}
@@ -222,7 +221,7 @@ class EndpointTeacher:
 
 def load_teacher(
     name: str,
-    tasks: Tasks | TaskLike | str,
+    tasks: Tasks,
     endpoint: Endpoint | None = None,
     retries: int = 0,
     prompt: Path | None = None,

@@ -167,9 +167,9 @@ class Tasks:
         return replace(task, answer_from_result=True)
 
 
-def as_tasks(task: Tasks | TaskLike | str, sources: Sources | None = None) -> Tasks:
-    """`task` as `Tasks`: a name and a single task are resolved, and `Tasks` are returned as they are."""
-    return task if isinstance(task, Tasks) else Tasks(task, sources)
+def recorded_task(tasks: Tasks | None) -> str | None:
+    """What an adapter records of its task: the name, or None for an object, which no name could load."""
+    return tasks.identity if tasks is not None and isinstance(tasks.identity, str) else None
 
 
 def identity(task: str | TaskLike) -> str | dict[str, Any]:

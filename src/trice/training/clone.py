@@ -8,7 +8,7 @@ from typing import Any
 
 from trice.formats.prompt import load_template
 from trice.storage.files import read_rows
-from trice.tasks import Sources, task_asked
+from trice.tasks import Tasks, recorded_task, task_asked
 from trice.training.settings import Clone
 from trice.training.validation import load_validation
 from trice.types import LabeledQuestion
@@ -37,8 +37,7 @@ def clone(
     settings: Clone | None = None,
     template: str = "plain",
     validation: Path | None = None,
-    task: str | None = None,
-    tools: Sources | None = None,
+    tasks: Tasks | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
     limit: int | None = None,
@@ -48,16 +47,16 @@ def clone(
     """Train a LoRA adapter on `data` (rows of instruction, input, output) and save it in `output`.
 
     The loss is the mean of −log p over the batch's response tokens, the end token included; prompts carry none.
-    With `settings.eval_steps`, the adapter is the checkpoint with the best accuracy on the questions of `task` in
-    the file `validation`. The adapter records `task`, or the shipped task that has the rows' instruction, for
-    `chat`, `serve` and the stages. Raises InputError before training if data, model, template or settings do not
-    fit.
+    With `settings.eval_steps`, the adapter is the checkpoint with the best accuracy on the questions of `tasks` in
+    the file `validation`. The adapter records the name of `tasks`, or the shipped task that has the rows'
+    instruction, for `chat`, `serve` and the stages. Raises InputError before training if data, model, template or
+    settings do not fit.
     """
     settings = settings or Clone()
     make = examples(data, template, limit)
-    held_out = load_validation(settings, validation, task or "math", tools, max_new_tokens)
+    held_out = load_validation(settings, validation, tasks, max_new_tokens)
 
-    task = task or task_asked(row.instruction for row in read_rows(data, LabeledQuestion))
+    task = recorded_task(tasks) or task_asked(row.instruction for row in read_rows(data, LabeledQuestion))
     from trice.training.fine_tune import fit
 
     return fit(

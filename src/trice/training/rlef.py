@@ -8,7 +8,7 @@ from typing import Any
 
 from trice.datasets.published import read_candidates
 from trice.formats.prompt import load_template
-from trice.tasks import Sources, task_asked
+from trice.tasks import Tasks, recorded_task, task_asked
 from trice.training.settings import Rlef
 from trice.training.validation import load_validation
 
@@ -46,8 +46,7 @@ def rlef(
     settings: Rlef | None = None,
     template: str = "plain",
     validation: Path | None = None,
-    task: str | None = None,
-    tools: Sources | None = None,
+    tasks: Tasks | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
     limit: int | None = None,
@@ -62,9 +61,9 @@ def rlef(
     """
     settings = settings or Rlef()
     make = examples(data, template, limit)
-    held_out = load_validation(settings, validation, task or "math", tools, max_new_tokens)
+    held_out = load_validation(settings, validation, tasks, max_new_tokens)
 
-    task = task or task_asked(row.instruction for row in read_candidates(data))
+    task = recorded_task(tasks) or task_asked(row.instruction for row in read_candidates(data))
     from trice.training.fine_tune import fit
 
     return fit(

@@ -23,7 +23,7 @@ from trice.stages.generate import respond, with_instruction
 from trice.stages.grading import grade
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import digest, read_rows
-from trice.tasks import Sources, Tasks, check_questions, check_tools
+from trice.tasks import Tasks, check_questions, check_tools
 from trice.tools.executor import remove_sidecars
 from trice.training.settings import Clone
 from trice.types import Outcome, Question, Response
@@ -36,18 +36,20 @@ METRICS = tuple(f"eval_{name}{end}" for name in ("accuracy", "tool_use") for end
 
 @dataclass(frozen=True)
 class Validation:
-    """The held-out questions of the file `data`, their tasks, and the longest response. `task` is the tasks'
-    name."""
+    """The held-out questions of the file `data`, their tasks, and the longest response."""
 
     data: Path
     questions: list[Question]
-    task: str
     tasks: Tasks
     max_new_tokens: int
 
     def identity(self) -> dict[str, Any]:
         """The inputs that the choice of a checkpoint depends on, apart from those of training."""
-        how = {"task": self.task, "tools": self.tasks.sources, "max_new_tokens": self.max_new_tokens}
+        how = {
+            "task": self.tasks.identity,
+            "tools": self.tasks.sources,
+            "max_new_tokens": self.max_new_tokens,
+        }
         return {"data": digest(self.data)} | how
 
     def responses(
@@ -85,7 +87,7 @@ class Validation:
 
 
 def load_validation(
-    settings: Clone, data: Path | None, task: str, tools: Sources | None, max_new_tokens: int
+    settings: Clone, data: Path | None, tasks: Tasks | None, max_new_tokens: int
 ) -> Validation | None:
     """The held-out questions, or None if these settings do not validate.
 
@@ -99,11 +101,11 @@ def load_validation(
         return None
     if not settings.eval_steps:
         raise InputError(f"--validation {data}: the steps between validations are missing; add eval_steps=10")
-    tasks = Tasks(task, tools)
+    tasks = tasks or Tasks("math")
     questions = [with_instruction(question, tasks.of(question)) for question in read_rows(data, Question)]
     check_questions(tasks, questions)
     check_tools(tasks, questions)
-    return Validation(data, questions, task, tasks, max_new_tokens)
+    return Validation(data, questions, tasks, max_new_tokens)
 
 
 def validation_metrics(counted: Sequence[int]) -> dict[str, float]:
