@@ -57,9 +57,9 @@ def test_a_call_that_fails_is_called_and_wrong() -> None:
         ("", None, False),
     ],
 )
-def test_an_answer(text: str, pred: str | None, correct: bool) -> None:
+def test_an_answer(text: str, prediction: str | None, correct: bool) -> None:
     response = graded(text)
-    assert (response.outcome, response.prediction, response.correct) == (Outcome.ANSWERED, pred, correct)
+    assert (response.outcome, response.prediction, response.correct) == (Outcome.ANSWERED, prediction, correct)
     assert response.call is None
     assert response.execution is None
 

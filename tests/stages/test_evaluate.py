@@ -72,9 +72,9 @@ def test_a_base_model_that_calls_does_not_know_and_a_required_tool_is_always_nee
     assert found["under_use"] == Share(0, 2)
     task = tmp_path / "live.yaml"
     task.write_text("name: live\ninstruction: Ask.\ntools: [calculator]\nanswers: numbers\ntool: required\n")
-    evaluate(data, tmp_path / "graded.json", str(task))
+    evaluate(data, tmp_path / "graded.json", Tasks(str(task)))
     assert {row["tool"] for row in read(tmp_path / "graded.json")} == {"required"}
-    found = evaluate(data, tmp_path / "out.json", str(task), base=tmp_path / "graded.json")["total"]
+    found = evaluate(data, tmp_path / "out.json", Tasks(str(task)), base=tmp_path / "graded.json")["total"]
     assert found["need"] == Share(3, 3)
     rows[2]["tool"] = "maybe"
     write(data, rows)
@@ -109,7 +109,7 @@ def test_a_kill_leaves_the_old_file_whole(tmp_path: Path) -> None:
     before = tree(output.parent)
     responses(tmp_path / "in.json", {"A_1": ("8", "7")})
     for point in (1, 2, 3):
-        assert killed(point, output.parent, evaluate, tmp_path / "in.json", output, "math")
+        assert killed(point, output.parent, evaluate, tmp_path / "in.json", output, Tasks("math"))
         assert output.read_bytes() == before["result.json"]
     evaluate(tmp_path / "in.json", output, Tasks("math"))
     assert len(read(output)) == 1

@@ -17,7 +17,7 @@ from trice.errors import InputError
 from trice.stages.export_data import export
 from trice.stages.import_data import import_
 from trice.storage.files import read_rows
-from trice.tasks import SECOND_TURN_INSTRUCTION
+from trice.tasks import SECOND_TURN_INSTRUCTION, Tasks
 from trice.tasks.math import INSTRUCTION
 from trice.tasks.word_judge import QA
 from trice.types import LabeledQuestion, Question
@@ -67,13 +67,13 @@ def out(
     tmp_path: Path, rows: Sequence[object], task: str = "math", form: str | None = None
 ) -> list[dict[str, Any]]:
     """The rows as they are exported."""
-    export(write(tmp_path / "ours.json", rows), tmp_path / "theirs.jsonl", task, form=form)
+    export(write(tmp_path / "ours.json", rows), tmp_path / "theirs.jsonl", Tasks(task), form=form)
     return read(tmp_path / "theirs.jsonl")
 
 
 def back(tmp_path: Path, rows: Sequence[object], task: str = "math") -> list[dict[str, Any]]:
     """The rows as they are imported."""
-    import_(write(tmp_path / "theirs.jsonl", rows), tmp_path / "ours.json", task)
+    import_(write(tmp_path / "theirs.jsonl", rows), tmp_path / "ours.json", Tasks(task))
     return read(tmp_path / "ours.json")
 
 

@@ -274,7 +274,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path: Path, spec: M
         "none.json: no such file": (tmp_path / "none.json", "math", spec),
     }.items():
         with pytest.raises(InputError, match=complaint):
-            generate(call[0], output, call[1], call[2])
+            generate(call[0], output, Tasks(call[1]), call[2])
         assert not output.exists()
         assert not output.with_name(".out.json.journal").exists()
     with pytest.raises(InputError, match="--device gpu"):

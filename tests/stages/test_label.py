@@ -220,9 +220,10 @@ from trice.models.endpoint import Endpoint
 from trice.models.api_keys import api_keys
 from trice.stages.label import label
 from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
+from trice.tasks import Tasks
 url, data, output = sys.argv[1:]
-teacher = EndpointTeacher(Endpoint(url, "m", api_keys()), load_teacher_prompts("math"))
-print(label(Path(data), Path(output), "math", teacher))
+teacher = EndpointTeacher(Endpoint(url, "m", api_keys()), load_teacher_prompts(Tasks("math")))
+print(label(Path(data), Path(output), Tasks("math"), teacher))
 """
 
 

@@ -124,7 +124,7 @@ def test_a_kill_leaves_the_old_file_whole(tmp_path: Path) -> None:
     mix([data], output, Tasks("math"), seed=1)
     before = tree(output.parent)
     write(data, labelled(3, 4, 5))
-    assert killed(3, output.parent, mix, [data], output, "math")
+    assert killed(3, output.parent, mix, [data], output, Tasks("math"))
     assert output.read_bytes() == before["math.json"]
     assert mix([data], output, Tasks("math")) == 3
     assert list(tree(output.parent)) == ["math.json"]

@@ -190,7 +190,7 @@ def test_the_same_files_give_the_same_bytes_and_a_kill_leaves_the_old_ones(
     score(folder, output, Tasks("math"))
     before = tree(output.parent)
     for point in (1, 2, 3):
-        assert killed(point, output.parent, score, folder, output, "math")
+        assert killed(point, output.parent, score, folder, output, Tasks("math"))
         assert output.read_bytes() == before["math.json"]
     score(folder, output, Tasks("math"))
     assert tree(output.parent) == before

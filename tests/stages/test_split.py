@@ -177,7 +177,7 @@ def test_where_a_tool_is_required_nothing_is_known(tmp_path: Path, five: ModelSp
     assert next(row for row in read(files.unknown) if row["id"] == "S_3")["tool"] == "required"
     task = tmp_path / "stock.yaml"
     task.write_text("name: stock\ninstruction: Ask.\ntools: [calculator]\nanswers: numbers\ntool: required\n")
-    assert split(data, str(task), five)[2:] == (0, 5)
+    assert split(data, Tasks(str(task)), five)[2:] == (0, 5)
     assert not files.known.exists()
 
 

@@ -198,7 +198,7 @@ def test_a_call_of_ones_own_tool_is_run_once_in_the_whole_training(
     settings = CLONE.model_copy(update={"max_steps": 20})
     run = clone(
         lessons(tmp_path, "price(12)"), tmp_path / "run", llama, settings=settings,
-        validation=exam(tmp_path, "24", "25"), task="shop.yaml", max_new_tokens=16, **CPU,
+        validation=exam(tmp_path, "24", "25"), tasks=Tasks("shop.yaml"), max_new_tokens=16, **CPU,
     )  # fmt: skip
     assert list(validated(run).values())[-3:] == [0.5, 0.5, 0.5]
     assert (tmp_path / "counted").read_text() == "x"
@@ -218,7 +218,7 @@ def test_what_a_search_finds_is_read_by_the_policy(
     exams = exam(tmp_path, "5", "nothing")
     settings = CLONE.model_copy(update={"max_steps": 60, "eval_steps": 60})
     how: dict[str, Any] = {
-        "task": "qa", "tools": {"WikiSearch": str(tmp_path / "index")}, "max_new_tokens": 24
+        "tasks": Tasks("qa", {"WikiSearch": str(tmp_path / "index")}), "max_new_tokens": 24
     }  # fmt: skip
     run = clone(data, tmp_path / "run", llama, settings=settings, validation=exams, **how, **CPU)
     assert validated(run) == {60: 0.5}
