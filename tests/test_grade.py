@@ -59,7 +59,11 @@ def test_a_call_that_fails_is_called_and_wrong() -> None:
 )
 def test_an_answer(text: str, prediction: str | None, correct: bool) -> None:
     response = graded(text)
-    assert (response.outcome, response.prediction, response.correct) == (Outcome.ANSWERED, prediction, correct)
+    assert (response.outcome, response.prediction, response.correct) == (
+        Outcome.ANSWERED,
+        prediction,
+        correct,
+    )
     assert response.call is None
     assert response.execution is None
 

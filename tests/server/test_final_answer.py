@@ -62,7 +62,7 @@ def test_without_the_option_the_result_is_the_answer() -> None:
     def never(questions: object) -> list[str]:
         raise AssertionError(questions)
 
-    (row,) = execute(tasks := shop(), [response("stock(chair, north)")], never)
+    row = execute(tasks := shop(), [response("stock(chair, north)")], never)[0].response
     assert (row.prediction, row.turns, final_text(row, tasks.of(row))) == ("27", None, "27")
 
 

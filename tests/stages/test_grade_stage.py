@@ -191,7 +191,7 @@ def test_evaluate_without_a_model_refuses_where_a_passage_would_have_to_be_read(
     write(data, [row("Onhava"), row("WikiSearch(Zembla)", 2)])
     with pytest.raises(InputError) as caught:
         evaluate(data, tmp_path / "out.json", Tasks("qa", tools))
-    said = f"{data}:2: calls WikiSearch, whose output a model has to read: give --model"
+    said = f"{data}:2: calls WikiSearch, whose output a model has to read; give one with --model"
     assert str(caught.value) == said
 
 

@@ -18,11 +18,11 @@ import trice
 from trice.errors import InputError, TriceError
 from trice.models.endpoint import Endpoint
 from trice.stages.grading import grade
-from trice.stages.grading import read as grade_read
 from trice.stages.label import Yield, label
 from trice.stages.teachers import Annotations, EndpointTeacher, load_teacher_prompts
 from trice.storage.row_state import journal_path
 from trice.tasks import MIXED, Tasks, load_task
+from trice.tasks.outcome import parse
 from trice.types import LabeledQuestion, Response
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
@@ -338,7 +338,7 @@ def test_every_task_of_a_mix_has_a_prompt_whose_examples_are_calls_of_its_tool()
             row = Response(
                 id="E", input=example.question, answer=example.answer, response=example.call, task=name
             )
-            found = grade_read(tasks, row)
+            found = parse(tasks, row)
             assert found.tool in tasks.own_tools(tasks.of(row)), example.call
             assert example.answer.lower() not in example.call.lower()
 

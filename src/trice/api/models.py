@@ -157,7 +157,7 @@ class Model:
             return [each.response for each in respond(self.engine, tasks, asked, again)]
 
         (done,) = execute(tasks, [response], read_output)
-        return answer_of(done, tasks.of(row))
+        return answer_of(done.response, tasks.of(row))
 
 
 def answer_of(row: Response, task: TaskLike) -> Answer:

@@ -188,7 +188,7 @@ def generate(
     with working_folder(output) as folder:
         tasks = Tasks(task)
         written, read_output = _respond(rows, tasks, spec, folder / "responses.json")
-        return execute(tasks, written, read_output)
+        return [each.response for each in execute(tasks, written, read_output)]
 
 
 def evaluate(

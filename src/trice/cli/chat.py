@@ -48,7 +48,7 @@ def chat(
         row = Question(id="chat", input=text, task=MIXED[0] if tasks.mixed else None)
         asked = with_instruction(row, tasks.of(row))
         written = respond(engine, tasks, [asked], spec)
-        (response,) = execute(tasks, written, answer)
+        response = execute(tasks, written, answer)[0].response
         print(show(response, final_text(response, tasks.of(response))))
 
 

@@ -42,9 +42,9 @@ from trice.server.jobs import Job, JobQueue, RowOwner, SecondTurn, SecondTurns, 
 from trice.server.limits import Limits
 from trice.server.model_registry import ModelRegistry, ServedModel
 from trice.stages.generate import content_key, with_instruction
-from trice.stages.grading import executed, second_turn
+from trice.stages.grading import second_turn, with_execution
 from trice.tasks.final_answer import final_text
-from trice.tasks.outcome import Read, read
+from trice.tasks.outcome import Parsed, parse
 from trice.tools.live_executor import LiveExecutor
 from trice.types import Execution, Outcome, Response
 
@@ -211,10 +211,10 @@ class Worker:
     def _response_written(self, job: Job, row: BatchRow, text: str) -> None:
         written = {"response": text, "sample": row.sample}
         response = Response.model_validate(job.question.model_dump() | written)
-        found = read(self.registry.tasks, response)
+        found = parse(self.registry.tasks, response)
         job.emit(ResponseParsed(row.sample, text, found.reading, row.at_length_limit))
         if found.reading.outcome is not Outcome.CALLED or not (found.tool and found.reading.call):
-            self._response_done(job, executed(response, found, None, None))
+            self._response_done(job, with_execution(response, found, None, None))
             return
         job.running_calls += 1
 
@@ -224,7 +224,7 @@ class Worker:
         self._calls.run(found.tool, found.reading.call, take)
 
     def _call_returned(
-        self, job: Job, response: Response, found: Read, result: Execution | TriceError
+        self, job: Job, response: Response, found: Parsed, result: Execution | TriceError
     ) -> None:
         job.running_calls -= 1
         assert found.tool is not None
@@ -244,7 +244,7 @@ class Worker:
             if found.tool.needs_second_turn:  # else the output is an answer by itself
                 execution = Execution(error="its output is too long for the model to read")
         job.emit(CallExecuted(response.sample, execution))
-        response = executed(response, found, execution, None)
+        response = with_execution(response, found, execution, None)
         if not turns:
             self._response_done(job, response)
             return

@@ -1,9 +1,7 @@
-"""Grade: the one path from responses' texts to their outcomes, executions, predictions and verdicts.
+"""From responses to outcomes, executions and predictions (`execute`), and from there to verdicts (`judge`).
 
-Calls are run together, each distinct one once. Where a tool's output is no answer, such as passages, the
-model is asked again with it, if there is one to ask; else a verdict says only whether the output supports a
-gold answer. The prediction is chosen without the gold answers. They judge it, and they judge the answers over
-each passage alone for the separate measure `any_passage`.
+All calls run together, each distinct one once. If a tool's output is not an answer yet, such as passages, the model
+reads it in a second turn. The prediction never depends on the gold answers; only `judge` looks at them.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trice.errors import InputError, TriceError
 from trice.formats.paper import visible
@@ -22,7 +20,7 @@ from trice.stages.model_spec import ModelSpec
 from trice.storage.files import dump_row, read_text, write_text
 from trice.tasks import TaskLike, Tasks, answers_from_result
 from trice.tasks.final_answer import second_turn_text
-from trice.tasks.outcome import Read, read
+from trice.tasks.outcome import Parsed, parse
 from trice.tasks.task import Task
 from trice.tasks.word_judge import exact_match, f1
 from trice.tools.executor import Runner, remove_sidecars, run_all, sidecar
@@ -31,6 +29,15 @@ from trice.types import REQUIRED, Execution, Outcome, Question, Response
 
 AnswerSecondTurns = Callable[[Sequence[Question]], list[str]]
 """From questions with a tool's output to the model's answers."""
+
+
+class Executed(NamedTuple):
+    """A response whose calls were run, and what judging it needs: how it was parsed, and the model's answers over each
+    passage alone, if these were asked for."""
+
+    response: Response
+    parsed: Parsed
+    per_passage: list[str] | None
 
 
 def grade(
@@ -43,36 +50,70 @@ def grade(
     earlier: Sequence[Path] = (),
     any_passage: bool = False,
 ) -> list[Response]:
-    """Parse, execute and judge responses. Never raises on what a model wrote.
+    """Parse, execute and judge responses: `execute`, then `judge`.
 
-    `output` is the file that is being made of them, beside which calls are kept (`trice.tools.executor`), `runner` what
-    runs the calls, `earlier` the files of responses beside which some are kept already. `any_passage` also asks the
-    model over each passage alone, which fills the field of that name. Raises InputError where a tool that is called
-    lacks what it needs."""
-    found = [read(tasks, row) for row in rows]
-    executions = _execute(found, output, runner, earlier)
-    turns, alone = _second_turns(rows, found, executions, answer, any_passage)
-    done = [executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
-    graded = [_judged(*each) for each in zip(done, found, strict=True)]
-    graded = [_with_need(tasks, row) for row in graded]
-    if not any_passage:
-        return graded
-    return [_any_passage(*each) for each in zip(graded, found, alone, strict=True)]
+    Args:
+        tasks: What the questions belong to.
+        rows: Responses to questions with gold answers.
+        answer: The model that reads outputs that are not answers yet.
+        output: The file that is being made of the responses. Calls are cached next to it.
+        runner: What executes the calls.
+        earlier: Files of responses next to which calls are cached already.
+        any_passage: Whether the model also answers over each passage alone, for the metric of that name.
+
+    Raises:
+        InputError: If a tool that is called lacks what it needs. What a model wrote never raises.
+    """
+    executed = execute(
+        tasks, rows, answer, output=output, runner=runner, earlier=earlier, per_passage=any_passage
+    )
+    return [judge(tasks, each, any_passage=any_passage) for each in executed]
 
 
 def execute(
-    tasks: Tasks, rows: Sequence[Response], answer: AnswerSecondTurns | None = None
-) -> list[Response]:
-    """The same without gold answers: outcome, call, execution, second turns and prediction of each response, which
-    is all that `chat` and `Model.ask` need."""
-    found = [read(tasks, row) for row in rows]
-    executions = _execute(found, None, None, ())
-    turns, _ = _second_turns(rows, found, executions, answer, any_passage=False)
-    return [executed(*each) for each in zip(rows, found, executions, turns, strict=True)]
+    tasks: Tasks,
+    rows: Sequence[Response],
+    answer: AnswerSecondTurns | None = None,
+    *,
+    output: Path | None = None,
+    runner: Runner | None = None,
+    earlier: Sequence[Path] = (),
+    per_passage: bool = False,
+) -> list[Executed]:
+    """Parse responses, run their calls, and find their predictions. Needs no gold answers.
+
+    The arguments are those of `grade`; `per_passage` also asks the model over each passage alone."""
+    found = [parse(tasks, row) for row in rows]
+    executions = _run(found, output, runner, earlier)
+    turns, alone = _second_turns(rows, found, executions, answer, per_passage)
+    done = [with_execution(*each) for each in zip(rows, found, executions, turns, strict=True)]
+    return [Executed(*each) for each in zip(done, found, alone, strict=True)]
 
 
-def _execute(
-    found: Sequence[Read], output: Path | None, runner: Runner | None, earlier: Sequence[Path]
+def judge(tasks: Tasks, executed: Executed, *, any_passage: bool = False) -> Response:
+    """The response with the verdict on its prediction: `correct`, and for answers in words `exact` and `f1`.
+
+    If the output of a call still has to be read and no model has read it, the verdict says whether the output supports
+    a gold answer. With `any_passage`, the field of that name says whether any of the answers over one passage is
+    right, as the paper counts; if no passage was read, whether the prediction is."""
+    row, (task, _, tool, is_own) = executed.response, executed.parsed
+    if tool is not None and tool.needs_second_turn and row.turns is None:
+        # The tool of another task may find the answer by chance.
+        correct = row.prediction is not None and is_own and tool.supports_answer(row, row.prediction)
+    else:
+        correct = task.judge(row.prediction, row.answers)
+    verdict: dict[str, Any] = {"correct": correct} | _strict(task, row.prediction, row.answers)
+    if tasks.requires_tool(row):
+        verdict["tool"] = REQUIRED  # for the metrics that count need
+    if any_passage:
+        answers = map(visible, executed.per_passage or ())
+        judged = [task.judge(task.predict(text), row.answers) for text in answers]
+        verdict["any_passage"] = any(judged) if judged else correct
+    return row.model_copy(update=verdict)
+
+
+def _run(
+    found: Sequence[Parsed], output: Path | None, runner: Runner | None, earlier: Sequence[Path]
 ) -> list[Execution | None]:
     pairs = [(each.tool, each.reading.call) for each in found if each.tool and each.reading.call]
     for tool in {tool.name: tool for tool, _ in pairs}.values():
@@ -83,13 +124,13 @@ def _execute(
 
 def _second_turns(
     rows: Sequence[Response],
-    found: Sequence[Read],
+    found: Sequence[Parsed],
     executions: Sequence[Execution | None],
     answer: AnswerSecondTurns | None,
     any_passage: bool,
 ) -> tuple[list[list[str] | None], list[list[str] | None]]:
-    """The model's answers to each row's output, and with `any_passage` those over each passage alone; None where
-    it was not asked."""
+    """The model's answers over each row's output, and with `any_passage` those over each passage alone; None if the
+    model was not asked."""
     pairs = list(zip(rows, found, executions, strict=True))
     asked = [second_turn(*each) if answer else [] for each in pairs]
     each_alone = [_passages(*each) if answer and any_passage else [] for each in pairs]
@@ -101,8 +142,8 @@ def _second_turns(
     return turns, alone
 
 
-def second_turn(row: Response, found: Read, execution: Execution | None) -> list[Question]:
-    """What the model is to be asked with the output of a response's call; nothing where that is the answer."""
+def second_turn(row: Response, found: Parsed, execution: Execution | None) -> list[Question]:
+    """The questions of the second turn over the output of a response's call; none if the output is the answer."""
     if found.tool is None or execution is None or execution.output is None:
         return []
     asked = found.tool.second_turn(row, execution.output)
@@ -111,8 +152,8 @@ def second_turn(row: Response, found: Read, execution: Execution | None) -> list
     )
 
 
-def _passages(row: Response, found: Read, execution: Execution | None) -> list[Question]:
-    """The same over each passage of the output alone."""
+def _passages(row: Response, found: Parsed, execution: Execution | None) -> list[Question]:
+    """The questions of a second turn over each passage of the output alone."""
     asked = bool(found.tool and found.tool.needs_second_turn and second_turn(row, found, execution))
     return (
         found.tool.second_turn_per_passage(row, execution.output or "")
@@ -121,45 +162,24 @@ def _passages(row: Response, found: Read, execution: Execution | None) -> list[Q
     )
 
 
-def _with_need(tasks: Tasks, row: Response) -> Response:
-    """The row says itself where its task requires a tool, for the measures that count need."""
-    return row.model_copy(update={"tool": REQUIRED}) if tasks.requires_tool(row) else row
-
-
-def _any_passage(row: Response, found: Read, alone: list[str] | None) -> Response:
-    """With whether the answer over any one passage is right, as the paper counts; where no passage was read,
-    whether the prediction is."""
-    judged = [found.task.judge(found.task.predict(visible(turn)), row.answers) for turn in alone or ()]
-    return row.model_copy(update={"any_passage": any(judged) if judged else row.correct})
-
-
-def executed(row: Response, found: Read, execution: Execution | None, turns: list[str] | None) -> Response:
-    """The response with what came of it, and the prediction in that."""
+def with_execution(
+    row: Response, found: Parsed, execution: Execution | None, turns: list[str] | None
+) -> Response:
+    """The response with its outcome, call, execution, second turns and prediction."""
     task, (outcome, call, reason, _), tool, _ = found
     if turns is not None and tool is not None and execution is not None:
         prediction = task.predict(second_turn_text(turns, tool, execution.output or ""))
     elif tool is not None:
         prediction = execution.output if execution else None
     else:
-        # A call that did not parse is no answer: numbers inside it are not what the model claims.
+        # Numbers inside a malformed call are not what the model claims.
         prediction = None if outcome is Outcome.MALFORMED else task.predict(visible(row.response))
-    told = {"outcome": outcome, "reason": reason, "call": call, "execution": execution, "any_passage": None}
-    return row.model_copy(update=told | {"turns": turns, "prediction": prediction})
+    fields = {"outcome": outcome, "reason": reason, "call": call, "execution": execution, "any_passage": None}
+    return row.model_copy(update=fields | {"turns": turns, "prediction": prediction})
 
 
-def _judged(row: Response, found: Read) -> Response:
-    """The executed response with the verdict on its prediction."""
-    task, tool = found.task, found.tool
-    if tool is not None and tool.needs_second_turn and row.turns is None:
-        # another task's tool may find the answer in passing, which says nothing
-        correct = row.prediction is not None and found.own and tool.supports_answer(row, row.prediction)
-    else:
-        correct = task.judge(row.prediction, row.answers)
-    return row.model_copy(update={"correct": correct} | _strictly(task, row.prediction, row.answers))
-
-
-def _strictly(task: TaskLike, prediction: str | None, answers: Sequence[str]) -> dict[str, Any]:
-    """The stricter measures, of a task whose answers are words."""
+def _strict(task: TaskLike, prediction: str | None, answers: Sequence[str]) -> dict[str, Any]:
+    """The stricter metrics of a task whose answers are words."""
     if not isinstance(task, Task) or task.answers == "numbers":
         return {"exact": None, "f1": None}
     return {"exact": exact_match(prediction, answers), "f1": round(f1(prediction, answers), 6)}
@@ -167,8 +187,8 @@ def _strictly(task: TaskLike, prediction: str | None, answers: Sequence[str]) ->
 
 @dataclass(frozen=True)
 class SecondTurnModel:
-    """A model that answers second turns as it answered the questions: an `AnswerSecondTurns` that survives a kill.
-    `recorded` holds answers that exist already, by the text of what was asked."""
+    """An `AnswerSecondTurns`: the model answers second turns as it answered the questions, and a killed run resumes.
+    `recorded` holds answers that exist already, by the text of their question."""
 
     tasks: Tasks
     spec: ModelSpec
@@ -208,17 +228,17 @@ def recorded_second_turns(tasks: Tasks, rows: Sequence[Response]) -> dict[str, s
     found: dict[str, str] = {}
     for row in rows:
         turns = row.turns or []
-        asked = second_turn(row, read(tasks, row), row.execution) if turns else []
+        asked = second_turn(row, parse(tasks, row), row.execution) if turns else []
         if len(asked) == len(turns):  # older versions asked over each passage alone
             found |= zip((question.input for question in asked), turns, strict=True)
     return found
 
 
 def check_model_given(tasks: Tasks, rows: Sequence[Response]) -> None:
-    """Raise InputError where a call's output would have to be read by a model, and there is none."""
+    """Raise InputError if a call's output has to be read by a model, since none is given."""
     for row in rows:
-        task, _, tool, _ = read(tasks, row)
+        task, _, tool, _ = parse(tasks, row)
         if tool and (tool.needs_second_turn or answers_from_result(task)):
             raise InputError(
-                f"{row.where}: calls {tool.name}, whose output a model has to read: give --model"
+                f"{row.where}: calls {tool.name}, whose output a model has to read; give one with --model"
             )

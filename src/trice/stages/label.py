@@ -1,12 +1,9 @@
-"""Label: the questions the base model got wrong receive a tool call from a teacher.
+"""Label: a teacher writes a tool call for each question that the base model does not know.
 
-Every label is executed, and kept only if it is a call whose result is the gold answer, or holds it where the result
-is a passage. Beside the output
-`x.json` stand `x_rejected.json`, the questions without an accepted label, each with the reason (only where
-there are any; it can be labelled again), and `x_yield.json`, how many were kept and why the others were not. Where
-reading is to be taught too, `x_reading.json` has the second turns of the accepted calls with their gold answers.
-
-Does not cover direct answers for the questions the base model got right: `trice.stages.mix` joins those.
+Every label is executed, and kept only if it is a call whose result is the gold answer, or, for a passage, contains it.
+Next to the output `x.json`, `x_rejected.json` has the questions without an accepted label, each with the reason, and
+`x_yield.json` the counts. With `reading`, `x_reading.json` has the second turns of accepted calls with their gold
+answers. Direct answers to known questions are not labels: `trice.stages.mix` adds them.
 """
 
 from __future__ import annotations
@@ -21,18 +18,19 @@ from typing import Any, NamedTuple
 from trice.errors import InputError
 from trice.progress import notice
 from trice.stages.generate import GRADED
-from trice.stages.grading import grade
+from trice.stages.grading import Executed, execute, judge
 from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.storage import files
 from trice.storage.row_store import RowStore
 from trice.tasks import Tasks, check_questions
-from trice.tasks.outcome import read
+from trice.tasks.outcome import Parsed
+from trice.tools import Tool
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
 from trice.tools.second_turn import contains_answer, split_context
 from trice.types import LabeledQuestion, Outcome, Question, Response
 
-# What is known of the base model's response, or of an earlier label: not the question's own fields.
+# Fields of the base model's response or of an earlier label, which are not the question's.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)
 READING_FIELDS = {"id", "dataset", "task", "answer", "turn", "first_turn"}
 MAX_SHOWN = 200  # characters of a wrong answer in a reason
@@ -40,8 +38,8 @@ MAX_SHOWN = 200  # characters of a wrong answer in a reason
 
 @dataclass(frozen=True)
 class Yield:
-    """How many of `total` questions got an accepted label, and how many were rejected for each reason (the
-    reason's kind: what stands before the colon in the rejected rows)."""
+    """How many of `total` questions have an accepted label, and how many were rejected for each kind of reason: the
+    part before the colon in the rejected rows."""
 
     kept: int
     total: int
@@ -54,13 +52,14 @@ class Yield:
 
 
 class _Verdict(NamedTuple):
-    """What became of a question: the accepted call as written with its output, or why there is none, and the
+    """The result for one question: the accepted call with its output and tool, or the reason for the rejection and the
     label's text."""
 
     reason: str
     text: str | None = None
     call: str | None = None
     output: str = ""
+    tool: Tool | None = None
 
 
 def label(
@@ -73,14 +72,23 @@ def label(
     limit: int | None = None,
     retry: bool = False,
 ) -> Yield:
-    """Label the questions in `data` (rows of `<dataset>_wrong.json`), the first `limit` of them if given.
+    """Label the questions in `data` (rows of `<dataset>_wrong.json`).
 
-    For the share `reading` of the accepted calls (True: all), spread evenly over them, it also writes what the
-    model is asked with the outputs, and what it should answer. Where `output` is finished already nothing is
-    done; `retry` asks for the labels again to which no reply came.
+    Args:
+        data: Questions with gold answers.
+        output: Where the labeled questions go. If it is finished already, nothing is done.
+        tasks: What the questions belong to.
+        teacher: Writes the calls.
+        reading: The share of the accepted calls, spread evenly, for which the second turn becomes a target as well.
+        limit: Only the first `limit` questions.
+        retry: Whether the teacher is asked again for labels to which no reply came.
 
-    Can be killed and run again: no label that came back is asked for twice. Raises InputError for rows that
-    do not fit, and TriceError where the teacher cannot be reached at all."""
+    A killed run resumes, and no label that arrived is requested twice.
+
+    Raises:
+        InputError: If a row does not fit.
+        TriceError: If the teacher cannot be reached at all.
+    """
     if data.resolve() in (path.resolve() for path in (output, _rejected_path(output), reading_path(output))):
         raise InputError(f"{data}: would be overwritten; choose another output than {output}")
     questions = _questions(data, tasks, limit)
@@ -94,13 +102,11 @@ def label(
         pairs = list(zip(questions, verdicts, strict=True))
         rejected = [_rejected(question, verdict) for question, verdict in pairs if not verdict.call]
         result = _summary(verdicts)
-        _write_beside(output, rejected, result)
-        taught = (
-            _spread([_reading(tasks, *each) for each in pairs if each[1].call], reading) if reading else []
-        )
+        _write_rejected(output, rejected, result)
+        taught = _spread([_reading(*each) for each in pairs if each[1].call], reading) if reading else []
         _write_or_remove(reading_path(output), [row for rows in taught for row in rows])
         finished.finish(
-            _labelled(tasks, question, verdict.call) for question, verdict in pairs if verdict.call
+            _labeled(tasks, question, verdict.call) for question, verdict in pairs if verdict.call
         )
     remove_sidecars(output, "calls")
     return result
@@ -117,8 +123,8 @@ def _questions(data: Path, tasks: Tasks, limit: int | None) -> list[Question]:
 def _teach(
     finished: RowStore, tasks: Tasks, questions: Sequence[Question], teacher: Teacher
 ) -> list[_Verdict]:
-    """The verdict on every question, after as many turns as the teacher takes. Each reply is stored as it
-    comes; those of an earlier, killed run are found in the files."""
+    """The verdict on every question, after all turns of the teacher. Each reply is stored when it arrives, and those
+    of an earlier, killed run are reused."""
     client = teacher.endpoint
     if client is not None:
         client.account.resume(finished.spent)
@@ -138,29 +144,28 @@ def _teach(
         missing = teacher.teach(tasks, unasked, turn, store) if unasked else {}
         labels = {i: replies[turn, i] for i in rejected if (turn, i) in replies}
         verdicts |= _judge(tasks, rejected, labels, finished.output)
-        for i in (
-            rejected.keys() - labels.keys()
-        ):  # an earlier turn's label says more than this turn's silence
+        for i in rejected.keys() - labels.keys():  # the label of an earlier turn says more than a missing one
             verdicts.setdefault(i, _Verdict(missing[i]))
     for i, verdict in verdicts.items():
         if verdict.reason.startswith(FAILURE):
-            finished.fail(f"0:{i}", verdict.reason)  # under the first turn's key, which a reply will clear
+            finished.fail(f"0:{i}", verdict.reason)  # under the key of the first turn, which a reply clears
     return [verdicts[i] for i in range(len(questions))]
 
 
 def _judge(
     tasks: Tasks, questions: Mapping[int, Question], labels: Labels, output: Path
 ) -> dict[int, _Verdict]:
-    """Execute labels and say whether their results are the gold answers, or hold them."""
+    """Execute labels, and judge their results by the gold answers."""
     rows = [
         Response.model_validate(questions[i].model_dump(exclude=GRADED) | {"response": text})
         for i, text in labels.items()
     ]
-    graded = grade(tasks, rows, output=output)
-    return {i: _verdict(tasks, row) for i, row in zip(labels, graded, strict=True)}
+    executed = execute(tasks, rows, output=output)
+    return {i: _verdict(tasks, each) for i, each in zip(labels, executed, strict=True)}
 
 
-def _verdict(tasks: Tasks, response: Response) -> _Verdict:
+def _verdict(tasks: Tasks, executed: Executed) -> _Verdict:
+    response = judge(tasks, executed)
     text = response.response
     if response.outcome is Outcome.MALFORMED:
         return _Verdict(f"malformed: {response.reason}", text)
@@ -171,44 +176,36 @@ def _verdict(tasks: Tasks, response: Response) -> _Verdict:
     if not response.correct:
         return _Verdict(f"wrong answer: {(response.prediction or '')[:MAX_SHOWN]}", text)
     try:
-        call = _stored(tasks, response)
+        call = _call_alone(executed.parsed)
     except ValueError as error:
         return _Verdict(f"cannot be stored: {error}", text)
-    return _Verdict("", text, call, response.execution.output or "")
+    return _Verdict("", text, call, response.execution.output or "", executed.parsed.tool)
 
 
-def _stored(tasks: Tasks, response: Response) -> str:
-    """The call alone, as it was written; if that has line breaks, written as the same call on one line. Raises
-    ValueError if the text would not be read as the call that was executed."""
-    _, reading, tool, _ = read(tasks, response)
-    if tool is None or reading.call is None or reading.written is None:
+def _call_alone(parsed: Parsed) -> str:
+    """The call as it was written, without the text around it; a call over several lines is written on one. Raises
+    ValueError if the result would be parsed as another call."""
+    task, (_, call, _, written), tool, _ = parsed
+    if tool is None or call is None or written is None:
         raise ValueError("there is no call")
-    written = reading.written
     if not is_one_line(written):
-        collapsed = " ".join(written.split())  # of a text in which white space has no meaning
-        written = (
-            collapsed
-            if first_call_is([tool], collapsed, reading.call)
-            else write_call(tool, reading.call.arguments)
-        )
-    if not first_call_is(tasks.of(response).tools, written, reading.call):
-        raise ValueError("the call alone is read as another one")
+        collapsed = " ".join(written.split())  # in most arguments, white space has no meaning
+        written = collapsed if first_call_is([tool], collapsed, call) else write_call(tool, call.arguments)
+    if not first_call_is(task.tools, written, call):
+        raise ValueError("without the text around it, it is parsed as another call")
     return written
 
 
 def _spread(turns: Sequence[list[LabeledQuestion]], share: float) -> list[list[LabeledQuestion]]:
     """This share of the calls' second turns, spread evenly over the calls that have any."""
-    there = [rows for rows in turns if rows]
-    return [rows for place, rows in enumerate(there) if int((place + 1) * share) > int(place * share)]
+    present = [rows for rows in turns if rows]
+    return [rows for i, rows in enumerate(present) if int((i + 1) * share) > int(i * share)]
 
 
-def _reading(tasks: Tasks, question: Question, verdict: _Verdict) -> list[LabeledQuestion]:
-    """The second turns of an accepted call from whose context a gold answer can be read, with that answer."""
-    found = read(
-        tasks, Response.model_validate(question.model_dump(exclude=GRADED) | {"response": verdict.call})
-    )
+def _reading(question: Question, verdict: _Verdict) -> list[LabeledQuestion]:
+    """The second turns of an accepted call whose context contains a gold answer, with that answer as the target."""
     rows = []
-    for asked in found.tool.second_turn(question, verdict.output) if found.tool else []:
+    for asked in verdict.tool.second_turn(question, verdict.output) if verdict.tool else []:
         context = split_context(asked.input)[0]
         gold = [answer for answer in question.answers if contains_answer(context, [answer])]
         if gold:
@@ -217,19 +214,19 @@ def _reading(tasks: Tasks, question: Question, verdict: _Verdict) -> list[Labele
     return rows
 
 
-def _own_fields(question: Question) -> dict[str, Any]:
+def _question_fields(question: Question) -> dict[str, Any]:
     return question.model_dump(exclude=LEFT_OUT, exclude_none=True)
 
 
-def _labelled(tasks: Tasks, question: Question, call: str) -> LabeledQuestion:
+def _labeled(tasks: Tasks, question: Question, call: str) -> LabeledQuestion:
     """The stage-1 row: the accepted call alone is the target, without the text around it."""
     instruction = question.instruction or tasks.of(question).instruction
     fields = {"instruction": instruction, "input": question.input, "output": call}
-    return LabeledQuestion.model_validate(_own_fields(question) | fields)
+    return LabeledQuestion.model_validate(_question_fields(question) | fields)
 
 
 def reading_path(output: Path) -> Path:
-    """Where the second turns of the labels in `output` are."""
+    """The file of the second turns of the labels in `output`."""
     return output.with_name(f"{output.stem}_reading.json")
 
 
@@ -250,7 +247,7 @@ def _yield_path(output: Path) -> Path:
 
 def _rejected(question: Question, verdict: _Verdict) -> dict[str, Any]:
     text = {} if verdict.text is None else {"label": verdict.text}
-    return _own_fields(question) | {"rejected": verdict.reason} | text
+    return _question_fields(question) | {"rejected": verdict.reason} | text
 
 
 def _summary(verdicts: Sequence[_Verdict]) -> Yield:
@@ -258,9 +255,9 @@ def _summary(verdicts: Sequence[_Verdict]) -> Yield:
     return Yield(len(verdicts) - kinds.total(), len(verdicts), dict(kinds.most_common()))
 
 
-def _write_beside(output: Path, rejected: Sequence[dict[str, Any]], result: Yield) -> None:
+def _write_rejected(output: Path, rejected: Sequence[dict[str, Any]], result: Yield) -> None:
     path = _rejected_path(output)
     _write_or_remove(path, rejected)
     files.write_text(_yield_path(output), json.dumps(asdict(result)) + "\n")
     if unanswered := result.reasons.get(FAILURE):
-        notice(f"{unanswered} questions got no reply: they stand in {path}, which label takes as data too")
+        notice(f"{unanswered} questions got no reply; they are in {path}, which label accepts as data")

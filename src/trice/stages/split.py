@@ -20,7 +20,7 @@ from trice.stages.generate import Resample, generate
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import read_rows, write_rows
 from trice.tasks import Tasks, check_questions
-from trice.tasks.outcome import read
+from trice.tasks.outcome import parse
 from trice.tools.executor import sidecar
 from trice.types import Outcome, Question, Response
 
@@ -133,7 +133,7 @@ def _known_and_unknown(
 
 
 def _judged(tasks: Tasks, row: Response) -> Response:
-    task, reading, *_ = read(tasks, row)
+    task, reading, *_ = parse(tasks, row)
     prediction = task.predict(visible(row.response)) if reading.outcome is Outcome.ANSWERED else None
     verdict = {"outcome": reading.outcome, "reason": reading.reason, "call": reading.call}
     correct = task.judge(prediction, row.answers)

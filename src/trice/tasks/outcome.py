@@ -1,4 +1,4 @@
-"""Reading a response: its outcome, and the call in it with the tool that is meant. Nothing is run here."""
+"""Parses responses: the outcome, and the call with the tool that it names. Nothing is run here."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from trice.tools import Tool
 from trice.types import Response, ToolCall
 
 
-class Read(NamedTuple):
-    """A response as it was read: its task, the reading, and the tool it calls, which may be the task's own."""
+class Parsed(NamedTuple):
+    """A parsed response: its task, what was parsed, the tool that it calls, and whether that is one of the task's own
+    tools or one that a mix offers as well."""
 
     task: TaskLike
     reading: paper.ParsedResponse
     tool: Tool | None
-    own: bool
+    is_own: bool
 
 
-def read(tasks: Tasks, row: Response) -> Read:
+def parse(tasks: Tasks, row: Response) -> Parsed:
     """Parse one response."""
     task = tasks.of(row)
     offered = {tool.name: tool for tool in task.tools}
     reading = paper.parse(row.response, {name: tool.parse for name, tool in offered.items()})
     tool = offered[reading.call.name] if reading.call else None
-    return Read(task, reading, tool.for_question(row) if tool else None, tool in tasks.own_tools(task))
+    return Parsed(task, reading, tool.for_question(row) if tool else None, tool in tasks.own_tools(task))
 
 
 def called(tasks: Tasks, row: Response) -> tuple[Tool, ToolCall] | None:
     """The call of one response, with its tool."""
-    _, reading, tool, _ = read(tasks, row)
+    _, reading, tool, _ = parse(tasks, row)
     return (tool, reading.call) if tool and reading.call else None
