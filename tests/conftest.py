@@ -81,6 +81,22 @@ def any_model(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path])
 
 
 @pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports compose their figures but do not render them, which takes most of a report's time.
+
+    A test marked `drawn` renders them all the same.
+    """
+    from trice.report import plot_style
+    from trice.report.elements import Figure
+
+    def figure(canvas: Any, name: str, caption: str) -> Figure:
+        return Figure(name, caption, "<svg></svg>", b"")
+
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr(plot_style, "figure", figure)
+
+
+@pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let models that are made `.double()` compute all in float64.
 

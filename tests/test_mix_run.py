@@ -16,6 +16,7 @@ from trice.recipes.runner import run
 from trice.tasks import MIX
 from trice.tools.passage_index import Passage, build_index
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 LANDS = ["Zembla", "Ruritania", "Gondal", "Angria", "Freedonia", "Sylvania"]
 PASSAGES = [Passage(land, f"{land} has {i} castles.") for i, land in enumerate(LANDS, 5)]
 DATA = [

@@ -16,6 +16,7 @@ from trice.recipes.questions import load_questions
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 OWN = '''
 from trice.tools.function_tool import FunctionTool
 

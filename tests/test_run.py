@@ -21,6 +21,7 @@ from trice.recipes.conditions import DEFAULT
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SMALL = "{max_steps: 2, batch_size: 6, learning_rate: 1e-2, save_steps: 1, lora: {r: 2, target_modules: all-linear}}"
 RECIPE = f"""
 name: miniature
@@ -233,6 +234,7 @@ def test_adapters_are_there_and_differ_by_setting_and_seed(whole: Path) -> None:
     assert len(weights) == len(set(weights)) == 7
 
 
+@pytest.mark.drawn
 def test_a_finished_run_does_nothing_again_but_its_report(whole: Path, recipe: Path) -> None:
     before = tree(whole)
     loop(whole, recipe, "title=Another title")
@@ -329,6 +331,7 @@ def test_stage_2_may_be_decided_after_stage_1(tmp_path: Path, five: Path) -> Non
             loop(folder, edge, only, conditions, "rlef.alpha=0.25")
 
 
+@pytest.mark.drawn
 def test_a_run_may_be_moved(whole: Path, recipe: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     whole.rename(moved)

@@ -21,6 +21,7 @@ from trice.storage.run_store import RunStore, Step
 sys.path.append(str(Path(__file__).parent / "models"))
 from stand_in_server import StandIn
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 RECIPE = """
 name: small
 data: [{dataset: sums, task: math, train_file: sums.jsonl, test_file: tests.jsonl}]

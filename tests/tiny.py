@@ -9,6 +9,8 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+STREAMS = ("stdout", "stderr")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 HEAVY = ("torch", "peft", "accelerate", "transformers.trainer", "transformers.models.llama.modeling_llama")
 OURS = (
@@ -146,12 +149,55 @@ def same_after_kills(
 
 def forked(work: Callable[..., object], *args: object) -> int | None:
     """Run `work(*args)` in a process of its own, its imports done; gives the exit code."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*HEAVY, *OURS])  # imported once, in the process that the others fork from
-    process = context.Process(target=work, args=args)
+    process = _context().Process(target=work, args=args)
     process.start()
     process.join(120)
     return process.exitcode
+
+
+def torchrun(count: int, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run `trice words` in `count` processes with the environment that torchrun gives them, their imports done.
+    `folder` holds what they print."""
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (count, port, folder, [str(word) for word in words])
+    ranks = [_context().Process(target=_rank, args=(rank, *arguments)) for rank in range(count)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+        rank.kill()
+    out, error = (
+        "".join((folder / f"{name}-{rank}").read_text() for rank in range(count)) for name in STREAMS
+    )
+    return subprocess.CompletedProcess(
+        list(words), max(abs(rank.exitcode or 0) for rank in ranks), out, error
+    )
+
+
+def _rank(rank: int, count: int, port: int, folder: Path, words: list[str]) -> None:
+    import torch
+
+    from trice.cli import main
+
+    for name, stream in zip(STREAMS, (sys.stdout, sys.stderr), strict=True):
+        os.dup2(os.open(folder / f"{name}-{rank}", os.O_WRONLY | os.O_CREAT), stream.fileno())
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    sys.argv = ["trice", *words]
+    main()
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Processes fork from one in which the heavy modules are imported once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*HEAVY, *OURS])
+    return context
 
 
 def _until(point: int, folder: str, work: Callable[..., object], args: Sequence[object]) -> None:

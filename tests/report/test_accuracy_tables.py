@@ -11,6 +11,8 @@ from trice.metrics import Share
 from trice.report import write_report
 from trice.report.results import frontier
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def asked(run: Path, condition: str, **right: int) -> None:
     """Ten questions of each data set, the first ones right; each calls a calculator, on HotpotQA a retriever."""

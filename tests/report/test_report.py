@@ -11,6 +11,7 @@ from made_runs import graded, result, write
 from trice.errors import InputError
 from trice.report import summary, write_report
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -143,6 +144,7 @@ def test_other_conditions_come_last_and_no_note_is_made_where_the_need_is_not_ex
     assert "nearly always" not in page
 
 
+@pytest.mark.drawn
 def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
     def files() -> list[bytes]:
         write_report([run])
@@ -195,6 +197,7 @@ class Elements(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
+@pytest.mark.drawn
 def test_the_page_asks_for_nothing_from_outside(run: Path) -> None:
     page, _, _ = written(run)
     seen = Elements(page).seen
@@ -212,6 +215,7 @@ def test_the_page_asks_for_nothing_from_outside(run: Path) -> None:
     assert all(name in ids for name in re.findall(r'href="#([^"]+)"', page))
 
 
+@pytest.mark.drawn
 def test_text_from_strangers_is_shown_and_never_obeyed(run: Path) -> None:
     nasty = f"{SCRIPT} | a *b* `c`\n</svg> \u202e \x00 $x_{{$"
     named = {"dataset": nasty, "input": nasty, "response": nasty, "reason": nasty}
@@ -280,6 +284,7 @@ def test_a_torn_last_line_of_a_log_is_left_out(run: Path) -> None:
     assert "| both | 10 | 1.2 | 0.3 | 0.9 | 0.750 |" in text
 
 
+@pytest.mark.drawn
 def test_many_reward_levels_are_drawn_as_ranges(run: Path) -> None:
     scores = [float(n) for n in range(11)]
     row = {"query": "q", "responses": ["a"] * 11, "origin": ["model"] * 11, "scores": scores}

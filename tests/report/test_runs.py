@@ -10,6 +10,8 @@ from trice.errors import InputError
 from trice.report import write_report
 from trice.report.schema import RunResults, SeveralResults
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def run_of(folder: Path, right: int, questions: int = 40, **extra: object) -> Path:
     """The base model is right on the first ten; after both stages, which call each time, on the first `right`."""
@@ -133,6 +135,7 @@ def test_results_json_is_what_its_schema_says(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.drawn
 def test_every_figure_is_also_a_png_for_papers(tmp_path: Path) -> None:
     run = run_of(tmp_path / "one", 20)
     page = write_report([run]).read_text()

@@ -1,4 +1,4 @@
-"""Several processes train as one: the same losses, the same adapter, whatever the number of questions is."""
+"""Several processes train as one: they give the same losses and the same adapter for any number of questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny import read, write
+from tiny import read, torchrun, write
 from trice.training.clone import clone
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Rlef, SettingsT, read_settings
@@ -42,19 +42,6 @@ def ranked(path: Path) -> Path:
             }
             for i in range(7)
         ],
-    )
-
-
-def launched(count: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """`trice words` in `count` processes of torchrun's."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    return subprocess.run(
-        [*launch, "-m", "trice", *map(str, words)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
 
 
@@ -89,43 +76,42 @@ def test_stage_2_in_several_processes_is_that_of_one(base: str, tmp_path: Path, 
     data = ranked(tmp_path / "ranked.json")
     how = ("objective=dpo",) if processes == 2 else ()
     rlef(data, tmp_path / "one", base, settings=settings(Rlef, *how), device="cpu", dtype="float32")
-    done = launched(
-        processes, "train", "rlef", "--model", base, "--data", data, "--output", tmp_path / "several",
-        "--device", "cpu", "--dtype", "float32", *words(*how),
-    )  # fmt: skip
+    command = ["train", "rlef", "--model", base, "--data", data, "--output", tmp_path / "several"]
+    command += ["--device", "cpu", "--dtype", "float32", *words(*how)]
+    done = torchrun(processes, tmp_path / "first", *command)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'several'}\n"  # said once
+    assert done.stdout == f"{tmp_path / 'several'}\n"  # printed once
     same(tmp_path / "one", tmp_path / "several", level=bool(how))
-    again = launched(
-        processes, "train", "rlef", "--model", base, "--data", data, "--output", tmp_path / "several",
-        "--device", "cpu", "--dtype", "float32", *words(*how),
-    )  # fmt: skip
+    again = torchrun(processes, tmp_path / "again", *command)
     assert "already trained with these settings" in again.stderr
 
 
-def test_stage_1_in_two_processes_goes_on_after_a_kill(base: str, tmp_path: Path) -> None:
+def test_stage_1_in_two_processes_resumes_after_a_kill(base: str, tmp_path: Path) -> None:
     rows: list[Any] = [
         {"instruction": "", "input": f"What is {i} and 7?", "output": f"calculator({i}+7)"} for i in range(9)
     ]
     data = write(tmp_path / "labelled.json", rows)
     one, several = tmp_path / "one", tmp_path / "several"
     clone(data, one, base, settings=settings(Clone, "num_train_epochs=2"), device="cpu", dtype="float32")
-    how = ["train", "clone", "--model", base, "--data", data, "--device", "cpu", "--dtype", "float32"]
-    how += words("num_train_epochs=2")
-    assert launched(2, *how, "--output", several).returncode == 0
+    command = ["train", "clone", "--model", base, "--data", data, "--device", "cpu", "--dtype", "float32"]
+    command += [*words("num_train_epochs=2"), "--output", several]
+    assert torchrun(2, tmp_path / "first", *command).returncode == 0
     same(one, several)
     # What a kill at the fifth of six steps leaves: the checkpoint of the fourth.
     before = load_file(several / "adapter_model.safetensors")
     for path in [*several.glob("adapter*"), *(several / "checkpoint-6").iterdir()]:
         path.unlink()
-    assert launched(2, *how, "--output", several).returncode == 0
+    assert torchrun(2, tmp_path / "again", *command).returncode == 0
     after = load_file(several / "adapter_model.safetensors")
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
 def test_bad_input_ends_every_process(base: str, tmp_path: Path) -> None:
     data = write(tmp_path / "labelled.json", [{"instruction": "", "input": "What?"}])
-    done = launched(2, "train", "clone", "--model", base, "--data", data, "--output", tmp_path / "out")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["-m", "trice", "train", "clone", "--model", base, "--data", data, "--output", tmp_path / "out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "labelled.json:1" in done.stderr
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]

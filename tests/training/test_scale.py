@@ -1,4 +1,4 @@
-"""Larger models: weights cut up among processes, quantised bases, half precision, gradient checkpointing."""
+"""Larger models: weights sharded among processes, quantised bases, half precision, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def launched(recipe: str, script: list[str], *words: object) -> subprocess.Compl
 
 
 @pytest.mark.parametrize("recipe", ["ddp.yaml", "fsdp.yaml", "deepspeed_zero2.yaml", "deepspeed_zero3.yaml"])
-def test_two_processes_of_a_recipe_train_as_one_and_go_on(base: str, tmp_path: Path, recipe: str) -> None:
+def test_two_processes_of_a_recipe_train_as_one_and_resume(base: str, tmp_path: Path, recipe: str) -> None:
     if recipe.startswith("deepspeed"):
         pytest.importorskip("deepspeed")
     data, one, several = ranked(tmp_path / "ranked.json"), tmp_path / "one", tmp_path / "several"
@@ -103,6 +103,8 @@ def test_two_processes_of_a_recipe_train_as_one_and_go_on(base: str, tmp_path: P
         assert found[0] == found[2]
         assert found[-1] in ("FSDP", "DEEPSPEED")
     same(one, several, atol=1e-5)
+    if recipe == "ddp.yaml":
+        return  # whole weights resume in test_processes
     before = load_file(several / "adapter_model.safetensors")
     # What a kill while the last checkpoint is written leaves.
     for path in [*several.glob("adapter*"), several / "checkpoint-4" / "trainer_state.json"]:
