@@ -211,7 +211,7 @@ WRONG_INPUT = [
     ("mix --labelled {none} --output {out}", "none: no such file"),
     ("mix --output {out}", "nothing to mix"),
     ("report {none}", "none: no such run folder"),
-    ("report {none} {none}", "a report of several runs needs a folder of its own: give --output"),
+    ("report {none} {none}", "a report of several runs needs its own folder; give --output"),
     # names
     (f"{GENERATE} --data {{good}} --task maths", "unknown task 'maths'; there is: math"),
     (f"{GENERATE} --data {{good}} --task maths --few-shot calls", "unknown task 'maths'; there is: math"),

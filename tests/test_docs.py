@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from trice import types
 from trice.cli import app
 from trice.recipes.recipe import Recipe, load_recipe
+from trice.settings import parse
 from trice.tasks.custom import TaskFile
-from trice.training.settings import parse
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))

@@ -37,6 +37,16 @@ def write(path: Path, rows: Sequence[object]) -> Path:
     return path
 
 
+def read_settings(kind: Any, overrides: Sequence[str]) -> Any:
+    """The defaults of a class of settings with `key=value` overrides."""
+    from trice.settings import override, parse
+
+    value: dict[str, Any] = {}
+    for text in overrides:
+        override(value, text)
+    return parse(kind, value, "settings")
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 

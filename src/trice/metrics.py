@@ -1,10 +1,9 @@
-"""How well a model answers, and how selectively it uses its tool: shares with 95% intervals.
+"""Measures of accuracy and of selective tool use, as shares with 95% intervals.
 
-*Need* has one definition, `needs_tool`: a question needs a tool where the base model, asked as in evaluation but
-with tools withheld and the worked examples of `split`, is wrong, or where the question requires one. Questions are
-matched by data set and id. Everything here counts graded rows; grading them is `trice.stages.grading`, showing the
-figures is `trice.report`. The intervals speak of the questions drawn, not of the
-training seed: how far seeds lie apart is shown beside them.
+*Need* has one definition, `needs_tool`: a question needs a tool if the base model, asked as in evaluation but with
+tools withheld and with the few-shot examples of `split`, is wrong, or if the question requires a tool. Questions are
+matched by data set and id. The intervals cover the sampling of questions, not the training seed. This module counts
+graded responses and does not grade them.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class Share:
 
         (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n),  p = count/total, n = total
 
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927). All
-    three are None where total is 0. `count` has decimals where it is a mean over seeds (`mean`)."""
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927). `value`,
+    `low` and `high` are None if total is 0. `count` can have decimals if it is a mean over seeds (`mean`)."""
 
     count: float
     total: int
@@ -63,12 +62,11 @@ class Difference(NamedTuple):
 
 
 def mean(shares: Sequence[Share]) -> Share:
-    """One share for several seeds on the same questions: the mean of their values, over `total` questions.
+    """The mean of the shares of several seeds on the same questions.
 
-    Wilson's interval then takes as many questions as there are, not questions times seeds: answers of two
-    seeds to one question are not independent, and the variance of a question's mean over seeds is at most
-    p(1-p), so the interval errs on the wide side; for one seed it is the plain one. Where seeds cover
-    different numbers of questions, the smallest counts.
+    Wilson's interval uses the number of questions, not questions times seeds: the answers of two seeds to one
+    question are not independent. The variance of a question's mean over seeds is at most p(1-p), so the interval is
+    conservative. If seeds cover different numbers of questions, the smallest is used.
     """
     total = min(share.total for share in shares)
     if total == max(share.total for share in shares):
@@ -79,18 +77,20 @@ def mean(shares: Sequence[Share]) -> Share:
 def measure(rows: Sequence[Response], base: Sequence[Response] | None = None) -> dict[str, Share]:
     """The measures of one model's graded responses.
 
-    Over all rows: `accuracy` (correct), `tool_use` (outcome called), `malformed` and `answered` (outcome so).
-    With `base`, the base model's graded responses to the same questions with tools withheld, also:
+    Shares of all rows: `accuracy` (correct), and `tool_use`, `malformed` and `answered` (by outcome). With `base`,
+    the base model's graded responses to the same questions with tools withheld, also:
 
     - `need`: questions that need a tool (`needs_tool`) / all questions
     - `over_use`: called and not needed / not needed
-    - `under_use`: answered, wrong, and needed / needed (a malformed call is no abstention: not counted)
-    - `harmful_use`: called, wrong, and not needed / not needed
+    - `under_use`: answered, wrong and needed / needed (a malformed call is not an abstention and not counted)
+    - `harmful_use`: called, wrong and not needed / not needed
 
-    Where answers are words, also `exact_match` and `f1` (its mean; the interval is then on the wide side), over the
-    rows of those tasks. Where the answers over each passage alone were asked for, `any_passage`: the paper's
-    accuracy, in which a response is right if any of these answers is. Raises InputError where a row is not graded,
-    or a question is missing from `base`.
+    For tasks whose answers are words, also `exact_match` and `f1` (the mean, with a conservative interval). If
+    answers from each passage were generated, also `any_passage`, the paper's accuracy, which counts a response as
+    right if any of these answers is.
+
+    Raises:
+        InputError: If a row is not graded, or a question is missing from `base`.
     """
     _check_graded(rows)
     shares = {
@@ -110,14 +110,14 @@ def measure(rows: Sequence[Response], base: Sequence[Response] | None = None) ->
 
 def needs_tool(base: Response) -> bool:
     """Whether a question needs a tool, by the base model's graded response to it: the one definition of need. A
-    response with a call, whatever it gave, is no knowledge."""
+    response with a call does not count as knowledge, even if it is right."""
     return base.tool == REQUIRED or not base.correct or base.outcome is Outcome.CALLED
 
 
 def by_dataset(
     rows: Sequence[Response], base: Sequence[Response] | None = None
 ) -> dict[str, dict[str, Share]]:
-    """`measure` for each data set, in order of appearance, and last, always, for all rows as `total`."""
+    """`measure` for each data set, in order of appearance, and then for all rows as `total`."""
     names = dict.fromkeys(row.dataset for row in rows)
     parts = {name: measure([row for row in rows if row.dataset == name], base) for name in names}
     return parts | {ALL: measure(rows, base)}
@@ -126,10 +126,12 @@ def by_dataset(
 def difference(a: Sequence[Response], b: Sequence[Response]) -> Difference:
     """Accuracy of `a` minus accuracy of `b` on the same questions, with a paired 95% interval.
 
-    With d_i the difference on question i: mean(d) ± z · s(d)/√n, the paired normal interval (e.g. Altman and
-    others, "Statistics with Confidence", 2nd ed. 2000, chapter 4). Several rows of a question (seeds) are
-    averaged first, so that the question stays the unit. One question alone gives the interval -1 to 1.
-    Raises InputError where there are no questions, or the two sides' questions are not the same.
+    With d_i the difference on question i: mean(d) ± z · s(d)/√n, the paired normal interval (for example Altman and
+    others, "Statistics with Confidence", 2nd ed. 2000, chapter 4). Several rows of a question (seeds) are averaged
+    first, so the unit is the question. With one question the interval is -1 to 1.
+
+    Raises:
+        InputError: If there are no questions, or the questions of the two sides differ.
     """
     ours, theirs = _correctness(a), _correctness(b)
     for key in sorted(ours.keys() ^ theirs.keys()):
@@ -145,7 +147,7 @@ def difference(a: Sequence[Response], b: Sequence[Response]) -> Difference:
 
 
 def _against_need(rows: Sequence[Response], base: Sequence[Response]) -> dict[str, Share]:
-    """The measures that need the base model's verdicts; see `measure`."""
+    """The measures relative to need."""
     check_base(rows, base)
     needs = {_key(row): needs_tool(row) for row in base}
     needed = [row for row in rows if needs[_key(row)]]
@@ -161,7 +163,7 @@ def _against_need(rows: Sequence[Response], base: Sequence[Response]) -> dict[st
 
 
 def _correctness(rows: Sequence[Response]) -> dict[Key, float]:
-    """The share of right responses of each question."""
+    """The share of right responses to each question."""
     _check_graded(rows)
     verdicts: dict[Key, list[bool]] = {}
     for row in rows:
@@ -170,7 +172,7 @@ def _correctness(rows: Sequence[Response]) -> dict[Key, float]:
 
 
 def check_base(rows: Sequence[Response], base: Sequence[Response]) -> None:
-    """Raise InputError where the base model's responses are not graded, or a question of `rows` has none."""
+    """Raise InputError if the base model's responses are not graded, or a question of `rows` has none."""
     _check_graded(base)
     known = {_key(row) for row in base}
     for row in rows:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trice.report.cases import Cases, Kind, asked, case_tables, find_cases, kind_of, written
-from trice.report.html_page import BUDGET, MANY, MOST, TEXT, island
+from trice.report.cases import Cases, Kind, call_text, case_tables, change_kind, find_cases, question_text
+from trice.report.html_page import MAX_ANSWERS, MAX_CASES, MAX_TEXT, MAX_TOTAL, case_data
 from trice.report.run_reader import Run
 from trice.types import Response
 
@@ -47,7 +47,7 @@ BEFORE_AND_AFTER = [
 
 @pytest.mark.parametrize(("before", "after", "kind"), BEFORE_AND_AFTER)
 def test_the_kind_of_a_change(before: Response, after: Response, kind: Kind | None) -> None:
-    assert kind_of(before, after) == kind
+    assert change_kind(before, after) == kind
 
 
 def test_a_question_may_have_several_kinds_along_the_stages() -> None:
@@ -96,15 +96,15 @@ def test_without_any_kind_the_first_questions_are_shown() -> None:
 
 
 def test_a_call_as_it_was_understood() -> None:
-    assert written(response("called", RIGHT)) == "calculator(1+1)"
+    assert call_text(response("called", RIGHT)) == "calculator(1+1)"
     several = {"call": {"name": "convert", "arguments": {"value": 3.5, "to": "km"}}}
-    assert written(response("called", RIGHT, **several)) == "convert(value=3.5, to=km)"
-    assert written(response("answered", RIGHT)) == ""
+    assert call_text(response("called", RIGHT, **several)) == "convert(value=3.5, to=km)"
+    assert call_text(response("answered", RIGHT)) == ""
 
 
 def test_of_a_question_with_a_context_the_question_is_shown() -> None:
     row = response("answered", RIGHT, input="Context: long ago.\nQuestion: When?")
-    assert asked(row) == "… When?"
+    assert question_text(row) == "… When?"
 
 
 def many(count: int, **extra: Any) -> Cases:
@@ -115,10 +115,10 @@ def many(count: int, **extra: Any) -> Cases:
 
 
 def test_a_page_holds_so_many_cases_those_with_a_kind_first() -> None:
-    data = island(many(MOST + 100))
-    assert len(data["cases"]) == MOST
+    data = case_data(many(MAX_CASES + 100))
+    assert len(data["cases"]) == MAX_CASES
     assert data["left_out"] == 100
-    assert sum(bool(case["changes"]) for case in data["cases"]) == (MOST + 100) // 10
+    assert sum(bool(case["changes"]) for case in data["cases"]) == (MAX_CASES + 100) // 10
     ids = [int(data["texts"][case["id"]].removeprefix("A-")) for case in data["cases"]]
     assert ids == sorted(ids)
 
@@ -127,18 +127,20 @@ def test_a_page_holds_so_much_text() -> None:
     run = Run(
         results={"both": [response("answered", RIGHT, n, response=f"{n}" + "x" * 10**6) for n in range(40)]}
     )
-    texts = island(find_cases(run))["texts"]
-    assert max(map(len, texts)) < TEXT + 60
+    texts = case_data(find_cases(run))["texts"]
+    assert max(map(len, texts)) < MAX_TEXT + 60
     long = Run(
         results={
             "both": [
-                response("answered", RIGHT, n, turns=[f"{n} {m}" + "x" * TEXT for m in range(MANY)])
+                response(
+                    "answered", RIGHT, n, turns=[f"{n} {m}" + "x" * MAX_TEXT for m in range(MAX_ANSWERS)]
+                )
                 for n in range(300)
             ]
         }
     )
-    data = island(find_cases(long))
+    data = case_data(find_cases(long))
     # A case takes about 20 turns of 2,000 characters: 40,000 of 8 million.
     assert 150 < len(data["cases"]) < 200
     assert data["left_out"] == 300 - len(data["cases"])
-    assert sum(map(len, data["texts"])) < BUDGET + TEXT * 2 * MANY
+    assert sum(map(len, data["texts"])) < MAX_TOTAL + MAX_TEXT * 2 * MAX_ANSWERS

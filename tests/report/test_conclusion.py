@@ -8,7 +8,7 @@ import pytest
 from made_runs import graded, result
 
 from trice.report.headline import conclusion
-from trice.report.results import work_out
+from trice.report.results import compute_results
 from trice.report.run_reader import read_run
 from trice.report.sections import jumps
 
@@ -33,7 +33,7 @@ def test_a_conclusion_says_what_the_intervals_carry(
     for name, right in (("zero-shot", base), ("stage-1", first), ("both", both)):
         if right is not None:
             result(tmp_path, name, *(graded(n, "answered", n < right) for n in range(40)))
-    assert conclusion(work_out(read_run(tmp_path))) == ([expected] if expected else [])
+    assert conclusion(compute_results(read_run(tmp_path))) == ([expected] if expected else [])
 
 
 def test_a_loss_that_jumps_at_the_end_is_explained() -> None:

@@ -135,7 +135,7 @@ def test_a_source_goes_to_the_tool_it_names() -> None:
     (tool,) = tasks.own_tools(of(tasks, "qa"))
     assert isinstance(tool, WikiSearch)
     assert (tool.source, tool.version) == ("http://127.0.0.1:9/search", None)
-    with pytest.raises(InputError, match="must hold no password or query"):
+    with pytest.raises(InputError, match="must not contain a password or query"):
         Tasks("qa", {"WikiSearch": "http://127.0.0.1:9/?key=s"}).of(QUESTION).tools[0].check()
     with pytest.raises(InputError, match="tool 'calculator': takes no source"):
         Tasks("mix", {"calculator": "x"})

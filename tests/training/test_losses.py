@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiny import read_settings
 from trice.errors import InputError
 from trice.recipes.recipe import load_recipe
 from trice.training.losses import ranking, sequence_scores
-from trice.training.settings import RankingObjective, Rlef, read_settings
+from trice.training.settings import RankingObjective, Rlef
 
 NAMES: tuple[RankingObjective, ...] = get_args(RankingObjective)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tiny import command, training, write
+from tiny import command, read_settings, training, write
 from trice.errors import InputError
 from trice.models.local import load_base
 from trice.training.capacity import Capacity, capacity, free_memory
@@ -21,7 +21,7 @@ from trice.training.lora import with_lora
 from trice.training.memory_estimate import QUANTIZED, estimate_memory
 from trice.training.packed_forward import PackedForward
 from trice.training.packing import ResponseTokens, TokenizedExample, pack
-from trice.training.settings import Clone, Lora, Rlef, read_settings
+from trice.training.settings import Clone, Lora, Rlef
 
 CPU = {"device": "cpu", "dtype": "float32"}
 PLENTY = Capacity(memory=10**12, rate=1e11)

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny import read, torchrun, write
+from tiny import read, read_settings, torchrun, write
+from trice.settings import SettingsT
 from trice.training.clone import clone
 from trice.training.rlef import rlef
-from trice.training.settings import Clone, Rlef, SettingsT, read_settings
+from trice.training.settings import Clone, Rlef
 
 HOW = [
     "batch_size=4",

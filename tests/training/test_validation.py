@@ -13,7 +13,7 @@ import numpy
 import pytest
 import torch
 
-from tiny import command, read, same_after_kills, says, training, tree, write
+from tiny import command, read, read_settings, same_after_kills, says, training, tree, write
 from trice.errors import InputError
 from trice.formats.prompt import load_template
 from trice.models.local import load
@@ -26,7 +26,7 @@ from trice.tools.passage_index import Passage, build_index
 from trice.tools.second_turn import with_context
 from trice.training.clone import clone
 from trice.training.rlef import rlef
-from trice.training.settings import Clone, Lora, Rlef, read_settings
+from trice.training.settings import Clone, Lora, Rlef
 from trice.training.validation import evaluation_mode, load_validation
 
 LORA = Lora(r=4, lora_dropout=0.1, target_modules="all-linear")

@@ -257,7 +257,7 @@ def endpoint(
         'qwen3'
     """
     from trice.recipes.sections import EndpointAt
-    from trice.training.settings import parse
+    from trice.settings import parse
 
     value = {"url": url, "model": model, "keys_file": keys_file, **settings}
     return Model(model, client=parse(EndpointAt, value, "trice.endpoint").open())

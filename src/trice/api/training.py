@@ -61,9 +61,10 @@ def clone(
         >>> trice.clone(model, [row], "math", num_train_epochs=1, batch_size=1).adapter is None
         False
     """
+    from trice.settings import parse
     from trice.tasks import Tasks
     from trice.training.clone import clone as train
-    from trice.training.settings import Clone, parse
+    from trice.training.settings import Clone
 
     _trainable(model)
     if model.adapter is not None:
@@ -132,9 +133,10 @@ def rlef(
         >>> stage1 = trice.load("runs/units/stage-1")                                 # doctest: +SKIP
         >>> both = trice.rlef(stage1, "train.jsonl", "math", output="runs/units/both")  # doctest: +SKIP
     """
+    from trice.settings import parse
     from trice.tasks import Tasks
     from trice.training.rlef import rlef as train
-    from trice.training.settings import Rlef, parse
+    from trice.training.settings import Rlef
 
     _trainable(model)
     if rounds < 1:

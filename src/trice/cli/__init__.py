@@ -54,7 +54,7 @@ def main() -> None:
 
 def _unknown_option(error: Any) -> str:
     """The error for an option that a command does not have, with the option that is most like it."""
-    from trice.training.settings import nearest_key
+    from trice.settings import nearest_key
 
     options = [
         name for parameter in error.ctx.command.params for name in parameter.opts if name.startswith("--")

@@ -16,9 +16,10 @@ from trice.recipes.conditions import Evaluation
 from trice.recipes.recipe import Recipe
 from trice.recipes.sections import EndpointAt, Label, Origin, Score, Split
 from trice.server.limits import Limits
+from trice.settings import Settings
 from trice.stages.export_data import Form
 from trice.stages.mix import Kind
-from trice.training.settings import Clone, Rlef, Settings
+from trice.training.settings import Clone, Rlef
 
 __all__ = ["Clone", "Label", "Rlef", "Split"]  # the recipe's classes that are groups of options as they are
 

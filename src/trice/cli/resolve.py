@@ -11,9 +11,9 @@ from trice.models.adapters import read_recorded
 
 if TYPE_CHECKING:
     from trice.cli.options import EngineOptions, LocalModelOptions, ModelOptions
+    from trice.settings import Settings
     from trice.stages.model_spec import ModelSpec
     from trice.tasks import Tasks
-    from trice.training.settings import Settings
 
 
 class Resolved(NamedTuple):

@@ -82,7 +82,7 @@ def _refuse_options(words: Sequence[str]) -> None:
     """Raise InputError for an option, with the key of the recipe that it probably means."""
     from trice.cli.settings_command import options_of
     from trice.recipes.recipe import Recipe
-    from trice.training.settings import nearest_key
+    from trice.settings import nearest_key
 
     keys = [option.key for option in options_of(Recipe, "recipe")]
     for word, after in zip(words, [*words[1:], ""], strict=True):

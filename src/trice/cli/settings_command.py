@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic.fields import FieldInfo
 
-    from trice.training.settings import Settings
+    from trice.settings import Settings
 
 # The options whose names differ from their keys.
 FLAGS = {"endpoint.url": "--endpoint", "endpoint.model": "--model", "endpoint.keys_file": "--keys-file"}
@@ -116,7 +116,7 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 def options_of(kind: type[Settings], panel: str, prefix: str = "") -> Iterator[Option]:
     """The options of a settings class and of the classes nested in it."""
-    from trice.training.settings import Settings
+    from trice.settings import Settings
 
     for name, field in kind.model_fields.items():
         key = prefix + (field.alias or name)
@@ -201,7 +201,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _override(values: dict[str, Any], texts: Iterable[str], options: Sequence[Option]) -> None:
-    from trice.training.settings import nearest_key, override
+    from trice.settings import nearest_key, override
 
     keys = [option.key for option in options]
     for text in texts:
@@ -225,7 +225,7 @@ def _validate(kind: type[Settings], values: dict[str, Any], options: Sequence[Op
 
 def _explain(error: ValidationError, options: Sequence[Option]) -> str:
     """The first mistake, named by its option."""
-    from trice.training.settings import nearest_key
+    from trice.settings import nearest_key
 
     first = error.errors()[0]
     path = ".".join(part for part in first["loc"] if isinstance(part, str))

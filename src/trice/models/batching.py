@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-MIN_SHARED_PREFIX = 8  # tokens below which a shared prefix is not worth a forward pass
+MIN_SHARED_PREFIX = 8  # with fewer tokens, a separate forward pass for the prefix takes longer
 ADMIT_FRACTION = 8  # prompts enter when at least one row in so many is free
 
 
@@ -18,21 +19,30 @@ class EncodedPrompt:
     samples: tuple[int, ...] = (0,)
 
 
+def common_length(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """The length of the longest common prefix of two sequences."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # comparing slices avoids a step in Python for each item
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with, leaving at least one token of each prompt."""
     if len(prompts) < 2:
         return 0
     first, last = min(map(list, prompts)), max(map(list, prompts))
-    limit = min(len(prompt) for prompt in prompts) - 1
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), limit)
-    length = min(length, limit)
+    length = min(common_length(first, last), min(map(len, prompts)) - 1)
     return length if length >= MIN_SHARED_PREFIX else 0
 
 
 def admit(waiting: list[int], rows: Sequence[int], size: int, running: int) -> list[int]:
     """Remove from the end of `waiting` the prompts whose rows fit into a batch of `size` with `running` rows.
-    An empty batch admits at least one prompt. A running batch admits none until enough of it is free to be
-    worth a pass."""
+    An empty batch admits at least one prompt. A running batch admits none until enough rows are free."""
     free = size - running
     if running and free < max(1, size // ADMIT_FRACTION) and _more_rows(waiting, rows, free):
         return []

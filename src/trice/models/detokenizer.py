@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trice.formats.prompt import decode
+from trice.models.batching import common_length
 
 WINDOW = 32  # ids that are decoded before the window moves
 CONTEXT = 12  # ids before the new text that are decoded with it
@@ -50,7 +51,7 @@ class Detokenizer:
         if self.text.startswith(earlier):
             self.unchanged = len(earlier)
         else:
-            self.unchanged = settled + _common_length(earlier[settled:], self.text[settled:])
+            self.unchanged = settled + common_length(earlier[settled:], self.text[settled:])
         if len(self.ids) >= self._next_move:
             self._move_window()
             self._next_move = len(self.ids) + (WINDOW - CONTEXT) // 2
@@ -85,12 +86,6 @@ class Detokenizer:
         """Whether a token is neither special nor a single byte: an invalid byte changes the bytes next to it."""
         piece = self.tokenizer.convert_ids_to_tokens(token)
         return piece is not None and not _BYTE.fullmatch(piece) and decode(self.tokenizer, [token]) != ""
-
-
-def _common_length(one: str, other: str) -> int:
-    """How many leading characters two texts have in common."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _size(text: str) -> int:

@@ -86,10 +86,7 @@ class Endpoint:
         self.servers = [Server(each, keys) for each in urls]
         self.account = Account(budget or Budget())
         self.ever_answered = False
-        self._started = (
-            time.monotonic(),
-            0,
-        )  # when the last `complete` started, and the requests sent by then
+        self._started = (time.monotonic(), 0)  # the last `complete`: its start, and the requests sent before
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r}, {self.model!r})"

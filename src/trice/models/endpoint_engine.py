@@ -1,10 +1,10 @@
 """An endpoint as an engine: questions are sent as chats, or as prompts in the format the model was trained on.
 
 With the API `chat` the server applies its own chat template. The instruction, with a sentence on whether to
-call a tool, is the system message; few-shot examples are turns. With the API `completions`, for a model of your
-own, the prompt is written in the training template. If the model's tokenizer is named, the prompt is sent as
-token ids and ids are requested in return (`return_token_ids`, supported by vLLM from 0.10.2 and by SGLang), so
-nothing is detokenised and re-tokenised.
+call a tool, is the system message; few-shot examples are turns. With the API `completions`, for a model that was
+trained by trice, the prompt is written in the training template. If the model's tokenizer is named, the prompt is
+sent as token ids and ids are requested in return (`return_token_ids`, supported by vLLM from 0.10.2 and by SGLang),
+so nothing is detokenised and re-tokenised.
 
 A server stops at the template's first stop text, even at the beginning. Beam search is not covered.
 """
@@ -18,11 +18,17 @@ from trice.errors import InputError, error_line
 from trice.formats.prompt import CHAT
 from trice.models.budget import Request
 from trice.models.endpoint import Endpoint
-from trice.models.engine import Deliver, Failure, Generated, GenerationSettings, Prompt, truncate_ids
+from trice.models.engine import (
+    SUPPRESSED,
+    Deliver,
+    Failure,
+    Generated,
+    GenerationSettings,
+    Prompt,
+    truncate_ids,
+)
 from trice.models.replies import Reply
 from trice.types import ToolCall
-
-SUPPRESSED = -100.0  # added to the logit of a token that may not be chosen: the minimum that servers accept
 
 
 def check_settings(endpoint: Endpoint, settings: GenerationSettings) -> None:
@@ -137,12 +143,10 @@ def messages(prompt: Prompt, settings: GenerationSettings) -> list[dict[str, str
 
 
 def _load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    from trice.models.local import UNLOADABLE, find_model, quiet
+    from trice.models.local import UNLOADABLE, load_tokenizer, quiet
 
     quiet()
     try:
-        return AutoTokenizer.from_pretrained(find_model(name), trust_remote_code=False)
+        return load_tokenizer(name)
     except UNLOADABLE as error:
         raise InputError(f"tokenizer '{name}' cannot be loaded ({error_line(error)})") from None

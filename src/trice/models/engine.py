@@ -70,6 +70,7 @@ Finish = Callable[[str, int], str | None]
 None if generation must continue."""
 
 RECENT = 2000  # characters at the end of a response that are searched for a complete call
+SUPPRESSED = -100.0  # added to the logit of a token that may not be chosen: the minimum that servers accept
 
 Parser = Callable[[str], dict[str, Any]]
 

@@ -1,7 +1,7 @@
 """One attempt at one request to an OpenAI-compatible server, and what its errors mean.
 
-Chats are sent to `/chat/completions`, prompts to `/completions`. A fault is returned, not raised, so that no
-exception of the client library, which holds the request and its headers, stays attached to ours. Servers report
+Chats are sent to `/chat/completions`, prompts to `/completions`. A fault is returned, not raised, so that it has no
+reference to an exception of the client library, which contains the request and its headers. Servers report
 errors as `{"error": {"message", "type", "param", "code"}}`, `{"error": "text"}`, `{"message", "code"}` or
 `{"detail"}`, with an HTTP status or inside a reply of status 200. Reading the samples of a reply is in
 `trice.models.replies`. Streaming is not covered.
@@ -145,18 +145,12 @@ async def send(
 
 
 async def _post(client: AsyncOpenAI, request: Request, fields: Mapping[str, Any]) -> Body:
-    """Fields are sent as they are, because the client library does not know those of every server."""
-    model, rest = fields["model"], {name: value for name, value in fields.items() if name != "model"}
-    if isinstance(request, str) or (request and isinstance(request[0], int)):
-        prompt: Any = request if isinstance(request, str) else list(request)
-        raw: Any = await client.completions.with_raw_response.create(
-            model=model, prompt=prompt, extra_body=rest
-        )
-    else:
-        messages: Any = [dict(message) for message in request]  # type: ignore[arg-type]
-        raw = await client.chat.completions.with_raw_response.create(
-            model=model, messages=messages, extra_body=rest
-        )
+    """Send a request. The fields are sent unchanged, because the client library does not know every server's."""
+    is_prompt = isinstance(request, str) or (request and isinstance(request[0], int))
+    api: Any = client.completions if is_prompt else client.chat.completions
+    given = {"prompt" if is_prompt else "messages": request if isinstance(request, str) else list(request)}
+    rest = {name: value for name, value in fields.items() if name != "model"}
+    raw = await api.with_raw_response.create(model=fields["model"], **given, extra_body=rest)
     return Body(raw.content, _retry_after(raw.headers))
 
 

@@ -220,9 +220,8 @@ def load_base(
             _complete(tokenizer, model, name)
     except UNLOADABLE as error:
         raise InputError(f"model '{name}': cannot be loaded ({error_line(error)})") from None
-    model.name_or_path = model.config.name_or_path = (
-        name  # adapters record the model's name, not a cache folder
-    )
+    # Adapters record the model's name, not a cache folder.
+    model.name_or_path = model.config.name_or_path = name
     for module in model.modules():
         # On some CPUs bitsandbytes would repack 4-bit weights in eval mode into a format without gradients.
         if hasattr(module, "support_avx512bf16_for_cpu"):

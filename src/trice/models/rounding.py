@@ -36,6 +36,11 @@ def within_rounding(
         return difference <= MARGIN * from_rounding()
 
 
+def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The decoder layers of a model of transformers, which have a common base class."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 @contextmanager
 def perturbed_layers(model: torch.nn.Module) -> Iterator[None]:
     """Change the output of every decoder layer by one unit in the last place, up or down at random."""
@@ -47,9 +52,7 @@ def perturbed_layers(model: torch.nn.Module) -> Iterator[None]:
         perturbed = (states * (1 + torch.finfo(states.dtype).eps * signs)).to(states.dtype)
         return (perturbed, *output[1:]) if isinstance(output, tuple) else perturbed
 
-    # The base class of transformers' decoder layers.
-    layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
-    hooks = [layer.register_forward_hook(perturb) for layer in layers]
+    hooks = [layer.register_forward_hook(perturb) for layer in decoder_layers(model)]
     try:
         yield
     finally:

@@ -39,7 +39,7 @@ def check_url(url: str) -> None:
     """Raise InputError if this is not the URL of a server, or if it contains a password."""
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query:
-        raise InputError("a server's URL must hold no password or query; keys go into TRICE_API_KEYS")
+        raise InputError("a server's URL must not contain a password or query; set keys in TRICE_API_KEYS")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"server {url!r} is not a URL such as http://localhost:8000/v1")
 

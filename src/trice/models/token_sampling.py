@@ -77,9 +77,8 @@ def nucleus(logits_VB: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, 
     total_B1 = weights_Bk.sum(1, keepdim=True)
     if not sampling.top_k:
         total_B1 = block_weights(logits_VB, sampling.temperature)[1].sum(0).unsqueeze(1)
-        if bool(
-            (weights_Bk.sum(1, keepdim=True) < sampling.top_p * total_B1).any()
-        ):  # the distribution is flat
+        flat = weights_Bk.sum(1, keepdim=True) < sampling.top_p * total_B1
+        if bool(flat.any()):
             values_Bk, tokens_Bk = top_tokens(logits_VB, len(logits_VB))
             weights_Bk = ((values_Bk - values_Bk[:, :1]) / sampling.temperature).exp()
     # Tokens after the total weight reaches top_p are dropped, but never the first one.

@@ -19,6 +19,7 @@ from typing import Any
 from trice.errors import InputError, error_line
 from trice.models.adapters import adapter_config
 from trice.models.engine import (
+    SUPPRESSED,
     Deliver,
     Failure,
     Generated,
@@ -31,7 +32,6 @@ from trice.models.sampling import Sampling
 
 MAX_WAITING = 1024  # requests that vLLM is given at a time; it runs as many of them at once as it can
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # adapter ranks for which vLLM can reserve memory
-SUPPRESSED = -100.0  # added to the logit of a token that may not be chosen: the minimum that vLLM accepts
 
 
 def check(sampling: Sampling) -> None:
@@ -76,11 +76,10 @@ class VllmEngine:
     def __init__(self, model: str, adapter: Path | None = None, *, dtype: str = "auto") -> None:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        from transformers import AutoTokenizer
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
-        from trice.models.local import find_model
+        from trice.models.local import find_model, load_tokenizer
 
         lora: dict[str, Any] = {}
         self._lora: LoRARequest | None = None
@@ -88,7 +87,7 @@ class VllmEngine:
             self._lora = LoRARequest(adapter.name, 1, str(adapter.resolve()))
             lora = {"enable_lora": True, "max_lora_rank": max_lora_rank(adapter, model)}
         source = find_model(model)
-        self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        self._tokenizer = load_tokenizer(model)
         arguments = EngineArgs(model=source, dtype=dtype, max_model_len=-1, disable_log_stats=True, **lora)
         try:
             self._vllm = LLMEngine.from_engine_args(arguments)
@@ -140,7 +139,7 @@ class VllmEngine:
                 }
 
     def _finished(self, output: Any, settings: GenerationSettings, checked: int) -> Generated | None:
-        """The response if it is finished, in which case vLLM is told to stop generating it."""
+        """The response if it is finished, in which case vLLM stops generating it."""
         (partial,) = output.outputs
         if not output.finished and settings.finish(partial.text, checked) is None:
             return None

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 from pydantic import Field, model_validator
 
 from trice.models.engine import ToolChoice
-from trice.training.settings import Settings
+from trice.settings import Settings
 
 Condition = Literal[
     "zero-shot", "few-shot", "tool-0", "tool-100", "stage-1", "stage-2-alone", "both", "never", "always"

@@ -21,9 +21,10 @@ from trice.models.engine import EngineName as Engine
 from trice.models.sampling import Sampling
 from trice.recipes.conditions import DEFAULT, RANKED, UNTRAINED, Evaluation
 from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Label, Origin, Score, Split
+from trice.settings import FREE, Settings, override, parse
 from trice.storage.files import read_text
 from trice.tasks import PUBLISHED, SHIPPED
-from trice.training.settings import FREE, Clone, Rlef, Settings, override, parse
+from trice.training.settings import Clone, Rlef
 
 
 class Recipe(Settings):

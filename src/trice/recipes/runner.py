@@ -83,12 +83,12 @@ def licences(recipe: Recipe) -> dict[str, str]:
 
 def report(steps: Steps) -> None:
     """Write the report of all variants, and a card for each model."""
-    from trice.report import measured, write_report
+    from trice.report import card_measures, write_report
     from trice.training.model_card import write_card
 
     recipe, paths = steps.recipe, steps.paths
     write_report([recipe.folder])
-    measures = measured(recipe.folder, {entry.dataset for entry in recipe.data})
+    measures = card_measures(recipe.folder, {entry.dataset for entry in recipe.data})
     for variant in recipe.evaluate.trained():
         write_card(
             paths.model(variant), paths.training_data(variant), measures.get(variant.name),

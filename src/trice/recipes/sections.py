@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from trice.datasets import NAMES, TASKS
 from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.settings import FREE, Settings
 from trice.tools import canonical_name
-from trice.training.settings import FREE, Settings
 from trice.types import ALL
 
 if TYPE_CHECKING:

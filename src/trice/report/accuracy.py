@@ -1,7 +1,8 @@
-"""The report's section on accuracy, in the form of the paper's tables: conditions down, data sets across.
+"""The report's section on accuracy, in the form of the paper's tables: a row for each condition, a column for each
+data set.
 
-The paper's Table 3 is about data sets that were trained on, its Table 4 about others; its own rows stand below ours
-where a data set is the same. Its figures are `trice.report.paper_figures`'s.
+The paper's Table 3 has data sets that were trained on, its Table 4 has others. The paper's rows follow ours if a
+data set is the same (`trice.report.paper_figures`).
 """
 
 from __future__ import annotations
@@ -11,26 +12,14 @@ from itertools import chain
 from statistics import fmean
 
 from trice.report import figures
-from trice.report.elements import (
-    NOTHING,
-    Cell,
-    Rows,
-    Section,
-    Table,
-    cut,
-    difference_cell,
-    percent,
-    share_cell,
-    table,
-)
+from trice.report.elements import MISSING, Cell, Rows, Section, Table, percent, share_cell, shorten, span
 from trice.report.paper_figures import TABLE_3, VICUNA, paper_note, paper_rows
-from trice.report.results import Results, column_name, columns_of, share_of
+from trice.report.results import Comparisons, Results, column_name, columns_of, share_of
 from trice.report.run_reader import Run
 
 
 def accuracy(run: Run, results: Results) -> Section:
-    drawn = figures.draw(figures.accuracy, run, results) + figures.draw(figures.tradeoff, run, results)
-    section = Section("Accuracy", figures=drawn)
+    section = Section("Accuracy", figures=figures.draw([figures.accuracy, figures.tradeoff], run, results))
     if not results.conditions:
         return section
     seen = [name for name in results.datasets if name not in run.unseen]
@@ -38,50 +27,64 @@ def accuracy(run: Run, results: Results) -> Section:
     others = paper_rows(seen, [name for name in TABLE_3 if name != VICUNA])
     if others:
         header = ["the paper's other models", *_headings(results, seen, sizes=False), *_mean_heading(seen)]
-        section.tables.append(table(header, others))
+        section.tables.append(Table(header, others))
     if run.unseen:
         section.tables.append(_unseen(run, results))
-    if results.comparison:
-        section.tables.append(_comparison(results, columns_of(results)))
+    columns = {column: column_name(column) for column in columns_of(results)}
+    section.tables += comparison_table(
+        results.comparison, columns, "Points of accuracy on the same questions",
+        "The intervals cover the sampling of questions.",
+    )  # fmt: skip
     return section
+
+
+def comparison_table(found: Comparisons, columns: dict[str, str], what: str, more: str = "") -> list[Table]:
+    """Differences of accuracy, a row for each pair. `columns` are the headings by column. Empty without pairs."""
+    rows: Rows = []
+    for (a, b), parts in found.items():
+        cells = [Cell(MISSING) for _ in columns]
+        for place, column in enumerate(columns):
+            if one := parts.get(column):
+                interval = span(one.low, one.high, True)
+                cells[place] = Cell(percent(one.delta, True), interval, strong=not one.is_noise)
+        rows.append([f"{a} − {b}", *cells])
+    note = (
+        f"{what}, with paired 95% intervals; bold if the interval excludes 0 and no training seed has the opposite "
+        f"sign. {more}"
+    )
+    return [Table(["difference", *columns.values()], rows, note=note)] if rows else []
 
 
 def _seen(run: Run, results: Results, columns: Sequence[str]) -> Table:
     """The data sets that were trained on, and all questions together."""
     ours = _with_mean(results, columns)
-    together = columns_of(results)[len(results.datasets) :]
-    for row, total in zip(ours, _columns(results, together), strict=True):
-        row += total
-    theirs = [[*row, *([NOTHING] * len(together))] for row in paper_rows(columns, [VICUNA])]
-    header = [
-        "condition",
-        *_headings(results, columns),
-        *_mean_heading(columns),
-        *_headings(results, together),
-    ]
+    total = columns_of(results)[len(results.datasets) :]
+    for row, cells in zip(ours, _columns(results, total), strict=True):
+        row += cells
+    theirs = [[*row, *([MISSING] * len(total))] for row in paper_rows(columns, [VICUNA])]
+    header = ["condition", *_headings(results, columns), *_mean_heading(columns), *_headings(results, total)]
     note = (
-        "Percent of questions answered right, with 95% intervals; best of the run in bold, second best underlined."
-        f"{' Average: over the data sets, each counting the same.' if _mean_heading(columns) else ''}"
+        "Percent of questions answered right, with 95% intervals; the best of the run is bold, the second best is "
+        f"underlined.{' The average gives each data set the same weight.' if _mean_heading(columns) else ''}"
         f"{_seed_note(results)}{' ' + paper_note(run) if theirs else ''}"
     )
-    return table(header, [*ours, *theirs], note=note, breaks=[len(ours)] if theirs else [])
+    return Table(header, [*ours, *theirs], note=note, breaks=[len(ours)] if theirs else [])
 
 
 def _unseen(run: Run, results: Results) -> Table:
     """The data sets that were only tested on."""
     ours = _with_mean(results, run.unseen)
     theirs = paper_rows(run.unseen, [VICUNA, "GPT-3.5"], unseen=True)
-    tools = unseen_tools(run)
-    note = "Data sets that nothing was trained on." + "".join(
-        f" {cut(name, 40)}: also with a tool that nothing was trained on, {cut(', '.join(found), 60)}."
-        for name, found in tools.items()
+    note = "Data sets that were not trained on." + "".join(
+        f" {shorten(name, 40)}: also with a tool that was not trained on, {shorten(', '.join(found), 60)}."
+        for name, found in _unseen_tools(run).items()
     )
     header = ["unseen", *_headings(results, run.unseen), *_mean_heading(run.unseen)]
-    return table(header, [*ours, *theirs], note=note, breaks=[len(ours)] if theirs else [])
+    return Table(header, [*ours, *theirs], note=note, breaks=[len(ours)] if theirs else [])
 
 
-def unseen_tools(run: Run) -> dict[str, list[str]]:
-    """The tools called on unseen data sets and, in no condition, on one that was trained on."""
+def _unseen_tools(run: Run) -> dict[str, list[str]]:
+    """The tools that are called on an unseen data set, and in no condition on a data set that was trained on."""
     called: dict[str, dict[str, None]] = {}
     for row in chain.from_iterable(run.results.values()):
         if row.call:
@@ -92,7 +95,7 @@ def unseen_tools(run: Run) -> dict[str, list[str]]:
 
 
 def _with_mean(results: Results, columns: Sequence[str]) -> list[list[Cell | str]]:
-    """A row for each condition: its name, its accuracy on each data set, and the mean of several."""
+    """A row for each condition: its name, its accuracy on each data set, and the mean if there are several."""
     rows = _columns(results, columns)
     if _mean_heading(columns):
         means = [_mean(results, name, columns) for name in results.conditions]
@@ -102,7 +105,7 @@ def _with_mean(results: Results, columns: Sequence[str]) -> list[list[Cell | str
 
 
 def _columns(results: Results, columns: Sequence[str]) -> list[list[Cell | str]]:
-    """The accuracy of each condition on each data set, the best ones marked."""
+    """The accuracy of each condition on each data set, with the best two marked."""
     rows: list[list[Cell | str]] = [[] for _ in results.conditions]
     for column in columns:
         shares = [share_of(results, name, column, "accuracy") for name in results.conditions]
@@ -113,7 +116,8 @@ def _columns(results: Results, columns: Sequence[str]) -> list[list[Cell | str]]
 
 
 def _ranks(values: Sequence[float | None]) -> list[int]:
-    """1 for the best, 2 for the second best, 0 for the others; equal values share a place. One alone has none."""
+    """1 for the best, 2 for the second best, 0 for the others. Equal values share a rank; a single value has
+    rank 0."""
     levels = sorted({value for value in values if value is not None}, reverse=True)
     if sum(value is not None for value in values) < 2:
         return [0] * len(values)
@@ -125,7 +129,7 @@ def _ranked(cell: Cell, rank: int) -> Cell:
 
 
 def _mean(results: Results, condition: str, columns: Sequence[str]) -> float | None:
-    """The mean of the accuracies on all these data sets; None where one is missing."""
+    """The mean of the accuracies on all these data sets, or None if one is missing."""
     shares = [share_of(results, condition, column, "accuracy") for column in columns]
     values = [share.value for share in shares if share is not None and share.value is not None]
     return round(fmean(values), 9) if len(values) == len(columns) else None  # equal means are equal
@@ -145,7 +149,7 @@ def _headings(results: Results, columns: Sequence[str], sizes: bool = True) -> l
 
 
 def _seed_note(results: Results) -> str:
-    """How far the training seeds of each condition lie apart."""
+    """The range of accuracies over the training seeds of each condition."""
     if not results.seeds:
         return ""
     parts = []
@@ -157,22 +161,6 @@ def _seed_note(results: Results) -> str:
         ]
         parts.append(f"{name} ({len(members)} seeds): {', '.join(ends)}")
     return (
-        " A condition trained with several seeds shows the mean over them, its interval counting each question "
-        f"once; lowest to highest seed: {'; '.join(parts)}."
-    )
-
-
-def _comparison(results: Results, columns: Sequence[str]) -> Table:
-    rows: Rows = []
-    for (a, b), parts in results.comparison.items():
-        cells = [Cell(NOTHING) for _ in columns]
-        for place, column in enumerate(columns):
-            if column in parts:
-                cells[place] = difference_cell(parts[column].overall, not parts[column].is_noise)
-        rows.append([f"{a} − {b}", *cells])
-    return table(
-        ["difference", *map(column_name, columns)],
-        rows,
-        note="Points of accuracy on the same questions, with paired 95% intervals; bold where the interval "
-        "leaves out 0 and no training seed says otherwise. The intervals are for the questions drawn.",
+        " A condition that was trained with several seeds shows the mean over them, and its interval counts each "
+        f"question once; lowest to highest seed: {'; '.join(parts)}."
     )

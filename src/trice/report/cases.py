@@ -1,8 +1,7 @@
-"""The cases of a run: every test question with each condition's response, and what training changed on it.
+"""The cases of a run: every test question with the response of each condition, and what training changed.
 
-The five kinds are those of the paper's Figure 5 (Qiao et al., NAACL 2024), found by comparing the responses
-to one question before and after a stage (`Kind`). Nothing is graded or run here. How the cases look in the
-page, and how much of them, is `trice.report.html_page`'s.
+The kinds of changes (`Kind`) are those of the paper's Figure 5 (Qiao et al., NAACL 2024). They follow from the
+responses to a question before and after a stage. `trice.report.html_page` selects the cases that the page contains.
 """
 
 from __future__ import annotations
@@ -16,24 +15,23 @@ from typing import NamedTuple
 
 from trice.formats import paper
 from trice.metrics import needs_tool
-from trice.report.elements import LONGEST, NOTHING, Cell, Table, cut, table
-from trice.report.run_reader import BASE, BOTH, STAGE_1, Run, group_of
+from trice.report.elements import MAX_CELL, MISSING, Cell, Table, shorten
+from trice.report.run_reader import BASE, BOTH, STAGE_1, Run, without_seed
 from trice.types import Outcome, Question, Response
 
 TITLE = "Cases"
-EACH = 3  # cases of a kind in the tables
+CASES_PER_KIND = 3  # in the tables
 
 
 class Kind(StrEnum):
-    """What changed between two responses to a question, before and after; at most one of these.
+    """How two responses to a question, before and after a stage, differ. At most one kind applies.
 
-    - learned to call: answered without a call and wrong; now called and right
-    - better arguments: called and wrong; now called and right, with another tool or other arguments. A malformed
-      call before counts as one with other arguments
-    - learned not to call: called, rightly or not, or tried to (malformed); now answered without a call and right
-    - same call read better: called and wrong; now right with the same call and the same output: what the model
-      made of the output has changed
-    - new error: right before, wrong now, however
+    - learned to call: wrong without a call before, right with a call after
+    - better arguments: wrong with a call before, right after with another tool or other arguments; a malformed call
+      before counts as a call with other arguments
+    - learned not to call: a call or malformed before, right without a call after
+    - same call read better: wrong before and right after, with the same call and the same output
+    - new error: right before, wrong after
     """
 
     TO_CALL = "learned to call"
@@ -43,7 +41,7 @@ class Kind(StrEnum):
     ERROR = "new error"
 
 
-ABOUT = {
+DESCRIPTIONS = {
     Kind.TO_CALL: "answered without a call and wrong before, called and right after",
     Kind.ARGUMENTS: "called and wrong before, right after with another tool or other arguments",
     Kind.NOT_TO_CALL: "called before, answered without a call and right after",
@@ -53,7 +51,7 @@ ABOUT = {
 
 
 class Change(NamedTuple):
-    """A kind, and the conditions between which it was seen."""
+    """A kind of change, and the two conditions."""
 
     kind: Kind
     before: str
@@ -62,7 +60,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A test question, its response by condition, and what changed. `needed`: it needs a tool; or None."""
+    """A test question, its responses by condition, and what changed. `needed` is None if the need is unknown."""
 
     question: Response
     responses: dict[str, Response]
@@ -72,8 +70,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """Cases in the order of the files. `conditions` in order of display, the first seed of each; `stages` are those
-    of them that are the loop's: the base model, stage 1, both."""
+    """Cases in the order of the files. `conditions` are in the order of display, with the first seed of each.
+    `stages` are those among the base model, stage 1 and both stages."""
 
     conditions: list[str]
     stages: list[str]
@@ -81,11 +79,11 @@ class Cases:
 
 
 def find_cases(run: Run) -> Cases:
-    """Every question of the run, and its kinds along base → stage 1, stage 1 → both, and base → both: those of
-    these conditions that are there. Two rows of one question in one condition: the first counts."""
+    """Every question of the run, with its changes from base to stage 1, from stage 1 to both, and from base to
+    both. If a question occurs twice in a condition, the first row counts."""
     first: dict[str, str] = {}
     for condition in run.results:
-        first.setdefault(group_of(condition), condition)
+        first.setdefault(without_seed(condition), condition)
     rows: dict[str, dict[tuple[str, str], Response]] = {group: {} for group in first}
     for group, condition in first.items():
         for row in run.results[condition]:
@@ -100,8 +98,8 @@ def find_cases(run: Run) -> Cases:
     )
 
 
-def kind_of(before: Response, after: Response) -> Kind | None:
-    """What changed from one response to the other; see `Kind`."""
+def change_kind(before: Response, after: Response) -> Kind | None:
+    """The kind of change from one response to the other, if any."""
     if not after.correct:
         return Kind.ERROR if before.correct else None
     if after.outcome == Outcome.ANSWERED:
@@ -120,14 +118,14 @@ def kind_of(before: Response, after: Response) -> Kind | None:
     return None
 
 
-def asked(question: Question) -> str:
-    """The question alone, where its input is of several lines: what stands before the last is what it is about."""
-    *about, last = question.input.strip().split("\n")
-    return f"… {last.removeprefix('Question:').strip()}" if about else question.input
+def question_text(question: Question) -> str:
+    """The question without its context: the last line of an input of several lines."""
+    *context, last = question.input.strip().split("\n")
+    return f"… {last.removeprefix('Question:').strip()}" if context else question.input
 
 
-def written(row: Response) -> str:
-    """The call as it was understood: `name(argument)`, or `name(first=…, second=…)`; empty where there is none."""
+def call_text(row: Response) -> str:
+    """The call as it was parsed: `name(argument)` or `name(first=…, second=…)`; empty without a call."""
     if row.call is None:
         return ""
     values = paper.argument_texts(row.call.arguments)
@@ -136,15 +134,14 @@ def written(row: Response) -> str:
 
 
 def case_tables(cases: Cases) -> list[Table]:
-    """A few of each kind, each data set once before any comes twice: a table a question, a row a stage.
-
-    Without any of a kind, the first questions."""
+    """A table with a row for each stage, for a few cases of each kind, in which the data sets alternate. If no
+    response changed, the first questions."""
     chosen: dict[int, tuple[str, Case]] = {}
     for kind in Kind:
         numbers = [n for n, case in enumerate(cases.found) if any(one.kind == kind for one in case.changes)]
-        for number in _spread(cases, [n for n in numbers if n not in chosen])[:EACH]:
-            chosen[number] = (_named(kind, cases.found[number]), cases.found[number])
-    some = list(chosen.values()) or [("", case) for case in cases.found[:EACH]]
+        for number in _alternate(cases, [n for n in numbers if n not in chosen])[:CASES_PER_KIND]:
+            chosen[number] = (_kind_title(kind, cases.found[number]), cases.found[number])
+    some = list(chosen.values()) or [("", case) for case in cases.found[:CASES_PER_KIND]]
     shown = cases.stages or cases.conditions
     return [_table(title, case, shown) for title, case in some]
 
@@ -154,14 +151,14 @@ def _case(responses: dict[str, Response], pairs: Sequence[tuple[str, str]]) -> C
     changes = [
         Change(kind, a, b)
         for a, b in pairs
-        if a in responses and b in responses and (kind := kind_of(responses[a], responses[b]))
+        if a in responses and b in responses and (kind := change_kind(responses[a], responses[b]))
     ]
     needed = None if base is None or base.correct is None else needs_tool(base)
     return Case(next(iter(responses.values())), responses, needed, changes)
 
 
 def _call(row: Response) -> object:
-    """What tells a call from others; without a record of it, the text it was written in."""
+    """Identifies a call: by its name and arguments, else by its text."""
     return (row.call.name, row.call.arguments) if row.call else row.response.strip()
 
 
@@ -169,8 +166,8 @@ def _output(row: Response) -> object:
     return (row.execution.output, row.execution.error) if row.execution else None
 
 
-def _spread(cases: Cases, numbers: Sequence[int]) -> list[int]:
-    """The numbers of cases, reordered so that the data sets take turns."""
+def _alternate(cases: Cases, numbers: Sequence[int]) -> list[int]:
+    """The numbers of cases, reordered so that the data sets alternate."""
     seen: Counter[str] = Counter()
     turns = []
     for number in numbers:
@@ -180,30 +177,33 @@ def _spread(cases: Cases, numbers: Sequence[int]) -> list[int]:
     return [number for _, number in sorted(turns)]
 
 
-def _named(kind: Kind, case: Case) -> str:
+def _kind_title(kind: Kind, case: Case) -> str:
     before, after = next((one.before, one.after) for one in case.changes if one.kind == kind)
     return f"{str(kind).capitalize()} ({before} → {after}): "
 
 
 def _table(title: str, case: Case, conditions: Sequence[str]) -> Table:
-    gold = cut(" or ".join(case.question.answers), 80)
+    gold, dataset = shorten(" or ".join(case.question.answers), 80), shorten(case.question.dataset, 40)
     rows = [(name, case.responses[name]) for name in conditions if name in case.responses]
-    return table(
-        ["condition", "response", "the call gave", "verdict"],
-        [[name, cut(row.response) or "(nothing)", _gave(row), _verdict(row)] for name, row in rows],
-        caption=f"{title}{cut(asked(case.question), LONGEST)} — gold: {gold} ({cut(case.question.dataset, 40)})",
+    return Table(
+        ["condition", "response", "tool result", "verdict"],
+        [
+            [name, shorten(row.response) or "(nothing)", _tool_result(row), _verdict(row)]
+            for name, row in rows
+        ],
+        caption=f"{title}{shorten(question_text(case.question), MAX_CELL)} — gold: {gold} ({dataset})",
         prose=True,
     )
 
 
-def _gave(row: Response) -> Cell:
+def _tool_result(row: Response) -> Cell:
     if row.execution is None:
-        return Cell(NOTHING)
+        return Cell(MISSING)
     output, error = row.execution.output, row.execution.error
-    read = f"read as: {cut(' | '.join(row.turns), 120)}" if row.turns else ""
-    return Cell(cut(f"error: {error}" if output is None else output, 120), read)
+    read = f"read as: {shorten(' | '.join(row.turns), 120)}" if row.turns else ""
+    return Cell(shorten(f"error: {error}" if output is None else output, 120), read)
 
 
 def _verdict(row: Response) -> Cell:
-    reason = cut(row.reason or "", 80)
+    reason = shorten(row.reason or "", 80)
     return Cell("right" if row.correct else "wrong", ": ".join(filter(None, [row.outcome, reason])))

@@ -1,6 +1,6 @@
-"""The plots of a report about training and its data: losses, ordered pairs, rewards, labels.
+"""The plots of training and its data in a report: losses, ordered pairs, rewards, labels.
 
-Each function gives a `Figure`, or None where there is nothing to draw. How it is drawn is `trice.report.plot_style`'s.
+Each function returns a `Figure`, or None if there is nothing to draw. `trice.report.plot_style` draws.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 from trice.report import plot_style
 from trice.report.elements import Figure
 from trice.report.results import Results
-from trice.report.run_reader import Log, Run, group_of
+from trice.report.run_reader import Log, Run, without_seed
 
 MAX_LEVELS = 6
 MAX_REASONS = 4
 
 
 def cloning(run: Run, results: Results) -> Figure | None:
-    """The loss of every model that was only cloned."""
+    """The loss of every model that had stage 1 only."""
     logs = {name: log for name, log in run.logs.items() if not _ranks(log)}
-    canvas, axes = plot_style.canvas_of(2.9)
+    canvas, axes = plot_style.new_canvas(2.9)
     if not _lines(axes, logs, "loss"):
         return None
     _finish(canvas, axes, "loss per response token")
@@ -32,7 +32,7 @@ def cloning(run: Run, results: Results) -> Figure | None:
 def ranking(run: Run, results: Results) -> Figure | None:
     """The two terms of the stage-2 loss."""
     logs = {name: log for name, log in run.logs.items() if _ranks(log)}
-    canvas, (above, below) = plot_style.canvas_of(3.9, 2)
+    canvas, (above, below) = plot_style.new_canvas(3.9, 2)
     if not _lines(above, logs, "rank_loss") | _lines(below, logs, "sft_loss"):
         return None
     above.set_ylabel("ranking loss")
@@ -43,8 +43,8 @@ def ranking(run: Run, results: Results) -> Figure | None:
 
 
 def ordered(run: Run, results: Results) -> Figure | None:
-    """The share of candidate pairs the policy ranks as their rewards do."""
-    canvas, axes = plot_style.canvas_of(2.9)
+    """The share of candidate pairs that the policy ranks in the order of their rewards."""
+    canvas, axes = plot_style.new_canvas(2.9)
     if not _lines(axes, {name: log for name, log in run.logs.items() if _ranks(log)}, "ordered", 100):
         return None
     _finish(canvas, axes, "correctly ordered pairs, %")
@@ -54,7 +54,7 @@ def ordered(run: Run, results: Results) -> Figure | None:
 
 
 def rewards(run: Run, results: Results) -> Figure | None:
-    """How the rewards of each origin's candidates are spread."""
+    """The distribution of the rewards of each origin's candidates."""
     scores = scores_by_origin(run)
     if not scores:
         return None
@@ -69,7 +69,7 @@ def rewards(run: Run, results: Results) -> Figure | None:
 
 
 def yields(run: Run, results: Results) -> Figure | None:
-    """How many tool-call labels of each data set were kept, and why the others were not."""
+    """How many tool-call labels of each data set were kept, and the reasons for the others."""
     found = {name: one for name, one in run.yields.items() if one.total}
     if not found:
         return None
@@ -85,12 +85,12 @@ def yields(run: Run, results: Results) -> Figure | None:
         label: [100 * count / total for count, total in zip(counts, totals, strict=True)]
         for label, counts in parts.items()
     }
-    caption = "Tool-call labels: kept where the call gives the gold answer; else why not."
+    caption = "Tool-call labels: kept if the call gives the gold answer; the others by the reason."
     return plot_style.stacked("labels", list(found), bars, plot_style.LABELS, "% of labels", caption)
 
 
 def scores_by_origin(run: Run) -> dict[str, list[float]]:
-    """Every candidate's reward, by origin in order of appearance; rows without origins are left out."""
+    """The rewards of the candidates that have an origin, by origin in order of appearance."""
     scores: dict[str, list[float]] = {}
     for row in run.ranked:
         for each in row.candidates:
@@ -100,27 +100,28 @@ def scores_by_origin(run: Run) -> dict[str, list[float]]:
 
 
 def _lines(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:
-    """One line a model over training steps, a colour a group of seeds. False where nothing is drawn."""
-    groups = list(dict.fromkeys(map(group_of, logs)))
+    """Draw a line over training steps for each model, with the same colour for all seeds of a condition. Returns
+    whether anything is drawn."""
+    groups = list(dict.fromkeys(map(without_seed, logs)))
     drawn: set[str] = set()
     for name, log in logs.items():
         points = [(entry["step"], scale * entry[key]) for entry in log if key in entry]
         if not points:
             continue
-        group = group_of(name)
+        group = without_seed(name)
         axes.plot(
             *zip(*points, strict=True),
             color=plot_style.look(group, groups.index(group))[0],
             marker="." if len(points) < 3 else "",
             alpha=0.5 if group in drawn else 1,
-            label=None if group in drawn else plot_style.label_of(group),
+            label=None if group in drawn else plot_style.short_label(group),
         )
         drawn.add(group)
     return bool(drawn)
 
 
 def _finish(canvas: Any, axes: Any, unit: str) -> None:
-    """Labels and legend of curves over steps."""
+    """Add labels and legend to curves over steps."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("step")
@@ -130,7 +131,7 @@ def _finish(canvas: Any, axes: Any, unit: str) -> None:
 
 
 def _bins(levels: Sequence[float]) -> list[tuple[str, float, float]]:
-    """(label, low, high) of reward levels, high excluded: each level where they are few, else five ranges."""
+    """(label, low, high) of the bins of rewards, without `high`: one for each level if there are few, else five."""
     if len(levels) <= MAX_LEVELS:
         return [(f"{level:g}", level, level + 1e-9) for level in levels]
     top, bottom = levels[0], levels[-1]

@@ -1,7 +1,7 @@
-"""What a page is made of, in either form: sections of paragraphs, tables and figures; and their Markdown.
+"""The elements of a report (sections with text, tables and figures), and their form as Markdown.
 
-Text that comes from data or a model is cut and cleaned by `cut`; escaping is the writer's: here for Markdown,
-jinja2's for HTML.
+`shorten` limits and cleans text that comes from data or a model. The writers escape it: this module for Markdown,
+jinja2 for HTML.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from trice import progress
-from trice.metrics import Difference, Share
+from trice.metrics import Share
 
-NOTHING = "–"
-LONGEST = 600  # characters of a cell
-# Control and text-direction characters, which could disturb the page around them.
+MISSING = "–"
+MAX_CELL = 600  # characters
+# Control and text-direction characters, which could change how the page around them is displayed.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _UNSAFE_IN_LINES = re.compile(rf"(?![\t\n]){_UNSAFE.pattern}")
 _MARKS = re.compile(r"([\\`*_\[\]|~$#])")
 
 
 class Cell(NamedTuple):
-    """A table's cell: its text, a smaller detail after it, and whether it is the best (`strong`) or the second best
-    of its column, or stands out for another reason (`strong`)."""
+    """A table's cell: its text, and a detail in smaller type after it. The best value of a column is `strong`, and
+    the second best is `second`."""
 
     text: str
     detail: str = ""
@@ -36,23 +36,31 @@ class Cell(NamedTuple):
 Rows = list[list[Cell | str]]
 
 
-@dataclass(frozen=True)
 class Table:
-    """`prose` tables hold sentences, others figures; web addresses become links in `links` tables only. A rule is
-    drawn above the rows whose places are `breaks`."""
+    """A table, whose texts are all shortened. A cell may be given as plain text.
 
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    caption: str = ""
-    note: str = ""
-    prose: bool = False
-    links: bool = False
-    breaks: Sequence[int] = ()
+    A `prose` table contains sentences, others contain numbers. Only in a table with `links` do web addresses become
+    links. `breaks` are the indices of the rows that have a rule above them."""
+
+    def __init__(
+        self,
+        header: Sequence[str],
+        rows: Rows,
+        caption: str = "",
+        note: str = "",
+        prose: bool = False,
+        links: bool = False,
+        breaks: Sequence[int] = (),
+    ) -> None:
+        self.header = [shorten(name, 60) for name in header]
+        self.rows = [[_shortened(cell) for cell in row] for row in rows]
+        self.caption, self.note = shorten(caption, 1_000), shorten(note, 2_000)
+        self.prose, self.links, self.breaks = prose, links, breaks
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot as an inline SVG element and as a PNG for papers, and what it shows; `name` is its file's."""
+    """A plot as an inline SVG element and as a PNG, and its caption. `name` is the name of its file."""
 
     name: str
     caption: str
@@ -69,34 +77,20 @@ class Section:
     code: str = ""
 
 
-def table(
-    header: Sequence[str],
-    rows: Rows,
-    caption: str = "",
-    note: str = "",
-    prose: bool = False,
-    links: bool = False,
-    breaks: Sequence[int] = (),
-) -> Table:
-    """A table whose plain cells may be given as text; every text is cut, wherever it came from."""
-    cells = [[_short(cell if isinstance(cell, Cell) else Cell(cell)) for cell in row] for row in rows]
-    return Table(
-        [cut(name, 60) for name in header], cells, cut(caption, 1_000), cut(note, 2_000), prose, links, breaks
-    )
+def _shortened(cell: Cell | str) -> Cell:
+    cell = cell if isinstance(cell, Cell) else Cell(cell)
+    return cell._replace(text=shorten(cell.text, MAX_CELL), detail=shorten(cell.detail, MAX_CELL))
 
 
-def _short(cell: Cell) -> Cell:
-    return cell._replace(text=cut(cell.text, LONGEST), detail=cut(cell.detail, LONGEST))
-
-
-def cut(text: str, length: int = 280) -> str:
-    """Text on one line, at most `length` characters, without characters that disturb a page."""
+def shorten(text: str, length: int = 280) -> str:
+    """Text on one line of at most `length` characters, without control characters."""
     short = " ".join(_UNSAFE.sub(" ", text[: 4 * length]).split())
     return short if len(short) <= length and len(text) <= 4 * length else short[: length - 1] + "…"
 
 
-def block(text: str, length: int) -> str:
-    """Text on its own lines, cleaned likewise; of more than `length` characters, the beginning and the end."""
+def shorten_lines(text: str, length: int) -> str:
+    """Text with its line breaks and without control characters. Of a text longer than `length`, the beginning and
+    the end are kept."""
     if len(text) > length:
         head, tail = text[: 2 * length // 3], text[-length // 3 :]
         text = f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
@@ -104,9 +98,9 @@ def block(text: str, length: int) -> str:
 
 
 def percent(value: float | None, sign: bool = False) -> str:
-    """A number between -1 and 1 in percent, without the sign `%`."""
+    """A number between -1 and 1 in percent, without the percent sign."""
     if value is None:
-        return NOTHING
+        return MISSING
     rounded = round(100 * value, 1) + 0.0  # no negative zero
     text = f"{rounded:{'+' if sign else ''}.1f}"
     return text.replace("-", "−")
@@ -120,30 +114,29 @@ def span(low: float | None, high: float | None, sign: bool = False) -> str:
 def share_cell(share: Share | None) -> Cell:
     """A share in percent with its interval."""
     if share is None or share.value is None:
-        return Cell(NOTHING)
+        return Cell(MISSING)
     return Cell(percent(share.value), span(share.low, share.high))
 
 
-def difference_cell(found: Difference, strong: bool) -> Cell:
-    """A difference in points with its interval."""
-    delta, low, high = found
-    return Cell(percent(delta, True), span(low, high, True), strong)
+def count_cell(share: Share) -> Cell:
+    """The count of a share, with its percentage as detail."""
+    return Cell(number(share.count), f"{percent(share.value)}%")
 
 
 def number(count: float) -> str:
-    """A count, with one decimal where it is a mean over seeds."""
+    """A count, with one decimal if it is a mean over seeds."""
     return f"{count:,.0f}" if count == int(count) else f"{count:,.1f}"
 
 
 def duration(seconds: float | None) -> str:
-    """A time in words, with tenths below a minute: `31.4 s`, `3 min 12 s`."""
+    """A duration such as `31.4 s` or `3 min 12 s`."""
     if seconds is None:
-        return NOTHING
+        return MISSING
     return f"{seconds:.1f} s" if seconds < 60 else progress.duration(seconds)
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
-    """The page as Markdown; its plots are the files `figures/<name>.png` beside it."""
+    """The report as Markdown. Its plots are the files `figures/<name>.png` in the same folder."""
     parts = [f"# {_escape(title)}"]
     for section in sections:
         parts.append(f"## {_escape(section.title)}")
@@ -177,11 +170,11 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown and the HTML around it show as it is, on one line."""
+    """Text on one line, escaped for Markdown and HTML."""
     return _MARKS.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _fenced(code: str) -> str:
-    """A code block whose fence is longer than any within."""
+    """A code block whose fence is longer than any fence in the code."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
     return f"{fence}yaml\n{code.rstrip()}\n{fence}"

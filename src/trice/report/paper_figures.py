@@ -1,6 +1,6 @@
-"""The paper's own figures on its data sets, to set beside a run's: Qiao et al., NAACL 2024.
+"""The results that the paper reports on its data sets (Qiao et al., NAACL 2024), for comparison with a run.
 
-They were not measured here. Where a run has none of the paper's data sets, there is nothing to show.
+They are shown only for runs on the paper's data sets.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import re
 from collections.abc import Sequence
 from statistics import fmean
 
-from trice.report.elements import NOTHING, Cell, Rows, Table, percent, share_cell, table
+from trice.report.elements import MISSING, Cell, Rows, Table, percent, share_cell
 from trice.report.results import Results
 from trice.report.run_reader import BOTH, STAGE_1, Run
 
 DATASETS = ("ASDiv", "SVAMP", "GSM8K", "WebQuestions", "NaturalQuestions", "TriviaQA", "T-REx", "MLQA")
 UNSEEN = ("MultiArith", "AddSub", "SQuAD", "HotpotQA")
 VICUNA = "Vicuna-7B"
-Accuracies = dict[str, dict[str, tuple[float, ...]]]  # model → condition → by data set
-# Accuracy in percent, Table 3; in the order of DATASETS.
+Accuracies = dict[str, dict[str, tuple[float, ...]]]
+"""Accuracies in percent, by model and condition, in the order of the data sets."""
+
+# Table 3, in the order of DATASETS.
 TABLE_3: Accuracies = {
     VICUNA: {
         "zero-shot": (50.4, 33.0, 6.4, 34.9, 7.7, 16.7, 42.5, 35.9),
@@ -45,7 +47,7 @@ TABLE_3: Accuracies = {
     },
     "GPT-3.5": {"prompted": (64.6, 62.0, 19.8, 46.4, 15.0, 41.3, 58.7, 34.4)},
 }
-# The same, Table 4: data sets that were not trained on, and with HotpotQA an unseen tool; in the order of UNSEEN.
+# Table 4, in the order of UNSEEN: data sets that were not trained on, and with HotpotQA an unseen tool.
 TABLE_4: Accuracies = {
     VICUNA: {
         "zero-shot": (42.3, 44.1, 28.6, 19.7),
@@ -55,14 +57,15 @@ TABLE_4: Accuracies = {
     },
     "GPT-3.5": {"prompted": (51.1, 59.5, 45.2, 36.7)},
 }
-# Tool-use rates in percent, Vicuna-7B, read off the box plot of Figure 4 by eye (about 1 point).
-USE = {"math": (85, 97, 95), "qa": (86, 93, 90), "lama": (57, 24, 28), "mlqa": (53, 79, 68)}
-STANDS_FOR = {"XQuAD": "MLQA"}
+# Tool-use rates of Vicuna-7B in percent, estimated from the box plot of Figure 4 to about 1 point: the need, and
+# after stage 1 and both stages.
+FIGURE_4 = {"math": (85, 97, 95), "qa": (86, 93, 90), "lama": (57, 24, 28), "mlqa": (53, 79, 68)}
+SUBSTITUTES = {"XQuAD": "MLQA"}
 
 
 def paper_rows(columns: Sequence[str], models: Sequence[str], *, unseen: bool = False) -> Rows:
-    """The paper's rows of these models: a cell for each data set of ours and, for several, their mean where the
-    paper has them all; no rows where it has none of them."""
+    """The paper's rows for these models: a cell for each column, and the mean if there are several columns and the
+    paper has all of them. Empty if the paper has none."""
     known, names = (TABLE_4, UNSEEN) if unseen else (TABLE_3, DATASETS)
     theirs = [_paper_name(column) for column in columns]
     if not set(theirs) & set(names):
@@ -79,48 +82,48 @@ def paper_rows(columns: Sequence[str], models: Sequence[str], *, unseen: bool = 
 
 
 def paper_note(run: Run) -> str:
-    """What the paper's rows are, beside this run's."""
-    mixed = len(set(run.tasks.values())) > 1 and not run.apart
+    """A note on the paper's rows in a table of this run."""
+    mixed = len(set(run.tasks.values())) > 1 and not run.separate_models
     note = (
-        f"Rows that name a model are the paper's (Qiao et al., NAACL 2024), not measured here. "
-        f"{VICUNA} is {_times_larger(run.info.model)}; its TRICE-{'MIX' if mixed else 'SPLIT'} is what is “{BOTH}” "
+        f"Rows that name a model are from the paper (Qiao et al., NAACL 2024) and were not measured here. "
+        f"{VICUNA} is {_times_larger(run.info.model)}; its TRICE-{'MIX' if mixed else 'SPLIT'} corresponds to “{BOTH}” "
         "here."
     )
-    stands = [name for name in run.tasks if _paper_name(name) not in (name, name.partition("-")[0])]
-    return note + (f" {', '.join(stands)} stands beside the paper's MLQA." if stands else "")
+    substituted = [name for name in run.tasks if _paper_name(name) not in (name, name.partition("-")[0])]
+    return note + (f" {', '.join(substituted)} is compared with the paper's MLQA." if substituted else "")
 
 
-def use_table(run: Run, results: Results) -> list[Table]:
-    """Tool-use rates by task, beside the paper's; its need is the zero-shot model's."""
+def tool_use_table(run: Run, results: Results) -> list[Table]:
+    """The tool-use rates of this run and of the paper by task; the paper's need is that of its zero-shot model."""
     conditions = [name for name in (STAGE_1, BOTH) if name in results.conditions]
     columns = {_paper_name(name) for name in results.datasets}
-    tasks = [task for task in USE if task in results.need] if columns & set(DATASETS) else []
+    tasks = [task for task in FIGURE_4 if task in results.need] if columns & set(DATASETS) else []
     if not (conditions and tasks):
         return []
     rows: Rows = []
     for task in tasks:
-        need, *use = USE[task]
+        need, *use = FIGURE_4[task]
         row: list[str | Cell] = [task, share_cell(results.need[task]), f"{need}"]
         for name in conditions:
             theirs = use[0 if name == STAGE_1 else 1]
             row += [f"{percent(_use(run, results, name, task))}", f"{theirs}"]
         rows.append(row)
     each = (text for name in conditions for text in (f"{name}, here", VICUNA))
-    note = "Percent of the test questions that need a tool, and on which one is called; theirs from Figure 4."
-    return [table(["task", "need, here", VICUNA, *each], rows, note=note)]
+    note = "Percent of the test questions that need a tool, and on which one is called; the paper's are from Figure 4."
+    return [Table(["task", "need, here", VICUNA, *each], rows, note=note)]
 
 
 def _cells(values: Sequence[float | None]) -> list[Cell | str]:
     known = [value for value in values if value is not None]
     whole = len(known) == len(values)
     shown = [*values, fmean(known) if whole else None] if len(values) > 1 else values
-    return [NOTHING if value is None else f"{value:.1f}" for value in shown]
+    return [MISSING if value is None else f"{value:.1f}" for value in shown]
 
 
 def _paper_name(dataset: str) -> str:
-    """The paper's data set: languages are one there, and XQuAD stands in for MLQA."""
+    """The paper's name of a data set: it has all languages in one, and MLQA instead of XQuAD."""
     name = dataset.partition("-")[0] if dataset.startswith(("MLQA", "XQuAD")) else dataset
-    return STANDS_FOR.get(name, name)
+    return SUBSTITUTES.get(name, name)
 
 
 def _use(run: Run, results: Results, condition: str, task: str) -> float | None:
@@ -134,9 +137,9 @@ def _use(run: Run, results: Results, condition: str, task: str) -> float | None:
     return sum(share.count for share in shares) / total if total else None
 
 
-def _times_larger(model: str, than: float = 7e9) -> str:
-    """How many times larger a 7B model is than the one named, in words, where its name holds a size."""
+def _times_larger(model: str) -> str:
+    """How many times larger a 7B model is than this one, if its name contains its size."""
     size = re.search(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.lower())
     parameters = float(size[1]) * (1e6 if size[2] == "m" else 1e9) if size else 0
-    ratio = than / parameters if parameters else 0
+    ratio = 7e9 / parameters if parameters else 0
     return f"another model, {ratio:.0f} times larger" if ratio >= 1.5 else "another model"

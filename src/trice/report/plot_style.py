@@ -1,10 +1,8 @@
-"""How the report draws: inline SVG that takes its ink from the page, so that it reads on light and dark, and
-PNG for papers, dark on white.
+"""The drawing style of the report's plots, as inline SVG and as PNG.
 
-The same figures give the same bytes: ids are salted with a constant, nothing is dated, and the user's
-matplotlib settings are set aside. Text stays text; its size suits a column of about 440 px. The colour-blind
-can tell the colours apart (after Okabe and Ito), and shapes and order say the same. What is drawn is
-`trice.report.figures`'s and `trice.report.curves`'s.
+The SVG uses the page's text colour, so it is legible on light and dark pages. The output is reproducible: ids have a
+constant salt, there are no dates, and the user's matplotlib settings are ignored. Colours can be distinguished with
+colour blindness (after Okabe and Ito), and shapes repeat the information. This module does not choose what to draw.
 """
 
 from __future__ import annotations
@@ -17,25 +15,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from trice.metrics import Share
-from trice.report.elements import Figure, cut, number
+from trice.report.elements import Figure, number, shorten
 
 Look = tuple[str, str]  # colour and marker
 
-INK = "#010203"  # stands for the page's own text colour
+INK = "#010203"  # replaced by the page's text colour
 COLOURS = (
-    "#2f7fc1",
-    "#dd7a1c",
-    "#15936b",
-    "#b56a9f",
-    "#8a8d93",
-    "#c9a227",
-    "#c8503c",
-    "#7b6cb5",
-    "#7d9a3c",
-    "#46aeb0",
-)
+    "#2f7fc1", "#dd7a1c", "#15936b", "#b56a9f", "#8a8d93", "#c9a227", "#c8503c", "#7b6cb5", "#7d9a3c", "#46aeb0",
+)  # fmt: skip
 MARKERS = "osD^vPXh"
-LOOKS = {  # a condition looks the same in every figure
+LOOKS = {  # the same in every figure
     "zero-shot": ("#8a8d93", "o"),
     "few-shot": ("#b56a9f", "h"),
     "tool-0": ("#c9a227", "v"),
@@ -46,7 +35,7 @@ LOOKS = {  # a condition looks the same in every figure
     "never": ("#7d9a3c", "<"),
     "always": ("#7b6cb5", ">"),
 }
-RAMP = ("#2f7fc1", "#7fb2da", "#b4b8be", "#e8b57f", "#dd7a1c", "#a4520e")  # from high to low
+RAMP = ("#2f7fc1", "#7fb2da", "#b4b8be", "#e8b57f", "#dd7a1c", "#a4520e")  # from high to low values
 LABELS = ("#2f7fc1", "#dd7a1c", "#c9a227", "#b56a9f", "#c8503c", "#8a8d93")
 BLUE, ORANGE = COLOURS[:2]
 DPI = 300
@@ -84,7 +73,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def canvas_of(height: float, rows: int = 1) -> tuple[Any, Any]:
+def new_canvas(height: float, rows: int = 1) -> tuple[Any, Any]:
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(WIDTH, height))
@@ -92,22 +81,18 @@ def canvas_of(height: float, rows: int = 1) -> tuple[Any, Any]:
 
 
 def figure(canvas: Any, name: str, caption: str) -> Figure:
-    """The drawing in both its forms, laid out once."""
+    """The figure as SVG and PNG."""
     inline = _svg(canvas)
-    canvas.set_layout_engine("none")
-    return Figure(name, caption, inline, _png(canvas))
-
-
-def _png(canvas: Any) -> bytes:
-    buffer = io.BytesIO()
+    canvas.set_layout_engine("none")  # keep the layout of the SVG
+    png = io.BytesIO()
     canvas.savefig(
-        buffer, format="png", dpi=DPI, facecolor="white", transparent=False, metadata={"Software": None}
+        png, format="png", dpi=DPI, facecolor="white", transparent=False, metadata={"Software": None}
     )
-    return buffer.getvalue()
+    return Figure(name, caption, inline, png.getvalue())
 
 
 def _svg(canvas: Any) -> str:
-    """The drawing as an <svg> element without ids that could repeat in the page."""
+    """An <svg> element without ids, which could repeat in the page."""
     buffer = io.StringIO()
     unset = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     canvas.savefig(buffer, format="svg", metadata=unset)
@@ -119,12 +104,12 @@ def _svg(canvas: Any) -> str:
 
 
 def look(condition: str, index: int) -> Look:
-    """How a condition is drawn; anything else by its place."""
+    """The colour and marker of a condition; those of other series depend on their index."""
     return LOOKS.get(condition) or (COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
 
 
 def dots(axes: Any, shares: Sequence[Share], places: Sequence[float], look: Look, label: str) -> None:
-    """Shares in percent along x, with their intervals as whiskers, at places of y."""
+    """Draw shares in percent with their intervals, at these positions of the y axis."""
     known = [(share, place) for share, place in zip(shares, places, strict=True) if share.value is not None]
     axes.errorbar(
         [100 * (share.value or 0) for share, _ in known],
@@ -135,12 +120,12 @@ def dots(axes: Any, shares: Sequence[Share], places: Sequence[float], look: Look
         markersize=4.5,
         clip_on=False,
         elinewidth=1.2,
-        label=label_of(label),
+        label=short_label(label),
     )
 
 
-def cross(axes: Any, across: Share, up: Share, look: Look, label: str = "") -> None:
-    """A point in percent, with an interval both ways."""
+def point(axes: Any, across: Share, up: Share, look: Look, label: str = "") -> None:
+    """Draw a point in percent with both intervals."""
     axes.errorbar(
         [100 * (across.value or 0)],
         [100 * (up.value or 0)],
@@ -152,12 +137,12 @@ def cross(axes: Any, across: Share, up: Share, look: Look, label: str = "") -> N
         markersize=6,
         elinewidth=1,
         zorder=3,
-        label=label_of(label) if label else None,
+        label=short_label(label) if label else None,
     )
 
 
 def _whiskers(shares: Sequence[Share]) -> list[list[float]]:
-    """How far the intervals reach down and up, in points."""
+    """The distances of the intervals' ends from the values, in points."""
     return [
         [max(0.0, 100 * ((share.value or 0) - (share.low or 0))) for share in shares],
         [max(0.0, 100 * ((share.high or 0) - (share.value or 0))) for share in shares],
@@ -167,7 +152,7 @@ def _whiskers(shares: Sequence[Share]) -> list[list[float]]:
 def line(
     axes: Any, points: Sequence[tuple[float, float]], style: str, colour: str, steps: bool = False
 ) -> None:
-    """A thin line behind the points."""
+    """Draw a thin line below the points."""
     if len(points) > 1:
         form = "steps-post" if steps else "default"
         axes.plot(
@@ -175,13 +160,13 @@ def line(
         )
 
 
-def entry(axes: Any, colour: str, marker: str, label: str) -> None:
-    """An entry of the legend alone: a line, or a marker where there is one."""
-    axes.plot([], [], color=colour, marker=marker, linestyle="" if marker else "-", label=label_of(label))
+def legend_entry(axes: Any, colour: str, marker: str, label: str) -> None:
+    """Add an entry to the legend: a marker if given, else a line."""
+    axes.plot([], [], color=colour, marker=marker, linestyle="" if marker else "-", label=short_label(label))
 
 
-def strip(axes: Any, points: Mapping[int, float], look: Look, label: str) -> None:
-    """One series over the places of x, as dots on a thin line."""
+def series(axes: Any, points: Mapping[int, float], look: Look, label: str) -> None:
+    """Draw a series over positions of the x axis, as dots on a thin line."""
     axes.plot(
         list(points),
         list(points.values()),
@@ -190,12 +175,12 @@ def strip(axes: Any, points: Mapping[int, float], look: Look, label: str) -> Non
         markersize=4.5,
         linewidth=0.8,
         clip_on=False,
-        label=label_of(label) if label else None,
+        label=short_label(label) if label else None,
     )
 
 
 def box(axes: Any, place: float, values: Sequence[float]) -> None:
-    """The quartiles of the values, behind whatever is drawn there."""
+    """Draw the quartiles of the values, below everything else."""
     axes.boxplot(
         [list(values)],
         positions=[place],
@@ -214,7 +199,7 @@ def box(axes: Any, place: float, values: Sequence[float]) -> None:
 def matrix(
     axes: Any, title: str, rows: Mapping[str, Mapping[str, Share]], right: Collection[tuple[str, str]]
 ) -> None:
-    """Counts and percents of the row in cells, deeper for a larger share; those of `right` in another colour."""
+    """Draw cells with counts and percentages of the row, darker for a larger share. The cells of `right` are blue."""
     columns = list(next(iter(rows.values())))
     for down, (name, shares) in enumerate(rows.items()):
         for across, column in enumerate(columns):
@@ -229,7 +214,7 @@ def matrix(
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_xticks(range(len(columns)), columns)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_title(label_of(title), fontweight="bold", fontsize=8.5, pad=3)
+    axes.set_title(short_label(title), fontweight="bold", fontsize=8.5, pad=3)
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -243,13 +228,13 @@ def stacked(
     unit: str,
     caption: str,
 ) -> Figure:
-    """Horizontal bars of 100%, one a name, in parts, a colour a part."""
-    canvas, axes = canvas_of(0.8 + 0.24 * len(names))
+    """Horizontal bars of 100% for each name, divided into coloured parts."""
+    canvas, axes = new_canvas(0.8 + 0.24 * len(names))
     left = [0.0] * len(names)
     for (label, widths), colour in zip(bars.items(), colours, strict=False):
-        axes.barh(range(len(names)), widths, left=left, height=0.66, color=colour, label=label_of(label))
+        axes.barh(range(len(names)), widths, left=left, height=0.66, color=colour, label=short_label(label))
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    rows_down(axes, names)
+    label_rows(axes, names)
     axes.set_xlim(0, 100)
     axes.set_xlabel(unit)
     legend(canvas, axes)
@@ -257,7 +242,7 @@ def stacked(
 
 
 def legend(canvas: Any, axes: Any) -> None:
-    """The labels above the drawing, which grows by as much."""
+    """Add a legend above the drawing, and increase its height accordingly."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         columns = max(1, 50 // (5 + max(map(len, labels))))
@@ -267,19 +252,19 @@ def legend(canvas: Any, axes: Any) -> None:
         )
 
 
-def rows_down(axes: Any, names: Sequence[str]) -> None:
-    """Names down the y axis, the first on top."""
-    axes.set_yticks(range(len(names)), [label_of(name) for name in names])
+def label_rows(axes: Any, names: Sequence[str]) -> None:
+    """Label the y axis with names, from top to bottom."""
+    axes.set_yticks(range(len(names)), [short_label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     for edge in range(1, len(names)):
         axes.axhline(edge - 0.5, color=INK, linewidth=0.8, alpha=0.1, zorder=0)
 
 
-def label_of(name: str) -> str:
-    return cut(name, 24)
+def short_label(name: str) -> str:
+    return shorten(name, 24)
 
 
 def dodge(index: int, count: int) -> float:
-    """Where among `count` neighbours the one at `index` stands, between -0.27 and 0.27."""
+    """The offset of series `index` of `count`, between -0.27 and 0.27, so that they do not overlap."""
     return 0.0 if count < 2 else -0.27 + 0.54 * index / (count - 1)

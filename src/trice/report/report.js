@@ -1,6 +1,6 @@
 "use strict";
-// The report's script: light or dark, where one is in the page, and the cases. What comes from data or a model is
-// only ever set as text. What is searched, filtered and open stands in the address, so that a link shows the same.
+// The report's script: colour scheme, table of contents, and the explorer of cases. Text from data or a model is only
+// set as text. The address contains the state of the explorer, so that a link shows the same view.
 (() => {
   const root = document.documentElement;
   const PAGE = 50; // cases shown at a time
@@ -25,7 +25,7 @@
 
   const THEMES = ["automatic", "light", "dark"];
   let theme = THEMES[0];
-  try { theme = localStorage.getItem("trice-theme") ?? theme; } catch { /* no storage: kept for this page only */ }
+  try { theme = localStorage.getItem("trice-theme") ?? theme; } catch { /* without storage the choice is valid for this page only */ }
 
   function dress() {
     if (theme === "light" || theme === "dark") root.dataset.theme = theme;
@@ -45,7 +45,7 @@
     button.hidden = false;
   }
 
-  // ---- where one is, and what scrolls --------------------------------------------------------------------------
+  // ---- contents and scrolling ----------------------------------------------------------------------------------
 
   function contents() {
     const links = new Map([...document.querySelectorAll(".contents a")].map((a) => [a.hash.slice(1), a]));
@@ -61,7 +61,7 @@
     mark();
   }
 
-  /** Only boxes that can be scrolled are stops of the Tab key. */
+  /** Only boxes that can be scrolled are reached with the Tab key. */
   function stops() {
     for (const box of document.querySelectorAll(".scroll, pre, .answer dd")) {
       const scrolls = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
@@ -80,8 +80,8 @@
       .map((part, place) => (place % 2 ? make("mark", { class: "hit" }, part) : part));
   }
 
-  /** Text with the words marked that another text does not hold in this order (longest common subsequence); as it
-      is where it shares less than a third with it: another response, not the same one changed. */
+  /** Text in which the words that differ from another text are marked (longest common subsequence). Nothing is marked
+      if less than a third is common, since that is another response and not a changed one. */
   function compared(before, text, words) {
     const [a, b] = [before, text].map((one) => one.match(/\w+|\s+|[^\w\s]/gu) ?? []);
     if (before === text || a.length > WORDS || b.length > WORDS) return marked(text, words);
@@ -158,7 +158,7 @@
     const datasets = [...new Set(all.map((one) => texts[one.dataset]))];
     let state = EMPTY(), list = [], shown = PAGE, opened = new Set(), words = [];
 
-    // What is searched: the question, its gold answers, every response and what came of it.
+    // The searched texts: the question, its gold answers, every response, and the results of its call.
     function haystack(one) {
       one.hay ??= [texts[one.dataset], texts[one.id], texts[one.input], ...one.gold.map((n) => texts[n]),
         ...one.responses.filter(Boolean).flatMap((row) => [row.response, row.output, row.error, row.read,
@@ -205,7 +205,7 @@
 
     function answer(one, place) {
       const row = one.responses[place];
-      // A stage is compared with the one before it in the same run; of several, the run's name stands before a "/".
+      // A stage is compared with the stage before it in the same run. With several runs, names begin with "run/".
       const runOf = (n) => conditions[n].slice(0, conditions[n].lastIndexOf("/") + 1);
       const before = data.stages.slice(0, Math.max(data.stages.indexOf(place), 0))
         .filter((n) => runOf(n) === runOf(place)).map((n) => one.responses[n]).filter(Boolean).at(-1);
@@ -239,7 +239,7 @@
           answers.querySelector(".new") ? make("span", {}, " · ", make("mark", { class: "new" }, "marked"), ": other than in the stage before") : ""));
     }
 
-    const drawn = new Map(); // key → its row and the row that holds the whole of it
+    const drawn = new Map(); // key → its row, and the row with its details
     function rows(one, place) {
       const id = `case-${one.place}`;
       const button = make("button", { type: "button", class: "open", "aria-expanded": "false", "aria-controls": id, click: () => toggle(one) },
@@ -289,7 +289,7 @@
       more.textContent = `Show ${Math.min(PAGE, list.length - shown)} more`;
     }
 
-    /** Draw the list anew; a case that was linked to and is not in the first page of it comes first. */
+    /** Draw the list. A linked case that is not in the first page comes first. */
     function draw(linked) {
       words = [...new Set(state.search.toLowerCase().split(/\s+/).filter(Boolean))];
       list = found();
@@ -377,10 +377,10 @@
       draw(linked);
     }
 
-    /** Whether the address is of another part of the page. */
+    /** Whether the address names another part of the page. */
     const elsewhere = () => location.hash && !location.hash.includes("=") && location.hash.slice(1) !== box.parentElement.id;
 
-    /** Show what the address says. */
+    /** Show the state in the address. */
     function follow() {
       state = read(location.hash);
       opened = new Set(state.open ? [state.open] : []);

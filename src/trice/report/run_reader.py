@@ -1,4 +1,4 @@
-"""Reading a run folder: whatever files are there become one `Run`; what is missing is simply empty.
+"""Reads a run folder. Missing files leave the corresponding parts of `Run` empty.
 
     recipe.yaml                                      the recipe, as run
     run.json                                         `RunInfo`
@@ -8,8 +8,8 @@
     data/dev/<task>/<task>_<condition>_result.json     graded rows `Response`
     models/<condition>/log.jsonl                       one object of numbers a logged step
 
-A condition named `<group>.seed<n>` is another training seed of `<group>`. A file that is there and does not
-fit raises InputError. Counting and showing is done elsewhere.
+A condition named `<group>.seed<n>` is another training seed of `<group>`. A damaged file raises InputError. This
+module does not compute measures.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ NEVER, ALWAYS = "never", "always"
 Log = list[dict[str, float]]
 
 
-class Loose(BaseModel):
-    """A JSON object read for the fields named here."""
+class LenientModel(BaseModel):
+    """A JSON object, which may have further fields."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
 
-class Hardware(Loose):
+class Hardware(LenientModel):
     """The machine of a run."""
 
     cpu: str = ""
@@ -47,16 +47,16 @@ class Hardware(Loose):
     memory_gb: float | None = None
 
 
-class Step(Loose):
-    """A step of the loop: wall time in seconds, the highest resident memory in MB."""
+class Step(LenientModel):
+    """A step of the run, with its wall time in seconds and its peak resident memory in MB."""
 
     name: str
     seconds: float | None = None
     peak_memory_mb: float | None = None
 
 
-class About(Loose):
-    """What was run, and on what; `licences` by data set or model, `versions` by package."""
+class RunDescription(LenientModel):
+    """The run's name, model, seed and machine, the licences of its data sets and models, and package versions."""
 
     trice: str = ""
     name: str = ""
@@ -68,14 +68,14 @@ class About(Loose):
     hardware: Hardware = Hardware()
 
 
-class RunInfo(About):
-    """`run.json`: the same, and how long each step took."""
+class RunInfo(RunDescription):
+    """`run.json`: also the steps."""
 
     steps: list[Step] = []
 
 
-class Yield(Loose):
-    """How many labels of one data set were kept, and why the others were not."""
+class Yield(LenientModel):
+    """How many labels of a data set were kept, and the reasons for the others."""
 
     kept: int
     total: int
@@ -84,8 +84,8 @@ class Yield(Loose):
 
 @dataclass
 class Run:
-    """What a run folder holds. `results` is by condition in the order of display; `tasks` is by data set.
-    `apart`: each task has models of its own."""
+    """The content of a run folder. `results` is by condition, in the order of display; `tasks` is by data set.
+    `separate_models` says whether each task has its own models."""
 
     info: RunInfo = field(default_factory=RunInfo)
     recipe: str = ""
@@ -95,16 +95,16 @@ class Run:
     yields: dict[str, Yield] = field(default_factory=dict)
     ranked: list[Candidates] = field(default_factory=list)
     logs: dict[str, Log] = field(default_factory=dict)
-    apart: bool = False
+    separate_models: bool = False
 
     @property
     def unseen(self) -> list[str]:
-        """The data sets that were tested on and not trained on, as far as the split tells."""
+        """The data sets that were tested on but not trained on, according to the split."""
         return [name for name in self.tasks if self.split and name not in self.split]
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The recipe's keys; none where it is no recipe."""
+        """The recipe's keys; empty if the recipe is not valid."""
         try:
             value = yaml.safe_load(self.recipe)
         except yaml.YAMLError:
@@ -112,20 +112,21 @@ class Run:
         return value if isinstance(value, dict) else {}
 
 
-def group_of(condition: str) -> str:
-    """The condition without its seed: `stage-1.seed2` → `stage-1`."""
+def without_seed(condition: str) -> str:
+    """The condition without its seed: `stage-1` for `stage-1.seed2`."""
     return Variant.parse(condition).condition
 
 
-def order(condition: str) -> tuple[int, str, int, str]:
-    """The sort key of display: known groups in their order, others after, a group's seeds together."""
+def display_order(condition: str) -> tuple[int, str, int, str]:
+    """The sort key of conditions: the known ones in their order, then others, with the seeds of each together."""
     group, seed = Variant.parse(condition)
     place = CONDITIONS.index(group) if group in CONDITIONS else len(CONDITIONS)
     return place, group, seed or 0, condition
 
 
 def read_run(folder: Path) -> Run:
-    """Everything in `folder` a report can show. Raises InputError where it is no folder or a file is bad."""
+    """Everything in a run folder that a report shows. Raises InputError if it is not a folder, or a file is
+    damaged."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run folder")
     run = Run(info=RunInfo(name=folder.resolve().name))
@@ -138,7 +139,7 @@ def read_run(folder: Path) -> Run:
     models = folder / "models"  # a folder for each condition, or for each task and condition
     paths = [path for form in ("*", "*/*") for path in models.glob(f"{form}/log.jsonl")]
     logs = {path.parent.relative_to(models).as_posix(): _log(path) for path in paths}
-    run.logs = {name: logs[name] for name in sorted(logs, key=order) if logs[name]}
+    run.logs = {name: logs[name] for name in sorted(logs, key=display_order) if logs[name]}
     return run
 
 
@@ -164,22 +165,21 @@ def _read_results(run: Run, dev: Path) -> None:
         rows = files.read_rows(path, Response)
         found.setdefault(condition, []).extend(rows)
         run.tasks |= {row.dataset: row.task or task for row in rows}
-    run.apart = len({path.parent.name for path in dev.glob("*/*_result.json")}) > 1
-    run.results = {condition: found[condition] for condition in sorted(found, key=order)}
+    run.separate_models = len({path.parent.name for path in dev.glob("*/*_result.json")}) > 1
+    run.results = {condition: found[condition] for condition in sorted(found, key=display_order)}
 
 
 def _object(path: Path, kind: type[files.RowT]) -> files.RowT:
-    """A file that holds one JSON object."""
     return files.validate(kind, files.read_object(path), str(path))
 
 
 def _count(path: Path) -> int:
-    """Rows of a JSONL file, which may be empty: a base model can be right on nothing."""
+    """The number of rows of a JSONL file, which may be empty."""
     return sum(bool(line.strip()) for line in files.read_text(path).split("\n"))
 
 
 def _log(path: Path) -> Log:
-    """The numbers of a training log; a last line torn by a kill is left out."""
+    """The numbers in a training log, without an incomplete last line."""
     lines = files.read_text(path).split("\n")
     entries = []
     for number, line in enumerate(lines, start=1):

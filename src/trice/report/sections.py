@@ -1,36 +1,25 @@
-"""The report, section by section, from the results and the run. A section without content is left out."""
+"""The sections of the report. A section without content is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from trice.report import curves, figures
 from trice.report.accuracy import accuracy
 from trice.report.cases import TITLE, Cases, case_tables
-from trice.report.elements import (
-    NOTHING,
-    Cell,
-    Rows,
-    Section,
-    Table,
-    cut,
-    duration,
-    percent,
-    share_cell,
-    table,
-)
+from trice.report.elements import MISSING, Cell, Rows, Section, Table, duration, percent, share_cell, shorten
 from trice.report.results import Results, column_name, columns_of, share_of
-from trice.report.run_reader import Log, Run
+from trice.report.run_reader import Log, Run, Step
 from trice.report.tool_sections import selective, tool_use
 
 WINDOW = 10  # logged steps that the last one is compared with
-JUMP, SMALL = 10.0, 0.1  # a jump is so many times their median, and so much above the highest
+JUMP, SMALL = 10.0, 0.1  # a jump is at least JUMP times their median, and SMALL more than the highest of them
 
 
 def sections(run: Run, results: Results) -> list[Section]:
-    """What the models do and how they were trained: every section that has something to show."""
+    """The sections on what the models do and how they were trained."""
     made = [
         accuracy(run, results),
         _strict(results),
@@ -43,13 +32,13 @@ def sections(run: Run, results: Results) -> list[Section]:
 
 
 def case_section(cases: Cases) -> list[Section]:
-    """A few cases of each kind; where the page can search them all, it shows those in their place."""
+    """A few cases of each kind. The HTML page shows all of them instead, if its script runs."""
     text = "What training changed, question by question."
     return [Section(TITLE, [text], case_tables(cases))] if cases.found else []
 
 
 def _strict(results: Results) -> Section:
-    """Exact match and F1, where answers are words."""
+    """Exact match and F1, for answers that are words."""
     section = Section("Stricter measures")
     columns = [
         column
@@ -63,7 +52,7 @@ def _strict(results: Results) -> Section:
     )
     if any("any_passage" in part for found in results.conditions.values() for part in found.values()):
         shown["any_passage"] = "any passage"
-        note += " Any passage: right if the answer over any one passage alone is, as the paper counts."
+        note += " Any passage: right if the answer from any single passage is right, as in the paper."
     if columns:
         rows: Rows = [
             [
@@ -77,32 +66,33 @@ def _strict(results: Results) -> Section:
             for name in results.conditions
         ]
         header = [f"{column_name(column)}, {text}" for column in columns for text in shown.values()]
-        section.tables.append(table(["condition", *header], rows, note=note))
+        section.tables.append(Table(["condition", *header], rows, note=note))
     return section
 
 
 def _training(run: Run, results: Results) -> Section:
-    plots = (curves.cloning, curves.ranking, curves.ordered)
-    drawn = [figure for plot in plots for figure in figures.draw(plot, run, results)]
-    section = Section("Training", jumps(run.logs), figures=drawn)
+    plots = figures.draw([curves.cloning, curves.ranking, curves.ordered], run, results)
+    section = Section("Training", jumps(run.logs), figures=plots)
     keys = {"loss": ".4g", "rank_loss": ".4g", "sft_loss": ".4g", "ordered": ".3f"}
     rows: Rows = [
         [
             name,
             f"{last.get('step', 0):.0f}",
-            *(f"{last[key]:{form}}" if key in last else NOTHING for key, form in keys.items()),
+            *(f"{last[key]:{form}}" if key in last else MISSING for key, form in keys.items()),
         ]
         for name, log in run.logs.items()
-        for last in [{key: value for entry in log for key, value in entry.items()}]  # of each figure
+        for last in [
+            {key: value for entry in log for key, value in entry.items()}
+        ]  # the last value of each key
     ]
     if rows:
         header = ["model", "steps", "loss", "ranking loss", "SFT loss", "pairs in order"]
-        section.tables.append(table(header, rows, note="At the last logged step."))
+        section.tables.append(Table(header, rows, note="At the last logged step."))
     return section
 
 
 def jumps(logs: Mapping[str, Log]) -> list[str]:
-    """A sentence for each model whose last logged loss is far above the ones before it."""
+    """A sentence for each model whose last logged loss is much higher than the ones before it."""
     found = []
     for name, log in logs.items():
         losses = [entry["loss"] for entry in log if "loss" in entry]
@@ -111,7 +101,7 @@ def jumps(logs: Mapping[str, Log]) -> list[str]:
         if usual <= 0 or losses[-1] < max(JUMP * usual, max(earlier) + SMALL):
             continue
         found.append(
-            f"{cut(name, 60)}: the last logged loss, {losses[-1]:.2g}, is {losses[-1] / usual:,.0f} times the "
+            f"{shorten(name, 60)}: the last logged loss, {losses[-1]:.2g}, is {losses[-1] / usual:,.0f} times the "
             f"median of the {len(earlier)} before it ({usual:.2g}). One step with hard questions can cause this; the "
             "test results show whether the model is worse."
         )
@@ -119,29 +109,26 @@ def jumps(logs: Mapping[str, Log]) -> list[str]:
 
 
 def _data(run: Run, results: Results) -> Section:
-    drawn = [
-        figure for plot in (curves.yields, curves.rewards) for figure in figures.draw(plot, run, results)
-    ]
-    section = Section("Data", figures=drawn)
+    section = Section("Data", figures=figures.draw([curves.yields, curves.rewards], run, results))
     if run.split:
         split: Rows = [
             [name, f"{n['right']:,}", f"{n['wrong']:,}", percent(n["wrong"] / (n["right"] + n["wrong"] or 1))]
             for name, n in run.split.items()
         ]
         note = (
-            "Training questions by the base model's answers with tools withheld: right where it knows the answer, "
-            "wrong where it does not, or where the question requires a tool."
+            "Training questions by the base model's answers with tools withheld: right if it knows the answer, "
+            "wrong if it does not, or if the question requires a tool."
         )
-        section.tables.append(table(["split", "right", "wrong", "need, %"], split, note=note))
+        section.tables.append(Table(["split", "right", "wrong", "need, %"], split, note=note))
     if run.yields:
         section.tables.append(_yields(run))
     scores = curves.scores_by_origin(run)
     if scores:
         means: Rows = [
-            [cut(name, 60), f"{len(found):,}", f"{sum(found) / len(found):.2f}"]
+            [shorten(name, 60), f"{len(found):,}", f"{sum(found) / len(found):.2f}"]
             for name, found in scores.items()
         ]
-        section.tables.append(table(["origin of candidates", "candidates", "mean reward"], means))
+        section.tables.append(Table(["origin of candidates", "candidates", "mean reward"], means))
     return section
 
 
@@ -149,22 +136,22 @@ def _yields(run: Run) -> Table:
     reasons = list(dict.fromkeys(reason for one in run.yields.values() for reason in one.reasons))
     rows: Rows = [
         [
-            cut(name, 40),
-            Cell(f"{one.kept:,}", f"{percent(one.kept / one.total) if one.total else NOTHING}%"),
+            shorten(name, 40),
+            Cell(f"{one.kept:,}", f"{percent(one.kept / one.total) if one.total else MISSING}%"),
             f"{one.total:,}",
             *(f"{one.reasons.get(reason, 0):,}" for reason in reasons),
         ]
         for name, one in run.yields.items()
     ]
-    note = "Tool-call labels: kept where executing the call gives the gold answer; then why not."
-    return table(["labels", "kept", "of", *(cut(reason, 60) for reason in reasons)], rows, note=note)
+    note = "Tool-call labels: kept if executing the call gives the gold answer; the others by the reason."
+    return Table(["labels", "kept", "of", *(shorten(reason, 60) for reason in reasons)], rows, note=note)
 
 
-def how(run: Run) -> list[Section]:
-    """The recipe, and on what it was run: seeds, machine, versions, licences, time and memory of each step."""
+def run_details(run: Run) -> list[Section]:
+    """The recipe, and the seeds, machine, versions and licences of the run, and each step's time and memory."""
     info = run.info
     hardware = [
-        cut(info.hardware.cpu, 80),
+        shorten(info.hardware.cpu, 80),
         f"{info.hardware.cores} cores" if info.hardware.cores else "",
         f"{info.hardware.memory_gb:g} GB of memory" if info.hardware.memory_gb else "",
     ]
@@ -178,11 +165,11 @@ def how(run: Run) -> list[Section]:
         **{f"licence of {name}": text for name, text in info.licences.items()},
     }
     section = Section("How it was run", code=run.recipe)
-    rows: Rows = [[cut(name, 80), text] for name, text in facts.items() if text]
+    rows: Rows = [[shorten(name, 80), text] for name, text in facts.items() if text]
     if rows:
-        section.tables.append(table(["", ""], rows, prose=True, links=True))
+        section.tables.append(Table(["", ""], rows, prose=True, links=True))
     if info.steps:
-        section.tables.append(_steps(run))
+        section.tables.append(_steps(info.steps))
     return [section] if section.tables or section.code else []
 
 
@@ -193,16 +180,15 @@ def _seeds(run: Run) -> list[Any]:
     return seeds if isinstance(seeds, list) else []
 
 
-def _steps(run: Run) -> Table:
-    steps = run.info.steps
+def _steps(steps: Sequence[Step]) -> Table:
     rows: Rows = [
-        [cut(step.name, 60), duration(step.seconds), _memory(step.peak_memory_mb)] for step in steps
+        [shorten(step.name, 60), duration(step.seconds), _memory(step.peak_memory_mb)] for step in steps
     ]
     seconds = sum(step.seconds or 0 for step in steps)
     peak = max((step.peak_memory_mb or 0 for step in steps), default=0)
     rows.append([Cell("all", strong=True), duration(seconds), _memory(peak or None)])
-    return table(["step", "wall time", "peak memory"], rows)
+    return Table(["step", "wall time", "peak memory"], rows)
 
 
 def _memory(mb: float | None) -> str:
-    return NOTHING if mb is None else f"{mb:,.0f} MB"
+    return MISSING if mb is None else f"{mb:,.0f} MB"

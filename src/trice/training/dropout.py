@@ -1,7 +1,7 @@
-"""Dropout for LoRA on a CPU, where drawing the mask costs more than LoRA itself.
+"""Faster dropout for LoRA on a CPU, where sampling torch's mask takes longer than LoRA itself.
 
-torch draws one random number an element, one after another. Here one draw of 64 bits serves four elements: 16 bits
-decide with a probability right to 1/131072, far closer than any dropout rate is meant.
+torch samples one random number for each element. This module samples 64 bits for four elements: 16 bits decide about
+each element, and the error of the probability is at most 1/131072.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ LEVELS = 1 << 16
 
 
 class Dropout(nn.Module):
-    """Each element is 0 with probability `rate`, else divided by 1 - rate; in eval mode nothing happens."""
+    """Sets each element to 0 with probability `rate` and divides the others by 1 - rate. Does nothing in eval
+    mode."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        # A level below this drops; levels are signed 16-bit numbers, all equally likely.
-        self.below = round(rate * LEVELS) - LEVELS // 2
+        # Uniform signed 16-bit numbers; an element is dropped if its number is below this one.
+        self.threshold = round(rate * LEVELS) - LEVELS // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return x
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self.below
+        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self.threshold
         return x * (kept.to(x.dtype) / (1 - self.rate))
 
 
 def on_cpu(model: Any) -> None:
-    """Give the LoRA layers of a PEFT model this dropout in place of torch's."""
+    """Replace torch's dropout in the LoRA layers of a PEFT model by this one."""
     for module in model.modules():
         drops = getattr(module, "lora_dropout", None)
         if isinstance(drops, nn.ModuleDict):

@@ -113,10 +113,9 @@ def _check_trackers(names: list[str]) -> None:
 
 
 def compile_layers(model: Any) -> None:
-    """Compile every decoder layer for any shape. All layers share one layer's code; compiling the whole model would
+    """Compile every decoder layer for any shape. All layers share the compiled code; compiling the whole model would
     take minutes."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
+    from trice.models.rounding import decoder_layers
 
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):  # the base class of transformers' decoder layers
-            module.compile(dynamic=True)
+    for layer in decoder_layers(model):
+        layer.compile(dynamic=True)

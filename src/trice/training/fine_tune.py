@@ -30,7 +30,7 @@ from trice.training.environment import check_machine, compile_layers, deepspeed,
 from trice.training.lora import adapter_lora, with_lora
 from trice.training.model_card import write_card
 from trice.training.packing import TokenizedExample
-from trice.training.settings import Clone, Rlef
+from trice.training.settings import Clone
 from trice.training.tokenization import drop_long
 from trice.training.validation import Validation, clear_calls
 
@@ -71,10 +71,10 @@ def checked(settings: Clone, model: str, adapter: Path | None, device: str) -> C
 
 def count_steps(settings: Clone, questions: int) -> tuple[int, int]:
     """Optimiser steps of an epoch and of the whole training."""
-    an_epoch = -(-questions // settings.batch_size)
-    return an_epoch, settings.max_steps if settings.max_steps > 0 else math.ceil(
-        an_epoch * settings.num_train_epochs
-    )
+    per_epoch = -(-questions // settings.batch_size)
+    if settings.max_steps > 0:
+        return per_epoch, settings.max_steps
+    return per_epoch, math.ceil(per_epoch * settings.num_train_epochs)
 
 
 def trainer_state(checkpoint: Path) -> Any:
@@ -103,42 +103,31 @@ def training_arguments(
     from trice.training.trainer import TriceConfig
 
     on_cpu = loaded.device.type == "cpu"
-    objective = {}
-    if isinstance(settings, Rlef):
-        names = ("objective", "alpha", "margin", "beta", "length_penalty")
-        objective = {name: getattr(settings, name) for name in names}
+    changed = {
+        "save_steps": settings.save_steps or steps_per_epoch,
+        "eval_steps": settings.eval_steps or None,
+        "report_to": settings.report_to or "none",
+        "torch_compile": False,  # `compile_layers` compiles the layers instead of the whole model
+    }
+    # The other settings have the names of the trainer's arguments.
+    same = {name: value for name, value in settings if name in TriceConfig.__dataclass_fields__}
     return TriceConfig(
         output_dir=str(output),
-        num_train_epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps,
-        batch_size=settings.batch_size,
-        token_budget=settings.token_budget,
-        max_length=settings.max_length,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        logging_steps=1,
         save_strategy="steps",
-        save_steps=settings.save_steps or steps_per_epoch,
         eval_strategy="steps" if settings.eval_steps else "no",
-        eval_steps=settings.eval_steps or None,
         metric_for_best_model="accuracy" if settings.eval_steps else None,
         # The callback counts the validations without a better one.
         restore_callback_states_from_checkpoint=settings.early_stopping_patience > 0,
         seed=seed,
         data_seed=seed,
-        report_to=settings.report_to or "none",
         disable_tqdm=True,
         use_cpu=on_cpu,
         # Small gradients vanish in float16 unless the loss is scaled, which the trainer does on a GPU only.
         fp16=loaded.model.dtype == torch.float16 and not on_cpu,
-        bf16=loaded.model.dtype == torch.bfloat16
-        and deepspeed(),  # DeepSpeed does not read the model's dtype
-        gradient_checkpointing=settings.gradient_checkpointing,
+        # DeepSpeed does not read the model's dtype.
+        bf16=loaded.model.dtype == torch.bfloat16 and deepspeed(),
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        **objective,
+        **(same | changed),
     )
 
 
@@ -234,10 +223,8 @@ def _run(
     with Progress(f"train {output.name}, steps", total, done) as progress:
         trainer.add_callback(TrainingLog(output / "log.jsonl", progress))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return (
-        _best_checkpoint(output, trainer.state.best_global_step)
-        or output / f"checkpoint-{trainer.state.global_step}"
-    )
+    best = _best_checkpoint(output, trainer.state.best_global_step)
+    return best or output / f"checkpoint-{trainer.state.global_step}"
 
 
 def _stopped_early(state: Any) -> bool:

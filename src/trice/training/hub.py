@@ -106,10 +106,10 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
 def _renamed(card: str, local: str, hub: str) -> str:
     """The card with a model's name replaced, only in quotation marks and after --model: a folder may be called
     `model`, which is also a word of the text."""
+    if not local:
+        return card
     name = re.escape(local)
-    return (
-        re.sub(rf"(?<=[`\"]){name}(?=[`\"])|(?<=--model ){name}(?= )", lambda _: hub, card) if local else card
-    )
+    return re.sub(rf"(?<=[`\"]){name}(?=[`\"])|(?<=--model ){name}(?= )", lambda _: hub, card)
 
 
 def _upload_error(repo: str, error: Exception) -> TriceError:

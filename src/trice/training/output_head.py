@@ -80,9 +80,8 @@ def _tiled_softmax(
     sum_M1 = torch.zeros_like(top_M1)
     mean_MD = torch.zeros(hidden_MD.shape, dtype=dtype, device=hidden_MD.device)
     chosen_E = hidden_MD.new_empty(len(state_E), dtype=dtype)
-    logits = hidden_MD.new_empty(
-        len(hidden_MD), tile
-    )  # reused: a new buffer for each tile would cost page faults
+    # Reused, because a new buffer for each tile would cause page faults.
+    logits = hidden_MD.new_empty(len(hidden_MD), tile)
     target_E, order = target_E.sort()
     starts = range(0, len(weight_VD), tile)
     bounds = torch.searchsorted(target_E, torch.tensor([*starts, len(weight_VD)], device=target_E.device))

@@ -2,9 +2,9 @@
 
 `PackedForward` runs the model's layers once over the tree of a micro-batch (`trice.training.packing`) and applies
 the output head only to the states that predict a response token. It compares itself with the model's plain forward
-pass first. A model that gives other numbers (its attention takes no custom mask, its positions cannot be given, its
-logits are changed after the head) is computed by the next simpler strategy, down to the plain forward pass over
-padded sequences. This module neither trains nor changes a model.
+pass first. If the numbers differ (because the model's attention takes no custom mask, its positions cannot be given,
+or its logits are changed after the head), the next simpler strategy is used; the last one is the plain forward pass
+over padded sequences. This module neither trains nor changes a model.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ HEAD_TOLERANCE = 0.05  # the same, between the model's output head and `token_lo
 
 
 class PackingStrategy(NamedTuple):
-    """How a model's log-probabilities are computed: the layout of its tokens, and whether its forward pass goes on
-    to the logits (`model_head`) instead of `token_log_probs`."""
+    """How a model's log-probabilities are computed: the layout of its tokens, and whether they come from the model's
+    logits (`model_head`) instead of `token_log_probs`."""
 
     layout: Layout = "blocks"
     model_head: bool = False
@@ -140,8 +140,8 @@ class PackedForward:
 
     @contextmanager
     def _accepting_packed(self) -> Iterator[None]:
-        """Within it `forward` of the model and of its output head take `packed=`, and the model gives
-        log-probabilities. FSDP and ZeRO gather a module's weights only where the module is called."""
+        """In this context, `forward` of the model and of its output head take `packed=` and return log-probabilities.
+        (FSDP and ZeRO gather a module's weights only while the module is called.)"""
         head = self.model.get_output_embeddings()
 
         def model_forward(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -229,8 +229,7 @@ class PackedForward:
         )
 
     def _head_is_all(self, packed: Packed, found: torch.Tensor) -> bool:
-        """Whether the model's way from states to logits gives the log-probabilities `found` of
-        `token_log_probs`."""
+        """Whether the model's logits give the same log-probabilities as `token_log_probs`, which are `found`."""
         tiled = self.strategy
         self.strategy = tiled._replace(model_head=True)
         try:
@@ -259,7 +258,7 @@ class PackedForward:
 def _replaced_forward(
     module: Any, replacement: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
-    """Within it `module.forward` is what `replacement` makes of it."""
+    """In this context, `module.forward` is replaced by the result of `replacement`."""
     instance_forward = vars(module).get("forward")
     module.forward = replacement(module.forward)
     try:

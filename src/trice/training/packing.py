@@ -22,6 +22,8 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 
+from trice.models.batching import common_length
+
 Layout = Literal["blocks", "mask", "padded"]
 """How a micro-batch is laid out: a tree whose attention is computed in blocks of tokens, a tree under one mask, or
 one padded sequence in each row."""
@@ -117,23 +119,11 @@ class Packed:
         return replace(self, **moved)
 
 
-def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """The number of tokens that both begin with."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:  # slices are compared without a step in Python for each token
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def tree_size(examples: Sequence[TokenizedExample]) -> int:
     """The number of tokens in the tree of the examples."""
     sequences = sorted(ids for ids, _, _ in _sequences(examples))
     return sum(
-        len(ids) - shared_prefix(before, ids)
+        len(ids) - common_length(before, ids)
         for before, ids in zip([[], *sequences], sequences, strict=False)
     )
 
@@ -143,11 +133,11 @@ def micro_batches(
 ) -> list[list[TokenizedExample]]:
     """Divide a batch into micro-batches of about equal size, each with at most `token_budget` tokens in its tree.
 
-    A question is never divided; one that exceeds the budget is a micro-batch of its own. Questions with similar
+    A question is never divided; one that exceeds the budget is a separate micro-batch. Questions with similar
     prompts stay together. The number of micro-batches is a multiple of `processes`; the last ones may be empty.
     """
     order = sorted(examples, key=lambda example: example.prompt)
-    overlaps = [shared_prefix(one.prompt, other.prompt) for one, other in itertools.pairwise(order)]
+    overlaps = [common_length(one.prompt, other.prompt) for one, other in itertools.pairwise(order)]
     sizes = [tree_size([example]) for example in order]
     added = [size - overlap for size, overlap in zip(sizes, [0, *overlaps], strict=False)]
     ends = list(itertools.accumulate(added))
@@ -193,7 +183,7 @@ class _Tree:
         path: list[int] = []
         before: list[int] = []
         for ids, question, number in sorted(_sequences(examples)):
-            common = shared_prefix(before, ids)
+            common = common_length(before, ids)
             self._close(path[common:])
             first = len(self.tokens)
             path, before = path[:common] + list(range(first, first + len(ids) - common)), ids
@@ -282,8 +272,8 @@ def _blocks(tree: _Tree) -> tuple[torch.Tensor, torch.Tensor]:
     for block, start in enumerate(starts):
         ancestors = tree.ancestors(start)
         keys[block, longest - len(ancestors) : longest] = ancestors
-        own = min(size, total - start)
-        keys[block, longest : longest + own] = range(start, start + own)
+        end = min(start + size, total)
+        keys[block, longest : longest + end - start] = range(start, end)
     queries_BQ1 = torch.arange(len(starts) * size).view(len(starts), size, 1)
     ends_B1K = _tensor([*tree.ends, 0])[keys_BK].unsqueeze(1)
     allowed_BQK = (keys_BK.unsqueeze(1) <= queries_BQ1) & (queries_BQ1 < ends_B1K)

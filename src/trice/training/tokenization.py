@@ -1,7 +1,7 @@
 """Token ids of training examples, from records or from a template's prompts and responses.
 
 Every response token carries loss, the end token included; the prompt carries none. This module does not truncate:
-`drop_long` leaves out what is too long and says so.
+`drop_long` leaves out examples that are too long, with a notice.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -29,7 +29,7 @@ from trice.storage.files import write_rows
 from trice.training.losses import ranking, sequence_scores
 from trice.training.packed_forward import PackedForward, half_precision_autocast
 from trice.training.packing import Packed, TokenizedExample, micro_batches
-from trice.training.settings import RankingObjective
+from trice.training.settings import Rlef
 from trice.training.tokenization import drop_long, tokenize
 from trice.training.validation import METRICS, validation_metrics
 
@@ -37,24 +37,9 @@ Validate = Callable[[int, int], list[int]]
 """From the number of a process and of all processes to its share of the counts of `Validation.counts`."""
 
 
-class Objective(Protocol):
-    """The settings of stage 2's objective, as `Rlef` and `TriceConfig` have them."""
-
-    @property
-    def objective(self) -> RankingObjective: ...
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def margin(self) -> float: ...
-    @property
-    def beta(self) -> float: ...
-    @property
-    def length_penalty(self) -> float: ...
-
-
 @dataclass
 class LossSums:
-    """Sums over some questions; every logged number is a quotient of two of them."""
+    """Sums over some questions. Every logged number is a quotient of two of them."""
 
     sft: torch.Tensor
     tokens: int
@@ -64,8 +49,8 @@ class LossSums:
     ordered: int
 
     def tensor(self) -> torch.Tensor:
-        """All six sums, detached, in float64, on the device of the losses. It does not wait for a GPU: while that
-        computes gradients, the next micro-batch is laid out."""
+        """All six sums, detached, in float64, on the device of the losses. This does not wait for a GPU, so the next
+        micro-batch is packed while the GPU computes gradients."""
         values: list[torch.Tensor | int] = [
             self.sft, self.tokens, self.rank, self.questions, self.pairs, self.ordered,
         ]  # fmt: skip
@@ -75,7 +60,7 @@ class LossSums:
         return sums
 
 
-def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: Objective) -> LossSums:
+def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: TriceConfig | Rlef) -> LossSums:
     """The sums of the objective over one micro-batch, with gradients, from its log-probabilities."""
     scores_S = sequence_scores(logps_N, packed.response_N, packed.responses, objective.length_penalty)
     rank_Q, pairs_Q, ordered_Q = ranking(
@@ -302,7 +287,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
             self.train_dataset[number] = replace(self.train_dataset[number], reference=scores)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Answer the held-out questions, a share in each process, and save a checkpoint."""
+        """Answer the held-out questions, a part in each process, and save a checkpoint."""
         assert self.validate
         causal = self.accelerator.unwrap_model(self.model).get_base_model()
         with half_precision_autocast(causal):
@@ -339,9 +324,7 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             write_log(self.path, state.log_history)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            write_log(self.path, state.log_history)
+    on_train_end = on_save
 
 
 def write_log(path: Path, history: list[dict[str, float]]) -> None:

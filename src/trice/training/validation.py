@@ -44,7 +44,7 @@ class Validation:
     max_new_tokens: int
 
     def identity(self) -> dict[str, Any]:
-        """The inputs that the choice of a checkpoint depends on, apart from those of training."""
+        """The inputs, in addition to those of training, that the choice of a checkpoint depends on."""
         how = {
             "task": self.tasks.identity,
             "tools": self.tasks.sources,
@@ -128,7 +128,7 @@ def _call_cache(output: Path) -> Path:
 
 @contextmanager
 def evaluation_mode(loaded: LocalModel) -> Iterator[None]:
-    """Within it the model has no dropout. Afterwards its mode and all random states are restored, so that
+    """In this context, the model is in eval mode. Its mode and all random states are restored afterwards, so that
     validation does not change the training."""
     import numpy
     import torch
