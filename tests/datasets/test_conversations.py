@@ -1,0 +1,262 @@
+"""Rows in the forms of TRL and ShareGPT as conversations, and the questions that two data sets share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import datasets
+from trice.datasets.benchmark import hub_rows
+from trice.datasets.conversations import (
+    ConversationRow,
+    Conversations,
+    calls_of,
+    check_overlap,
+    conversation,
+    read_conversations,
+)
+from trice.errors import InputError
+from trice.storage.files import read_rows, write_rows
+from trice.tasks.call_judge import ExpectedCall, judge_calls
+
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = {"name": "weather", "description": "The weather.", "parameters": PARAMETERS}
+TOOL = {"type": "function", "function": WEATHER}
+USER = {"role": "user", "content": "Is it cold in Oslo?"}
+ANSWER = {"role": "assistant", "content": "Yes, -3 degrees."}
+RESULT = {"role": "tool", "name": "weather", "content": "-3"}
+
+
+def call(city: str, **also: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "weather", "arguments": {"city": city}}} | also
+
+
+def called(*cities: str, content: str = "") -> dict[str, Any]:
+    return {"role": "assistant", "content": content, "tool_calls": [call(city) for city in cities]}
+
+
+def expected(*cities: str) -> list[ExpectedCall]:
+    return [ExpectedCall(name="weather", arguments={"city": [city]}) for city in cities]
+
+
+def read(folder: Path, *rows: dict[str, Any]) -> Conversations:
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_conversations(folder / "chats.jsonl")
+
+
+def only(folder: Path, row: dict[str, Any]) -> ConversationRow:
+    found = read(folder, row)
+    assert not found.dropped, found.dropped
+    return found.rows[0]
+
+
+def test_messages_end_with_the_last_question_and_the_target_follows(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    before = [system, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, USER]
+    row = only(
+        tmp_path, {"messages": [*before, called("Oslo", "Bergen"), RESULT, RESULT, ANSWER], "tools": [TOOL]}
+    )
+    assert (row.id, row.dataset) == ("chats-1", "chats")
+    assert (row.messages, row.tools) == (before, [TOOL])
+    assert row.target == [called("Oslo", "Bergen"), RESULT, RESULT, ANSWER]
+    assert row.expected == expected("Oslo", "Bergen")
+    assert row.answer == "Yes, -3 degrees."
+
+
+def test_prompt_and_completion_as_messages_or_as_text(tmp_path: Path) -> None:
+    rows = read(
+        tmp_path,
+        {"prompt": [USER], "completion": [called("Oslo")], "tools": json.dumps([WEATHER]), "id": 7},
+        {"prompt": "2 + 2?", "completion": "4"},
+    ).rows
+    assert (rows[0].id, rows[0].tools, rows[0].expected, rows[0].answer) == (
+        "7",
+        [TOOL],
+        expected("Oslo"),
+        None,
+    )
+    assert rows[1].messages == [{"role": "user", "content": "2 + 2?"}]
+    assert (rows[1].answer, rows[1].expected) == ("4", [])
+
+
+def test_a_question_alone_has_no_target(tmp_path: Path) -> None:
+    wanted = [{"name": "weather", "arguments": {"city": ["Oslo", "oslo, NO"]}}]
+    rows = read(
+        tmp_path,
+        {"prompt": [USER], "tools": [TOOL]},
+        {"messages": [USER], "tools": [TOOL], "expected": wanted},
+        {"messages": [USER], "answer": ["-3", "minus three"]},
+        {"messages": [USER], "tools": [TOOL], "expected": "any"},
+    ).rows
+    assert [row.target for row in rows] == [[]] * 4
+    assert (rows[0].expected, rows[0].answer) == (None, None)
+    assert (rows[1].expected, rows[3].expected) == ([ExpectedCall.model_validate(wanted[0])], "any")
+    assert rows[2].answer == ["-3", "minus three"]
+    with pytest.raises(InputError, match=r"chats.jsonl:1: field 'expected"):
+        read(tmp_path, {"messages": [USER], "expected": [{"name": "weather"}]})
+
+
+def test_calls_in_other_forms_are_read(tmp_path: Path) -> None:
+    text = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    tag = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    tagged = f"<think>\nCold?\n</think>\nI look.\n{tag}"
+    forms = [
+        {"role": "assistant", "content": None, "tool_calls": [text]},
+        {"role": "assistant", "tool_calls": [text["function"]]},
+        {"role": "assistant", "content": [{"type": "text", "text": tagged}]},
+        {
+            "role": "assistant",
+            "content": "I look.",
+            "thinking": "Cold?",
+            "tool_calls": [call("Oslo")],
+        },
+    ]
+    rows = [
+        only(tmp_path, {"prompt": [USER], "completion": [form], "tools": [TOOL]}).target[0] for form in forms
+    ]
+    assert rows[:2] == [called("Oslo")] * 2
+    assert rows[2:] == [{**called("Oslo", content="I look."), "reasoning_content": "Cold?"}] * 2
+
+
+def test_results_are_named_by_the_id_of_their_call(tmp_path: Path) -> None:
+    clock = {"name": "clock", "arguments": {}}
+    calls = [call("Oslo", id="c1"), {"type": "function", "function": clock, "id": "c2"}]
+    results = [{"role": "tool", "content": "noon", "tool_call_id": "c2"}, {**RESULT, "tool_call_id": "c1"}]
+    asked = {"role": "assistant", "content": "", "tool_calls": calls}
+    row = only(tmp_path, {"messages": [USER, asked, *results, ANSWER], "tools": [TOOL, {"name": "clock"}]})
+    assert row.target == [asked, {**results[0], "name": "clock"}, results[1], ANSWER]
+
+
+def test_sharegpt(tmp_path: Path) -> None:
+    function_call = json.dumps({"name": "weather", "arguments": {"city": "Oslo"}})
+    turns = [
+        {"from": "human", "value": USER["content"]},
+        {"from": "function_call", "value": f"<think>\nCold?\n</think>\n{function_call}"},
+        {"from": "observation", "value": "-3"},
+        {"from": "gpt", "value": ANSWER["content"]},
+    ]
+    row = only(
+        tmp_path,
+        {"conversations": turns, "system": "Be brief.", "tools": json.dumps([WEATHER]), "images": []},
+    )
+    assert row.messages == [{"role": "system", "content": "Be brief."}, USER]
+    assert row.target == [{**called("Oslo"), "reasoning_content": "Cold?"}, RESULT, ANSWER]
+    turns[1]["value"] = f"[{function_call}, {function_call}]"
+    row = only(tmp_path, {"conversations": turns[:2], "tools": [TOOL]})
+    assert (row.expected, row.answer) == (expected("Oslo", "Oslo"), None)
+
+
+def test_calls_of_the_target_are_right_by_their_own_expectation(tmp_path: Path) -> None:
+    row = only(tmp_path, {"messages": [USER, called("Oslo")], "tools": [TOOL]})
+    assert row.expected is not None
+    assert judge_calls(calls_of(row.target[0]), row.expected, row.tools).correct
+
+
+def test_nulls_of_a_table_are_left_out() -> None:
+    other = {"name": "clock", "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}}
+    table = datasets.Dataset.from_list(
+        [
+            {"messages": [USER, called("Oslo")], "tools": [TOOL]},
+            {
+                "messages": [
+                    USER,
+                    {
+                        "role": "assistant",
+                        "content": "",
+                        "tool_calls": [
+                            {"type": "function", "function": {"name": "clock", "arguments": {"zone": "CET"}}}
+                        ],
+                    },
+                ],
+                "tools": [{"type": "function", "function": other}],
+            },
+        ]
+    )
+    assert "zone" in table[0]["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    records = hub_rows({"train": table}, "train", "train")
+    rows = [conversation(record, "hub") for record in records]
+    assert rows[0].tools == [TOOL]
+    assert rows[0].target == [called("Oslo")]
+    assert rows[1].expected == [ExpectedCall(name="clock", arguments={"zone": ["CET"]})]
+
+
+UNREADABLE: list[tuple[dict[str, Any], str]] = [
+    ({"text": "x"}, "neither 'messages' nor 'conversations' nor 'prompt'"),
+    ({"messages": "x", "images": ["a.png"]}, "images, videos or sound"),
+    ({"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER]}, "a preference"),
+    ({"prompt": "x", "completion": "y", "label": False}, "an answer that is not wanted"),
+    ({"messages": 5}, "no list of messages"),
+    ({"conversations": ["x"]}, "no list of messages"),
+    ({"messages": [USER]}, "no answer after the last question"),
+    ({"messages": [ANSWER], "answer": "x"}, "no question"),
+    ({"messages": [{"role": "judge", "content": "x"}]}, "a message of an unknown role"),
+    ({"conversations": [{"from": "judge", "value": "x"}]}, "a message of an unknown role"),
+    ({"messages": [USER, {"role": "assistant", "content": ""}]}, "an empty answer"),
+    ({"messages": [{"role": "user", "content": [{"image": "a.png"}]}]}, "a message that is not text"),
+    ({"prompt": "x", "completion": [ANSWER, USER]}, "an answer that holds another question"),
+    ({"messages": [USER, RESULT, ANSWER]}, "a tool's result without a call"),
+    ({"messages": [USER, called("Oslo")]}, "a call of a tool that is not offered"),
+    ({"messages": [USER, ANSWER], "tools": "{"}, "tools that are not JSON"),
+    ({"messages": [USER, ANSWER], "tools": [{"description": "x"}]}, "a tool without a name"),
+    ({"messages": [USER, ANSWER], "tools": 5}, "tools that are not a list"),
+    ({"messages": [USER, ANSWER], "tools": [TOOL, WEATHER]}, "two tools of the same name"),
+    (
+        {"messages": [USER, {"role": "assistant", "tool_calls": {"name": "x"}}]},
+        "tool_calls that are not a list",
+    ),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": ["x"]}]}, "a call without a name"),
+    (
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": "{"}]}]},
+        "a call whose arguments are not JSON",
+    ),
+    (
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": "[]"}]}]},
+        "a call whose arguments are not an object",
+    ),
+    (
+        {"messages": [USER, {"role": "assistant", "content": "<tool_call>weather</tool_call>"}]},
+        "a call that is not JSON",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), UNREADABLE)
+def test_unreadable_rows_are_counted_by_reason(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    found = read(tmp_path, row, {"messages": [USER, ANSWER]}, row)
+    assert [each.id for each in found.rows] == ["chats-2"]
+    assert found.reasons == {reason: 2}
+    assert [each.id for each in found.dropped] == ["chats-1", "chats-3"]
+
+
+def test_json_lists_and_wrong_files(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"messages": [USER, ANSWER]}], indent=1))
+    assert read_conversations(path, "mine").rows[0].dataset == "mine"
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="record 1: not a JSON object"):
+        read_conversations(path)
+    path.write_text("[")
+    with pytest.raises(InputError, match="not JSON"):
+        read_conversations(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_conversations(tmp_path / "none.json")
+
+
+def test_rows_are_written_and_read_unchanged(tmp_path: Path) -> None:
+    row = only(tmp_path, {"messages": [USER, called("Oslo"), RESULT, ANSWER], "tools": [TOOL]})
+    write_rows(tmp_path / "rows.jsonl", [row])
+    assert read_rows(tmp_path / "rows.jsonl", ConversationRow) == [row]
+
+
+def test_overlap_by_text_and_by_words(tmp_path: Path) -> None:
+    def rows(*texts: str) -> list[ConversationRow]:
+        return read(tmp_path, *({"prompt": text} for text in texts)).rows
+
+    train = rows("Is it cold in Oslo?", "How far is Rome?", "Ask me.", "?!")
+    test = rows("is it  cold in oslo", "How far is Rome?", "How far is Roma?", "!")
+    assert check_overlap(train, test) == ([("chats-2", "chats-2")], [("chats-1", "chats-1")])
+    talk = read(tmp_path, {"messages": [USER, ANSWER, {"role": "user", "content": "And Rome?"}, ANSWER]}).rows
+    assert check_overlap(talk, train).exact == [("chats-1", "chats-1")]
