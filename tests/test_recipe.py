@@ -120,12 +120,28 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
         ("evaluate.conditions=[zero]", "key 'evaluate.conditions.0': Input should be 'zero-shot'"),
         ("evaluate.seeds=[]", "key 'evaluate.seeds': List should have at least 1 item"),
         ("scale=0", "key 'scale': Input should be greater than 0"),
+        # keys that have no effect
+        ("data=[{dataset: starter}]", "key 'scale': multiplies 'train', which no data set has; set it"),
+        ("workers=2", "key 'workers': does not apply to engine 'transformers'; leave it out, or use ray"),
+        ("label={teacher: rule, retries: 3}", "key 'label.retries': does not apply to teacher 'rule'; leave it out"),
+        ("label.prompt=a.json", "key 'label.prompt': does not apply to teacher 'annotations'"),
+        ("split={samples: 1, known: 0.5}", "key 'split': temperature and known do not apply to samples=1"),
+        ("collect=[{origin: a, from: base, top_k: 5}]", "'top_k' does not apply at temperature 0; set"),
+        ("collect=[{origin: a, from: base, samples: 5}]", "'samples' does not apply at temperature 0"),
+        (
+            "collect=[{origin: a, from: endpoint, temperature: 1,"
+            " endpoint: {url: u, model: m, send_temperature: false}}]",
+            "'temperature' does not apply to an endpoint with send_temperature: false",
+        ),
+        ("rlef={objective: dpo, margin: 1}", "key 'rlef': 'margin' does not apply to the objective 'dpo'"),
+        ("rlef.beta=1", "key 'rlef': 'beta' does not apply to the objective 'rank'; leave it out, or use dpo"),
         ("model=", "key 'model': Input should be a valid string"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_by_its_key(own: str, override: str, complaint: str) -> None:
+    scale = ["scale=2"] if "'scale': multiplies" in complaint else []
     with pytest.raises(InputError) as caught:
-        load_recipe(own, [override])
+        load_recipe(own, [override, *scale])
     assert str(caught.value).startswith(f"{own}: ")
     assert complaint in str(caught.value)
 

@@ -125,7 +125,7 @@ def test_each_step_has_a_line(tmp_path: Path) -> None:
     store = RunStore(tmp_path, {}, {})
     store.run(plan[0])
     store.finished[0]["seconds"] = 75
-    head, *shown, last = table(plan, store)
+    head, *shown, last = table(plan, store.finished_steps(plan))
     assert head.split() == ["step", "done", "failed", "remaining", "rate"]
     assert shown[0].split(maxsplit=1) == ["data", "finished in 1 min 15 s"]
     assert shown[1].split()[:6] == ["collect", "a", "3", "1", "6", "1/s"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,28 @@ def load_own(kind: str, name: str) -> Any:
 
     Raises InputError if it cannot be imported."""
     module, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    _search_working_folder()
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # importing runs the user's module, which may fail in any way
         raise InputError(f"{kind} '{name}': {type(error).__name__}: {error}") from None
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a user's `module` or `module:attribute`, relative to the working folder if it is there. It is not
+    imported. None for a module of trice, and for one that does not exist or has no file."""
+    module = name.partition(":")[0]
+    _search_working_folder()
+    try:
+        found = None if module.partition(".")[0] == "trice" else importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if found is None or not found.has_location or found.origin is None:
+        return None
+    path, here = Path(found.origin), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _search_working_folder() -> None:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))

@@ -125,6 +125,12 @@ class EngineOptions(DeviceOptions):
     engine: EngineName = same_as(Recipe, "engine")
     workers: int | None = same_as(Recipe, "workers")
 
+    @model_validator(mode="after")
+    def _workers_of_a_cluster(self) -> EngineOptions:
+        if self.workers and not self.engine.startswith("ray"):
+            raise ValueError(f"--workers does not apply to --engine {self.engine}; leave it out, or use ray")
+        return self
+
 
 # The groups of a single command
 

@@ -11,6 +11,8 @@ from trice.models.adapters import read_recorded
 
 if TYPE_CHECKING:
     from trice.cli.options import EngineOptions, LocalModelOptions, ModelOptions
+    from trice.models.sampling import Sampling
+    from trice.recipes.sections import EndpointAt
     from trice.settings import Settings
     from trice.stages.model_spec import ModelSpec
     from trice.tasks import Tasks
@@ -72,12 +74,25 @@ def model_spec(options: ModelOptions, engine: EngineOptions, settings: dict[str,
             "missing option --model; name a model, or an --adapter, which records its base model"
         )
     resolved = resolve_options(options)
+    few_shot, tool_choice = settings.pop("few_shot", None), settings.pop("tool_choice", "auto")
+    sampling = Sampling(**settings)
+    _check_sampling(sampling, options.endpoint)
     return ModelSpec(
         options.endpoint.model if options.endpoint else resolved.model, options.adapter, resolved.template,
-        settings.pop("few_shot", None), settings.pop("tool_choice", "auto"), Sampling(**settings),
+        few_shot, tool_choice, sampling,
         client=options.endpoint.open() if options.endpoint else None, batch_size=engine.generation_batch_size,
         **engine.model_dump(exclude={"generation_batch_size"}),
     )  # fmt: skip
+
+
+def _check_sampling(sampling: Sampling, endpoint: EndpointAt | None) -> None:
+    """Raise InputError for an option that has no effect at temperature 0. A server may draw different samples then,
+    and it may have another temperature."""
+    unused = sampling.without_effect
+    if unused is None or (endpoint and (unused == "samples" or not endpoint.send_temperature)):
+        return
+    flag = f"--{unused.replace('_', '-')}"
+    raise InputError(f"{flag} does not apply at temperature 0; set --temperature, or leave it out")
 
 
 def refuse(reason: str, settings: Settings, *names: str) -> None:

@@ -67,9 +67,12 @@ def label(input: RetryInputOutput, task: TaskOptions, teacher: Label) -> None:
 @settings_command(app, STAGES)
 def mix(mix: MixOptions, task: TaskOptions) -> None:
     """Join correct answers and labeled calls into one shuffled file for stage 1."""
+    from trice.cli.resolve import refuse
     from trice.stages.mix import mix as stage
     from trice.tasks import Tasks
 
+    unused = {"selective": ["questions"], "answers": ["labelled", "right"], "calls": ["right", "questions"]}
+    refuse(f"to --kind {mix.kind}", mix, *unused[mix.kind])
     rows = stage(
         mix.labelled, mix.output, Tasks(task.task, task.tool),
         right=mix.right, kind=mix.kind, questions=mix.questions, seed=mix.seed,
@@ -143,14 +146,16 @@ def evaluate(
     """Execute and judge responses, and print accuracy and tool use with 95% intervals.
 
     --model or --adapter names the model that reads what a tool returned, for the tasks qa, mlqa and hotpot."""
-    from trice.cli.resolve import model_tasks
+    from trice.cli.resolve import model_tasks, refuse
     from trice.stages.evaluate import describe
     from trice.stages.evaluate import evaluate as stage
     from trice.tools.ray_executor import runner
 
+    spec = _reader_spec(model, reader, engine)
+    if spec is None:
+        refuse("without a model that reads the passages; name it with --model", input, "any_passage")
     print(describe(stage(
-        input.data, input.output, model_tasks(model), base=input.base,
-        spec=_reader_spec(model, reader, engine), limit=input.limit,
+        input.data, input.output, model_tasks(model), base=input.base, spec=spec, limit=input.limit,
         runner=runner(engine.engine, engine.workers), any_passage=input.any_passage,
     )))  # fmt: skip
 

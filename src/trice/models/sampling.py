@@ -46,6 +46,15 @@ class Sampling:
         """Whether the most probable token is chosen."""
         return self.temperature < GREEDY_BELOW
 
+    @property
+    def without_effect(self) -> str | None:
+        """The name of a parameter that changes nothing, because greedy decoding always chooses the likeliest token."""
+        if not self.greedy:
+            return None
+        if self.top_k or self.top_p < 1:
+            return "top_k" if self.top_k else "top_p"
+        return "samples" if self.samples > 1 and self.beams == 1 else None
+
     def __post_init__(self) -> None:
         if 1 < self.beams < self.samples:
             raise InputError(f"samples={self.samples} needs at least as many beams, not {self.beams}")

@@ -6,14 +6,13 @@ task's file, and the modules of the task and of its tools. Modules that those im
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from trice.models.engine import base_engine
+from trice.plugins import module_file
 from trice.recipes.recipe import Recipe
-from trice.rewards import load_reward
 from trice.storage.files import digest
 from trice.tasks import SHIPPED, load_task
 from trice.tools import Tool
@@ -35,7 +34,7 @@ def input_settings(recipe: Recipe) -> dict[str, Any]:
 
 def input_files(recipe: Recipe) -> dict[str, dict[str, str]]:
     """The checksums of the user's files by the key that names them, then by name."""
-    origins = recipe.collect
+    origins, reward = recipe.collect, recipe.score.reward
     named: dict[str, Iterable[Path | str | None]] = {
         "data": [file for entry in recipe.data for file in entry.files],
         "task": _task_files(recipe),
@@ -43,7 +42,7 @@ def input_files(recipe: Recipe) -> dict[str, dict[str, str]]:
         "split": [recipe.split.few_shot],
         "label": [recipe.label.prompt],
         "collect": [name for origin in origins for name in (origin.few_shot, origin.template)],
-        "score": [_reward_file(recipe.score.reward)],
+        "score": [module_file(reward) if ":" in reward else None],
         "evaluate.few_shot": [recipe.evaluate.few_shot],
     }
     return {key: _checksums(names) for key, names in named.items()}
@@ -61,26 +60,9 @@ def _task_files(recipe: Recipe) -> Iterator[Path | None]:
         if name in (*SHIPPED, "mix"):
             continue
         task = load_task(name, recipe.tools)
-        yield Path(name) if name.endswith((".yaml", ".yml")) else _module_file(name)
+        yield Path(name) if name.endswith((".yaml", ".yml")) else module_file(name)
         yield from map(_tool_file, task.tools)
 
 
 def _tool_file(tool: Tool) -> Path | None:
-    return _module_file(tool.backend if isinstance(tool, FunctionTool) else type(tool).__module__)
-
-
-def _reward_file(name: str) -> Path | None:
-    if ":" not in name:
-        return None
-    load_reward(name)
-    return _module_file(name)
-
-
-def _module_file(name: str) -> Path | None:
-    """The file of a user's module that is imported, from `module` or `module:attribute`."""
-    module = name.partition(":")[0]
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or module.partition(".")[0] == "trice":
-        return None
-    path, here = Path(file), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    return module_file(tool.backend if isinstance(tool, FunctionTool) else type(tool).__module__)

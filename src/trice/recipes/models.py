@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from trice.models.sampling import Sampling
 from trice.recipes.conditions import TOOL_CHOICES, Variant
 from trice.recipes.paths import RunPaths
 from trice.recipes.recipe import Recipe
@@ -15,9 +16,9 @@ from trice.stages.model_spec import ModelSpec
 def model_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
     """The recipe's base model with greedy decoding, unless changed."""
     fields: dict[str, Any] = {
-        "model": recipe.model, "template": recipe.template, "sampling": recipe.sampling(),
-        "batch_size": recipe.generation_batch_size, "device": recipe.device, "dtype": recipe.dtype,
-        "engine": recipe.engine, "workers": recipe.workers,
+        "model": recipe.model, "template": recipe.template, "batch_size": recipe.generation_batch_size,
+        "sampling": Sampling(recipe.max_new_tokens, seed=recipe.seed), "device": recipe.device,
+        "dtype": recipe.dtype, "engine": recipe.engine, "workers": recipe.workers,
     }  # fmt: skip
     return ModelSpec(**(fields | changes))
 
@@ -30,28 +31,31 @@ def without_tools(recipe: Recipe) -> ModelSpec:
 
 def split_model(recipe: Recipe) -> ModelSpec:
     """The same with the length limit of `split`."""
-    spec = without_tools(recipe)
     length = recipe.split.max_new_tokens or recipe.max_new_tokens
-    return replace(spec, sampling=replace(spec.sampling, max_new_tokens=length))
+    return replace(without_tools(recipe), sampling=Sampling(length, seed=recipe.seed))
 
 
-def origin_model(recipe: Recipe, origin: Origin, paths: RunPaths) -> ModelSpec:
-    """The model of an origin: an endpoint, the base model, a checkpoint of stage 1, or any other model."""
-    sampling = recipe.sampling(
-        samples=origin.samples, temperature=origin.temperature, top_k=origin.top_k, top_p=origin.top_p,
-        repetition_penalty=origin.repetition_penalty, beams=origin.beams,
+def origin_model(recipe: Recipe, origin: Origin) -> ModelSpec:
+    """The model of an origin, as far as it exists before the run: the base model, or one that the origin names."""
+    sampling = origin.sampling(max_new_tokens=recipe.max_new_tokens, seed=recipe.seed)
+    return model_spec(
+        recipe, model=origin.model or recipe.model, adapter=origin.adapter,
+        template=origin.template or recipe.template, few_shot=origin.few_shot, tool_choice=origin.tool_choice,
+        sampling=sampling,
     )  # fmt: skip
-    asked = {"few_shot": origin.few_shot, "tool_choice": origin.tool_choice, "sampling": sampling}
-    stage1 = paths.model(Variant("stage-1"))
+
+
+def opened_origin_model(recipe: Recipe, origin: Origin, paths: RunPaths) -> ModelSpec:
+    """The same with a client of the origin's endpoint, or with a checkpoint of stage 1."""
+    spec, stage1 = origin_model(recipe, origin), paths.model(Variant("stage-1"))
     if origin.endpoint:
-        return model_spec(recipe, model=origin.endpoint.model, client=origin.endpoint.open(), **asked)
-    if origin.model:
-        template = origin.template or recipe.template
-        return model_spec(recipe, model=origin.model, adapter=origin.adapter, template=template, **asked)
+        return replace(spec, model=origin.endpoint.model, client=origin.endpoint.open())
+    if origin.source == "stage-1":
+        return replace(spec, adapter=stage1)
     if origin.source == "early":
         checkpoints = sorted(stage1.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        return model_spec(recipe, adapter=checkpoints[0] if checkpoints else stage1, **asked)
-    return model_spec(recipe, adapter=stage1 if origin.source == "stage-1" else None, **asked)
+        return replace(spec, adapter=checkpoints[0] if checkpoints else stage1)
+    return spec
 
 
 def variant_model(recipe: Recipe, variant: Variant, paths: RunPaths) -> ModelSpec:

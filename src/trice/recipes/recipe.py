@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 from trice.datasets import NAMES
 from trice.errors import InputError
 from trice.models.engine import EngineName as Engine
-from trice.models.sampling import Sampling
 from trice.recipes.conditions import DEFAULT, RANKED, UNTRAINED, Evaluation
 from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Label, Origin, Score, Split
 from trice.settings import FREE, Settings, override, parse
@@ -151,6 +150,24 @@ class Recipe(Settings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _every_key_has_an_effect(self) -> Recipe:
+        label = self.label
+        for key in ("endpoint", "prompt", "retries"):
+            if label.teacher != "endpoint" and getattr(label, key) != Label.model_fields[key].default:
+                raise ValueError(
+                    f"key 'label.{key}': does not apply to teacher '{label.teacher}'; leave it out"
+                )
+        if self.workers and not self.engine.startswith("ray"):
+            raise ValueError(
+                f"key 'workers': does not apply to engine '{self.engine}'; leave it out, or use ray"
+            )
+        if self.scale != 1 and not any(entry.train for entry in self.data):
+            raise ValueError(
+                "key 'scale': multiplies 'train', which no data set has; set it, or leave 'scale' out"
+            )
+        return self
+
     @property
     def tasks(self) -> str:
         """The task's name for the stages: a mix is followed by the user's own tasks and the judge's rule."""
@@ -189,10 +206,6 @@ class Recipe(Settings):
             )
             for task in tasks
         ]
-
-    def sampling(self, **changes: Any) -> Sampling:
-        """Greedy decoding with this recipe's length and seed, unless changed."""
-        return Sampling(**({"max_new_tokens": self.max_new_tokens, "seed": self.seed} | changes))
 
 
 def _entry(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +17,13 @@ from trice import datasets
 from trice.errors import InputError
 from trice.progress import aligned, duration, notice, waiting
 from trice.recipes.inputs import input_files, input_settings
+from trice.recipes.models import model_spec, origin_model
 from trice.recipes.questions import load_questions
 from trice.recipes.recipe import Recipe, dump_recipe
 from trice.recipes.steps import Steps
 from trice.stages.collect import origin_path
 from trice.stages.few_shot import find_examples
-from trice.stages.model_spec import check_engine
+from trice.stages.model_spec import check_model_spec
 from trice.stages.teachers import load_teacher_prompts
 from trice.storage.files import write_text
 from trice.storage.locks import lock_folder
@@ -58,7 +59,9 @@ def run(recipe: Recipe, *, retry: bool = False) -> Path:
         for part in recipe.parts():
             steps = Steps(part, retry=retry)
             if retry:
-                store.forget(to_retry(list(steps), store))
+                planned = list(steps)
+                names = to_retry(planned, store.finished_steps(planned))
+                store.forget(names)
             for step in steps:
                 store.run(step)
             report(steps)
@@ -100,36 +103,31 @@ def check(recipe: Recipe) -> None:
     """Raise InputError if the recipe names a task, template, data set, reward, example file or model that does not
     exist or does not fit."""
     from trice.formats.prompt import load_template
-    from trice.models.local import check_model, pick_device, resolve_dtype
+    from trice.models.local import pick_device, resolve_dtype
     from trice.rewards import load_reward
     from trice.training.environment import check_machine
 
     tasks = Tasks(recipe.tasks, recipe.tools)
-    for template in (recipe.template, *(origin.template for origin in recipe.collect)):
-        load_template(template or recipe.template)
     load_reward(recipe.score.reward)
     _check_questions(recipe, tasks)
-    for origin in recipe.collect:
-        origin_path(recipe.folder, tasks, origin.origin)
+    if recipe.label.teacher == "endpoint":
+        load_teacher_prompts(tasks, recipe.label.prompt)
     if recipe.ranked and not recipe.collect:
         raise InputError(
             f"{recipe.name}: key 'collect': stage 2 needs candidates; name their origins, or leave the conditions "
             "'stage-2-alone' and 'both' out of evaluate.conditions"
         )
-    if recipe.label.teacher == "endpoint":
-        load_teacher_prompts(tasks, recipe.label.prompt)
+    for origin in recipe.collect:
+        origin_path(recipe.folder, tasks, origin.origin)
     for endpoint in (recipe.label.endpoint, *(origin.endpoint for origin in recipe.collect)):
         if endpoint:
             endpoint.open()
-    resolve_dtype(recipe.dtype, recipe.device)
     pick_device(recipe.device)
-    check_model(recipe.model)
-    check_engine(recipe.engine, recipe.sampling())
-    for origin in recipe.collect:
-        if origin.model:
-            check_model(origin.model, origin.adapter)
-        if not origin.endpoint:
-            check_engine(recipe.engine, recipe.sampling(samples=origin.samples, beams=origin.beams))
+    resolve_dtype(recipe.dtype, recipe.device)
+    local = [origin_model(recipe, origin) for origin in recipe.collect if not origin.endpoint]
+    for spec in (model_spec(recipe), *local):
+        load_template(spec.template)
+        check_model_spec(spec)
     if recipe.trains:
         check_machine(recipe.clone, recipe.device)
     if recipe.ranked:
@@ -151,28 +149,31 @@ def _check_questions(recipe: Recipe, tasks: Tasks) -> None:
         if recipe.per_task and entry.task not in trained_on:
             notice(f"{entry.dataset}: is left out, no model is trained on its task '{entry.task}'")
     for task in dict.fromkeys(tasks.of(question).name for question in asked):
-        _check_examples(task, "split.few_shot", recipe.split.few_shot)
-        if "few-shot" in recipe.evaluate.conditions:
-            _check_examples(task, "evaluate.few_shot", recipe.evaluate.few_shot)
-        for origin in recipe.collect:
-            _check_examples(task, f"collect.{origin.origin}.few_shot", origin.few_shot)
+        _check_examples(recipe, task)
     check_tools(tasks, asked)
 
 
-def _check_examples(task: str, key: str, examples: str | None) -> None:
+def _check_examples(recipe: Recipe, task: str) -> None:
     """Raise InputError, naming the recipe's key, if a task has no such worked examples."""
-    try:
-        find_examples(task, examples)
-    except InputError as error:
-        instead = "leave few-shot out of evaluate.conditions" if key.startswith("eval") else f"set {key}=null"
-        raise InputError(f"key '{key}': {error}, or {instead}") from None
+    named = {"split.few_shot": recipe.split.few_shot}
+    if "few-shot" in recipe.evaluate.conditions:
+        named["evaluate.few_shot"] = recipe.evaluate.few_shot
+    named |= {f"collect.{origin.origin}.few_shot": origin.few_shot for origin in recipe.collect}
+    for key, examples in named.items():
+        try:
+            find_examples(task, examples)
+        except InputError as error:
+            instead = (
+                "leave few-shot out of evaluate.conditions" if key.startswith("eval") else f"set {key}=null"
+            )
+            raise InputError(f"key '{key}': {error}, or {instead}") from None
 
 
 def status(recipe: Recipe) -> list[str]:
     """How far the run of a recipe is, a line for each step. It is read from the run's files, without a lock and
     without a model, so another process may work on the run."""
     steps = [step for part in recipe.parts() for step in Steps(part)]
-    return table(steps, open_store(recipe))
+    return table(steps, open_store(recipe).finished_steps(steps))
 
 
 class Line(NamedTuple):
@@ -186,12 +187,11 @@ class Line(NamedTuple):
     state: str = ""
 
 
-def table(steps: Sequence[Step], store: RunStore) -> list[str]:
-    """A line for each step: rows done, failed and remaining, their rate, and how long it took or will take."""
-    finished = {step.name for step in steps if store.is_finished(step)}
+def table(steps: Sequence[Step], finished: Mapping[str, float]) -> list[str]:
+    """A line for each step: rows done, failed and remaining, their rate, and how long it took or will take.
+    `finished` are the seconds that finished steps took, by name."""
     lines = [Line("step", "done", "failed", "remaining", "rate", "")]
-    for step in steps:
-        lines.append(_line(step, store.seconds(step) if step.name in finished else None))
+    lines += [_line(step, finished.get(step.name)) for step in steps]
     figures = range(1, len(Line._fields) - 1)
     return [*aligned(lines, right=figures), f"{len(finished)} of {len(steps)} steps finished"]
 
@@ -229,15 +229,15 @@ def _checkpoint(folder: Path) -> tuple[int, int] | None:
     return max(found, default=None)
 
 
-def to_retry(steps: Sequence[Step], store: RunStore) -> set[str]:
+def to_retry(steps: Sequence[Step], finished: Container[str]) -> set[str]:
     """The finished steps whose failed rows are tried again, by name. Cheap steps after them run again because
     their input changes. A step is left as it is, with a notice, if a costly step has already used its rows."""
     names = set()
     for step in steps:
-        rows = read_state(step.progress) if step.progress and store.is_finished(step) else None
+        rows = read_state(step.progress) if step.progress and step.name in finished else None
         if rows is None or not rows.failed_count:
             continue
-        users = [each for each in _costly_users(step, steps) if _has_begun(each, store)]
+        users = [each for each in _costly_users(step, steps) if _has_begun(each)]
         if users:
             count = rows.failed_count
             notice(
@@ -260,8 +260,6 @@ def _costly_users(step: Step, steps: Sequence[Step]) -> list[Step]:
     return users
 
 
-def _has_begun(step: Step, store: RunStore) -> bool:
+def _has_begun(step: Step) -> bool:
     progress = step.progress
-    return progress is not None and (
-        store.is_finished(step) or progress.exists() or read_state(progress) is not None
-    )
+    return progress is not None and (progress.exists() or read_state(progress) is not None)

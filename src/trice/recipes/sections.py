@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
 from trice.models.engine import ToolChoice
-from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
+from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE, Sampling
 from trice.settings import FREE, Settings
 from trice.tools import canonical_name
 from trice.types import ALL
@@ -103,6 +103,12 @@ class Split(Settings):
     """temperature of the sampled answers"""
     known: float = Field(KNOWN, gt=0, le=1)
     """a question counts as known if its first answer and at least this share of all answers are right"""
+
+    @model_validator(mode="after")
+    def _one_answer_is_greedy(self) -> Split:
+        if self.samples == 1 and (self.temperature, self.known) != (SPLIT_TEMPERATURE, KNOWN):
+            raise ValueError("temperature and known do not apply to samples=1; leave them out, or draw more")
+        return self
 
 
 class EndpointAt(Settings):
@@ -219,6 +225,25 @@ class Origin(Settings):
         if self.source == "split" and self.model_dump(exclude_defaults=True, exclude={"origin", "source"}):
             raise ValueError("from 'split' generates nothing: it takes the key 'origin' alone")
         return self
+
+    @model_validator(mode="after")
+    def _sampling_has_an_effect(self) -> Origin:
+        unused, endpoint = self.sampling().without_effect, self.endpoint
+        if endpoint and not endpoint.send_temperature:
+            if self.temperature:
+                raise ValueError("'temperature' does not apply to an endpoint with send_temperature: false")
+        elif unused and not (endpoint and unused == "samples"):
+            raise ValueError(
+                f"'{unused}' does not apply at temperature 0; set 'temperature', or leave it out"
+            )
+        return self
+
+    def sampling(self, **limits: int) -> Sampling:
+        """How the responses are sampled; `limits` are their length and the seed."""
+        return Sampling(
+            samples=self.samples, beams=self.beams, temperature=self.temperature, top_k=self.top_k,
+            top_p=self.top_p, repetition_penalty=self.repetition_penalty, **limits,
+        )  # fmt: skip
 
 
 class Score(Settings):

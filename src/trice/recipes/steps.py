@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trice.recipes.conditions import RANKED, TOOL_CHOICES, Variant
-from trice.recipes.models import model_spec, origin_model, split_model, variant_model
+from trice.recipes.models import model_spec, opened_origin_model, split_model, variant_model
 from trice.recipes.paths import RunPaths
 from trice.recipes.questions import write_questions
 from trice.recipes.recipe import Recipe
@@ -173,7 +173,7 @@ class Steps:
             if origin.source == "split":
                 collect_split(source, _filled(inputs[1:]), folder, self.tasks, name)
             else:
-                spec = origin_model(self.recipe, origin, self.paths)
+                spec = opened_origin_model(self.recipe, origin, self.paths)
                 collect(source, folder, self.tasks, name, spec, retry=self.retry)
 
         return self._step(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -98,10 +98,10 @@ class RunStore:
         files = [self.folder / name for name in record["files"]]
         return is_finished(record.get("input_hash"), self._input_hash(step), files)
 
-    def seconds(self, step: Step) -> float:
-        """How long a finished step took."""
-        record = self._record(step.name)
-        return float(record["seconds"]) if record else 0.0
+    def finished_steps(self, steps: Iterable[Step]) -> dict[str, float]:
+        """The seconds that each finished step took, by its name."""
+        seconds = {record["name"]: float(record["seconds"]) for record in self.finished}
+        return {step.name: seconds[step.name] for step in steps if self.is_finished(step)}
 
     def _record(self, name: str) -> dict[str, Any] | None:
         return next((each for each in self.finished if each["name"] == name), None)

@@ -112,3 +112,13 @@ class Rlef(Clone):
         if isinstance(value, dict) and value.get("objective") == "dpo":
             return {"length_penalty": 0.0, **value}
         return value
+
+    @model_validator(mode="after")
+    def _fits_the_objective(self) -> Self:
+        if self.margin and self.objective not in ("rank", "weighted"):
+            raise ValueError(f"'margin' does not apply to the objective '{self.objective}'; leave it out")
+        if self.beta != type(self).model_fields["beta"].default and self.objective != "dpo":
+            raise ValueError(
+                f"'beta' does not apply to the objective '{self.objective}'; leave it out, or use dpo"
+            )
+        return self
