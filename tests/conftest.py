@@ -24,9 +24,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG = (
+    "test_tutorial", "test_demo", "test_identity", "test_ray", "test_scale", "test_processes", "test_run",
+    "test_playground", "test_trainer", "test_validation", "test_page", "test_serve", "test_gpu_benchmark",
+    "test_api", "test_report", "test_families",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests come first, so that no process waits for one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """The longest files come first, so that no process waits for one at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 def _tokenizer() -> Any:

@@ -24,6 +24,7 @@ from trice.tasks.custom import TaskFile
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
+COMMANDS = typer.main.get_command(app)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
@@ -49,7 +50,7 @@ def commands() -> Iterator[Any]:
 
 def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     """The command's name and its parameters, read by the command line itself but not run."""
-    command: Any = typer.main.get_command(app)
+    command: Any = COMMANDS
     name = ""
     while hasattr(command, "commands"):
         name, *words = words

@@ -26,9 +26,10 @@ from trice.types import Execution, Outcome, Question
 
 
 @pytest.fixture(autouse=True)
-def forget() -> None:
-    """Open no index of another test's."""
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No index of another test is open, and a request is retried at once."""
     open_searcher.cache_clear()
+    monkeypatch.setattr("trice.tools.wikisearch.MAX_PAUSE", 0.01)
 
 
 def ask(source: str | None, written: str) -> Execution:
