@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -343,10 +343,13 @@ def test_what_does_not_fit_is_one_line_before_any_model(
     data = write(tmp_path / "data.json", [{"instruction": "", "input": "1?", "output": "1"}])
     if "validation" in options:
         options = options | {"validation": tmp_path / f"{options['validation']}.json"}
+
+    def train_with(tasks: Sequence[Any] = (), **more: Any) -> None:
+        more |= {"tasks": Tasks(*tasks)} if tasks else {}
+        clone(data, tmp_path / "run", llama, settings=settings, **more, **CPU)
+
     with pytest.raises(InputError, match=complaint) as caught:
-        if "tasks" in options:
-            options = options | {"tasks": Tasks(*options["tasks"])}
-        clone(data, tmp_path / "run", llama, settings=settings, **options, **CPU)
+        train_with(**options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
