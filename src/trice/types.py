@@ -51,6 +51,31 @@ class Execution(BaseModel):
     """how long it ran; not written to files, so that two runs write the same bytes"""
 
 
+class Message(BaseModel):
+    """One entry of a conversation, in the form of the OpenAI API except that arguments are objects, not JSON text."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    """who wrote it"""
+    content: str = ""
+    """its text"""
+    tool_calls: list[ToolCall] = []
+    """the calls of an assistant message, in order"""
+    name: str | None = None
+    """the tool whose result a tool message holds"""
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as a chat template expects it."""
+        fields: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            fields["tool_calls"] = [
+                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in self.tool_calls
+            ]
+        return fields | ({"name": self.name} if self.name else {})
+
+
 class Row(BaseModel):
     """A JSON object on one line of a file; unknown fields are kept."""
 

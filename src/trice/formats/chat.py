@@ -1,0 +1,252 @@
+"""The `chat` format: messages and tool calls as a model's own chat template writes them.
+
+A conversation is rendered to token ids with a loss mask, and generated ids are parsed to a message. Templates come with
+the tokenizer. Variants for training, and parsers, come with TRL and transformers. A template without tools is replaced
+by `templates/chatml_tools.jinja`, which is saved with the tokenizer. This module does not generate or execute anything.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from typing import Any, NamedTuple
+
+from trice.errors import InputError, error_line
+from trice.types import Message, Outcome, ToolCall
+
+ToolSchema = dict[str, Any]
+"""A tool in the form of the OpenAI API: `{"type": "function", "function": {name, description, parameters}}`."""
+
+TURN_END = "<|im_end|>"  # of the template for models that have none with tools
+_PARSER_ERROR = re.compile(r"^Error: (.*)$", re.MULTILINE)
+
+
+class Rendered(NamedTuple):
+    """A conversation as T token ids; `loss[t]` is true if the assistant writes token t."""
+
+    ids: list[int]
+    loss: list[bool]
+
+
+class ParsedTurn(NamedTuple):
+    """A parsed assistant message. If it is malformed, `reason` says why, and `message` holds its text."""
+
+    message: Message
+    outcome: Outcome
+    reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ChatFormat:
+    """Renders conversations for one tokenizer, and parses what its model writes. `chat_format` makes it.
+
+    Attributes:
+        tokenizer: A copy of the model's tokenizer with a template that supports tools, and with the parser for it.
+        training_template: The template that marks the assistant's tokens; None if `tokenizer`'s does so, or if there
+            is none, in which case the marks are found by rendering every beginning of the conversation.
+        kwargs: Arguments of the template, such as `enable_thinking`.
+    """
+
+    tokenizer: Any
+    training_template: str | None
+    kwargs: dict[str, Any]
+
+    @cached_property
+    def _marks_loss(self) -> bool:
+        from trl.chat_template_utils import has_generation_markers
+
+        return has_generation_markers(self.training_template or self.tokenizer.chat_template)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
+        """Token ids of a conversation up to where the assistant begins to write."""
+        return self._ids(messages, tools, add_generation_prompt=True)
+
+    def render(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> Rendered:
+        """Token ids of a whole conversation with the loss mask.
+
+        Raises:
+            InputError: If the template cannot express the conversation, or changes earlier messages when later ones
+                follow, so that the assistant's tokens cannot be told from the others.
+        """
+        for message in messages:
+            if len(message.tool_calls) > 1:
+                self._check_parallel(message, tools)
+        if self._marks_loss:
+            options = {"return_dict": True, "return_assistant_tokens_mask": True}
+            found = self._apply(messages, tools, **options)
+            return Rendered(list(found["input_ids"]), [bool(mark) for mark in found["assistant_masks"]])
+        return self._render_by_turns(messages, tools)
+
+    def _check_parallel(self, message: Message, tools: Sequence[ToolSchema]) -> None:
+        """Raise InputError if the template leaves out all but one of several calls, as that of gpt-oss does."""
+        user = Message(role="user", content="-")
+        before = self._text([user], tools, add_generation_prompt=True)
+        written = self._text([user, message], tools)[len(before) :]
+        if len(self.parse(self._tokenize(written), self._tokenize(before), tools).message.tool_calls) < 2:
+            raise InputError("the chat template writes only one tool call in a message, not several")
+
+    def _render_by_turns(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> Rendered:
+        """Render every beginning of the conversation. Each turn is tokenized apart from its prompt, as it is when the
+        model writes it."""
+        rendered, text = Rendered([], []), ""
+
+        def extend(whole: str, loss: bool) -> str:
+            if not whole.startswith(text):
+                raise InputError(
+                    "the chat template rewrites earlier messages when later ones follow; no training template for it "
+                    "is known"
+                )
+            ids = self._tokenize(whole[len(text) :])
+            rendered.ids.extend(ids)
+            rendered.loss.extend([loss] * len(ids))
+            return whole
+
+        for number, message in enumerate(messages):
+            if message.role == "assistant":
+                text = extend(self._text(messages[:number], tools, add_generation_prompt=True), False)
+                text = extend(self._text(messages[: number + 1], tools).rstrip(), True)
+        extend(self._text(messages, tools), False)
+        return rendered
+
+    def results(self, call: Message, results: Sequence[Message], end: int) -> list[int]:
+        """Token ids of tool results and of the header of the assistant's next message.
+
+        They follow a turn that the model itself wrote, whose tokens are kept as they were sampled.
+
+        Args:
+            call: The assistant's message with the calls.
+            results: One tool message for each call.
+            end: The token with which the model ended that turn.
+        """
+        user = Message(role="user", content="-")
+        before = self._text([user, call], ())
+        whole = self._text([user, call, *results], (), add_generation_prompt=True)
+        stop = self.tokenizer.decode([end])
+        head, found, tail = before.rpartition(stop)
+        # Most templates write the token after the turn; some write it as the header of the tool message.
+        start = (
+            len(head) + len(stop) if found and not tail.strip() else whole.find(stop, len(before)) + len(stop)
+        )
+        if not whole.startswith(before.rstrip()) or start < len(stop):
+            raise InputError("the chat template cannot continue a turn with tool results")
+        return self._tokenize(whole[start:])
+
+    def parse(
+        self, ids: Sequence[int], prompt: Sequence[int], tools: Sequence[ToolSchema] = ()
+    ) -> ParsedTurn:
+        """Parse the token ids of an assistant's message, end token included, which follow those of `prompt`.
+
+        A message is malformed if the parser cannot read its calls, and if a call has no name or its arguments are not
+        an object. Nothing is evaluated."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        try:
+            # A parser may look at the beginning of the message that the prompt contains.
+            found = self.tokenizer.parse_response(list(ids), prefix=list(prompt), tools=list(tools) or None)
+            calls = [_tool_call(each) for each in found.get("tool_calls") or []]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            parser = _PARSER_ERROR.search(str(error))
+            reason = f"the tool call is not valid JSON: {parser[1]}" if parser else error_line(error)
+            return ParsedTurn(Message(role="assistant", content=text), Outcome.MALFORMED, reason)
+        content = str(found.get("content") or "")
+        for token in self.tokenizer.all_special_tokens:
+            content = content.removesuffix(token)
+        message = Message(role="assistant", content=content.strip(), tool_calls=calls)
+        return ParsedTurn(message, Outcome.CALLED if calls else Outcome.ANSWERED)
+
+    def _tokenize(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _ids(self, messages: Sequence[Message], tools: Sequence[ToolSchema], **options: Any) -> list[int]:
+        ids: list[int] = self._apply(messages, tools, return_dict=False, **options)
+        return ids
+
+    def _text(self, messages: Sequence[Message], tools: Sequence[ToolSchema], **options: Any) -> str:
+        text: str = self._apply(messages, tools, tokenize=False, **options)
+        return text
+
+    def _apply(self, messages: Sequence[Message], tools: Sequence[ToolSchema], **options: Any) -> Any:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                [message.for_template() for message in messages], tools=list(tools) or None,
+                chat_template=self.training_template, **options, **self.kwargs,
+            )  # fmt: skip
+        except (TemplateError, TypeError) as error:
+            raise InputError(
+                f"the chat template cannot express the conversation: {error_line(error)}"
+            ) from None
+
+
+def chat_format(tokenizer: Any, **kwargs: Any) -> ChatFormat:
+    """The chat format of a tokenizer, which stays as it is.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        kwargs: Arguments of the template, such as `enable_thinking=False`.
+
+    Raises:
+        InputError: If the template supports tools but no parser for it is known.
+
+    Example:
+        >>> from transformers import AutoTokenizer
+        >>> format = chat_format(AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B"))      # doctest: +SKIP
+        >>> format.prompt([Message(role="user", content="What is 3 * 19?")])            # doctest: +SKIP
+    """
+    from trl import chat_template_utils as trl
+
+    copied = copy.copy(tokenizer)
+    if isinstance(copied.chat_template, dict):  # named variants
+        copied.chat_template = copied.chat_template.get("tool_use", copied.chat_template["default"])
+    if not trl.supports_tool_calling(copied):
+        _use_own_template(copied)
+        return ChatFormat(copied, None, kwargs)
+    if getattr(copied, "response_template", None) is None:
+        try:
+            trl.add_response_schema(copied)
+        except ValueError:
+            raise InputError(
+                "no parser is known for this model's chat template; set `response_template` in its tokenizer"
+            ) from None
+    try:
+        training = trl.get_training_chat_template(copied)
+    except ValueError:  # its tokens are marked by rendering the beginnings of a conversation
+        training = None
+    return ChatFormat(copied, training, kwargs)
+
+
+def _use_own_template(tokenizer: Any) -> None:
+    """Give a tokenizer the template with tools, and the parser for it."""
+    end = TURN_END if TURN_END in tokenizer.get_vocab() else tokenizer.eos_token
+    template = resources.files("trice") / "formats" / "templates" / "chatml_tools.jinja"
+    tokenizer.chat_template = template.read_text(encoding="utf-8").replace(TURN_END, end)
+    call = {"type": "function", "function": "{content}"}
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"},
+        "start_anchor": "<|im_start|>assistant\n",
+        "fields": {
+            "tool_calls": {
+                "open": "<tool_call>", "close_pattern": r"</tool_call>\s*", "repeats": True, "content": "json",
+                "transform": call,
+            },
+            "content": {"close_pattern": rf"{re.escape(end)}\s*", "content": "text"},
+        },
+    }  # fmt: skip
+
+
+def _tool_call(found: Any) -> ToolCall:
+    """One call of a parsed message. Raises ValueError for a call without a name or with other arguments than an
+    object."""
+    call = found.get("function", found) if isinstance(found, dict) else None
+    name = call.get("name") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(name, str) or not name:
+        raise ValueError("the tool call has no name")
+    arguments = call.get("arguments")
+    if not isinstance(arguments, dict):
+        raise ValueError(f"the arguments of {name} are not an object")
+    return ToolCall(name=name, arguments=arguments)
