@@ -8,12 +8,15 @@ by `templates/chatml_tools.jinja`, which is saved with the tokenizer. This modul
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from trice.errors import InputError, error_line
 from trice.types import Message, Outcome, ToolCall
@@ -220,6 +223,23 @@ def chat_format(tokenizer: Any, **kwargs: Any) -> ChatFormat:
     return ChatFormat(copied, training, kwargs)
 
 
+def read_message(value: Any) -> Message:
+    """A message in the form of the OpenAI API, its calls nested under `function` or not, their arguments an object or
+    JSON text. Raises InputError for another form."""
+    if isinstance(value, Message):
+        return value
+    if not isinstance(value, dict):
+        raise InputError(f"message: expected an object with role and content, not {type(value).__name__}")
+    try:
+        calls = [_tool_call(each) for each in value.get("tool_calls") or []]
+        content = value.get("content") or ""
+        return Message(role=value.get("role"), content=content, tool_calls=calls, name=value.get("name"))
+    except ValueError as error:  # pydantic's ValidationError is one
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"field '{first['loc'][0]}': {first['msg']}" if first else str(error)
+        raise InputError(f"message: {reason}") from None
+
+
 def _use_own_template(tokenizer: Any) -> None:
     """Give a tokenizer the template with tools, and the parser for it."""
     end = TURN_END if TURN_END in tokenizer.get_vocab() else tokenizer.eos_token
@@ -247,6 +267,8 @@ def _tool_call(found: Any) -> ToolCall:
     if not isinstance(call, dict) or not isinstance(name, str) or not name:
         raise ValueError("the tool call has no name")
     arguments = call.get("arguments")
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of {name} are not an object")
     return ToolCall(name=name, arguments=arguments)

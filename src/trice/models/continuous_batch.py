@@ -46,7 +46,8 @@ class DecodingSettings(NamedTuple):
 @dataclass
 class BatchRow:
     """A response in the batch. `owner` is what its prompt was added under. `text` is set when the response is
-    finished; `at_length_limit` is true if it finished only because of its length."""
+    finished. `end` is the end token, None if something else finished it; `at_length_limit` is true if it was its
+    length."""
 
     owner: Any
     sample: int
@@ -55,6 +56,7 @@ class BatchRow:
     random: random.Random
     detokenizer: Detokenizer
     text: str | None = None
+    end: int | None = None
     at_length_limit: bool = False
 
     @property
@@ -176,7 +178,7 @@ class ContinuousBatch:
 
     def _add_token(self, row: BatchRow, token: int) -> None:
         if token in self.end_ids:
-            row.text = row.partial_text
+            row.text, row.end = row.partial_text, token
             return
         text = row.detokenizer.add(token)
         row.text = row.settings.finish(text, row.detokenizer.unchanged)

@@ -1,7 +1,7 @@
-"""Token ids of training examples, from records or from a template's prompts and responses.
+"""Token ids of training examples, from records, conversations, or a template's prompts and responses.
 
-Every response token carries loss, the end token included; the prompt carries none. This module does not truncate:
-`drop_long` leaves out examples that are too long, with a notice.
+Every token that the model writes carries loss, its end tokens included; prompts and tool results carry none. This
+module does not truncate: `drop_long` leaves out examples that are too long, with a notice.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trice.errors import InputError
+from trice.formats.chat import ChatFormat, ToolSchema, chat_format, read_message
 from trice.formats.prompt import Template
 from trice.progress import notice
 from trice.training.packing import ResponseTokens, TokenizedExample
+from trice.types import Message
 
 VERBATIM = Template(name="verbatim", prompt_input="{instruction}", prompt_no_input="{instruction}")
 
@@ -22,22 +24,28 @@ def tokenize(
 ) -> list[TokenizedExample]:
     """Tokenize the records among `rows`; tokenized examples stay as they are. Raises InputError as
     `tokenize_record` does, and if there is a record but no tokenizer."""
-    found = []
+    found, format = [], None
     for row in rows:
         if not isinstance(row, TokenizedExample):
             if tokenizer is None:
                 raise InputError("training records need a tokenizer; give it as an argument")
-            row = tokenize_record(tokenizer, row)
+            if "messages" in row and format is None:
+                format = chat_format(tokenizer)
+            row = tokenize_record(tokenizer, row, format)
         found.append(row)
     return found
 
 
-def tokenize_record(tokenizer: Any, record: Mapping[str, Any]) -> TokenizedExample:
-    """Tokenize a record of strings.
+def tokenize_record(
+    tokenizer: Any, record: Mapping[str, Any], format: ChatFormat | None = None
+) -> TokenizedExample:
+    """Tokenize a record of strings, or a conversation.
 
     Args:
         tokenizer: A tokenizer of transformers.
-        record: `prompt` and `response` (stage 1), or `prompt`, `responses` and `rewards` (stage 2).
+        record: `prompt` and `response` (stage 1), `prompt`, `responses` and `rewards` (stage 2), or `messages` and
+            optionally `tools` in the form of the OpenAI API (stage 1).
+        format: The tokenizer's chat format, if there is one already.
 
     Raises:
         InputError: If the record has other fields, or not one reward for each response.
@@ -47,14 +55,17 @@ def tokenize_record(tokenizer: Any, record: Mapping[str, Any]) -> TokenizedExamp
         >>> tokenizer = AutoTokenizer.from_pretrained("folder")                              # doctest: +SKIP
         >>> tokenize_record(tokenizer, {"prompt": "What is 6 * 7?", "response": " 42"})      # doctest: +SKIP
     """
+    if "messages" in record:
+        messages = [read_message(each) for each in record["messages"]]
+        return tokenize_conversation(format or chat_format(tokenizer), messages, record.get("tools") or ())
     if "prompt" in record and "response" in record:
         responses, rewards = [record["response"]], [0.0]
     elif {"prompt", "responses", "rewards"} <= set(record):
         responses, rewards = list(record["responses"]), [float(reward) for reward in record["rewards"]]
     else:
         raise InputError(
-            f"training record with the fields {', '.join(map(str, record))}: expected 'prompt' with 'response', or "
-            "'prompt' with 'responses' and 'rewards'"
+            f"training record with the fields {', '.join(map(str, record))}: expected 'messages', 'prompt' with "
+            "'response', or 'prompt' with 'responses' and 'rewards'"
         )
     if not responses or len(responses) != len(rewards):
         raise InputError(
@@ -62,6 +73,18 @@ def tokenize_record(tokenizer: Any, record: Mapping[str, Any]) -> TokenizedExamp
             "of one or more responses"
         )
     return tokenize_example(VERBATIM, tokenizer, record["prompt"], "", responses, rewards)
+
+
+def tokenize_conversation(
+    format: ChatFormat, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
+) -> TokenizedExample:
+    """Tokenize a conversation. All assistant messages carry loss, the others and the template's text around them do
+    not. Raises InputError if there is no assistant message, or the template cannot express the conversation."""
+    ids, loss = format.render(messages, tools)
+    if not any(loss):
+        raise InputError("the conversation has no assistant message, so that there is nothing to learn")
+    start, end = loss.index(True), len(loss) - loss[::-1].index(True)
+    return TokenizedExample(ids[:start], [ResponseTokens(ids[start:end], loss[start:end])], [0.0])
 
 
 def tokenize_example(

@@ -1,0 +1,260 @@
+"""Rollouts: a model continues conversations, and its tool calls are executed, until it answers without a call.
+
+Token ids go in and come out: what is trained on are the ids that were sampled, and the ids of tool results, which carry
+no loss. All conversations are one batch. The calls of a turn run in parallel and in the background; a conversation
+leaves the batch while its calls run, and returns with their results. Nothing is judged or stored here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, Queue
+from typing import NamedTuple
+
+import torch
+
+from trice.errors import TriceError
+from trice.formats.chat import ChatFormat
+from trice.models.batch_attention import batch_attention
+from trice.models.batch_decoder import BatchDecoder
+from trice.models.batching import EncodedPrompt, shared_prefix
+from trice.models.continuous_batch import BatchRow, ContinuousBatch, DecodingSettings
+from trice.models.decoder_check import needs_model_head
+from trice.models.local import LocalModel
+from trice.models.sampling import Sampling
+from trice.tools import Tool
+from trice.tools.call_text import function_schema
+from trice.tools.live_executor import LiveExecutor
+from trice.types import Execution, Message, Outcome, ToolCall
+
+MAX_TURNS = 8  # assistant messages in one rollout
+MAX_CALLS = 16  # in one message; further ones get an error as their result
+MAX_RESULT = 2000  # characters of a result that the model reads
+
+
+class Conversation(NamedTuple):
+    """The messages that a model continues, and the tools that it may call. `key` seeds the samples."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    key: str = ""
+
+
+@dataclass
+class Rollout:
+    """What a model made of a conversation.
+
+    Attributes:
+        prompt: Token ids of the conversation and the header of the first message.
+        ids: Token ids after the prompt: messages of the model, end tokens included, and tool results between them.
+        loss: For each of `ids`, whether the model wrote it.
+        messages: The same as messages: assistant and tool messages in turn.
+        executions: The results of all calls, in order.
+        outcome: `malformed` if the last message is; else `called` if there was a call, else `answered`.
+        reason: Why it is malformed.
+        complete: Whether the model came to an end by itself: false if the limit of tokens, turns or the context
+            ended the rollout.
+    """
+
+    prompt: list[int]
+    ids: list[int] = field(default_factory=list)
+    loss: list[bool] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    executions: list[Execution] = field(default_factory=list)
+    outcome: Outcome = Outcome.ANSWERED
+    reason: str | None = None
+    complete: bool = False
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """All tool calls, in order."""
+        return [call for message in self.messages for call in message.tool_calls]
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the last message if the model wrote it and it calls nothing; else None."""
+        last = self.messages[-1] if self.messages else None
+        spoken = (
+            last
+            and last.role == "assistant"
+            and not last.tool_calls
+            and self.outcome is not Outcome.MALFORMED
+        )
+        return last.content or None if last and spoken else None
+
+    def extend(self, ids: Sequence[int], *, loss: bool) -> None:
+        """Append token ids, all with or all without loss."""
+        self.ids += ids
+        self.loss += [loss] * len(ids)
+
+
+class _Owner(NamedTuple):
+    """A rollout in the batch."""
+
+    number: int
+    sample: int
+
+
+@torch.inference_mode()
+def rollouts(
+    loaded: LocalModel,
+    format: ChatFormat,
+    conversations: Sequence[Conversation],
+    sampling: Sampling,
+    *,
+    max_turns: int = MAX_TURNS,
+    batch_size: int = 128,
+) -> Iterator[tuple[int, int, Rollout]]:
+    """Yield (number of the conversation, sample, rollout) in the order in which rollouts finish.
+
+    Args:
+        loaded: The policy.
+        format: Its chat format.
+        conversations: What it continues. Their prompts must fit into the model's context.
+        sampling: How each turn is sampled: `max_new_tokens` limits one message, `samples` are rollouts of each
+            conversation. Beam search is not supported.
+        max_turns: The number of assistant messages after which a rollout ends. With 1, calls are executed and their
+            results are not read.
+        batch_size: Rollouts that are generated at the same time.
+
+    Raises:
+        TriceError: If a tool cannot run. A tool that fails is a result that the model reads.
+    """
+    if conversations:
+        yield from _Run(loaded, format, conversations, sampling, max_turns).run(batch_size)
+
+
+class _Run:
+    """The state of one call of `rollouts`."""
+
+    def __init__(
+        self,
+        loaded: LocalModel,
+        format: ChatFormat,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        max_turns: int,
+    ) -> None:
+        self.loaded, self.format, self.conversations, self.max_turns = (
+            loaded,
+            format,
+            conversations,
+            max_turns,
+        )
+        self.sampling = sampling
+        self.schemas = [[function_schema(tool) for tool in each.tools] for each in conversations]
+        self.prompts = [
+            format.prompt(each.messages, schemas)
+            for each, schemas in zip(conversations, self.schemas, strict=True)
+        ]
+        self.rollouts: dict[_Owner, Rollout] = {}
+        self.results: dict[_Owner, dict[int, Execution]] = {}  # of the calls of the latest message
+        self.returned: Queue[tuple[_Owner, int, Execution | TriceError]] = Queue()
+        self.waiting: deque[tuple[list[_Owner], EncodedPrompt]] = deque()
+        self.finished: list[_Owner] = []
+
+    def run(self, batch_size: int) -> Iterator[tuple[int, int, Rollout]]:
+        for number, (prompt, each) in enumerate(zip(self.prompts, self.conversations, strict=True)):
+            owners = [_Owner(number, sample) for sample in range(self.sampling.samples)]
+            self.rollouts |= {owner: Rollout(prompt) for owner in owners}
+            samples = tuple(range(self.sampling.samples))
+            self.waiting.append((owners, EncodedPrompt(prompt, each.key, samples)))
+        loaded, shared = self.loaded, shared_prefix(self.prompts)
+        if loaded.use_model_head is None:
+            loaded.use_model_head = needs_model_head(loaded, self.prompts[0])
+        with batch_attention(loaded), LiveExecutor() as executor:
+            batch = ContinuousBatch(
+                loaded, BatchDecoder(loaded, self.prompts[0][:shared], loaded.use_model_head)
+            )
+            while self.waiting or len(batch) or self.results:
+                while self.waiting and (not len(batch) or len(batch) + len(self.waiting[0][0]) <= batch_size):
+                    owners, entry = self.waiting.popleft()
+                    batch.add(owners, entry, DecodingSettings(self.sampling))
+                for row in batch.step():
+                    if row.text is not None:
+                        owner = next(each for each in row.owner if each.sample == row.sample)
+                        self._turn_written(owner, row, executor)
+                self._take_results(wait=not self.waiting and not len(batch))
+                for owner in self.finished:
+                    yield owner.number, owner.sample, self.rollouts.pop(owner)
+                self.finished = []
+
+    def _turn_written(self, owner: _Owner, row: BatchRow, executor: LiveExecutor) -> None:
+        """Parse a message, and start its calls or finish the rollout."""
+        rollout, ids = self.rollouts[owner], [*row.ids, *([] if row.end is None else [row.end])]
+        parsed = self.format.parse(ids, row.prompt, self.schemas[owner.number])
+        rollout.extend(ids, loss=True)
+        rollout.messages.append(parsed.message)
+        if parsed.outcome is not Outcome.ANSWERED:
+            rollout.outcome, rollout.reason = parsed.outcome, parsed.reason
+        rollout.complete = row.end is not None
+        if parsed.outcome is not Outcome.CALLED:
+            self.finished.append(owner)
+            return
+        tools = {tool.name: tool for tool in self.conversations[owner.number].tools}
+        self.results[owner] = {}
+        for index, call in enumerate(parsed.message.tool_calls):
+            take = partial(self._returned, owner, index)
+            if index >= MAX_CALLS:
+                take(Execution(error=f"more than {MAX_CALLS} calls in one message"))
+            elif call.name not in tools:
+                offered = ", ".join(tools) or "none"
+                take(Execution(error=f"there is no tool '{call.name}'; the tools are: {offered}"))
+            else:
+                executor.run(tools[call.name], call, take)
+
+    def _returned(self, owner: _Owner, index: int, result: Execution | TriceError) -> None:
+        self.returned.put((owner, index, result))  # from another thread
+
+    def _take_results(self, *, wait: bool) -> None:
+        """Take the executions that have arrived, and wait for one if there is nothing else to do."""
+        while self.results:
+            try:
+                owner, index, result = self.returned.get(
+                    block=wait and not self.waiting and not self.finished
+                )
+            except Empty:
+                return
+            if isinstance(result, TriceError):
+                raise result
+            executions = self.results[owner]
+            executions[index] = result
+            call = self.rollouts[owner].messages[-1]
+            if len(executions) == len(call.tool_calls):
+                del self.results[owner]
+                self._turn_executed(owner, call, [executions[i] for i in range(len(executions))])
+
+    def _turn_executed(self, owner: _Owner, call: Message, executions: Sequence[Execution]) -> None:
+        """Append tool messages, and put the conversation back into the queue unless it has reached a limit."""
+        rollout = self.rollouts[owner]
+        messages = [
+            Message(role="tool", name=each.name, content=result_text(execution))
+            for each, execution in zip(call.tool_calls, executions, strict=True)
+        ]
+        rollout.executions += executions
+        rollout.messages += messages
+        turns = sum(message.role == "assistant" for message in rollout.messages)
+        if (
+            not rollout.complete or turns >= self.max_turns
+        ):  # a message that was cut off has no end to go on from
+            rollout.complete = False
+            self.finished.append(owner)
+            return
+        rollout.extend(self.format.results(call, messages, rollout.ids[-1]), loss=False)
+        context = [*rollout.prompt, *rollout.ids]
+        if len(context) >= self.loaded.context:
+            rollout.complete = False
+            self.finished.append(owner)
+            return
+        key = f"{self.conversations[owner.number].key} {turns}"
+        self.waiting.append(([owner], EncodedPrompt(context, key, (owner.sample,))))
+
+
+def result_text(execution: Execution) -> str:
+    """An execution as the text of a tool message."""
+    text = execution.output if execution.error is None else f"Error: {execution.error}"
+    text = text or ""
+    return text if len(text) <= MAX_RESULT else f"{text[: MAX_RESULT - 1]}…"

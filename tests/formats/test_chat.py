@@ -1,0 +1,220 @@
+"""Conversations rendered by real chat templates and parsed again: calls, results, loss masks, malformed turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trice.errors import InputError
+from trice.formats.chat import ChatFormat, chat_format, read_message
+from trice.types import Message, Outcome, ToolCall
+
+MULTIPLY = {
+    "type": "function",
+    "function": {
+        "name": "multiply",
+        "description": "Multiply two numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        },
+    },
+}
+CALLS = [
+    ToolCall(name="multiply", arguments={"a": 3, "b": 4}),
+    ToolCall(name="multiply", arguments={"a": 5, "b": 6}),
+]
+ASKED = [Message(role="system", content="Be brief."), Message(role="user", content="3*4 and 5*6?")]
+ANSWER = Message(role="assistant", content="12 and 30.")
+
+# The templates that come with TRL, the special tokens in them, and whether they can express two calls at once.
+CHATML = ("<|im_start|>", "<|im_end|>")
+TEMPLATES = {
+    "qwen2_5": (CHATML, True),
+    "qwen3": (CHATML, True),
+    "qwen3_6": (CHATML, True),
+    "llama3_1": (("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), False),
+    "llama3_2": (("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), False),
+    "gemma4": (("<|turn>", "<turn|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>"), True),
+    "glm4moe": (("<|assistant|>", "<|user|>", "<|system|>", "<|observation|>"), True),
+    "lfm2_v2": ((*CHATML, "<|tool_call_start|>", "<|tool_call_end|>"), True),
+    "gptoss": (("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>"), False),
+    "own": (CHATML, True),  # for models whose template has no tools
+}  # fmt: skip
+
+
+@pytest.fixture
+def template_format(tiny_model: Callable[[str], Path]) -> Callable[[str], ChatFormat]:
+    def make(name: str) -> ChatFormat:
+        from transformers import AutoTokenizer
+        from trl import chat_template_utils
+
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+        tokenizer.add_special_tokens({"additional_special_tokens": list(TEMPLATES[name][0])})
+        tokenizer.chat_template = None
+        if name != "own":
+            folder = Path(chat_template_utils.__file__).parent / "chat_templates"
+            tokenizer.chat_template = (folder / f"{name}.jinja").read_text(encoding="utf-8")
+        return chat_format(tokenizer)
+
+    return make
+
+
+def conversation(calls: int) -> list[Message]:
+    results = [Message(role="tool", name="multiply", content=text) for text in ("12", "30")]
+    return [*ASKED, Message(role="assistant", tool_calls=CALLS[:calls]), *results[:calls], ANSWER]
+
+
+def turns(ids: list[int], loss: list[bool]) -> list[list[int]]:
+    """The ids with loss, one list for each run of them."""
+    found: list[list[int]] = []
+    for place, (token, written) in enumerate(zip(ids, loss, strict=True)):
+        if written:
+            if not (place and loss[place - 1]):
+                found.append([])
+            found[-1].append(token)
+    return found
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_is_rendered_is_parsed_again(
+    name: str, template_format: Callable[[str], ChatFormat]
+) -> None:
+    chat, calls = template_format(name), 2 if TEMPLATES[name][1] else 1
+    messages = conversation(calls)
+    prompt = chat.prompt(ASKED, [MULTIPLY])
+    ids, loss = chat.render(messages, [MULTIPLY])
+    assert ids[: len(prompt)] == prompt
+    written = ids[len(prompt) :]
+    first = written[: loss[len(prompt) :].index(False)] if False in loss[len(prompt) :] else written
+    while not chat.tokenizer.decode([first[-1]]).strip():
+        first.pop()  # some templates mark the line break after the end of a turn
+    parsed = chat.parse(first, prompt, [MULTIPLY])
+    assert (parsed.outcome, parsed.message.tool_calls) == (Outcome.CALLED, CALLS[:calls])
+    assert (parsed.message.content, parsed.reason) == ("", None)
+    # the results follow a turn that was sampled as they follow one that is rendered
+    results = chat.results(messages[2], messages[3:-1], first[-1])
+    assert written[len(first) : len(first) + len(results)] == results
+    last = written[len(first) + len(results) :]
+    answered = chat.parse(last, [*prompt, *first, *results], [MULTIPLY])
+    assert (answered.outcome, answered.message.content) == (Outcome.ANSWERED, "12 and 30.")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_only_what_the_assistant_writes_carries_loss(
+    name: str, template_format: Callable[[str], ChatFormat]
+) -> None:
+    chat = template_format(name)
+    ids, loss = chat.render(conversation(1), [MULTIPLY])
+    texts = [chat.tokenizer.decode(turn) for turn in turns(ids, loss)]
+    assert len(texts) == 2
+    assert "multiply" in texts[0]
+    assert "12 and 30." in texts[1]
+    assert not any(word in "".join(texts) for word in ("brief", "3*4", "Multiply two"))
+    # a tool's result changes nothing in the ids and the mask around it
+    other = conversation(1)
+    other[3] = Message(role="tool", name="multiply", content="a longer, other result")
+    other_ids, other_loss = chat.render(other, [MULTIPLY])
+    assert turns(other_ids, other_loss) == turns(ids, loss)
+
+
+def test_templates_that_write_one_call_refuse_several(template_format: Callable[[str], ChatFormat]) -> None:
+    for name, (_, parallel) in TEMPLATES.items():
+        if not parallel:
+            with pytest.raises(InputError, match="single tool-calls|only one tool call"):
+                template_format(name).render(conversation(2), [MULTIPLY])
+
+
+@pytest.mark.parametrize("name", ["own", "qwen2_5"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('<tool_call>\n{"name": "multiply", "arguments": {"a": 3\n</tool_call>', "Expecting ',' delimiter"),
+        ('<tool_call>\n{"name": "multiply", "arg', "Unterminated string"),
+        ("<tool_call>\n[1, 2]\n</tool_call>", "the tool call has no name"),
+        ('<tool_call>\n{"arguments": {}}\n</tool_call>', "the tool call has no name"),
+        ('<tool_call>\n{"name": "multiply", "arguments": [3, 4]}\n</tool_call>', "arguments of multiply are not an object"),
+        ("<tool_call>\n" + "[" * 100_000 + "\n</tool_call>", ""),
+    ],
+)  # fmt: skip
+def test_a_call_that_cannot_be_read_is_malformed(
+    name: str, text: str, reason: str, template_format: Callable[[str], ChatFormat]
+) -> None:
+    chat = template_format(name)
+    prompt = chat.prompt(ASKED, [MULTIPLY])
+    end = chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for ids in (chat.tokenizer(text, add_special_tokens=False)["input_ids"],):
+        for written in (ids, [*ids, end]):
+            parsed = chat.parse(written, prompt, [MULTIPLY])
+            assert parsed.outcome is Outcome.MALFORMED
+            assert reason in str(parsed.reason)
+            assert parsed.message.tool_calls == []
+            assert parsed.message.content.startswith("<tool_call>")
+
+
+def test_arguments_get_the_types_of_the_schema_and_text_stays_text(
+    template_format: Callable[[str], ChatFormat],
+) -> None:
+    chat = template_format("own")
+    prompt = chat.prompt(ASKED, [MULTIPLY])
+
+    def parsed(text: str) -> Any:
+        return chat.parse(chat.tokenizer(text, add_special_tokens=False)["input_ids"], prompt, [MULTIPLY])
+
+    typed = parsed('I try.\n<tool_call>\n{"name": "multiply", "arguments": {"a": "3", "b": 4}}\n</tool_call>')
+    assert typed.message == Message(role="assistant", content="I try.", tool_calls=CALLS[:1])
+    plain = parsed('{"name": "multiply", "arguments": {"a": 3, "b": 4}}')
+    assert plain.outcome is Outcome.ANSWERED
+
+
+def test_the_own_template_keeps_several_system_messages_and_works_without_tools(
+    template_format: Callable[[str], ChatFormat],
+) -> None:
+    chat = template_format("own")
+    text = chat.tokenizer.decode(chat.prompt([ASKED[0], Message(role="system", content="Two\nlines."), ASKED[1]]))
+    assert text == (
+        "<|im_start|>system\nBe brief.\n\nTwo\nlines.<|im_end|>\n"
+        "<|im_start|>user\n3*4 and 5*6?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_tokenizer_without_chatml_tokens_ends_its_turns_with_its_end_token(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("gemma3"))
+    chat = chat_format(tokenizer)
+    ids, loss = chat.render(conversation(2), [MULTIPLY])
+    assert [turn[-1] for turn in turns(ids, loss)] == [tokenizer.eos_token_id] * 2
+    parsed = chat.parse(turns(ids, loss)[0], chat.prompt(ASKED, [MULTIPLY]), [MULTIPLY])
+    assert parsed.message.tool_calls == CALLS
+    assert tokenizer.chat_template != chat.tokenizer.chat_template  # the original stays as it is
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("hello", "expected an object"),
+        ({"content": "x"}, "field 'role'"),
+        ({"role": "wizard"}, "field 'role'"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "Expecting property name"),
+        ({"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}, "has no name"),
+        ({"role": "user", "content": [{"type": "image"}]}, "field 'content'"),
+    ],
+)  # fmt: skip
+def test_a_message_of_another_form_is_refused(value: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        read_message(value)
+
+
+def test_messages_are_read_as_other_tools_write_them() -> None:
+    nested = {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "multiply", "arguments": '{"a": 3, "b": 4}'}},
+        {"name": "multiply", "arguments": {"a": 5, "b": 6}},
+    ]}  # fmt: skip
+    assert read_message(nested) == Message(role="assistant", tool_calls=CALLS)
