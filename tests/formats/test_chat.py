@@ -81,9 +81,7 @@ def turns(ids: list[int], loss: list[bool]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_is_rendered_is_parsed_again(
-    name: str, template_format: Callable[[str], ChatFormat]
-) -> None:
+def test_what_is_rendered_is_parsed_again(name: str, template_format: Callable[[str], ChatFormat]) -> None:
     chat, calls = template_format(name), 2 if TEMPLATES[name][1] else 1
     messages = conversation(calls)
     prompt = chat.prompt(ASKED, [MULTIPLY])
@@ -175,7 +173,9 @@ def test_the_own_template_keeps_several_system_messages_and_works_without_tools(
     template_format: Callable[[str], ChatFormat],
 ) -> None:
     chat = template_format("own")
-    text = chat.tokenizer.decode(chat.prompt([ASKED[0], Message(role="system", content="Two\nlines."), ASKED[1]]))
+    text = chat.tokenizer.decode(
+        chat.prompt([ASKED[0], Message(role="system", content="Two\nlines."), ASKED[1]])
+    )
     assert text == (
         "<|im_start|>system\nBe brief.\n\nTwo\nlines.<|im_end|>\n"
         "<|im_start|>user\n3*4 and 5*6?<|im_end|>\n<|im_start|>assistant\n"

@@ -73,8 +73,9 @@ def with_template(tokenizer: Any, name: str) -> Any:
 
 @pytest.mark.parametrize("template", ["own", "qwen2_5", "qwen3"])
 def test_the_loss_is_that_of_trls_trainer(template: str, model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
+
+    from datasets import Dataset
 
     tokenizer = with_template(tokenizer, template)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})

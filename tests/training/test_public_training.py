@@ -122,7 +122,10 @@ def test_the_trainers_first_loss_of_stage_1_is_the_mean_over_response_tokens(
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"question": "?", "response": "4"}, "fields question, response: expected 'messages', 'prompt' with 'response'"),
+        (
+            {"question": "?", "response": "4"},
+            "fields question, response: expected 'messages', 'prompt' with 'response'",
+        ),
         ({"prompt": "?", "responses": ["4"], "rewards": []}, "1 responses and 0 rewards"),
     ],
 )

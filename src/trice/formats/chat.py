@@ -145,7 +145,7 @@ class ChatFormat:
 
         A message is malformed if the parser cannot read its calls, and if a call has no name or its arguments are not
         an object. Nothing is evaluated."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        text = self._without_end(self.tokenizer.decode(ids))
         try:
             # A parser may look at the beginning of the message that the prompt contains.
             found = self.tokenizer.parse_response(list(ids), prefix=list(prompt), tools=list(tools) or None)
@@ -154,11 +154,14 @@ class ChatFormat:
             parser = _PARSER_ERROR.search(str(error))
             reason = f"the tool call is not valid JSON: {parser[1]}" if parser else error_line(error)
             return ParsedTurn(Message(role="assistant", content=text), Outcome.MALFORMED, reason)
-        content = str(found.get("content") or "")
-        for token in self.tokenizer.all_special_tokens:
-            content = content.removesuffix(token)
-        message = Message(role="assistant", content=content.strip(), tool_calls=calls)
+        content = self._without_end(str(found.get("content") or ""))
+        message = Message(role="assistant", content=content, tool_calls=calls)
         return ParsedTurn(message, Outcome.CALLED if calls else Outcome.ANSWERED)
+
+    def _without_end(self, text: str) -> str:
+        for token in self.tokenizer.all_special_tokens:
+            text = text.removesuffix(token)
+        return text.strip()
 
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,186 @@
+"""A tiny model that has learned to call tools continues conversations: several calls and turns, limits, failures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import trice
+from trice import PackedForward, losses
+from trice.errors import ToolUnavailable
+from trice.formats.chat import ChatFormat, chat_format
+from trice.models.local import LocalModel, load
+from trice.models.sampling import Sampling
+from trice.stages.rollouts import MAX_RESULT, Conversation, Rollout, rollouts
+from trice.tools.call_text import function_schema
+from trice.training.tokenization import tokenize_conversation
+from trice.types import Message, Outcome, ToolCall
+
+LONG = Sampling(max_new_tokens=120)
+
+
+@trice.tool(workers=4)
+def stock(product: str) -> str:
+    """Pieces."""
+    if product == "ghost":
+        raise ValueError("no such product")
+    if product == "wall":
+        return "x" * 5000
+    time.sleep(0.05)
+    return {"chair": "7", "lamp": "9"}[product]
+
+
+def calls(*names: str, tool: str = "stock") -> Message:
+    return Message(
+        role="assistant", tool_calls=[ToolCall(name=tool, arguments={"product": name}) for name in names]
+    )
+
+
+def result(text: str) -> Message:
+    return Message(role="tool", name="stock", content=text)
+
+
+def said(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+ERROR = "Error: stock failed: no such product (ValueError)"
+LESSONS: dict[str, list[Message]] = {
+    "chair?": [calls("chair"), result("7"), said("7 chairs.")],
+    "both?": [calls("chair", "lamp"), result("7"), result("9"), said("7 and 9.")],
+    "one by one?": [calls("chair"), result("7"), calls("lamp"), result("9"), said("7, then 9.")],
+    "ghost?": [calls("ghost"), result(ERROR), said("None.")],
+    "unknown?": [calls("x", tool="search")],
+    "wall?": [calls("wall")],
+    "hello": [said("Hi.")],
+    "bad?": [said('<tool_call>\n{"name": "stock", \n</tool_call>')],
+}
+
+
+def asked(text: str, *tools: Any) -> Conversation:
+    return Conversation([Message(role="user", content=text)], tools or (stock,), key=text)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    """A tiny model that knows the lessons by heart."""
+    folder = tmp_path_factory.mktemp("policy")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    tokenizer.chat_template = None
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_tokens(
+        ["<tool_call>", "</tool_call>", '{"name": "', '", "arguments": {"product": "', '"}}']
+    )
+    chat, tools = chat_format(tokenizer), [function_schema(stock)]
+    # one token for the long text that every prompt begins with, so that training takes seconds
+    prompt = chat.tokenizer.decode(chat.prompt([Message(role="user", content="-")], tools))
+    tokenizer.add_tokens([prompt.partition("<|im_end|>")[0].partition("\n")[2]])
+    chat = chat_format(tokenizer)
+    examples = [
+        tokenize_conversation(chat, [Message(role="user", content=text), *lesson], tools)
+        for text, lesson in LESSONS.items()
+    ]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"), dtype=torch.float32)
+    model.resize_token_embeddings(len(tokenizer))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with PackedForward(model, examples, tokenizer) as forward:
+        packed = forward.pack(examples)
+        for _ in range(400):
+            loss = losses.sft_loss(forward(packed)[packed.best_N()])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if loss.item() < 5e-3:
+                break
+    assert loss.item() < 0.02
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.save_pretrained(folder)
+    chat.tokenizer.save_pretrained(folder)
+    return load(str(folder), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def chat(policy: LocalModel) -> ChatFormat:
+    return chat_format(policy.tokenizer)
+
+
+def run(policy: LocalModel, chat: ChatFormat, *texts: str, **options: Any) -> list[Rollout]:
+    conversations = [asked(text) for text in texts]
+    found = {number: each for number, _, each in rollouts(policy, chat, conversations, LONG, **options)}
+    return [found[number] for number in range(len(texts))]
+
+
+def test_calls_are_executed_and_their_results_read(policy: LocalModel, chat: ChatFormat) -> None:
+    texts = ["chair?", "both?", "one by one?", "ghost?", "hello"]
+    for text, rollout in zip(texts, run(policy, chat, *texts), strict=True):
+        assert rollout.messages == LESSONS[text], text
+        assert rollout.complete
+        assert rollout.answer == LESSONS[text][-1].content
+    one, both, steps, ghost, hello = run(policy, chat, *texts)
+    assert [each.outcome for each in (one, both, steps, ghost)] == [Outcome.CALLED] * 4
+    assert hello.outcome is Outcome.ANSWERED
+    assert [each.output for each in both.executions] == ["7", "9"]
+    assert steps.calls == [*calls("chair").tool_calls, *calls("lamp").tool_calls]
+    assert ghost.executions[0].error is not None
+
+
+def test_what_is_trained_on_are_the_tokens_that_were_sampled(policy: LocalModel, chat: ChatFormat) -> None:
+    tools = [function_schema(stock)]
+    for text, rollout in zip(
+        ("both?", "one by one?"), run(policy, chat, "both?", "one by one?"), strict=True
+    ):
+        example = tokenize_conversation(chat, [Message(role="user", content=text), *LESSONS[text]], tools)
+        assert (rollout.prompt, rollout.ids) == (example.prompt, example.responses[0].ids)
+        assert rollout.loss == example.responses[0].loss
+
+
+def test_the_batch_changes_nothing(policy: LocalModel, chat: ChatFormat) -> None:
+    texts = ["one by one?", "hello", "both?", "chair?", "ghost?", "hello"]
+    together, apart = run(policy, chat, *texts), run(policy, chat, *texts, batch_size=1)
+    assert [each.ids for each in together] == [each.ids for each in apart]
+    sampling = Sampling(max_new_tokens=30, temperature=2.0, samples=3, seed=5)
+    conversations = [asked("chair?"), asked("hello")]
+    drawn = {
+        size: {
+            (number, sample): rollout.ids
+            for number, sample, rollout in rollouts(policy, chat, conversations, sampling, batch_size=size)
+        }
+        for size in (1, 8)
+    }
+    assert drawn[1] == drawn[8]
+    assert set(drawn[8]) == {(number, sample) for number in (0, 1) for sample in range(3)}
+    assert len({tuple(ids) for ids in drawn[8].values()}) > 2
+
+
+def test_limits_end_a_rollout(policy: LocalModel, chat: ChatFormat) -> None:
+    (steps,) = run(policy, chat, "one by one?", max_turns=1)
+    assert (steps.messages, steps.complete, steps.answer) == (LESSONS["one by one?"][:2], False, None)
+    assert not steps.loss.count(False)  # the result is not read, so it is not in the tokens
+    (short,) = [each for _, _, each in rollouts(policy, chat, [asked("chair?")], Sampling(max_new_tokens=3))]
+    assert (short.complete, len(short.ids), short.outcome) == (False, 3, Outcome.MALFORMED)
+    (wall,) = run(policy, chat, "wall?", max_turns=1)
+    assert len(wall.messages[1].content) == MAX_RESULT
+
+
+def test_malformed_calls_and_unknown_tools_are_data(policy: LocalModel, chat: ChatFormat) -> None:
+    bad, unknown = run(policy, chat, "bad?", "unknown?", max_turns=1)
+    assert (bad.outcome, bad.executions, bad.answer) == (Outcome.MALFORMED, [], None)
+    assert "not valid JSON" in str(bad.reason)
+    assert unknown.messages[1].content == "Error: there is no tool 'search'; the tools are: stock"
+
+
+def test_a_tool_that_cannot_run_stops_the_rollouts(policy: LocalModel, chat: ChatFormat) -> None:
+    @trice.tool
+    def stock(product: str) -> str:
+        """Pieces."""
+        raise ToolUnavailable("the warehouse is down")
+
+    with pytest.raises(ToolUnavailable, match="the warehouse is down"):
+        list(rollouts(policy, chat, [asked("hello", stock), asked("chair?", stock)], LONG))
