@@ -123,7 +123,7 @@ def test_only_what_the_assistant_writes_carries_loss(
 def test_templates_that_write_one_call_refuse_several(template_format: Callable[[str], ChatFormat]) -> None:
     for name, (_, parallel) in TEMPLATES.items():
         if not parallel:
-            with pytest.raises(InputError, match="single tool-calls|only one tool call"):
+            with pytest.raises(InputError, match=r"single tool-calls|only one tool call"):
                 template_format(name).render(conversation(2), [MULTIPLY])
 
 
@@ -135,7 +135,7 @@ def test_templates_that_write_one_call_refuse_several(template_format: Callable[
         ('<tool_call>\n{"name": "multiply", "arg', "Unterminated string"),
         ("<tool_call>\n[1, 2]\n</tool_call>", "the tool call has no name"),
         ('<tool_call>\n{"arguments": {}}\n</tool_call>', "the tool call has no name"),
-        ('<tool_call>\n{"name": "multiply", "arguments": [3, 4]}\n</tool_call>', "arguments of multiply are not an object"),
+        ('<tool_call>\n{"name": "multiply", "arguments": [3, 4]}\n</tool_call>', "multiply are not an object"),
         ("<tool_call>\n" + "[" * 100_000 + "\n</tool_call>", ""),
     ],
 )  # fmt: skip
@@ -202,7 +202,7 @@ def test_a_tokenizer_without_chatml_tokens_ends_its_turns_with_its_end_token(
         ("hello", "expected an object"),
         ({"content": "x"}, "field 'role'"),
         ({"role": "wizard"}, "field 'role'"),
-        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "Expecting property name"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "property name"),
         ({"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}, "has no name"),
         ({"role": "user", "content": [{"type": "image"}]}, "field 'content'"),
     ],
