@@ -1,16 +1,22 @@
-"""The real small model, for the tests that need it."""
+"""The real small models, for the tests that need them."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
-from trice.models import gemma
-from trice.storage.cache import cache_folder
+from trice.errors import InputError
+from trice.models.embedded import GEMMA, SMOLLM2, EmbeddedModel
 
-real_model = pytest.mark.skipif(
-    importlib.util.find_spec(gemma.WHEELS) is None
-    and not (cache_folder() / gemma.NAME / "config.json").is_file(),
-    reason="neither the extra 'demo' is installed nor its model converted",
-)
+
+def _needs(model: EmbeddedModel) -> pytest.MarkDecorator:
+    """Skips a test if the model is neither converted nor installed. Tests are offline, so nothing is downloaded."""
+    reason = ""
+    try:
+        model.check()
+    except InputError as error:
+        reason = str(error)
+    return pytest.mark.skipif(bool(reason), reason=reason)
+
+
+real_model = _needs(GEMMA)
+real_chat_model = _needs(SMOLLM2)

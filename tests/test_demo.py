@@ -9,7 +9,7 @@ import pytest
 
 from real import real_model
 from tiny import read
-from trice.models import gemma
+from trice.models.embedded import GEMMA
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run
 
@@ -53,5 +53,5 @@ def test_the_demo_teaches_the_real_model_to_call_some_tools(tmp_path: Path) -> N
     always = read(folder / "data/dev/mix/mix_always_result.json")
     assert any(row.get("turns") for row in always if row["task"] == "qa")  # a passage was read
     page = (folder / "report.html").read_text()
-    assert gemma.LICENCE.split(",")[0] in page
+    assert GEMMA.licence.split(",")[0] in page
     assert (folder / "report.md").is_file()

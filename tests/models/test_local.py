@@ -56,7 +56,8 @@ def test_a_tokenizer_without_padding_gets_the_end_token(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["no/such-model", "nosuch", "not a name", ""])
 def test_an_unknown_model_is_one_line(name: str) -> None:
     assert refused(name).startswith(
-        f"model '{name}' is neither a folder with a model, nor a hub name that can be loaded, nor 'gemma-3-270m' ("
+        f"model '{name}' is neither a folder with a model, nor a hub name that can be loaded, nor "
+        "gemma-3-270m or smollm2-135m-instruct ("
     )
     with pytest.raises(InputError, match="neither a folder"):
         check_model(name)

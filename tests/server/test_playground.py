@@ -18,7 +18,7 @@ from serving_tools import held as held
 
 from browser import Tab
 from real import real_model
-from trice.models import gemma
+from trice.models.embedded import GEMMA
 from trice.server.limits import Limits
 
 Browse = Callable[..., Tab]
@@ -381,11 +381,11 @@ def test_strangers_text_stays_text(serve: Serve, browse: Browse, written: str) -
 @pytest.mark.slow
 @real_model
 def test_the_real_model_answers_questions_of_every_task(browse: Browse) -> None:
-    with running(Path(gemma.NAME), task="mix", limits=Limits(max_new_tokens=24)) as server:
+    with running(Path(GEMMA.name), task="mix", limits=Limits(max_new_tokens=24)) as server:
         page = browse(server.url).page
         page.get_by_role("group", name="Examples").get_by_role("button").first.click()
         finished(page, 60)
-        text = card(page, gemma.NAME).inner_text()  # it never learned to call
+        text = card(page, GEMMA.name).inner_text()  # it never learned to call
         known = r"any tool\s+<0.1%\s+calculator\s+<0.1%.*Answers itself.*Answer\s+\S+"
         assert re.search(known, text, re.DOTALL), text
         page.get_by_text("Settings").click()
@@ -399,5 +399,5 @@ def test_the_real_model_answers_questions_of_every_task(browse: Browse) -> None:
             page.get_by_role("radio", name=task, exact=True).check(force=True)
             page.get_by_role("group", name="Examples").get_by_role("button").first.click()
             finished(page, 60)
-            text = card(page, gemma.NAME).inner_text()
+            text = card(page, GEMMA.name).inner_text()
             assert re.search(rf"(Calls {tool}|Malformed call: ).*Answer\s+\S+", text, re.DOTALL), text

@@ -19,6 +19,7 @@ import yaml
 
 from tiny import command
 from trice.errors import InputError
+from trice.models.embedded import SMOLLM2
 from trice.training.hub import push
 from trice.training.model_card import write_card
 
@@ -208,6 +209,13 @@ def test_the_card_says_what_a_user_needs(hub: Any, adapter: Path) -> None:
         "trice chat --model gemma-3-270m --adapter both --task mix,stock.yaml",
     ):
         assert said in text
+
+
+def test_the_card_names_the_licence_of_each_embedded_model(tmp_path: Path) -> None:
+    card = (made(tmp_path / "both", "smollm2-135m-instruct") / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---\n", 2)[1])
+    assert (metadata["base_model"], metadata["license"]) == (SMOLLM2.hub, "apache-2.0")
+    assert f"`smollm2-135m-instruct` is `{SMOLLM2.hub}`, its weights rounded to 4 bits (Q4_1)" in card
 
 
 def test_a_folder_as_base_model_is_named_as_on_the_hub_or_not_at_all(hub: Any, tmp_path: Path) -> None:

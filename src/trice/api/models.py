@@ -196,8 +196,8 @@ def load(
     """A local model, with or without a LoRA adapter. Its weights are loaded at the first use.
 
     Args:
-        name: The name of a model on the Hugging Face hub, a folder, `gemma-3-270m` (the embedded one), or the
-            folder of an adapter, which knows its base model.
+        name: The name of a model on the Hugging Face hub, a folder, an embedded model (`gemma-3-270m` or
+            `smollm2-135m-instruct`), or the folder of an adapter, which knows its base model.
         adapter: The folder of an adapter.
         template: How prompts are written: `plain`, `alpaca`, `vicuna`, `chat` (the tokenizer's chat template) or a
             JSON file. Without it the adapter's own, or `plain`.

@@ -64,8 +64,8 @@ class LocalModelOptions(Settings):
     """A model, its task and its prompts."""
 
     model: str | None = None
-    """Base model: a name on the Hugging Face hub, a folder, or gemma-3-270m. With --adapter, the default is the
-    adapter's base model."""
+    """Base model: a name on the Hugging Face hub, a folder, or one of the embedded models gemma-3-270m and
+    smollm2-135m-instruct. With --adapter, the default is the adapter's base model."""
     adapter: Path | None = None
     """LoRA adapter folder in PEFT's format."""
     task: str | None = None
@@ -216,7 +216,7 @@ class TrainOptions(Input):
     output: Path
     """Folder of the trained adapter."""
     model: str
-    """Base model: a name on the Hugging Face hub, a folder, or gemma-3-270m."""
+    """Base model: a name on the Hugging Face hub, a folder, gemma-3-270m or smollm2-135m-instruct."""
     template: str = same_as(Recipe, "template")
     task: str | None = None
     """Task that the data teach and that --validation uses. The adapter records it. The default is the shipped task

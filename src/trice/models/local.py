@@ -1,6 +1,6 @@
 """Loads a causal language model of transformers on this machine, with or without a LoRA adapter.
 
-A model is a hub name, a folder, or the embedded default (`gemma-3-270m`). Generation is in
+A model is a hub name, a folder, or the name of an embedded model (`trice.models.embedded`). Generation is in
 `trice.models.generation`, training in `trice.training`. A base model can be loaded in 8 or 4 bits for training;
 generation does not use these.
 """
@@ -23,10 +23,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from trice.errors import InputError, error_line
 from trice.formats.prompt import end_of_turn
-from trice.models import LOADING, gemma
+from trice.models import LOADING
 from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
 from trice.models.attention_masks import KINDS
 from trice.models.cpu_dtype import faster_dtype
+from trice.models.embedded import MODELS
 from trice.models.lora_merging import merge
 from trice.progress import waiting
 
@@ -108,16 +109,16 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 
 def find_model(name: str) -> str:
-    """The hub name or folder that transformers loads for `name`, which may be the embedded default."""
-    return str(gemma.ensure()) if name == gemma.NAME else name
+    """The hub name or folder that transformers loads for `name`, which may be an embedded model."""
+    return str(MODELS[name].ensure()) if name in MODELS else name
 
 
 def check_model(name: str, adapter: Path | None = None) -> None:
     """Raise InputError, before anything expensive, if the model or the adapter cannot be loaded."""
     if adapter is not None:
         adapter_config(adapter, name)
-    if name == gemma.NAME:
-        return gemma.check()
+    if name in MODELS:
+        return MODELS[name].check()
     for path in sorted(Path(name).glob("*")) if Path(name).is_dir() else ():
         if path.is_file() and path.stat().st_size < 1024:  # a pointer has about 130 bytes
             refuse_pointer(path)
@@ -126,7 +127,7 @@ def check_model(name: str, adapter: Path | None = None) -> None:
     except (OSError, ValueError) as error:
         raise InputError(
             f"model '{name}' is neither a folder with a model, nor a hub name that can be loaded, "
-            f"nor '{gemma.NAME}' ({error_line(error)})"
+            f"nor {' or '.join(MODELS)} ({error_line(error)})"
         ) from None
 
 

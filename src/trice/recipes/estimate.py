@@ -38,18 +38,17 @@ def operations(recipe: Recipe) -> float:
 
 def estimate(recipe: Recipe) -> str | None:
     """The demo's time on this machine in one line; None where nothing is known of it."""
-    from trice.models import gemma
     from trice.models.cpu_dtype import rate
+    from trice.models.embedded import GEMMA
     from trice.models.local import pick_device, resolve_dtype
-    from trice.storage.cache import cache_folder
 
-    if recipe.model != gemma.NAME or pick_device(recipe.device).type != "cpu":
+    if recipe.model != GEMMA.name or pick_device(recipe.device).type != "cpu":
         return None
     dtype = resolve_dtype(recipe.dtype, recipe.device)
     speed = rate(dtype) / 1e9
     work = operations(recipe)
     seconds = FIXED + work * OTHER + work / speed
-    if not (cache_folder() / gemma.NAME / "config.json").is_file():
+    if not GEMMA.converted:
         seconds += CONVERSION
     return (
         f"about {max(1, round(seconds / 60))} minutes on this machine for the whole loop, if it stays as busy as "

@@ -46,7 +46,7 @@ class Recipe(Settings):
     """the source of a tool, by the tool's name, such as `{WikiSearch: passages.index, translator:
     facebook/nllb-200-distilled-600M}`"""
     model: str
-    """base model: hub name, folder, or `gemma-3-270m`"""
+    """base model: hub name, folder, or an embedded one, `gemma-3-270m` or `smollm2-135m-instruct`"""
     template: str = "plain"
     """the prompt's form: `plain` (which shows no instruction: tools are learned from training or worked
     examples alone), `alpaca`, `vicuna`, `chat`, or a `.json` file of `prompt_input` and `prompt_no_input`

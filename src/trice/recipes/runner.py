@@ -77,11 +77,12 @@ def open_store(recipe: Recipe) -> RunStore:
 
 def licences(recipe: Recipe) -> dict[str, str]:
     """The licences of the recipe's data sets and model, as far as they are known."""
-    from trice.models import gemma
+    from trice.models.embedded import MODELS
 
     names = {entry.dataset for entry in recipe.data}
     found = {entry.name: entry.licence for entry in datasets.catalogue() if entry.name in names}
-    return found | ({"Gemma 3 270M": gemma.LICENCE} if recipe.model == gemma.NAME else {})
+    embedded = MODELS.get(recipe.model)
+    return found | ({embedded.title: embedded.licence} if embedded else {})
 
 
 def report(steps: Steps) -> None:

@@ -16,12 +16,13 @@ from threading import RLock
 from typing import Any
 
 from trice.errors import InputError, ToolError, ToolUnavailable
-from trice.models import LOADING, gemma
+from trice.models import LOADING
+from trice.models.embedded import GEMMA, MODELS
 from trice.models.replies import Reply
 from trice.models.server_pool import check_url, is_url
 from trice.storage.cache import Once
 
-MODEL = gemma.NAME  # the embedded default
+MODEL = GEMMA.name  # the default
 MAX_READ = 1024  # tokens of an input, for models without a stated maximum
 
 
@@ -150,8 +151,8 @@ def model_kind(source: ModelSource) -> str:
             raise InputError(f"endpoint '{source.url}': the model's name is missing; write URL#model-name")
         check_url(source.url)
         return "endpoint"
-    if source.model == gemma.NAME:
-        gemma.check()
+    if source.model in MODELS:
+        MODELS[source.model].check()
         return "causal"
     from transformers import AutoConfig
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from trice.models import gemma
 from trice.models.adapters import MADE
+from trice.models.embedded import MODELS
 from trice.storage.files import read_text, write_text
 
 CARD = "README.md"
@@ -52,7 +52,7 @@ def write_card(
         made=made,
         stage=STAGES[made["stage"]],
         base=base or made["model"],
-        gemma=gemma,
+        embedded=MODELS.get(made["model"]),
         metadata=yaml.safe_dump(_metadata(base), sort_keys=False),
         task=",".join(Path(part).name for part in task.split(",")),  # a task may be a file
         data=data.name,
@@ -65,8 +65,8 @@ def write_card(
 
 def hub_name(model: str) -> str | None:
     """The name of a base model on the hub, or None if the model is a folder."""
-    if model == gemma.NAME:
-        return gemma.HUB
+    if model in MODELS:
+        return MODELS[model].hub
     of_the_hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", model) and not Path(model).is_dir()
     return model if of_the_hub else None
 
@@ -76,8 +76,9 @@ def _metadata(base: str | None) -> dict[str, Any]:
     metadata: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base:
         metadata |= {"base_model": base, "base_model_relation": "adapter"}
-    if base == gemma.HUB:
-        metadata["license"] = "gemma"
+    licence = next((each.hub_licence for each in MODELS.values() if each.hub == base), None)
+    if licence:
+        metadata["license"] = licence
     return metadata | {"tags": ["trice", "tool-use", "lora"]}
 
 
