@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from trice.tools.answer_matching import contains_answer
 from trice.tools.dense_retrieval import DenseRetriever
 from trice.tools.passage_index import PassageIndex
-from trice.tools.second_turn import contains_answer
 from trice.tools.wikisearch import format_passage, summaries_index
 
 QUESTIONS = 1000

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 import yaml
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 
 import trice
 from trice import types
@@ -150,7 +150,8 @@ def fields(kind: type[BaseModel]) -> str:
     rows = []
     for name, field in kind.model_fields.items():
         if name not in inherited:
-            names = [name, *("question" for _ in [0] if field.validation_alias)]
+            alias = field.validation_alias
+            names = [str(each) for each in alias.choices] if isinstance(alias, AliasChoices) else [name]
             needed = "yes" if field.is_required() else ""
             rows.append([", ".join(f"`{each}`" for each in names), field.description or "", needed])
     return table(["field", "meaning", "needed"], rows)

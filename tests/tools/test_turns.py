@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trice.tools.second_turn import (
-    SECOND_TURN,
-    SECOND_TURN_INSTRUCTION,
-    contains_answer,
-    normalise,
-    second_turn_question,
-    split_context,
-)
+from trice.tools.answer_matching import contains_answer, normalise
+from trice.tools.second_turn import SECOND_TURN, SECOND_TURN_INSTRUCTION, second_turn_question, split_context
 from trice.types import Question
 
 

