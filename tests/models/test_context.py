@@ -117,7 +117,7 @@ def test_arguments_of_a_chat_template() -> None:
 
 
 def test_an_adapter_records_the_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from trice.models.adapters import read_made
+    from trice.models.adapters import training_record
 
     rows = [{"id": "a", "instruction": "Add.", "input": "1?", "output": "5", "answer": "5"}]
     words = training(
@@ -125,7 +125,7 @@ def test_an_adapter_records_the_arguments(tmp_path: Path, capsys: pytest.Capture
     )
     code, _, lines = command(capsys, *words, "--template", "chat:enable_thinking=false")
     assert code == 0, lines
-    assert read_made(tmp_path / "a")["template"] == "chat:enable_thinking=false"
+    assert training_record(tmp_path / "a")["template"] == "chat:enable_thinking=false"
 
 
 def test_generate_takes_samples(

@@ -16,7 +16,7 @@ from trice.formats import paper
 from trice.tools import BatchTool, apertium, load_tool
 from trice.tools.languages import detect
 from trice.tools.text_models import first_line
-from trice.tools.translator import SHOWN, TOKENS
+from trice.tools.translator import PROMPT, TOKENS
 from trice.tools.worker_pool import run
 from trice.types import Execution, Outcome, Question, ToolCall
 
@@ -150,7 +150,7 @@ def test_a_causal_model_is_shown_translations(tiny_model: Callable[[str], Path])
 
     folder = str(tiny_model("llama"))
     loaded = load(folder, device="cpu")
-    inputs = loaded.tokenizer(f"{SHOWN}Text: {FOREIGN[0]}\nEnglish:", return_tensors="pt")
+    inputs = loaded.tokenizer(f"{PROMPT}Text: {FOREIGN[0]}\nEnglish:", return_tensors="pt")
     ids = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     (written,) = loaded.model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)
     text = loaded.tokenizer.decode(written[inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -216,13 +216,13 @@ def load(
         >>> trice.load("gemma-3-270m").name
         'gemma-3-270m'
     """
-    from trice.models.adapters import CONFIG, read_recorded
+    from trice.models.adapters import CONFIG, adapter_record
     from trice.models.local import check_model, pick_device, resolve_dtype
 
     if adapter is None and (Path(name) / CONFIG).is_file():
         name, adapter = "", name
     folder = Path(adapter) if adapter is not None else None
-    recorded = read_recorded(folder) if folder else None
+    recorded = adapter_record(folder) if folder else None
     model = str(name or (recorded and recorded.model) or "")
     if not model:
         raise InputError(f"{folder}: does not record its base model; give it as the name")

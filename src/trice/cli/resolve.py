@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.errors import InputError
-from trice.models.adapters import read_recorded
+from trice.models.adapters import adapter_record
 
 if TYPE_CHECKING:
     from trice.cli.options import EngineOptions, LocalModelOptions, ModelOptions
@@ -32,7 +32,7 @@ def resolve(
     """Model, task and template: as given, else as the adapters record them, else the defaults.
 
     Raises InputError if the adapters record different models or tasks, or if none records its task."""
-    recorded = [read_recorded(adapter) for adapter in adapters]
+    recorded = [adapter_record(adapter) for adapter in adapters]
     given = {"model": model, "task": task, "template": template}
     found = {name: value for name, value in given.items() if value is not None}
     for name in given.keys() - found.keys():

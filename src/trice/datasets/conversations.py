@@ -24,7 +24,7 @@ from trice.datasets.benchmark import Dropped, Record, as_list, read_jsonl
 from trice.errors import InputError
 from trice.storage.files import read_text, validate
 from trice.tasks.call_judge import ExpectedCall
-from trice.tools.second_turn import words
+from trice.tools.answer_matching import words
 from trice.types import Row, ToolCall
 
 Message = dict[str, Any]

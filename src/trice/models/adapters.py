@@ -16,7 +16,7 @@ from trice.errors import InputError, error_line
 from trice.storage.files import read_object
 
 CONFIG = "adapter_config.json"
-MADE = "trice.json"  # how it was trained, and its prompt template
+TRAINING_RECORD = "trice.json"  # the inputs of the training, such as model, template and settings
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first one that exists, as in PEFT
 PREFIX = "base_model.model."
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -63,14 +63,14 @@ def adapter_config(adapter: Path, model: str) -> dict[str, Any]:
     return config
 
 
-def read_made(adapter: Path) -> dict[str, Any]:
+def training_record(adapter: Path) -> dict[str, Any]:
     """An adapter's `trice.json`, which records how it was trained; empty if there is none. Raises InputError if
     it is not a JSON object."""
-    path = adapter / MADE
+    path = adapter / TRAINING_RECORD
     return read_object(path) if path.is_file() else {}
 
 
-class Recorded(NamedTuple):
+class AdapterRecord(NamedTuple):
     """An adapter's base model, task and prompt template. None if it is not recorded, as in adapters of other
     programs."""
 
@@ -79,14 +79,16 @@ class Recorded(NamedTuple):
     template: str | None
 
 
-def read_recorded(adapter: Path) -> Recorded:
-    """What an adapter's files record. Raises InputError if there is no adapter, or if its files are not JSON."""
+def adapter_record(adapter: Path) -> AdapterRecord:
+    """An adapter's recorded base model, task and template. Raises InputError if there is no adapter, or if its files
+    are not JSON."""
     if not (adapter / CONFIG).is_file():
         raise InputError(f"{adapter} is not an adapter ({CONFIG} is missing)")
-    made = read_made(adapter) or read_made(adapter.parent)  # a checkpoint is in the folder of its training
-    found = {name: made.get(name) for name in Recorded._fields}
+    # The record of a checkpoint is in the folder of its training.
+    record = training_record(adapter) or training_record(adapter.parent)
+    found = {name: record.get(name) for name in AdapterRecord._fields}
     found["model"] = found["model"] or read_object(adapter / CONFIG).get("base_model_name_or_path")
-    return Recorded(**{name: str(value) if value else None for name, value in found.items()})
+    return AdapterRecord(**{name: str(value) if value else None for name, value in found.items()})
 
 
 def lora_config(adapter: Path) -> Any:

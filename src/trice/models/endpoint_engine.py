@@ -72,7 +72,7 @@ class EndpointEngine:
             samples=[prompt.samples for prompt in prompts],
             seed=settings.sampling.seed,
             fields=self._fields(settings),
-            write_call=lambda _, call: write_offered(settings.call_writers, call),
+            write_call=lambda _, call: write_offered_call(settings.call_writers, call),
         )
 
     def _request(self, prompt: Prompt, settings: GenerationSettings) -> Request:
@@ -113,7 +113,7 @@ class EndpointEngine:
         return settings.drop_redundant_tokens(self._tokenizer, generated)
 
 
-def write_offered(writers: Mapping[str, Callable[[dict[str, Any]], str]], call: ToolCall) -> str:
+def write_offered_call(writers: Mapping[str, Callable[[dict[str, Any]], str]], call: ToolCall) -> str:
     """The text of a call that arrived as `tool_calls`. Raises ValueError if its tool was not offered or the
     arguments cannot be written as text."""
     if call.name not in writers:

@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field
 from trice import datasets
 from trice.errors import InputError
 from trice.formats.prompt import Template, load_template
-from trice.models.adapters import read_made, read_recorded
+from trice.models.adapters import adapter_record, training_record
 from trice.models.local import LocalModel, check_model, load
 from trice.storage.files import read_rows
 from trice.tasks import MIXED, Sources, TaskLike, Tasks
@@ -126,7 +126,7 @@ def open_registry(
     named = model_names(model, adapters)
     for _, adapter in named:
         check_model(model, adapter)
-    recorded = [read_recorded(adapter).template for adapter in adapters]
+    recorded = [adapter_record(adapter).template for adapter in adapters]
     first = recorded[0] if recorded else None  # the base model uses the template of the first adapter
     templates = {
         name: load_template(template or its_own or "plain")
@@ -139,7 +139,7 @@ def open_registry(
     for name, adapter in named:
         config = adapter / "adapter_config.json" if adapter else None
         created = int(config.stat().st_mtime) if config else 0
-        stage = read_made(adapter).get("stage") if adapter else "base"
+        stage = training_record(adapter).get("stage") if adapter else "base"
         loaded = load(model, adapter, device=device, dtype=dtype)
         registry.models[name] = ServedModel(name, stage, adapter, templates[name], loaded, created)
     return registry

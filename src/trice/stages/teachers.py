@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from trice.errors import InputError
 from trice.formats import paper
 from trice.models.endpoint import Endpoint
-from trice.models.endpoint_engine import write_offered
+from trice.models.endpoint_engine import write_offered_call
 from trice.models.replies import Reply
 from trice.progress import Progress
 from trice.storage.files import read_text, validate
@@ -214,7 +214,7 @@ class EndpointTeacher:
                 requests,
                 deliver,
                 temperature=temperature,
-                write_call=lambda index, call: write_offered(writers[index], call),
+                write_call=lambda index, call: write_offered_call(writers[index], call),
             )
         return {numbers[each.request]: f"{FAILURE}: {each.reason}" for each in failures}
 

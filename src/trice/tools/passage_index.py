@@ -27,7 +27,7 @@ from trice.tools import wikipedia_dump
 from trice.types import Row
 
 MANIFEST = "trice-index.json"  # written last, so that a folder with it is complete
-FORM = 1  # version of the index format; others are refused
+INDEX_VERSION = 1  # version of the index format; others are refused
 MAX_WORDS = 64  # of a query
 HEAP = 256_000_000  # bytes that the writer buffers before it writes to disk
 SMALL_HEAP = 15_000_000  # the least that tantivy accepts, for an index in memory
@@ -114,7 +114,7 @@ def write_index(passages: Iterable[Passage], total: int, folder: Path) -> None:
     if not count:
         raise InputError(f"{folder.name}: no passages to index")
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if _is_index_file(path)}
-    manifest = {"form": FORM, "passages": count, "files": sizes}
+    manifest = {"form": INDEX_VERSION, "passages": count, "files": sizes}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
@@ -302,9 +302,9 @@ def _check(folder: Path) -> int:
         form, count, files = manifest["form"], int(manifest["passages"]), dict(manifest["files"])
     except (ValueError, KeyError, TypeError):
         raise _damaged(folder, f"{MANIFEST} is not valid") from None
-    if form != FORM:
+    if form != INDEX_VERSION:
         raise InputError(
-            f"{folder}: the index has format {form}, but this version reads {FORM}; build it again"
+            f"{folder}: the index has format {form}, but this version reads {INDEX_VERSION}; build it again"
         )
     for name, size in files.items():
         path = folder / name

@@ -45,13 +45,13 @@ CLOZES = (
     ("country", "Timbuktu is a city in [MASK], north of the Niger River.", "Mali"),
 )
 GAP = "____"
-FORM = 1  # version of the prompts, on which the outputs depend
+PROMPT_VERSION = 1  # version of the prompts, on which the outputs depend
 
 
 class QA(BatchTool):
     """`QA(What is the capital of Peru?)` gives `Lima`.
 
-    `source` is a model (extractive_qa, seq2seq, or causal and shown examples), or `URL#model` for an endpoint; None
+    `source` is a model (extractive, seq2seq, or causal with few-shot examples), or `URL#model` for an endpoint; None
     is the base model. The text after a further `#` is the source of the passages, any source of WikiSearch."""
 
     name = "QA"
@@ -67,7 +67,7 @@ class QA(BatchTool):
     def version(self) -> str | None:
         if self.model.version is None or self._search.version is None:
             return None
-        return f"{self.model.version} {FORM}, {self._search.version}"
+        return f"{self.model.version} {PROMPT_VERSION}, {self._search.version}"
 
     def check(self) -> None:
         """Raise InputError if the model or the searched source is missing."""
@@ -88,7 +88,7 @@ class QA(BatchTool):
         if text_models.model_kind(self.model) == "extractive":
             return [self._span(question) for question in questions]
         writer = text_models.open_writer(self.model)
-        return writer.write([self._prompt(question, writer.shown) for question in questions], TOKENS)
+        return writer.write([self._prompt(each, writer.needs_examples) for each in questions], TOKENS)
 
     def suggest_arguments(self, question: Question) -> str | None:
         """A cloze as a question for the masked word, by its field `relation`; any other question unchanged."""
@@ -97,13 +97,13 @@ class QA(BatchTool):
             return asked
         return cloze_questions.cloze_question(asked, (question.model_extra or {}).get("relation"))
 
-    def _prompt(self, question: str, shown: bool) -> str:
-        """The prompt, with a passage unless a model is shown how to complete cloze sentences."""
+    def _prompt(self, question: str, few_shot: bool) -> str:
+        """The prompt, with a passage unless it is a few-shot prompt for a cloze."""
         cloze = cloze_questions.parse_cloze(question)
-        if shown and cloze:
+        if few_shot and cloze:
             return _cloze_prompt(cloze)
         passages = self._passages(question)
-        if shown:
+        if few_shot:
             return _question_prompt(question, " ".join(passages))
         # as T5 was trained on SQuAD (Raffel and others, JMLR 2020, appendix D)
         return f"question: {question} context: {' '.join(passages)}"
@@ -134,10 +134,10 @@ def _cloze_prompt(cloze: cloze_questions.Cloze) -> str:
     with the other prompt it would be right half as often."""
     if cloze.kind is None:
         halves = [(*text.split(cloze_questions.MASK), word) for _, text, word in CLOZES]
-        shown = [f"After: {after.strip()}\nSentence: {before}{word}" for before, after, word in halves]
-        return "\n\n".join([*shown, f"After: {cloze.after.strip()}\nSentence: {cloze.before.strip()}"])
-    shown = [
+        examples = [f"After: {after.strip()}\nSentence: {before}{word}" for before, after, word in halves]
+        return "\n\n".join([*examples, f"After: {cloze.after.strip()}\nSentence: {cloze.before.strip()}"])
+    examples = [
         f"Fill in the {kind}: {text.replace(cloze_questions.MASK, GAP)}\nAnswer: {word}"
         for kind, text, word in CLOZES
     ]
-    return "\n\n".join([*shown, f"Fill in the {cloze.kind}: {cloze.before}{GAP}{cloze.after}\nAnswer:"])
+    return "\n\n".join([*examples, f"Fill in the {cloze.kind}: {cloze.before}{GAP}{cloze.after}\nAnswer:"])

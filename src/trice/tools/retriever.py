@@ -14,7 +14,7 @@ from trice.tools.passage_index import Passage, PassageIndex, analyser
 from trice.tools.wikisearch import WikiSearch, format_passage
 from trice.types import Question
 
-FORM = "bm25 1"  # how a question's passages are ranked; part of the version of outputs
+RANKING_VERSION = "bm25 1"  # how a question's passages are ranked; part of the version of outputs
 
 
 class Retriever(WikiSearch):
@@ -32,7 +32,7 @@ class Retriever(WikiSearch):
     def version(self) -> str | None:
         if not self._given:
             return super().version
-        return hashlib.sha256(f"{FORM} {json.dumps(self._given)}".encode()).hexdigest()
+        return hashlib.sha256(f"{RANKING_VERSION} {json.dumps(self._given)}".encode()).hexdigest()
 
     def check(self) -> None:
         """Raise InputError if the search engine or WikiSearch's source is missing."""

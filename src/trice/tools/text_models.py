@@ -27,10 +27,10 @@ MAX_READ = 1024  # tokens of an input, for models without a stated maximum
 
 
 class Writer(ABC):
-    """A model that continues texts, in one thread at a time. `shown` says whether the prompt has to contain examples
-    of the task."""
+    """A model that continues texts, in one thread at a time. `needs_examples` says whether the prompt has to contain
+    few-shot examples."""
 
-    shown = True
+    needs_examples = True
 
     def __init__(self) -> None:
         self.lock = RLock()
@@ -62,7 +62,7 @@ class CausalWriter(Writer):
 class Seq2SeqWriter(Writer):
     """An encoder-decoder of transformers, such as T5, Marian, M2M100 or NLLB."""
 
-    shown = False
+    needs_examples = False
 
     def __init__(self, name: str) -> None:
         from transformers import AutoModelForSeq2SeqLM

@@ -1,7 +1,7 @@
 """The translator tool: a text in another language, in English.
 
-The default is Apertium for its installed languages (Debian: apertium, apertium-eng-spa), and the base model, shown
-a few translations, for all others. English text is returned unchanged.
+The default is Apertium for its installed languages (Debian: apertium, apertium-eng-spa), and the base model with
+few-shot examples for all others. English text is returned unchanged.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ EXAMPLES = (
     ("Où se trouve le plus haut sommet des Alpes ?", "Where is the highest peak of the Alps?"),
     ("¿Cuándo se construyó el puente?", "When was the bridge built?"),
 )
-SHOWN = "Translate into English.\n\n" + "".join(
+PROMPT = "Translate into English.\n\n" + "".join(
     f"Text: {text}\nEnglish: {english}\n\n" for text, english in EXAMPLES
 )
-FORM = 1  # version of the prompts, on which the outputs depend
+PROMPT_VERSION = 1  # version of the prompts, on which the outputs depend
 
 
 class Translator(BatchTool):
     """`translator(¿Dónde vive Ana?)` gives `Where does Ana live?`.
 
-    `source` is `apertium`, a model (seq2seq, or causal and shown examples), or `URL#model` for an endpoint; None is
-    Apertium where it knows the language, else the base model. A multilingual seq2seq model gets the language of
-    the text: the detected one, or the one of `model#es`."""
+    `source` is `apertium`, a model (seq2seq, or causal with few-shot examples), or `URL#model` for an endpoint; None
+    is Apertium if it supports the language, else the base model. A multilingual seq2seq model gets the language of the
+    text: the detected one, or the one of `model#es`."""
 
     name = "translator"
     description = "Translates a text into English."
@@ -64,7 +64,7 @@ class Translator(BatchTool):
         if not self._apertium_only:
             if self.model.version is None:
                 return None
-            names.append(f"{self.model.version} {FORM}")
+            names.append(f"{self.model.version} {PROMPT_VERSION}")
         return ", ".join([*names, *apertium.pairs().values(), self.language])
 
     def check(self) -> None:
@@ -116,7 +116,7 @@ def _by_model(model: ModelSource) -> Callable[[Sequence[str], str], list[str]]:
     writer = text_models.open_writer(model)
     if isinstance(writer, text_models.Seq2SeqWriter):
         return lambda texts, language: _seq2seq(writer, texts, language)
-    return lambda texts, _: writer.write([f"{SHOWN}Text: {_line(text)}\nEnglish:" for text in texts], TOKENS)
+    return lambda texts, _: writer.write([f"{PROMPT}Text: {_line(text)}\nEnglish:" for text in texts], TOKENS)
 
 
 def _seq2seq(writer: text_models.Seq2SeqWriter, texts: Sequence[str], language: str) -> list[str]:

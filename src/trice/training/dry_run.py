@@ -25,7 +25,7 @@ import torch
 from trice.errors import InputError, TriceError
 from trice.models.local import DTYPES, load_base, pick_device, resolve_dtype
 from trice.training.capacity import Capacity, capacity
-from trice.training.fine_tune import checked, count_steps
+from trice.training.fine_tune import count_steps, resolve_settings
 from trice.training.lora import with_lora
 from trice.training.memory_estimate import estimate_memory
 from trice.training.packing import Layout, TokenizedExample, micro_batches, pack, tree_size
@@ -145,7 +145,7 @@ def plan(
     It loads the tokenizer and the configuration but no weights. Raises InputError for a model, an adapter, settings
     or data that training would refuse.
     """
-    settings = checked(settings, model, adapter, device)
+    settings = resolve_settings(settings, model, adapter, device)
     where, dtype = pick_device(device), resolve_dtype(dtype, device)
     loaded = load_base(model, adapter, device=device, dtype=dtype, empty=True)
     machine = machine or capacity(where, DTYPES[dtype])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from trice import __version__
 from trice.formats.prompt import load_template
-from trice.models.adapters import CONFIG, MADE, WEIGHTS, adapter_weights
+from trice.models.adapters import CONFIG, TRAINING_RECORD, WEIGHTS, adapter_weights
 from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
 from trice.progress import Progress, first_process, notice
 from trice.storage.files import digest, read_object, write_text
@@ -44,7 +44,7 @@ def record_inputs(output: Path, fixed: dict[str, Any], about: dict[str, Any], se
     The adapter depends on `fixed` and on the identity of the settings; `about` is recorded only. Raises InputError,
     with the differences, if training was started with other inputs.
     """
-    path = output / MADE
+    path = output / TRAINING_RECORD
     done = (output / CONFIG).is_file() and any((output / name).is_file() for name in WEIGHTS)
     now = json.loads(json.dumps(fixed | settings.identity()))
     # A training that stopped before its first checkpoint has no results that depend on its settings.
@@ -56,12 +56,12 @@ def record_inputs(output: Path, fixed: dict[str, Any], about: dict[str, Any], se
         if done:
             return True
     if first_process():
-        made = about | fixed | settings.model_dump(mode="json")
-        write_text(path, json.dumps(made, indent=2) + "\n")
+        record = about | fixed | settings.model_dump(mode="json")
+        write_text(path, json.dumps(record, indent=2) + "\n")
     return False
 
 
-def checked(settings: Clone, model: str, adapter: Path | None, device: str) -> Clone:
+def resolve_settings(settings: Clone, model: str, adapter: Path | None, device: str) -> Clone:
     """The settings, with the LoRA settings of the adapter if there is one. Raises InputError, before weights are
     loaded, if model, adapter, settings and machine do not fit together."""
     check_model(model, adapter)
@@ -150,7 +150,7 @@ def fit(
 ) -> Path:
     """Train an adapter in the folder `output` and return the folder. `examples` makes the training set from the
     tokenizer, `validation` chooses the checkpoint, and `task` is recorded in the adapter."""
-    settings = checked(settings, model, adapter, device)
+    settings = resolve_settings(settings, model, adapter, device)
     dtype = resolve_dtype(dtype, device)
     fixed = {
         "stage": stage,

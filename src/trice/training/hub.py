@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trice.errors import InputError, TriceError
-from trice.models.adapters import CONFIG, MADE, adapter_weights, read_made
+from trice.models.adapters import CONFIG, TRAINING_RECORD, adapter_weights, training_record
 from trice.storage.files import read_object, read_text
 from trice.training.model_card import CARD, hub_name
 
@@ -91,14 +91,14 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
         raise InputError(
             f"{adapter}: was trained on the folder '{trained_on}'; give its name on the hub with --base"
         )
-    made = read_made(adapter)
-    template = str(made.get("template", "plain"))  # a name, or a file's path
+    record = training_record(adapter)
+    template = str(record.get("template", "plain"))  # a name, or a file's path
     text = _renamed(read_text(adapter / CARD), template, Path(template).name)
     card = ModelCard(text if hub_name(trained_on) else _renamed(text, trained_on, named))
     card.data["base_model"] = named
     contents = {CONFIG: config | {"base_model_name_or_path": named}}
-    if made:
-        contents[MADE] = made | {"model": named, "template": Path(template).name}
+    if record:
+        contents[TRAINING_RECORD] = record | {"model": named, "template": Path(template).name}
     written = {name: (json.dumps(value, indent=2) + "\n").encode() for name, value in contents.items()}
     return {weights.name: str(weights), CARD: str(card).encode(), **written}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from trice.models.adapters import MADE
+from trice.models.adapters import TRAINING_RECORD
 from trice.models.embedded import MODELS
 from trice.storage.files import read_text, write_text
 
@@ -45,14 +45,14 @@ def write_card(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = resources.files("trice.training").joinpath("model_card.md.j2").read_text(encoding="utf-8")
-    made = json.loads(read_text(adapter / MADE))
-    base = hub_name(made["model"])
+    record = json.loads(read_text(adapter / TRAINING_RECORD))
+    base = hub_name(record["model"])
     card = environment.from_string(template).render(
         name=adapter.name,
-        made=made,
-        stage=STAGES[made["stage"]],
-        base=base or made["model"],
-        embedded=MODELS.get(made["model"]),
+        record=record,
+        stage=STAGES[record["stage"]],
+        base=base or record["model"],
+        embedded=MODELS.get(record["model"]),
         metadata=yaml.safe_dump(_metadata(base), sort_keys=False),
         task=",".join(Path(part).name for part in task.split(",")),  # a task may be a file
         data=data.name,
