@@ -42,7 +42,7 @@ PYTHON = """# Python
 What `import trice` offers, made from the docstrings. [From Python](../how-to/python.md) shows the whole loop.
 """
 SUBJECTS = {
-    "Tools and tasks": ["tool", "Task", "Tool"],
+    "Tools and tasks": ["tool", "Task", "Tool", "mcp"],
     "Models": ["load", "endpoint", "Model", "Answer"],
     "Questions": ["questions", "Question", "Response", "Outcome"],
     "The loop": ["split", "Split", "label", "clone", "rlef", "generate", "evaluate", "run"],

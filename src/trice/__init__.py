@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trice.tasks.task import Task
     from trice.tools import Tool
     from trice.tools.function_tool import tool
+    from trice.tools.mcp import mcp
     from trice.training import losses
     from trice.training.packed_forward import PackedForward
     from trice.training.trainer import TriceConfig, TriceTrainer
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "trice.tools": ["Tool"],
     "trice.tools.function_tool": ["tool"],
+    "trice.tools.mcp": ["mcp"],
     "trice.tasks.task": ["Task"],
     "trice.api.models": ["Answer", "Model", "endpoint", "load"],
     "trice.types": ["Outcome", "Question", "Response"],
@@ -50,7 +52,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022  by subject
     # tools and tasks
-    "Task", "Tool", "tool",
+    "Task", "Tool", "mcp", "tool",
     # models
     "Answer", "Model", "endpoint", "load",
     # data

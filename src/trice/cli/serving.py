@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,43 +14,104 @@ from trice.errors import InputError, TriceError
 
 if TYPE_CHECKING:
     from trice.cli.options import ChatOptions, DeviceOptions, ServedModels, ServerOptions
+    from trice.tools import Tool
 
 
 @app.command(rich_help_panel=USE, context_settings={"ignore_unknown_options": True})  # "-5+3" is no option
 def tool(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="Tool: calculator, WikiSearch, QA, translator, retriever, or your own as module:name."
+            help="Tool: calculator, WikiSearch, QA, translator, retriever, or your own as module:name. With --mcp a "
+            "tool of the server; without a name, its tools are listed.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     arguments: Annotated[
-        list[str], typer.Argument(metavar="ARGUMENTS", help="Arguments of the call, as one quoted text.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="ARGUMENTS", help="Arguments of the call, as one quoted text.", show_default=False
+        ),
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Source of the tool's answers: an index, a model or a URL.")
+    ] = None,
+    mcp: Annotated[
+        str | None, typer.Option(help="MCP server that has the tool: the command that starts it, or its URL.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="With a command for --mcp: name of an environment variable that the server gets."),
+    ] = None,
+    token_env: Annotated[
+        str | None,
+        typer.Option(
+            help="With a URL for --mcp: name of the environment variable that holds the bearer token."
+        ),
     ] = None,
 ) -> None:
     """Run a tool once. Only its output goes to stdout."""
     from trice.tools import load_tool
+
+    if mcp is None:
+        for flag, value in {"--env": env, "--token-env": token_env}.items():
+            if value:
+                raise InputError(f"{flag} does not apply without --mcp; leave it out")
+        if not (name and arguments):
+            raise InputError("missing argument; write trice tool NAME ARGUMENTS, or trice tool --mcp SERVER")
+        _run_tool(load_tool(name, source), arguments)
+        return
+    if source is not None:
+        raise InputError("--source does not apply to --mcp; leave it out")
+    from trice.tools.mcp import mcp as connect
+
+    tools = {tool.name: tool for tool in connect(mcp, env=env or (), token_env=token_env)}
+    if name is None:
+        print("\n\n".join(map(_described, tools.values())))
+    elif name in tools:
+        _run_tool(tools[name], arguments or [""])
+    else:
+        raise InputError(f"unknown tool '{name}'; the server has {', '.join(tools)}")
+
+
+def _run_tool(tool: Tool, arguments: list[str]) -> None:
     from trice.tools.worker_pool import run
     from trice.types import ToolCall
 
-    chosen = load_tool(name, source)
     if len(arguments) > 1:
-        raise InputError(
-            f"tool takes one text, not {len(arguments)}; quote it: trice tool {name} '{', '.join(arguments)}'"
-        )
-    chosen.check()
+        quoted = f"trice tool {tool.name} '{', '.join(arguments)}'"
+        raise InputError(f"tool takes one text, not {len(arguments)}; quote it: {quoted}")
+    tool.check()
     try:
-        values = chosen.parse(arguments[0])
+        values = tool.parse(arguments[0])
     except ValueError as error:
-        raise InputError(f"{name}: {error}") from None
-    execution = run(chosen, ToolCall(name=chosen.name, arguments=values))
+        raise InputError(f"{tool.name}: {error}") from None
+    execution = run(tool, ToolCall(name=tool.name, arguments=values))
     if execution.output is None:
-        raise TriceError(f"{name}: {execution.error}")
-    # The output comes from a server or a model: no character of it may control the terminal.
-    print("".join(each if each.isprintable() or each in "\n\t" else " " for each in execution.output))
+        raise TriceError(f"{tool.name}: {execution.error}")
+    print(_printable(execution.output))
+
+
+def _described(tool: Tool) -> str:
+    """A tool of an MCP server with its description and its arguments."""
+    properties, required = tool.schema.get("properties") or {}, tool.schema.get("required") or []
+    lines = [
+        f"{tool.name}({', '.join(properties)})",
+        *(f"  {line}" for line in tool.description.splitlines()),
+    ]
+    for name, schema in properties.items():
+        schema = schema if isinstance(schema, dict) else {}
+        kind = " or ".join(map(json.dumps, schema.get("enum", []))) or str(schema.get("type", "any"))
+        notes = kind if name in required else f"{kind}, optional"
+        lines.append(
+            f"  {name} ({notes}): {' '.join(str(schema.get('description', '')).split())}".rstrip(": ")
+        )
+    return _printable("\n".join(lines))
+
+
+def _printable(text: str) -> str:
+    """A text of a server or a model, in which no character can control the terminal."""
+    return "".join(each if each.isprintable() or each in "\n\t" else " " for each in text)
 
 
 @settings_command(app, USE)

@@ -186,8 +186,6 @@ def parse(text: str, parsers: Mapping[str, Parser], *, complete: bool = True) ->
             continue
         arguments = text[match.end() : end].strip()
         try:
-            if not arguments:
-                raise ValueError("the call is empty")
             call = ToolCall(name=match[1], arguments=parsers[match[1]](arguments))
             return ParsedResponse(Outcome.CALLED, call, written=text[match.start() : end + 1])
         except (Exception, SystemExit) as error:  # a user's parser may raise anything

@@ -22,7 +22,7 @@ from trice.recipes.conditions import DEFAULT, RANKED, UNTRAINED, Evaluation
 from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Label, Origin, Score, Split
 from trice.settings import FREE, Settings, override, parse
 from trice.storage.files import read_text
-from trice.tasks import PUBLISHED, SHIPPED
+from trice.tasks import PUBLISHED, SHIPPED, split_sources
 from trice.training.settings import Clone, Rlef
 
 
@@ -42,9 +42,10 @@ class Recipe(Settings):
     per_task: bool = False
     """with `mix`: train a model for each task instead of one for all (the paper's SPLIT), in
     `models/<task>/<condition>`; data sets of a task without training questions are left out"""
-    tools: dict[str, str] = {}
+    tools: dict[str, str] | list[dict[str, Any]] = {}
     """the source of a tool, by the tool's name, such as `{WikiSearch: passages.index, translator:
-    facebook/nllb-200-distilled-600M}`"""
+    facebook/nllb-200-distilled-600M}`; in a list, an entry `{mcp: COMMAND or URL}` adds the tools of an MCP server to
+    the task"""
     model: str
     """base model: hub name, folder, or an embedded one, `gemma-3-270m` or `smollm2-135m-instruct`"""
     template: str = "plain"
@@ -139,6 +140,14 @@ class Recipe(Settings):
             raise ValueError("key 'per_task': goes with task 'mix'")
         if all(entry.train == 0 for entry in self.data):
             raise ValueError("key 'data': there is nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _tools_are_valid(self) -> Recipe:
+        try:
+            split_sources(self.tools)
+        except InputError as error:
+            raise ValueError(f"key 'tools': {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -82,7 +82,12 @@ class Offline(ABC):
     ) -> dict[int, str]:
         labels: Labels = {}
         for i, question in questions.items():
-            for tool in tasks.own_tools(tasks.of(question)):
+            tools = tasks.own_tools(tasks.of(question))
+            call = annotated_call(question) or ""
+            if paper.parse(call, {tool.name: tool.parse for tool in tools}).written == call != "":
+                labels[i] = call  # the field `expression` is a whole call, which says which tool
+                continue
+            for tool in tools:
                 argument = self.argument(tool, question)
                 if argument:
                     labels.setdefault(i, paper.render_call(tool.name, argument))

@@ -14,11 +14,14 @@ from trice.errors import InputError
 from trice.storage.files import validate
 from trice.tools import BUILT_IN as TOOLS
 from trice.tools import Tool, canonical_name, load_tool
+from trice.tools.mcp import McpTool, read_server, tools_of
+from trice.tools.mcp_server import McpServer
 from trice.tools.second_turn import SECOND_TURN, SECOND_TURN_INSTRUCTION
 from trice.types import REQUIRED, Question
 
-Sources = Mapping[str, str]
-"""What is behind a tool, by its name: a path, a URL, a model. Embedded defaults need none."""
+Sources = Mapping[str, str] | Sequence[Mapping[str, Any]]
+"""The sources of tools by the tools' names: a path, a URL, a model. Several mappings are a list. A mapping with the
+key `mcp` is the entry of an MCP server, whose tools are added to the task."""
 
 MIX = (
     "Given a question, please answer it in English and you can use a calculator, a WikiSearch, a QA model or a "
@@ -68,7 +71,8 @@ class Tasks:
     ) -> None:
         self.identity = identity(name)
         self._answer_from_result = answer_from_result  # for every task, whatever the task itself says
-        self.sources = {canonical_name(tool, TOOLS): source for tool, source in (sources or {}).items()}
+        self.sources, servers = split_sources(sources)
+        self._added = tuple(tool for server in servers for tool in tools_of(server))
         self._known: dict[str, TaskLike] = {}
         self._apart: dict[str, Sequence[Tool]] = {}  # of the tasks that a mix offers together
         if not isinstance(name, str):
@@ -84,7 +88,7 @@ class Tasks:
             raise InputError(f"task '{name}': several tasks are a mix: mix,{','.join(own)}")
         if self.mixed:
             self._apart = {part: self._load(part).tools for part in MIXED}
-            offered = tuple(tool for tools in self._apart.values() for tool in tools)
+            offered = tuple(dict.fromkeys(tool for tools in self._apart.values() for tool in tools))
             for part in MIXED:
                 self._known[part] = replace(self._known[part], instruction=MIX, tools=offered)  # type: ignore[type-var]
         self.name = first if self.mixed else self._load(name).name
@@ -104,6 +108,16 @@ class Tasks:
                 )
         for tool in self.sources:
             load_tool(tool, self.sources[tool])  # refuses one that takes no source
+        described = [
+            _described(tool)
+            for task in self._known.values()
+            for tool in task.tools
+            if isinstance(tool, McpTool)
+        ]
+        if described and isinstance(
+            self.identity, str
+        ):  # the name of the task does not say what a server offers
+            self.identity = {"task": self.identity, "mcp": described}
 
     def of(self, question: Question) -> TaskLike:
         """The task of one question. Raises InputError for a question of a mix that names none, or one that neither
@@ -158,6 +172,8 @@ class Tasks:
     def _configured(self, task: TaskLike) -> TaskLike:
         from trice.tasks.task import Task
 
+        if self._added and task.name != SECOND_TURN:
+            task = _with_tools(task, self._added)
         if not self._answer_from_result or not task.tools:
             return task
         if not isinstance(task, Task):
@@ -176,10 +192,40 @@ def identity(task: str | TaskLike) -> str | dict[str, Any]:
     """What a task is, as JSON: a name, or for an object all that responses and verdicts depend on."""
     if isinstance(task, str):
         return task
-    tools = [[tool.name, tool.description, tool.schema, tool.version or tool.backend] for tool in task.tools]
+    tools = [_described(tool) for tool in task.tools]
     named: dict[str, Any] = {"name": task.name, "instruction": task.instruction, "tools": tools}
     named |= {"answers": getattr(task, "answers", None), "tool": getattr(task, "tool", None)}
     return named | ({"answer_from_result": True} if answers_from_result(task) else {})
+
+
+def _described(tool: Tool) -> list[Any]:
+    return [tool.name, tool.description, tool.schema, tool.version or tool.backend]
+
+
+def split_sources(sources: Sources | None) -> tuple[dict[str, str], list[McpServer]]:
+    """The sources of tools by name, and the MCP servers. Raises InputError for an invalid entry."""
+    if sources is None or isinstance(sources, Mapping):
+        sources = [{name: source} for name, source in (sources or {}).items()]
+    servers = [read_server(entry) for entry in sources if "mcp" in entry]
+    named = {name: source for entry in sources if "mcp" not in entry for name, source in entry.items()}
+    for name, source in named.items():
+        if not isinstance(source, str):
+            raise InputError(f"tool '{name}': its source {source!r} is not text")
+    return {canonical_name(name, TOOLS): source for name, source in named.items()}, servers
+
+
+def _with_tools(task: TaskLike, added: Sequence[Tool]) -> TaskLike:
+    """A task that also offers the tools of MCP servers. Raises InputError if it cannot, or if two tools have the same
+    name."""
+    from trice.tasks.task import Task
+
+    if not isinstance(task, Task):
+        raise InputError(f"task '{task.name}' is a class; add the tools of MCP servers to its `tools`")
+    names = [tool.name for tool in (*task.tools, *added)]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"task '{task.name}': two tools are named '{name}'; remove one")
+    return replace(task, tools=(*task.tools, *added))
 
 
 def answers_from_result(task: TaskLike) -> bool:
@@ -195,7 +241,7 @@ def published(task: TaskLike) -> TaskLike:
     return replace(task, answers="words-published") if worded else task  # type: ignore[type-var]
 
 
-def load_task(name: str, sources: Sources | None = None) -> TaskLike:
+def load_task(name: str, sources: Mapping[str, str] | None = None) -> TaskLike:
     """The task called `name`: one that ships, or the user's own as `module:name` or a YAML file. Raises InputError
     where there is none."""
     from trice.tasks import custom, math, word_judge

@@ -5,6 +5,7 @@
     tools: [stock:in_stock]
     answers: words
 
+An entry `{mcp: …}` of `tools` adds the tools of an MCP server (`trice.tools.mcp_server.McpServer` has its keys).
 `answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math, `auto` as numbers
 where the gold answer is one and as words elsewhere, `words-published` as the paper does. `tool: required` says
 that only a tool can know them, as with live data: no question counts as known to the model.
@@ -14,8 +15,9 @@ that only a tool can know them, as with live data: no question counts as known t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -23,9 +25,10 @@ from pydantic import BaseModel, ConfigDict
 from trice.errors import InputError
 from trice.plugins import load_own
 from trice.storage.files import read_text, validate
-from trice.tasks import RESERVED, Sources, TaskLike
+from trice.tasks import RESERVED, TaskLike
 from trice.tasks.task import NAME, Answers, Task
 from trice.tools import Tool, load_tool
+from trice.tools.mcp import read_server, tools_of
 
 MEMBERS = ("name", "instruction", "tools", "predict", "judge", "check")
 
@@ -37,20 +40,24 @@ class TaskFile(BaseModel):
 
     name: str
     instruction: str
-    tools: tuple[str, ...]
+    tools: tuple[str | dict[str, Any], ...]
     answers: Answers = "words"
     tool: Literal["required"] | None = None
     answer_from_result: bool = False
 
 
-def from_file(path: str, sources: Sources) -> TaskLike:
+def from_file(path: str, sources: Mapping[str, str]) -> TaskLike:
     """The task in a YAML file. Raises InputError naming file and key for what does not fit."""
     try:
         value = yaml.safe_load(read_text(Path(path)))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     told = validate(TaskFile, value, path)
-    tools = tuple(load_tool(tool, sources.get(tool)) for tool in told.tools)
+    tools: list[Tool] = []
+    for each in told.tools:
+        tools += (
+            [load_tool(each, sources.get(each))] if isinstance(each, str) else tools_of(read_server(each))
+        )
     task = Task(told.name, told.instruction.strip(), tools, told.answers, told.tool, told.answer_from_result)
     return checked(f"task '{path}'", task)
 

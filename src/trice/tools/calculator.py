@@ -34,6 +34,8 @@ class Calculator(Tool):
     def parse(self, text: str) -> dict[str, Any]:
         """The argument `expression`, with each run of white space as one space. Raises ValueError for text that is
         not an expression, or that exceeds the limits; nothing is computed."""
+        if not text.strip():
+            raise ValueError("the call is empty")
         expression = " ".join(argument_value(text, "expression").split())
         parse(expression)
         return {"expression": expression}

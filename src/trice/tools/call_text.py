@@ -21,7 +21,10 @@ def function_schema(tool: Tool) -> dict[str, Any]:
     parameters = {key: value for key, value in tool.schema.items() if key not in ("title", "description")}
     properties = parameters.get("properties", {}).items()
     parameters["properties"] = {
-        name: {key: value for key, value in each.items() if key != "title"} for name, each in properties
+        name: {key: value for key, value in each.items() if key != "title"}
+        if isinstance(each, dict)
+        else each
+        for name, each in properties  # the schema of another's tool may be `true`
     }
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}

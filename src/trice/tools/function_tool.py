@@ -60,8 +60,10 @@ class FunctionTool(Tool):
 
     def parse(self, text: str) -> dict[str, Any]:
         """The arguments in `text`. Raises ValueError for a wrong type, and for an unknown or missing name."""
+        if not text.strip():
+            raise ValueError("the call is empty")
         names = list(self._arguments.model_fields)
-        return self._checked(_read(text, names)).model_dump(mode="json", exclude_unset=True)
+        return self._checked(read_arguments(text, names)).model_dump(mode="json", exclude_unset=True)
 
     def execute(self, **arguments: Any) -> str:
         """The function's result as text. Raises ToolError if the arguments do not fit."""
@@ -141,7 +143,7 @@ def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
         raise InputError(f"{where}: {str(error).splitlines()[0]}") from None
 
 
-def _read(text: str, names: list[str]) -> dict[str, Any]:
+def read_arguments(text: str, names: list[str]) -> dict[str, Any]:
     """The arguments in `text` by name; positional ones come first, as in Python. Raises ValueError if there are too
     many, or one is repeated."""
     first = _KEY.match(text)
