@@ -284,7 +284,7 @@ WRONG_INPUT = [
     ("generate --modle m", "unknown option --modle; did you mean '--model'?"),
     ("evaluate --data {good} --output {out} --limit 0", "--limit 0 is not valid: input should be greater"),
     ("evaluate --data {good} --output {out} --limit few", "--limit few is not valid: input should be a"),
-    ("tool calculator", "Missing argument 'ARGUMENTS'"),
+    ("tool calculator", "missing argument; write trice tool NAME ARGUMENTS"),
 ]  # fmt: skip
 
 

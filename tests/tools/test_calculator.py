@@ -108,7 +108,7 @@ def test_results_are_plain_decimals(expression: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "unexpected end"),
+        ("", "the call is empty"),
         ("()", "unexpected '\\)'"),
         ("3+", "unexpected end"),
         ("(3+4", "'\\)' is missing"),

@@ -23,6 +23,7 @@ import trice
 from tiny import command, read, write
 from trice.errors import InputError, ToolUnavailable
 from trice.formats import paper
+from trice.recipes.inputs import input_settings
 from trice.recipes.recipe import load_recipe
 from trice.tasks import Tasks
 from trice.tasks.task import Task
@@ -373,6 +374,7 @@ def test_a_recipe_adds_the_tools_of_a_server_to_its_task(tmp_path: Path) -> None
     offered = [tool.name for tool in found.of(trice.Question(id="a", input="b")).tools]
     assert offered == ["calculator", *tools_of(SERVER)]
     assert "test server 1.0" in str(found.identity)
+    assert input_settings(loaded({"mcp": SERVER}))["task"] == Tasks("math", {"mcp": SERVER}).identity
     mixed = Tasks("mix", {"mcp": SERVER})
     names = [tool.name for tool in mixed.of(trice.Question(id="a", input="b", task="qa")).tools]
     assert sorted(names) == sorted(["calculator", "WikiSearch", "QA", "translator", *tools_of(SERVER)])

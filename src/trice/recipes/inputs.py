@@ -14,7 +14,7 @@ from trice.models.engine import base_engine
 from trice.plugins import module_file
 from trice.recipes.recipe import Recipe
 from trice.storage.files import digest
-from trice.tasks import SHIPPED, load_task
+from trice.tasks import SHIPPED, Tasks, load_task, split_sources
 from trice.tools import Tool
 from trice.tools.function_tool import FunctionTool
 
@@ -23,6 +23,9 @@ def input_settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that steps depend on, by key."""
     evaluate, values = recipe.evaluate, recipe.identity()
     del values["evaluate"]
+    task = Tasks(recipe.tasks, recipe.tools).identity
+    if not isinstance(task, str):  # tools of an MCP server, which no file describes
+        values["task"] = task
     return values | {
         "engine": base_engine(recipe.engine),
         "checkpoints chosen by validation": recipe.validates,
@@ -59,7 +62,7 @@ def _task_files(recipe: Recipe) -> Iterator[Path | None]:
     for name in dict.fromkeys([recipe.task, *(str(entry.task or recipe.task) for entry in recipe.data)]):
         if name in (*SHIPPED, "mix"):
             continue
-        task = load_task(name, recipe.tools)
+        task = load_task(name, split_sources(recipe.tools)[0])
         yield Path(name) if name.endswith((".yaml", ".yml")) else module_file(name)
         yield from map(_tool_file, task.tools)
 
