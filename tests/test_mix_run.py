@@ -159,17 +159,17 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        (f"data=[{DATA[0].replace('task: math, ', '')}]", "data set 'sums': in a mix, own questions need the key"),
-        ("task=qa", "data set 'sums': is of task 'math', not 'qa'; see 'mix'"),
-        (f"data=[{DATA[2]}]", "key 'data': there is nothing to train on"),
+        (f"data=[{DATA[0].replace('task: math, ', '')}]", "data set 'sums': the key 'task' is missing; in a mix"),
+        ("task=qa", "data set 'sums': belongs to task 'math', not to 'qa'"),
+        (f"data=[{DATA[2]}]", "key 'data': every data set has train: 0; give one"),
         ("tools={WikiFind: index}", "unknown tool 'WikiFind'"),
         ("tools={WikiSearch: nowhere}", "nowhere: there is no index in this folder"),
         ("tools={calculator: index}", "tool 'calculator': takes no source"),
         (f"data=[{DATA[0].replace('math', 'cooking')}]", "unknown task 'cooking'"),
         (f"data=[{DATA[1].replace('qa', 'math').replace('lands.', 'words.')}]", "words.jsonl:1: field 'answer'"),
-        ("collect=[{origin: a, from: model}]", "from 'model', and only that, needs the key 'model'"),
-        ("collect=[{origin: a, from: base, model: x}]", "from 'model', and only that, needs the key 'model'"),
-        ("collect=[{origin: a, from: base, adapter: x}]", "'adapter' and 'template' go with from 'model'"),
+        ("collect=[{origin: a, from: model}]", "the key 'model' belongs to from 'model'; give both"),
+        ("collect=[{origin: a, from: base, model: x}]", "the key 'model' belongs to from 'model'; give both"),
+        ("collect=[{origin: a, from: base, adapter: x}]", "'adapter' and 'template' apply to from 'model' only"),
         ("collect=[{origin: a, from: model, model: no/such}]", "model 'no/such' is neither"),
         ("collect=[{origin: a, from: base, few_shot: many}]", "few-shot 'many' is not valid; choose direct"),
     ],
@@ -184,5 +184,5 @@ def test_what_does_not_fit_is_said_before_anything_runs(folder: Path, override: 
 
 
 def test_one_model_for_each_task_goes_with_a_mix(folder: Path) -> None:
-    with pytest.raises(InputError, match="key 'per_task': goes with task 'mix'"):
+    with pytest.raises(InputError, match="key 'per_task': applies to task mix only"):
         load_recipe("mix.yaml", ["task=math", "per_task=true", f"data=[{DATA[0]}]"])

@@ -115,7 +115,7 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
         ("task=own_sums:Long", "its instruction holds a line break"),
         (
             f"data=[{{{FILES.replace('mine', 'SVAMP')}}}]",
-            "own questions need a name of their own, not 'SVAMP'",
+            "'SVAMP' names files: choose another name than trice's",
         ),
         (
             "label={teacher: endpoint, endpoint: {url: 'http://127.0.0.1:9/v1', model: m}}",
@@ -127,15 +127,15 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
             "split.few_shot=direct",
             "key 'split.few_shot': few-shot 'direct': task 'sums' ships no examples.*split.few_shot=null",
         ),
-        ("data=[{dataset: mine, train_file: train.jsonl}]", "both 'train_file' and 'test_file'"),
+        ("data=[{dataset: mine, train_file: train.jsonl}]", "one of 'train_file' and 'test_file' is missing"),
         (
             "data=[{dataset: mine, file: train.jsonl, test_file: test.jsonl}]",
-            "both 'train_file' and 'test_file'",
+            "one of 'train_file' and 'test_file' is missing",
         ),
         ("data=one.jsonl", r"^one\.jsonl: 1 questions are too few to train and to test"),
         ("data=nosuch.jsonl", r"^nosuch\.jsonl: no such file"),
         ("data=starter-quiz", "unknown data set 'starter-quiz'"),
-        (f"data=[{{{FILES.replace('mine', 'a/b')}}}]", "'a/b': use letters"),
+        (f"data=[{{{FILES.replace('mine', 'a/b')}}}]", "'a/b' is not valid; use letters"),
         (f"data=[{{{FILES.replace('train.', 'nosuch.')}}}]", r"^nosuch\.jsonl: no such file"),
         (f"data=[{{{FILES.replace('train.', 'twice.')}}}]", r"^twice\.jsonl:2: field 'id': 'm-1'"),
         (f"data=[{{{FILES.replace('train.', 'words.')}}}]", r"^words\.jsonl:2: field 'answer': no whole"),

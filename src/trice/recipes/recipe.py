@@ -87,8 +87,8 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
-        """`data` may be one name or file, or a list of them. The default conditions of an own task are those that
-        need no worked examples."""
+        """`data` may be one name or file, or a list of them. The default conditions of a user's task are those
+        that need no worked examples."""
         if not isinstance(value, dict):
             return value
         data = value.get("data")
@@ -123,7 +123,7 @@ class Recipe(Settings):
             for name in names[::-1]:
                 if folded.count(name.casefold()) > 1:
                     raise ValueError(
-                        f"key '{key}': the name '{name}' is taken twice (case does not count); rename one"
+                        f"key '{key}': two entries are named '{name}', apart from case; rename one"
                     )
         return self
 
@@ -131,15 +131,19 @@ class Recipe(Settings):
     def _tasks_fit(self) -> Recipe:
         for entry in self.data:
             if self.task == "mix" and entry.task is None:
-                raise ValueError(f"data set '{entry.dataset}': in a mix, own questions need the key 'task'")
+                raise ValueError(
+                    f"data set '{entry.dataset}': the key 'task' is missing; in a mix, files of questions need it"
+                )
             if self.task in SHIPPED and entry.task not in (None, self.task):
                 raise ValueError(
-                    f"data set '{entry.dataset}': is of task '{entry.task}', not '{self.task}'; see 'mix'"
+                    f"data set '{entry.dataset}': belongs to task '{entry.task}', not to '{self.task}'; choose task mix"
                 )
         if self.per_task and self.task != "mix":
-            raise ValueError("key 'per_task': goes with task 'mix'")
+            raise ValueError("key 'per_task': applies to task mix only; leave it out")
+        if self.per_task and self.label.prompt:
+            raise ValueError("key 'label.prompt': is for one task; leave it out with per_task")
         if all(entry.train == 0 for entry in self.data):
-            raise ValueError("key 'data': there is nothing to train on")
+            raise ValueError("key 'data': every data set has train: 0; give one questions to train on")
         return self
 
     @model_validator(mode="after")
@@ -155,7 +159,7 @@ class Recipe(Settings):
         for key, stage in (("clone", self.clone), ("rlef", self.rlef)):
             if stage.eval_steps and not self.validation:
                 raise ValueError(
-                    f"key '{key}.eval_steps': there are no held-out questions: say how many with 'validation'"
+                    f"key '{key}.eval_steps': needs held-out questions; set 'validation' to their number"
                 )
         return self
 
@@ -179,9 +183,9 @@ class Recipe(Settings):
 
     @property
     def tasks(self) -> str:
-        """The task's name for the stages: a mix is followed by the user's own tasks and the judge's rule."""
-        own = dict.fromkeys(str(entry.task) for entry in self.data if entry.task not in SHIPPED)
-        named = ",".join([self.task, *own]) if self.task == "mix" else self.task
+        """The name that `Tasks` takes: a mix is followed by the user's tasks and the judge's rule."""
+        custom = dict.fromkeys(str(entry.task) for entry in self.data if entry.task not in SHIPPED)
+        named = ",".join([self.task, *custom]) if self.task == "mix" else self.task
         return named + PUBLISHED if self.judge == "words-published" else named
 
     @property

@@ -50,14 +50,18 @@ def run(recipe: Recipe, *, retry: bool = False) -> Path:
             begun with. This is found before anything expensive.
     """
     with waiting("checking the recipe and its data"):
-        check(recipe)
+        parts = [Steps(part, retry=retry) for part in recipe.parts()]
+        for steps in parts:
+            check(steps.recipe, steps.tasks)
+    for entry in recipe.data:
+        if not any(entry in steps.recipe.data for steps in parts):
+            notice(f"{entry.dataset}: is left out, because no model is trained on its task '{entry.task}'")
     folder = recipe.folder
     with lock_folder(folder):
         store = open_store(recipe)
         store.check()
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
-        for part in recipe.parts():
-            steps = Steps(part, retry=retry)
+        for steps in parts:
             if retry:
                 planned = list(steps)
                 names = to_retry(planned, store.finished_steps(planned))
@@ -100,15 +104,14 @@ def report(steps: Steps) -> None:
         )  # fmt: skip
 
 
-def check(recipe: Recipe) -> None:
-    """Raise InputError if the recipe names a task, template, data set, reward, example file or model that does not
-    exist or does not fit."""
+def check(recipe: Recipe, tasks: Tasks) -> None:
+    """Raise InputError if the recipe names a template, data set, reward, example file or model that does not exist or
+    does not fit its tasks."""
     from trice.formats.prompt import load_template
     from trice.models.local import pick_device, resolve_dtype
     from trice.rewards import load_reward
     from trice.training.environment import check_machine
 
-    tasks = Tasks(recipe.tasks, recipe.tools)
     load_reward(recipe.score.reward)
     _check_questions(recipe, tasks)
     if recipe.label.teacher == "endpoint":
@@ -138,17 +141,13 @@ def check(recipe: Recipe) -> None:
 def _check_questions(recipe: Recipe, tasks: Tasks) -> None:
     """Raise InputError for questions, tools or worked examples that are missing or do not fit."""
     asked: list[Question] = []
-    trained_on = {entry.task for entry in recipe.data if entry.train != 0}
     for entry in recipe.data:
         part = load_questions(recipe, entry)
         asked += part.test[:1]
         check_questions(tasks, [*part.train, *part.test])
         if entry.train != 0 and len(part.train) <= recipe.validation:
-            raise InputError(
-                f"validation={recipe.validation}: {entry.dataset} has {len(part.train)} to train on"
-            )
-        if recipe.per_task and entry.task not in trained_on:
-            notice(f"{entry.dataset}: is left out, no model is trained on its task '{entry.task}'")
+            there_are = f"{entry.dataset} has {len(part.train)} training questions"
+            raise InputError(f"validation={recipe.validation}: {there_are}; hold out fewer")
     for task in dict.fromkeys(tasks.of(question).name for question in asked):
         _check_examples(recipe, task)
     check_tools(tasks, asked)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trice.models.endpoint import Endpoint
 
 
-def own_files(entry: dict[str, Any]) -> bool:
+def names_files(entry: dict[str, Any]) -> bool:
     """Whether an entry of `data`, before it is validated, names files of the user."""
     return bool(entry.get("file") or entry.get("train_file"))
 
@@ -61,7 +61,7 @@ class DataSet(Settings):
         if isinstance(value, dict) and value.get("file") and "dataset" not in value:
             stem = Path(str(value["file"])).name.partition(".")[0]
             value = {**value, "dataset": re.sub("[^A-Za-z0-9-]+", "-", stem).strip("-") or "questions"}
-        if isinstance(value, dict) and isinstance(value.get("dataset"), str) and not own_files(value):
+        if isinstance(value, dict) and isinstance(value.get("dataset"), str) and not names_files(value):
             value = {**value, "dataset": canonical_name(value["dataset"], NAMES)}
         if isinstance(value, dict) and value.get("dataset") in TASKS:
             return {"task": TASKS[value["dataset"]], **value}
@@ -70,17 +70,19 @@ class DataSet(Settings):
     @model_validator(mode="after")
     def _both_files(self) -> DataSet:
         if (self.train_file is None) != (self.test_file is None):
-            raise ValueError("give both 'train_file' and 'test_file', or one 'file' that is split")
+            raise ValueError("one of 'train_file' and 'test_file' is missing; give both, or one 'file'")
         if self.file and self.train_file:
-            raise ValueError("give either 'file' or 'train_file' and 'test_file'")
-        if self.files and (self.dataset in NAMES or self.hub):
-            raise ValueError(f"own questions need a name of their own, not '{self.dataset}', and no 'hub'")
-        if self.files and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
-            raise ValueError(f"the data set's name '{self.dataset}': use letters, digits, '-' and '.'")
-        if self.dataset.casefold() == ALL:
             raise ValueError(
-                f"the data set's name '{self.dataset}' is taken: it means all data sets together"
+                "'file' is split into train and test; leave it out, or 'train_file' and 'test_file'"
             )
+        if self.files and (self.dataset in NAMES or self.hub):
+            raise ValueError(
+                f"'{self.dataset}' names files: choose another name than trice's, and leave out 'hub'"
+            )
+        if self.files and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", self.dataset):
+            raise ValueError(f"the name '{self.dataset}' is not valid; use letters, digits, '-' and '.'")
+        if self.dataset.casefold() == ALL:
+            raise ValueError(f"the name '{self.dataset}' means all data sets together; choose another")
         return self
 
     @property
@@ -160,15 +162,15 @@ class Label(Settings):
     """The teacher, which gives a call for questions that the base model got wrong."""
 
     teacher: Literal["annotations", "rule", "endpoint"] = "annotations"
-    """`annotations` (the data set's own gold expression), `rule` (what the task's tool suggests: that to the
-    calculator and to your own tool, key terms to WikiSearch, the cloze, as a question where its relation is
-    known, to QA, the question itself to the translator), both offline, or `endpoint`"""
+    """`annotations` (the field `expression` of each question), `rule` (what the task's tool suggests: the calculator
+    and your tools take `expression`, WikiSearch key terms, QA the cloze, as a question if its relation is known,
+    and the translator the question itself), both offline, or `endpoint`"""
     endpoint: EndpointAt | None = None
     retries: int = Field(2, ge=0)
-    """how often an endpoint is asked again after a rejected label"""
+    """how often an endpoint is retried after a rejected label"""
     prompt: Path | None = None
-    """a JSON file that tells an endpoint what to do: `system`, and `examples` of `question`, `answer`,
-    `call`; the task's own where there is none"""
+    """a JSON file of the endpoint's instructions: `system`, and `examples` of `question`, `answer` and `call`; by
+    default those that ship for the task"""
     reading: float = Field(0, ge=0, le=1)
     """the share of the calls of WikiSearch, the retriever or the translator for which stage 1 also teaches to
     answer from what they returned (`true`: all); not in the paper"""
@@ -186,7 +188,7 @@ class Origin(Settings):
     origin: str
     """its name: letters, digits, `-` and `.`"""
     source: Literal["split", "base", "early", "stage-1", "model", "endpoint"] = Field(alias="from")
-    """`split` (the base model's answers from when its questions were split, with nothing asked again), `base` (the
+    """`split` (the base model's answers from when its questions were split, without another generation), `base` (the
     base model), `early` (stage 1's first checkpoint), `stage-1` (its last), `endpoint`, or `model` (any other)"""
     endpoint: EndpointAt | None = None
     model: str | None = None
@@ -215,15 +217,17 @@ class Origin(Settings):
     @model_validator(mode="after")
     def _has_endpoint(self) -> Origin:
         if (self.source == "endpoint") != (self.endpoint is not None):
-            raise ValueError("from 'endpoint', and only that, needs the key 'endpoint' with url and model")
+            raise ValueError(
+                "the key 'endpoint' with url and model belongs to from 'endpoint'; give both or neither"
+            )
         if self.endpoint and self.beams > 1:
-            raise ValueError("'beams' is for local models, not for an endpoint")
+            raise ValueError("'beams' does not apply to an endpoint; leave it out")
         if (self.source == "model") != (self.model is not None):
-            raise ValueError("from 'model', and only that, needs the key 'model'")
+            raise ValueError("the key 'model' belongs to from 'model'; give both or neither")
         if self.source != "model" and (self.adapter or self.template):
-            raise ValueError("'adapter' and 'template' go with from 'model'")
+            raise ValueError("'adapter' and 'template' apply to from 'model' only; leave them out")
         if self.source == "split" and self.model_dump(exclude_defaults=True, exclude={"origin", "source"}):
-            raise ValueError("from 'split' generates nothing: it takes the key 'origin' alone")
+            raise ValueError("from 'split' generates nothing; give the key 'origin' alone")
         return self
 
     @model_validator(mode="after")
@@ -250,13 +254,13 @@ class Score(Settings):
     """How candidates are ranked."""
 
     reward: str = "paper"
-    """`paper`, `released` (the scorer published beside the paper), `trice.rewards:correctness` (1 or 0, so
+    """`paper`, `released` (the scorer published with the paper), `trice.rewards:correctness` (1 or 0, so
     right responses tie), or your own `module:function`"""
     distinct: bool = True
     """keep one of several candidates with the same text"""
     second_turn: bool = False
-    """the stage-1 model reads what a tool returned, where that is no answer yet, and the candidate is judged
-    by its answer; else a call is right where the output supports a gold answer"""
+    """the stage-1 model reads a tool's output that is not an answer yet, and the candidate is judged by its answer;
+    otherwise a call is right if the output supports a gold answer"""
 
 
 DEFAULT_ORIGINS = (  # need no worked examples, so they suit every task
