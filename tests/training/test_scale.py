@@ -225,8 +225,9 @@ def test_a_quantised_base_packed_gives_its_own_log_probabilities_and_gradients(
             assert float((found[name] - gradient).norm()) < 0.05 * float(gradient.norm()), name
 
 
-@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("quantize", "dtype"), [("4bit", "float32"), ("8bit", "bfloat16"), ("4bit", "bfloat16")]
+)
 def test_both_stages_train_on_a_quantised_base_for_the_whole_one(
     base: str, tmp_path: Path, quantize: str, dtype: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
