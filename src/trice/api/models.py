@@ -159,6 +159,25 @@ class Model:
         (done,) = execute(tasks, [response], read_output)
         return answer_of(done.response, tasks.of(row))
 
+    def merge(self, output: str | Path, *, dtype: str | None = None) -> Path:
+        """Write the model with its adapter merged, for transformers, vLLM and other programs.
+
+        Args:
+            output: A new folder.
+            dtype: `float32`, `bfloat16` or `float16`. By default it is the type of the base model's files.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: If the model has no adapter, or the folder exists.
+        """
+        from trice.models.merged_model import write_merged
+
+        if self.adapter is None:
+            raise InputError(f"model '{self.name}' has no adapter to merge")
+        return write_merged(self.adapter, Path(output), self.name, dtype=dtype)
+
 
 def answer_of(row: Response, task: TaskLike) -> Answer:
     """An executed response as an answer."""

@@ -245,6 +245,19 @@ class ChatOptions(LocalModelOptions):
     """The model reads a tool's result and answers in a sentence. A task can set this itself."""
 
 
+class MergeOptions(Settings):
+    """What merge reads and writes."""
+
+    adapter: Path
+    """LoRA adapter folder in PEFT's format."""
+    output: Path
+    """New folder of the merged model."""
+    model: str | None = None
+    """Base model. The default is the adapter's base model."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the written weights. The default is that of the base model's files."""
+
+
 class ServedModels(Settings):
     """The models that serve offers."""
 

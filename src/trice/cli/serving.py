@@ -1,4 +1,4 @@
-"""Tools and trained models: run a tool, chat, serve, push to the hub."""
+"""Tools and trained models: run a tool, chat, serve, merge, push to the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trice.cli.settings_command import settings_command
 from trice.errors import InputError, TriceError
 
 if TYPE_CHECKING:
-    from trice.cli.options import ChatOptions, DeviceOptions, ServedModels, ServerOptions
+    from trice.cli.options import ChatOptions, DeviceOptions, MergeOptions, ServedModels, ServerOptions
     from trice.tools import Tool
 
 
@@ -151,6 +151,14 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
         limits=Limits(**limits), tools=models.tool, answer_from_result=models.answer_from_result,
         questions=models.questions, device=device.device, dtype=device.dtype,
     )  # fmt: skip
+
+
+@settings_command(app, USE)
+def merge(files: MergeOptions) -> None:
+    """Write a model with its adapter merged, for transformers, vLLM and other programs."""
+    from trice.models.merged_model import write_merged
+
+    print(write_merged(files.adapter, files.output, files.model, dtype=files.dtype))
 
 
 @app.command(rich_help_panel=USE)
