@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trice.errors import InputError
-from trice.models.adapters import MADE, read_recorded
+from trice.models.adapters import TRAINING_RECORD, adapter_record
 from trice.models.local import DTYPES, LocalModel, check_model, find_model, load
 from trice.storage.cache import make_once
 
@@ -32,7 +32,7 @@ def write_merged(adapter: Path, output: Path, model: str | None = None, *, dtype
         InputError: If the folder exists, if the adapter does not fit the model, or if the architecture has no place
             for its weights, for example for a bias.
     """
-    base = model or read_recorded(adapter).model
+    base = model or adapter_record(adapter).model
     if not base:
         raise InputError(f"{adapter}: does not record its base model; give it with --model")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -50,8 +50,8 @@ def write_merged(adapter: Path, output: Path, model: str | None = None, *, dtype
     def make(folder: Path) -> None:
         loaded.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        if (adapter / MADE).is_file():
-            shutil.copyfile(adapter / MADE, folder / MADE)
+        if (adapter / TRAINING_RECORD).is_file():
+            shutil.copyfile(adapter / TRAINING_RECORD, folder / TRAINING_RECORD)
 
     make_once(output, make, lambda folder: (folder / "config.json").is_file())
     return output
