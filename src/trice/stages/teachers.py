@@ -84,7 +84,8 @@ class Offline(ABC):
         for i, question in questions.items():
             tools = tasks.own_tools(tasks.of(question))
             call = annotated_call(question) or ""
-            if paper.parse(call, {tool.name: tool.parse for tool in tools}).written == call != "":
+            parsers = {tool.name: tool.parse for tool in tools if call.startswith(f"{tool.name}(")}
+            if parsers and paper.parse(call, parsers).written == call:
                 labels[i] = call  # the field `expression` is a whole call, which says which tool
                 continue
             for tool in tools:

@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 CLOSE_LIMIT = 6.0  # seconds that a server has to end
 MAX_EVENT = 16 * 2**20  # bytes of one result over HTTP
+HTTP_ERROR = (
+    "Server returned an error response"  # the SDK's message for an HTTP error, as of an unknown session
+)
 MAX_PAGES = 100  # of a server's list of tools
 MAX_LINES, MAX_LINE = 5, 300  # lines of stderr that an error shows, and their length
 REFUSED = (401, 403, 407, 429)  # HTTP statuses with which a server refuses every request
@@ -237,7 +240,8 @@ class _Link:
                 raise self._timed_out() from None
             if error.code == jsonrpc.CONNECTION_CLOSED:
                 raise _Lost((await self._end())[1]) from None
-            if error.code in (jsonrpc.INVALID_REQUEST, jsonrpc.METHOD_NOT_FOUND, jsonrpc.PARSE_ERROR):
+            lost = error.code in (jsonrpc.INVALID_REQUEST, jsonrpc.METHOD_NOT_FOUND, jsonrpc.PARSE_ERROR)
+            if lost or error.message == HTTP_ERROR:
                 raise _Lost(self._server.hide(error_line(error))) from None
             if error.code == jsonrpc.INVALID_PARAMS and tool not in (await self._list()).tools:
                 raise _Lost(f"no longer has the tool '{tool.name}'") from None
