@@ -102,6 +102,32 @@ def says(source: Path, folder: Path, text: str) -> Path:
     return folder
 
 
+def for_tool_calls(source: Path, folder: Path, instruction: str, schemas: Sequence[dict[str, Any]]) -> Path:
+    """A copy of the tiny Llama in `source` whose tokenizer has the tokens of ChatML, and one token for the long text
+    about the tools that every prompt begins with, so that training on conversations takes seconds."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trice.formats.chat import chat_format
+    from trice.types import Message
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = None
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_tokens(["<tool_call>", "</tool_call>", '{"name": "', '", "arguments": {"', '"}}'])
+    asked = [Message(role="user", content="-")]
+    asked = [Message(role="system", content=instruction), *asked] if instruction else asked
+    chat = chat_format(tokenizer)
+    prompt = chat.tokenizer.decode(chat.prompt(asked, schemas))
+    tokenizer.add_tokens([prompt.partition("<|im_end|>")[0].partition("\n")[2]])
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(tokenizer))
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, list[str]]:
     """Run `trice words` in this process: exit code, stdout, and the lines of stderr."""
     from trice.cli import main

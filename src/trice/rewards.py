@@ -79,12 +79,12 @@ def correctness(question: Question, response: Response) -> float:
 
 
 def execution(cost: float = 0.1) -> RewardFunction:
-    """1 for a correct response, minus `cost` for a call; a malformed response gets minus `cost`."""
+    """1 for a correct response, minus `cost` for each call; a malformed response gets minus `cost`."""
 
     def reward(response: Response) -> float:
         if response.outcome is Outcome.MALFORMED:
             return -cost
-        return float(bool(response.correct)) - cost * (response.outcome is Outcome.CALLED)
+        return float(bool(response.correct)) - cost * len(response.calls)
 
     return lambda responses, target: list(map(reward, responses))
 

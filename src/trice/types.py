@@ -215,6 +215,10 @@ class Response(Question):
     """the first call that parses: its `name` and `arguments`"""
     execution: Execution | None = None
     """what running it gave: `output` or `error`"""
+    messages: list[Message] | None = None
+    """with the template `tools`: what the model wrote, with its tool calls, and the results that it read"""
+    loss: list[bool] | None = None
+    """with the template `tools`: for each of `tokens`, whether the model wrote it"""
     turns: list[str] | None = None
     """what the model answered when it was asked again with the output, such as all passages of a search together; a
     list of one answer, unless a tool of your own asks several questions"""
@@ -237,6 +241,13 @@ class Response(Question):
     @property
     def key(self) -> tuple[str | int, ...] | None:
         return self.dataset, self.id, self.origin, self.sample
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """All tool calls, in order."""
+        if self.messages is None:
+            return [] if self.call is None else [self.call]
+        return [call for message in self.messages for call in message.tool_calls]
 
     @field_validator("prediction", mode="before")
     @classmethod
@@ -262,6 +273,8 @@ class LabeledQuestion(Row):
     """as in questions"""
     answer: str | list[str] = ""
     """as in questions"""
+    result: str | None = None
+    """what the call in `output` returned when it was labeled"""
     turn: Count | None = None
     """as in questions"""
     first_turn: str | None = None
@@ -305,6 +318,10 @@ class Candidate(BaseModel):
     """whether the prediction is right"""
     tokens: list[Count] | None = None
     """as in responses"""
+    messages: list[Message] | None = None
+    """as in responses"""
+    loss: list[bool] | None = None
+    """as in responses"""
 
 
 class Candidates(Row):
@@ -347,6 +364,8 @@ class Candidates(Row):
                 prediction=row.prediction,
                 correct=row.correct,
                 tokens=row.tokens,
+                messages=row.messages,
+                loss=row.loss,
             )
             for row, reward in zip(responses, rewards, strict=True)
         ]

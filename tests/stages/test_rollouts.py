@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import trice
+from tiny import for_tool_calls
 from trice import PackedForward, losses
 from trice.errors import ToolUnavailable
-from trice.formats.chat import ChatFormat, chat_format
+from trice.formats.chat import MAX_RESULT, ChatFormat, chat_format
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
-from trice.stages.rollouts import MAX_RESULT, Conversation, Rollout, rollouts
+from trice.stages.rollouts import Conversation, Rollout, rollouts
 from trice.tools.call_text import function_schema
 from trice.training.tokenization import tokenize_conversation
 from trice.types import Message, Outcome, ToolCall
@@ -70,25 +71,15 @@ def asked(text: str, *tools: Any) -> Conversation:
 @pytest.fixture(scope="module")
 def policy(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     """A tiny model that knows the lessons by heart."""
-    folder = tmp_path_factory.mktemp("policy")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
-    tokenizer.chat_template = None
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.add_tokens(
-        ["<tool_call>", "</tool_call>", '{"name": "', '", "arguments": {"product": "', '"}}']
-    )
-    chat, tools = chat_format(tokenizer), [function_schema(stock)]
-    # one token for the long text that every prompt begins with, so that training takes seconds
-    prompt = chat.tokenizer.decode(chat.prompt([Message(role="user", content="-")], tools))
-    tokenizer.add_tokens([prompt.partition("<|im_end|>")[0].partition("\n")[2]])
+    folder, tools = tmp_path_factory.mktemp("policy"), [function_schema(stock)]
+    for_tool_calls(tiny_model("llama"), folder, "", tools)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     chat = chat_format(tokenizer)
     examples = [
         tokenize_conversation(chat, [Message(role="user", content=text), *lesson], tools)
         for text, lesson in LESSONS.items()
     ]
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"), dtype=torch.float32)
-    model.resize_token_embeddings(len(tokenizer))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     with PackedForward(model, examples, tokenizer) as forward:
         packed = forward.pack(examples)
@@ -100,9 +91,7 @@ def policy(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
             if loss.item() < 5e-3:
                 break
     assert loss.item() < 0.02
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.save_pretrained(folder)
-    chat.tokenizer.save_pretrained(folder)
     return load(str(folder), device="cpu", dtype="float32")
 
 
@@ -145,8 +134,8 @@ def test_the_batch_changes_nothing(policy: LocalModel, chat: ChatFormat) -> None
     texts = ["one by one?", "hello", "both?", "chair?", "ghost?", "hello"]
     together, apart = run(policy, chat, *texts), run(policy, chat, *texts, batch_size=1)
     assert [each.ids for each in together] == [each.ids for each in apart]
-    sampling = Sampling(max_new_tokens=30, temperature=2.0, samples=3, seed=5)
-    conversations = [asked("chair?"), asked("hello")]
+    sampling = Sampling(max_new_tokens=30, temperature=2.0, seed=5)
+    conversations = [asked(text)._replace(samples=range(3)) for text in ("chair?", "hello")]
     drawn = {
         size: {
             (number, sample): rollout.ids

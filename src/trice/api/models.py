@@ -186,7 +186,11 @@ def answer_of(row: Response, task: TaskLike) -> Answer:
 
     assert row.outcome is not None
     text = final_text(row, task)
-    messages = [*asked(row.instruction, row.input), said(task.tools, row.response)]
+    messages = asked(row.instruction, row.input)
+    if row.messages is not None:
+        messages += [message.for_template() for message in row.messages]
+        return Answer(row.input, text, row.outcome, row.response, row.call, row.execution, [], messages)
+    messages.append(said(task.tools, row.response))
     if row.execution is not None:
         messages.append({"role": "tool", "content": row.execution.output or f"Error: {row.execution.error}"})
     if row.turns:

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from trice.errors import InputError, error_line
-from trice.types import Message, Outcome, ToolCall
+from trice.types import Execution, Message, Outcome, ToolCall
 
 ToolSchema = dict[str, Any]
 """A tool in the form of the OpenAI API: `{"type": "function", "function": {name, description, parameters}}`."""
 
+MAX_RESULT = 2000  # characters of a tool's result that the model reads
 TURN_END = "<|im_end|>"  # of the template for models that have none with tools
 _PARSER_ERROR = re.compile(r"^Error: (.*)$", re.MULTILINE)
 
@@ -138,6 +139,24 @@ class ChatFormat:
             raise InputError("the chat template cannot continue a turn with tool results")
         return self._tokenize(whole[start:])
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids with the tags of calls, without the end tokens of turns."""
+        parts: list[list[int]] = [[]]
+        for token in ids:
+            parts[-1].append(token)
+            if token in self.tokenizer.all_special_ids:
+                parts.append([])
+        texts = [self._without_end(self.tokenizer.decode(part)) for part in parts]
+        return "\n".join(filter(None, texts))
+
+    def call_opening(self) -> list[int]:
+        """Token ids with which a message that calls a tool begins. Raises InputError if the format has no such
+        tokens."""
+        opening = self.tokenizer.response_template["fields"]["tool_calls"].get("open")
+        if not isinstance(opening, str):
+            raise InputError("tool choice 'required': this chat template has no text that opens a call")
+        return self._tokenize(opening)
+
     def parse(
         self, ids: Sequence[int], prompt: Sequence[int], tools: Sequence[ToolSchema] = ()
     ) -> ParsedTurn:
@@ -241,6 +260,12 @@ def read_message(value: Any) -> Message:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         reason = f"field '{first['loc'][0]}': {first['msg']}" if first else str(error)
         raise InputError(f"message: {reason}") from None
+
+
+def result_text(execution: Execution) -> str:
+    """An execution as the content of a tool message."""
+    text = (execution.output if execution.error is None else f"Error: {execution.error}") or ""
+    return text if len(text) <= MAX_RESULT else f"{text[: MAX_RESULT - 1]}…"
 
 
 def _use_own_template(tokenizer: Any) -> None:

@@ -2,8 +2,8 @@
 
 Templates are JSON files in `trice/formats/templates` (`alpaca` and `vicuna` as the published checkpoints were
 trained, and `plain`), a user's file with the same fields, or `chat`, the tokenizer's chat template. Arguments
-of a chat template follow its name: `chat:enable_thinking=false`. Calls in a chat template's own syntax are not
-covered.
+of a chat template follow its name: `chat:enable_thinking=false`. With `tools`, the chat template writes tool calls and
+results too, which is covered by `trice.formats.chat`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from trice.errors import InputError
 from trice.storage.files import read_text, validate
 
 CHAT = "chat"
+TOOLS = "tools"  # the chat template too, with its own tool calls: `trice.formats.chat`
 
 
 class Example(NamedTuple):
@@ -59,6 +60,8 @@ class Template(BaseModel):
         self, instruction: str, input: str, examples: Sequence[Example] = (), tokenizer: Any = None
     ) -> str:
         """The whole prompt, few-shot examples first."""
+        if self.name == TOOLS:
+            raise InputError("template 'tools' needs a local model and the engine transformers")
         if self.name == CHAT:
             return _chat(tokenizer, instruction, input, examples, self.chat_template_kwargs)
         shown = [
@@ -157,14 +160,14 @@ def _chat(
     return text
 
 
-def _chat_template_kwargs(text: str) -> dict[str, Any]:
+def _chat_template_kwargs(kind: str, text: str) -> dict[str, Any]:
     """The arguments in `enable_thinking=false,effort=low`: JSON values, or text if a value is not JSON."""
     found: dict[str, Any] = {}
     for argument in text.split(","):
         name, equals, value = argument.strip().partition("=")
         if not (name.isidentifier() and equals):
             raise InputError(
-                f"template '{CHAT}:{text}': '{argument}' is not an argument; write {CHAT}:enable_thinking=false"
+                f"template '{kind}:{text}': '{argument}' is not an argument; write {kind}:enable_thinking=false"
             )
         try:
             found[name] = json.loads(value)
@@ -177,9 +180,10 @@ def load_template(name: str | Template) -> Template:
     """The template called `name`, or read from the JSON file `name`. Raises InputError if there is none."""
     if isinstance(name, Template):
         return name
-    if name == CHAT or name.startswith(f"{CHAT}:"):
-        options = _chat_template_kwargs(name.partition(":")[2]) if name != CHAT else {}
-        return Template(name=CHAT, prompt_input="", prompt_no_input="", chat_template_kwargs=options)
+    kind, colon, arguments = name.partition(":")
+    if kind in (CHAT, TOOLS):
+        options = _chat_template_kwargs(kind, arguments) if colon else {}
+        return Template(name=kind, prompt_input="", prompt_no_input="", chat_template_kwargs=options)
     folder = resources.files("trice") / "formats" / "templates"
     known = sorted(
         item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")
@@ -190,7 +194,7 @@ def load_template(name: str | Template) -> Template:
         text = read_text(Path(name))
     else:
         raise InputError(
-            f"template '{name}' is not valid; choose {', '.join([*known, CHAT])}, or a .json file"
+            f"template '{name}' is not valid; choose {', '.join([*known, CHAT, TOOLS])}, or a .json file"
         )
     try:
         value = json.loads(text)

@@ -106,9 +106,7 @@ def label(
         _write_rejected(output, rejected, result)
         taught = _spread([_reading(*each) for each in pairs if each[1].call], reading) if reading else []
         _write_or_remove(reading_path(output), [row for rows in taught for row in rows])
-        finished.finish(
-            _labeled(tasks, question, verdict.call) for question, verdict in pairs if verdict.call
-        )
+        finished.finish(_labeled(tasks, question, verdict) for question, verdict in pairs if verdict.call)
     remove_sidecars(output, "calls")
     return result
 
@@ -219,10 +217,15 @@ def _question_fields(question: Question) -> dict[str, Any]:
     return question.model_dump(exclude=LEFT_OUT, exclude_none=True)
 
 
-def _labeled(tasks: Tasks, question: Question, call: str) -> LabeledQuestion:
+def _labeled(tasks: Tasks, question: Question, verdict: _Verdict) -> LabeledQuestion:
     """The stage-1 row: the accepted call alone is the target, without the text around it."""
     instruction = question.instruction or tasks.of(question).instruction
-    fields = {"instruction": instruction, "input": question.input, "output": call}
+    fields = {
+        "instruction": instruction,
+        "input": question.input,
+        "output": verdict.call,
+        "result": verdict.output,
+    }
     return LabeledQuestion.model_validate(_question_fields(question) | fields)
 
 

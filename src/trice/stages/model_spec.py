@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from trice import ray_cluster
 from trice.errors import InputError
-from trice.formats.prompt import CHAT, Example, Template, load_template
+from trice.formats.prompt import CHAT, TOOLS, Example, Template, load_template
 from trice.models import vllm_engine
 from trice.models.adapters import adapter_weights
 from trice.models.engine import Engine, EngineName, ToolChoice, base_engine
@@ -55,7 +55,7 @@ class ModelSpec:
     def prompt_template(self) -> Template:
         """The template of the prompts. A chat endpoint applies the model's own."""
         template = load_template(self.template)
-        return load_template(CHAT) if self.chats and template.name != CHAT else template
+        return load_template(CHAT) if self.chats and template.name not in (CHAT, TOOLS) else template
 
     @property
     def chats(self) -> bool:
@@ -91,6 +91,11 @@ class ModelSpec:
 
 def check_model_spec(spec: ModelSpec) -> None:
     """Raise InputError for a model, adapter or engine that cannot be opened, before anything is loaded."""
+    tools = spec.prompt_template.name == TOOLS
+    if tools and (spec.client is not None or spec.engine != "transformers"):
+        raise InputError("template 'tools' needs a local model and the engine transformers")
+    if tools and spec.sampling.beams > 1:
+        raise InputError("template 'tools' does not support beam search; leave beams out")
     if spec.client is not None:
         if spec.adapter:
             raise InputError(

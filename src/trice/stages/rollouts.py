@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from trice.errors import TriceError
-from trice.formats.chat import ChatFormat
+from trice.formats.chat import ChatFormat, result_text
 from trice.models.batch_attention import batch_attention
 from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import EncodedPrompt, shared_prefix
@@ -32,15 +32,16 @@ from trice.types import Execution, Message, Outcome, ToolCall
 
 MAX_TURNS = 8  # assistant messages in one rollout
 MAX_CALLS = 16  # in one message; further ones get an error as their result
-MAX_RESULT = 2000  # characters of a result that the model reads
 
 
 class Conversation(NamedTuple):
-    """The messages that a model continues, and the tools that it may call. `key` seeds the samples."""
+    """The messages that a model continues, and the tools that it may call. `key` and the sample numbers seed the
+    samples."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     key: str = ""
+    samples: Sequence[int] = (0,)
 
 
 @dataclass
@@ -106,6 +107,7 @@ def rollouts(
     sampling: Sampling,
     *,
     max_turns: int = MAX_TURNS,
+    opening: Sequence[int] = (),
     batch_size: int = 128,
 ) -> Iterator[tuple[int, int, Rollout]]:
     """Yield (number of the conversation, sample, rollout) in the order in which rollouts finish.
@@ -114,17 +116,17 @@ def rollouts(
         loaded: The policy.
         format: Its chat format.
         conversations: What it continues. Their prompts must fit into the model's context.
-        sampling: How each turn is sampled: `max_new_tokens` limits one message, `samples` are rollouts of each
-            conversation. Beam search is not supported.
+        sampling: How each message is sampled, of at most `max_new_tokens`. Its `samples` and `beams` are not used.
         max_turns: The number of assistant messages after which a rollout ends. With 1, calls are executed and their
             results are not read.
+        opening: Token ids with which every first message begins.
         batch_size: Rollouts that are generated at the same time.
 
     Raises:
         TriceError: If a tool cannot run. A tool that fails is a result that the model reads.
     """
     if conversations:
-        yield from _Run(loaded, format, conversations, sampling, max_turns).run(batch_size)
+        yield from _Run(loaded, format, conversations, sampling, max_turns, opening).run(batch_size)
 
 
 class _Run:
@@ -137,6 +139,7 @@ class _Run:
         conversations: Sequence[Conversation],
         sampling: Sampling,
         max_turns: int,
+        opening: Sequence[int],
     ) -> None:
         self.loaded, self.format, self.conversations, self.max_turns = (
             loaded,
@@ -144,7 +147,7 @@ class _Run:
             conversations,
             max_turns,
         )
-        self.sampling = sampling
+        self.sampling, self.opening = sampling, list(opening)
         self.schemas = [[function_schema(tool) for tool in each.tools] for each in conversations]
         self.prompts = [
             format.prompt(each.messages, schemas)
@@ -158,10 +161,10 @@ class _Run:
 
     def run(self, batch_size: int) -> Iterator[tuple[int, int, Rollout]]:
         for number, (prompt, each) in enumerate(zip(self.prompts, self.conversations, strict=True)):
-            owners = [_Owner(number, sample) for sample in range(self.sampling.samples)]
+            owners = [_Owner(number, sample) for sample in each.samples]
             self.rollouts |= {owner: Rollout(prompt) for owner in owners}
-            samples = tuple(range(self.sampling.samples))
-            self.waiting.append((owners, EncodedPrompt(prompt, each.key, samples)))
+            entry = EncodedPrompt([*prompt, *self.opening], each.key, tuple(each.samples))
+            self.waiting.append((owners, entry))
         loaded, shared = self.loaded, shared_prefix(self.prompts)
         if loaded.use_model_head is None:
             loaded.use_model_head = needs_model_head(loaded, self.prompts[0])
@@ -185,7 +188,12 @@ class _Run:
     def _turn_written(self, owner: _Owner, row: BatchRow, executor: LiveExecutor) -> None:
         """Parse a message, and start its calls or finish the rollout."""
         rollout, ids = self.rollouts[owner], [*row.ids, *([] if row.end is None else [row.end])]
-        parsed = self.format.parse(ids, row.prompt, self.schemas[owner.number])
+        context = [*rollout.prompt, *rollout.ids]
+        ids = [
+            *row.prompt[len(context) :],
+            *ids,
+        ]  # with the opening, which is in the prompt of the first message
+        parsed = self.format.parse(ids, context, self.schemas[owner.number])
         rollout.extend(ids, loss=True)
         rollout.messages.append(parsed.message)
         if parsed.outcome is not Outcome.ANSWERED:
@@ -251,10 +259,3 @@ class _Run:
             return
         key = f"{self.conversations[owner.number].key} {turns}"
         self.waiting.append(([owner], EncodedPrompt(context, key, (owner.sample,))))
-
-
-def result_text(execution: Execution) -> str:
-    """An execution as the text of a tool message."""
-    text = execution.output if execution.error is None else f"Error: {execution.error}"
-    text = text or ""
-    return text if len(text) <= MAX_RESULT else f"{text[: MAX_RESULT - 1]}…"

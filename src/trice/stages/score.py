@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trice.errors import InputError
 from trice.rewards import RewardFunction, paper
+from trice.stages.chat_responses import target_messages
 from trice.stages.collect import GOLD
 from trice.stages.generate import GRADED
 from trice.stages.grading import SecondTurnModel, grade
@@ -20,7 +22,7 @@ from trice.stages.model_spec import ModelSpec
 from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
 from trice.tasks import Tasks, check_questions
 from trice.tools.executor import Runner, remove_sidecars
-from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
+from trice.types import Candidates, Execution, LabeledQuestion, Outcome, Question, Response
 
 
 def score(
@@ -50,10 +52,11 @@ def score(
     written = []
     for row, question in zip(labeled, questions, strict=True):
         fields = question.model_dump(exclude=GRADED)
-        target = _response(question, fields, row.output, GOLD)
-        rest = [
-            _response(question, fields, *each) for each in others.get((question.dataset, question.id), ())
-        ]
+        found = others.get((question.dataset, question.id), ())
+        target = _response(question, fields, {"response": row.output, "origin": GOLD})
+        if any("messages" in each for each in found):
+            target = _conversation(tasks, row, target)
+        rest = [_response(question, fields, each) for each in found]
         written.append(_numbered(_distinct([target, *rest]) if distinct else [target, *rest]))
     model = SecondTurnModel(tasks, spec, output) if spec else None
     flat = [row for rows in written for row in rows]
@@ -85,8 +88,8 @@ def _paths(data: Path, task: str) -> list[Path]:
 
 def _responses(
     paths: Sequence[Path], target_path: Path, task: str
-) -> dict[tuple[str, str], list[tuple[str, str, list[int] | None]]]:
-    """Text, origin and token ids of every response except the targets, by data set and id of its question."""
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The fields of every response except the targets, by data set and id of its question."""
     found = defaultdict(list)
     for path in paths:
         if path == target_path:
@@ -94,16 +97,35 @@ def _responses(
         # Rows of published files name no origin; there it is a part of the file's name.
         published = path.name.removeprefix(f"{task}_").removesuffix("_response.json")
         for row in read_rows(path, Response, repeated=True):
-            found[row.dataset, row.id].append((row.response, row.origin or published, row.tokens))
+            names = GRADED if row.messages is not None else {"response", "origin", "tokens"}
+            fields = row.model_dump(include=names, exclude_none=True)
+            found[row.dataset, row.id].append(fields | {"origin": row.origin or published})
     return found
 
 
-def _response(
-    question: Question, fields: dict[str, object], text: str, origin: str, tokens: list[int] | None = None
-) -> Response:
-    row = Response.model_validate(fields | {"response": text, "origin": origin, "tokens": tokens})
+def _response(question: Question, fields: dict[str, object], written: dict[str, Any]) -> Response:
+    row = Response.model_validate(fields | written)
     row._where = question.where
     return row
+
+
+def _conversation(tasks: Tasks, labeled: LabeledQuestion, target: Response) -> Response:
+    """The target as an executed conversation, like the candidates beside it."""
+    task = tasks.of(target)
+    messages = target_messages(labeled, task.tools)
+    calls = messages[0].tool_calls
+    prediction = (
+        messages[-1].content if messages[-1].role != "assistant" else task.predict(messages[-1].content)
+    )
+    return target.model_copy(
+        update={
+            "messages": messages,
+            "outcome": Outcome.CALLED if calls else Outcome.ANSWERED,
+            "call": calls[0] if calls else None,
+            "execution": Execution(output=labeled.result) if calls and labeled.result is not None else None,
+            "prediction": prediction,
+        }
+    )
 
 
 def _distinct(rows: Sequence[Response]) -> list[Response]:

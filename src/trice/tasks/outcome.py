@@ -23,6 +23,10 @@ class Parsed(NamedTuple):
 def parse(tasks: Tasks, row: Response) -> Parsed:
     """Parse one response."""
     task = tasks.of(row)
+    if (
+        row.messages is not None and row.outcome is not None
+    ):  # it was parsed and executed when it was generated
+        return Parsed(task, paper.ParsedResponse(row.outcome, row.call, row.reason), None, True)
     offered = {tool.name: tool for tool in task.tools}
     reading = paper.parse(row.response, {name: tool.parse for name, tool in offered.items()})
     tool = offered[reading.call.name] if reading.call else None

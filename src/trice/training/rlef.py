@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from trice.datasets.published import read_candidates
-from trice.formats.prompt import load_template
+from trice.errors import InputError
+from trice.formats.chat import ChatFormat
+from trice.formats.prompt import TOOLS, load_template
+from trice.stages.chat_responses import chat_format_of, prompt_messages, schemas
 from trice.tasks import Tasks, recorded_task, task_asked
 from trice.training.settings import Rlef
 from trice.training.validation import load_validation
+from trice.types import Candidates
 
 
-def examples(data: Path, template: str, limit: int | None = None) -> Callable[[Any], list[Any]]:
+def examples(
+    data: Path, template: str, limit: int | None = None, tasks: Tasks | None = None
+) -> Callable[[Any], list[Any]]:
     """A function from the tokenizer to the training set. Raises InputError for data or a template that do not
     fit."""
     rows, form = read_candidates(data)[:limit], load_template(template)
@@ -21,6 +27,9 @@ def examples(data: Path, template: str, limit: int | None = None) -> Callable[[A
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
 
+        if form.name == TOOLS:
+            chat, known = chat_format_of(form, tokenizer), tasks or Tasks("math")
+            return [_conversations(chat, known, row) for row in rows]
         return [
             tokenize_example(
                 form,
@@ -35,6 +44,30 @@ def examples(data: Path, template: str, limit: int | None = None) -> Callable[[A
         ]
 
     return make
+
+
+def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:
+    """The candidates of a question as tokenized conversations, in the tokens that were sampled if they were."""
+    from trice.training.packing import ResponseTokens, TokenizedExample
+    from trice.training.tokenization import tokenize_conversation
+
+    tools = tasks.of_row(row.task, row.instruction, row.where).tools
+    asked, offered = prompt_messages(row.instruction, row.input), schemas(tools)
+    prompt, responses = chat.prompt(asked, offered), []
+    for each in row.candidates:
+        if each.messages is None:
+            raise InputError(
+                f"{row.where or row.id}: field 'messages' of a candidate is missing; template 'tools' needs candidates "
+                "that were generated with it"
+            )
+        if each.tokens is not None and each.loss is not None:
+            responses.append(ResponseTokens(each.tokens, each.loss))
+        else:
+            rendered = tokenize_conversation(chat, [*asked, *each.messages], offered)
+            whole = [*rendered.prompt, *rendered.responses[0].ids]
+            loss = [False] * len(rendered.prompt) + rendered.responses[0].loss
+            responses.append(ResponseTokens(whole[len(prompt) :], loss[len(prompt) :]))
+    return TokenizedExample(prompt, responses, [each.reward for each in row.candidates])
 
 
 def rlef(
@@ -60,7 +93,7 @@ def rlef(
     settings do not fit.
     """
     settings = settings or Rlef()
-    make = examples(data, template, limit)
+    make = examples(data, template, limit, tasks)
     held_out = load_validation(settings, validation, tasks, max_new_tokens)
 
     task = recorded_task(tasks) or task_asked(row.instruction for row in read_candidates(data))

@@ -1,0 +1,123 @@
+"""Questions as conversations, and rollouts as responses: the template `tools` for all stages.
+
+Everything else treats such a response like one whose calls are text: it has an outcome, a call with its execution, and
+a prediction, and in addition the messages and the loss mask of its tokens. It is executed when it is generated, and
+never parsed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_text
+from trice.formats.paper import parse, visible
+from trice.formats.prompt import Example, Template
+from trice.models.engine import Engine, Failure, GenerationSettings, too_long
+from trice.tasks import TaskLike
+from trice.tools import Tool
+from trice.tools.call_text import function_schema
+from trice.types import Execution, LabeledQuestion, Message, Question, Response
+
+if TYPE_CHECKING:
+    from trice.stages.rollouts import Rollout
+
+
+def prompt_messages(instruction: str, input: str, examples: Sequence[Example] = ()) -> list[Message]:
+    """The conversation that asks a question: the instruction as system message, few-shot examples as turns."""
+    shown = [
+        Message(role=role, content=text)
+        for example in examples
+        for role, text in (("user", example.input), ("assistant", example.output))
+    ]
+    if not instruction or not input:
+        return [*shown, Message(role="user", content=instruction or input)]
+    return [Message(role="system", content=instruction), *shown, Message(role="user", content=input)]
+
+
+def target_messages(row: LabeledQuestion, tools: Sequence[Tool]) -> list[Message]:
+    """The target of stage 1 as messages: an answer, or the call with its result and the gold answer."""
+    parsed = parse(row.output, {tool.name: tool.parse for tool in tools})
+    if parsed.call is None:
+        return [Message(role="assistant", content=row.output)]
+    messages = [Message(role="assistant", tool_calls=[parsed.call])]
+    if row.result is not None:
+        answer = row.answer if isinstance(row.answer, str) else next(iter(row.answer), "")
+        result = result_text(Execution(output=row.result))
+        messages.append(Message(role="tool", name=parsed.call.name, content=result))
+        messages += [Message(role="assistant", content=answer)] if answer else []
+    return messages
+
+
+def schemas(tools: Sequence[Tool]) -> list[ToolSchema]:
+    """The tools as a chat template expects them."""
+    return [function_schema(tool) for tool in tools]
+
+
+def roll_out(
+    engine: Engine,
+    task: TaskLike,
+    settings: GenerationSettings,
+    questions: Mapping[int, tuple[Question, str, tuple[int, ...]]],
+    origin: str,
+    store: Callable[[int, dict[int, Response]], None],
+) -> list[Failure]:
+    """Answer questions, each given by its number with its key and the samples that are wanted.
+
+    With tool choice `none` the prompt offers no tools; with `required` every response begins with a call. Returns the
+    questions whose prompts do not fit into the context, by their place."""
+    from trice.models.generation import TransformersEngine
+    from trice.stages.rollouts import Conversation, rollouts
+
+    assert isinstance(engine, TransformersEngine)  # checked by `check_model_spec`
+    loaded, chat = engine.loaded, chat_format_of(settings.template, engine.loaded.tokenizer)
+    tools = () if settings.tool_choice == "none" else tuple(task.tools)
+    opening = chat.call_opening() if settings.tool_choice == "required" else []
+    failures, fitting = [], []
+    for place, (number, (question, key, samples)) in enumerate(questions.items()):
+        messages = prompt_messages(question.instruction, question.input, settings.examples)
+        length = len(chat.prompt(messages, schemas(tools))) + len(opening)
+        if length >= loaded.context:
+            failures.append(too_long(place, length, loaded.context - 1))
+            continue
+        fitting.append((number, Conversation(messages, tools, key, samples)))
+    conversations = [each for _, each in fitting]
+    sampling = replace(settings.sampling, samples=1)
+    for place, sample, rollout in rollouts(
+        loaded, chat, conversations, sampling, opening=opening, batch_size=engine.batch_size
+    ):
+        number = fitting[place][0]
+        store(number, {sample: to_response(questions[number][0], task, rollout, chat, origin, sample)})
+    return failures
+
+
+def to_response(
+    question: Question, task: TaskLike, rollout: Rollout, chat: ChatFormat, origin: str = "", sample: int = 0
+) -> Response:
+    """A rollout as an executed response. If the result of a call was not read, it is the prediction."""
+    written = [token for token, own in zip(rollout.ids, rollout.loss, strict=True) if own]
+    calls = rollout.calls
+    prediction = task.predict(visible(rollout.answer)) if rollout.answer else None
+    if prediction is None and rollout.messages and rollout.messages[-1].role == "tool":
+        prediction = rollout.executions[-1].output
+    fields: dict[str, Any] = {
+        "response": chat.text(written),
+        "origin": origin,
+        "sample": sample,
+        "tokens": rollout.ids,
+        "loss": rollout.loss,
+        "messages": rollout.messages,
+        "outcome": rollout.outcome,
+        "reason": rollout.reason,
+        "call": calls[0] if calls else None,
+        "execution": rollout.executions[0] if rollout.executions else None,
+        "prediction": prediction,
+    }
+    known = question.model_dump(exclude=set(Response.model_fields) - set(Question.model_fields))
+    return Response.model_validate(known | fields)
+
+
+def chat_format_of(template: Template, tokenizer: Any) -> ChatFormat:
+    """The chat format of a tokenizer with the template's arguments."""
+    return chat_format(tokenizer, **template.chat_template_kwargs)

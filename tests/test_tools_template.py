@@ -1,0 +1,93 @@
+"""The whole loop with the template `tools`: native calls, their results read, both stages, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import trice
+from tiny import command, for_tool_calls, read, write
+from trice.tasks.math import INSTRUCTION
+from trice.tools.calculator import Calculator
+from trice.tools.call_text import function_schema
+from trice.types import Outcome
+
+QUESTIONS = [
+    {"id": f"S_{i}", "question": f"What is {i} * 3?", "answer": str(3 * i), "expression": f"{i}*3"}
+    for i in range(2, 7)
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> trice.Model:
+    folder, tools = tmp_path_factory.mktemp("policy"), [function_schema(Calculator())]
+    for_tool_calls(tiny_model("llama"), folder, INSTRUCTION, tools)
+    return trice.load(str(folder), template="tools", device="cpu", dtype="float32")
+
+
+def test_both_stages_train_on_conversations_that_were_executed(model: trice.Model, tmp_path: Path) -> None:
+    known, unknown = trice.split(model, QUESTIONS, "math", samples=1, max_new_tokens=8)
+    assert (known, len(unknown)) == ([], 5)
+    labels = trice.label(unknown, "math")
+    assert (labels[0].output, labels[0].result) == ("calculator(2*3)", "6")
+    settings = {
+        "num_train_epochs": 60,
+        "batch_size": 5,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+    }
+    stage1 = trice.clone(model, labels, "math", lora={"r": 16, "target_modules": "all-linear"}, **settings)
+    rows = trice.generate(stage1, QUESTIONS, "math", max_new_tokens=60)
+    for row, question in zip(rows, QUESTIONS, strict=True):
+        assert row.messages is not None
+        assert [message.role for message in row.messages] == ["assistant", "tool", "assistant"]
+        assert row.outcome is Outcome.CALLED
+        assert row.calls[0].arguments == {"expression": question["expression"]}
+        assert row.execution
+        assert row.execution.output == question["answer"]
+        assert row.messages[1].content == question["answer"]
+        assert len(row.tokens or []) == len(row.loss or [])
+    found = trice.evaluate({"base": model, "stage 1": stage1}, QUESTIONS, "math", max_new_tokens=60)
+    assert found.measures["stage 1"]["total"]["tool_use"].count == 5
+    assert found.measures["stage 1"]["total"]["accuracy"].count == sum(
+        row.prediction == row.answers[0] for row in rows
+    )
+    answer = stage1.ask("What is 4 * 3?", "math", max_new_tokens=60)
+    assert [message["role"] for message in answer.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert answer.text == rows[2].prediction
+    none = trice.generate(stage1, QUESTIONS[:1], "math", tool_choice="none", max_new_tokens=8)
+    assert none[0].execution is None or none[0].execution.output is None
+    forced = trice.generate(model, QUESTIONS, "math", tool_choice="required", max_new_tokens=4)
+    assert all(row.response.startswith("<tool_call>") for row in forced)
+
+    both = trice.rlef(
+        stage1, QUESTIONS, "math", samples=3, max_new_tokens=60, num_train_epochs=1, batch_size=5
+    )
+    assert both.adapter is not None
+
+
+def test_the_commands_take_the_template(
+    model: trice.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, name = write(tmp_path / "sums.json", QUESTIONS), model.name
+    words = ["--model", name, "--template", "tools", "--device", "cpu", "--dtype", "float32"]
+    written, judged = tmp_path / "written.json", tmp_path / "judged.json"
+    code, _, error = command(
+        capsys, "generate", "--data", data, "--output", written, "--max-new-tokens", 8, *words
+    )
+    assert code == 0, error
+    assert {"messages", "loss", "tokens", "outcome"} <= set(read(written)[0])
+    assert command(capsys, "evaluate", "--data", written, "--output", judged)[0] == 0
+    assert [row["messages"] for row in read(judged)] == [row["messages"] for row in read(written)]
+    code, _, error = command(
+        capsys, "generate", "--data", data, "--output", tmp_path / "x", "--beams", 2, *words
+    )
+    assert (code, error[-1]) == (2, "trice: template 'tools' does not support beam search; leave beams out")
