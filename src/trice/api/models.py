@@ -222,8 +222,9 @@ def load(
         name: The name of a model on the Hugging Face hub, a folder, an embedded model (`gemma-3-270m` or
             `smollm2-135m-instruct`), or the folder of an adapter, which knows its base model.
         adapter: The folder of an adapter.
-        template: How prompts are written: `plain`, `alpaca`, `vicuna`, `chat` (the tokenizer's chat template) or a
-            JSON file. Without it the adapter's own, or `plain`.
+        template: How prompts are written: `plain`, `alpaca`, `vicuna`, `chat` (the tokenizer's chat template),
+            `tools` (the chat template with its own tool calls, several of them and over several turns) or a JSON
+            file. Without it the adapter's own, or `plain`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         batch_size: Responses that are written at the same time.

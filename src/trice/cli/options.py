@@ -72,8 +72,8 @@ class LocalModelOptions(Settings):
     """Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file. The default is the
     adapter's task, without an adapter math."""
     template: str | None = None
-    """Prompt template: plain, alpaca, vicuna, chat (with arguments: chat:enable_thinking=false) or a .json file.
-    The default is the adapter's template, without an adapter plain."""
+    """Prompt template: plain, alpaca, vicuna, chat (with arguments: chat:enable_thinking=false), tools (the chat
+    template with its own tool calls, several of them and over several turns) or a .json file. The default is the adapter's template, without an adapter plain."""
     tool: dict[str, str] = same_as(TaskOptions, "tool")
 
 

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, Field
 
 from trice import datasets
 from trice.errors import InputError
-from trice.formats.prompt import Template, load_template
+from trice.formats.prompt import TOOLS, Template, load_template
 from trice.models.adapters import adapter_record, training_record
 from trice.models.local import LocalModel, check_model, load
 from trice.storage.files import read_rows
@@ -132,6 +132,9 @@ def open_registry(
         name: load_template(template or its_own or "plain")
         for (name, _), its_own in zip(named, [first, *recorded], strict=True)
     }
+    for name, chosen in templates.items():
+        if chosen.name == TOOLS:
+            raise InputError(f"{name}: is trained with template 'tools', which trice serve does not support")
     served = (*MIXED, *task.split(",")[1:]) if tasks.mixed else (tasks.name,)
     registry = ModelRegistry({}, tasks, served, _examples(served, questions))
     for tool in {tool.name: tool for name in served for tool in registry.task(name).tools}.values():
