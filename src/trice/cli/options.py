@@ -73,7 +73,8 @@ class LocalModelOptions(Settings):
     adapter's task, without an adapter math."""
     template: str | None = None
     """Prompt template: plain, alpaca, vicuna, chat (with arguments: chat:enable_thinking=false), tools (the chat
-    template with its own tool calls, several of them and over several turns) or a .json file. The default is the adapter's template, without an adapter plain."""
+    template with its own tool calls, several of them and over several turns) or a .json file. The default is the
+    adapter's template, without an adapter plain."""
     tool: dict[str, str] = same_as(TaskOptions, "tool")
 
 

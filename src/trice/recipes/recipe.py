@@ -49,9 +49,10 @@ class Recipe(Settings):
     model: str
     """base model: hub name, folder, or an embedded one, `gemma-3-270m` or `smollm2-135m-instruct`"""
     template: str = "plain"
-    """the prompt's form: `plain` (which shows no instruction: tools are learned from training or worked
-    examples alone), `alpaca`, `vicuna`, `chat`, or a `.json` file of `prompt_input` and `prompt_no_input`
-    with `{instruction}` and `{input}`, and perhaps `response_prefix`, `example_end`, `stop`"""
+    """how prompts are written: `plain` (without the instruction, so tools are learned from training or few-shot
+    examples alone), `alpaca`, `vicuna`, `chat` (the model's chat template), `tools` (the chat template with its own
+    tool calls, several of them and over several turns), or a `.json` file of `prompt_input` and `prompt_no_input`
+    with `{instruction}` and `{input}`, and optionally `response_prefix`, `example_end`, `stop`"""
     output: Annotated[Path | None, FREE] = None
     """the run's folder; by default `runs/<name>`"""
     scale: float = Field(1.0, gt=0)
