@@ -150,7 +150,7 @@ def test_a_bad_template_file_is_named(text: str | None, complaint: str, tmp_path
 def test_an_unknown_template_names_those_there_are() -> None:
     with pytest.raises(
         InputError,
-        match=r"template 'alpacca' is not valid; choose alpaca, plain, vicuna, chat, or a \.json file",
+        match=r"template 'alpacca' is not valid; choose alpaca, plain, vicuna, chat, tools, or a \.json file",
     ):
         load_template("alpacca")
 
