@@ -1,8 +1,8 @@
-"""The rows that travel between stages, one class per file form of `data/`.
+"""The records of trice: questions, messages, tool calls, responses, labeled questions and candidates.
 
-Field names are those of the published files. Extra fields are kept and passed on, so a row can carry what a
-data set knows beyond the question (its gold expression, its grade) through every stage.
-Nothing here reads or writes files: that is `trice.storage.files`.
+Each is one JSON object in a file. Unknown fields are kept, so a row can carry what its data set knows beyond the
+question (the gold expression, the grade) through every stage. This module does not read or write files: that is
+`trice.storage.files`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-ALL = "total"  # names all data sets together, in measures and reports
+ALL = "total"  # the name of all data sets together, in metrics and reports
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 
@@ -95,23 +95,23 @@ class Row(BaseModel):
 
     @property
     def key(self) -> tuple[str | int, ...] | None:
-        """What no other row of its file may share, data set and id first; None where rows may be alike."""
+        """What no other row of the file may share, beginning with data set and id; None if rows may be equal."""
         return None
 
     @property
     def where(self) -> str:
-        """The file and line it was read from, for messages; empty for a row made here."""
+        """The file and line that the row was read from, for messages; empty if it was not read from a file."""
         return self._where
 
     def __eq__(self, other: object) -> bool:
-        # pydantic's own would compare where they were read as well
+        # pydantic's comparison includes private attributes, such as the line in a file.
         return (
             isinstance(other, Row) and type(self) is type(other) and self.model_dump() == other.model_dump()
         )
 
 
 def dataset_of(id: str) -> str:
-    """The data set that an id names: what stands before its first `_`, `-`, `:` or `/`."""
+    """The data set that a published id names: the part before its first `_`, `-`, `:` or `/`."""
     prefix = re.match(r"[^_\-:/]+(?=[_\-:/])", id)
     return prefix[0] if prefix and prefix[0] != ALL else "unnamed"
 
@@ -120,34 +120,34 @@ def _without_question(value: dict[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in value.items() if name not in ("input", "question")}
 
 
-REQUIRED = "required"  # of the field `tool`, of a task's and of a data set's
+REQUIRED = "required"  # the value of the field `tool` of a question or a task
 
 
 class Question(Row):
-    """One problem with its gold answer(s): `data/raw` (text under `question`) and `data/dev` (under `input`)."""
+    """A problem with one or more accepted answers. Its text may be in the field `question` or `input`."""
 
     id: str = Field(min_length=1)
-    """names the question; rows of different files are joined by it and the data set"""
+    """unique in its data set; rows of different files are joined by data set and id"""
     dataset: str = ""
-    """under what the report counts it; without it, the beginning of the id up to `_`, `-`, `:` or `/`, else
-    `unnamed`"""
+    """the data set, by which the report groups questions; by default the part of the id before `_`, `-`, `:` or `/`,
+    else `unnamed`"""
     task: str | None = None
-    """in a mix, where each row needs it (recipes put it there): the task that reads and judges the row;
-    `second-turn` where it is asked again with a tool's output"""
+    """the task of this question, which every row of a mix needs (recipes fill it in); `second-turn` if the question is
+    asked over a tool's output"""
     instruction: str = ""
-    """the task's sentence; filled in where it is missing"""
+    """the instruction; by default the task's"""
     input: str = Field(validation_alias=AliasChoices("input", "question"))
-    """the question's text"""
+    """the text of the question"""
     answer: str | list[str] | None = None
-    """the gold answer, or a list of accepted ones; for math each must hold a number, of several the last counts;
-    only `generate` takes questions without one"""
+    """the gold answer, or a list of accepted ones. For math each must contain a number, and the last number counts.
+    Only `generate` accepts questions without an answer"""
     tool: Literal["required"] | None = None
-    """`required` where only a tool can know the answer (stock, prices, time): the question counts as needing it and
-    is never known, whatever the model says"""
+    """`required` if only a tool can know the answer (stock, prices, time): the question always needs a tool and is
+    never known"""
     turn: Count | None = None
-    """of a second turn: its number among those over one output, from 1"""
+    """for a second turn: its number among the questions over one output, from 1"""
     first_turn: str | None = None
-    """of a second turn: the id of the question whose call gave the output"""
+    """for a second turn: the id of the question whose call returned the output"""
 
     @model_validator(mode="before")
     @classmethod
@@ -167,16 +167,16 @@ class Question(Row):
             return _without_question(value) | {"input": value["instruction"], "instruction": ""}
         if given and not texts:
             raise ValueError(f"field '{next(iter(given))}': the question is empty")
-        # One of two fields is left out: it would be passed on as another question.
+        # Only one of two equal fields is kept. The other would be passed on as an unknown field.
         return _without_question(value) | {"input": next(iter(texts.values()))} if len(given) == 2 else value
 
     @model_validator(mode="after")
     def _name_the_dataset(self) -> Self:
-        # Published rows carry the data set only inside the id ("ASDiv_12", "GSM8K-3").
+        # Published rows name their data set only in the id ("ASDiv_12", "GSM8K-3").
         if not self.dataset:
             self.dataset = dataset_of(self.id)
         if self.dataset == ALL:
-            raise ValueError(f"field 'dataset': the name '{ALL}' is taken: it means all data sets together")
+            raise ValueError(f"field 'dataset': the name '{ALL}' is reserved for all data sets together")
         if self.answer is not None and not (self.answer and all(answer.strip() for answer in self.answers)):
             raise ValueError("field 'answer': there is no gold answer")
         return self
@@ -187,56 +187,57 @@ class Question(Row):
 
     @property
     def answers(self) -> list[str]:
-        """The gold answers, any of which is accepted; none where they are not known."""
+        """The gold answers, any of which is accepted; empty if they are not known."""
         if self.answer is None:
             return []
         return self.answer if isinstance(self.answer, list) else [self.answer]
 
 
 class Response(Question):
-    """A question and what a model wrote: `data/stage2/*_response.json` and `data/dev`. The fields from `outcome` on
-    are filled by `score` and `evaluate`."""
+    """A question and what a model wrote. `score` and `evaluate` fill the fields from `outcome` on; with the template
+    `tools`, `generate` fills all of them except the verdict."""
 
     response: str
     """what the model wrote"""
     origin: str = ""
-    """which model, by the name it was given"""
+    """the name that was given to the model"""
     sample: Count = 0
-    """counts the responses of one origin to one question, from 0"""
+    """the number of this response among those of one origin to the question, from 0"""
     tokens: list[Count] | None = None
-    """the token ids it was written in, without the end token, where the engine tells them and the model's
-    tokenizer would cut the text into others; a row without them is cut again in training, with the same
-    result"""
+    """the sampled token ids without the end token, if the engine reports them and tokenizing the text gives others;
+    without them, training tokenizes the text. With the template `tools`: all ids after the prompt, with those of tool
+    results"""
     outcome: Outcome | None = None
     """`answered`, `called` or `malformed`"""
     reason: str | None = None
-    """why a call is malformed"""
+    """the reason if a call is malformed"""
     call: ToolCall | None = None
-    """the first call that parses: its `name` and `arguments`"""
+    """the first call that can be parsed: its `name` and `arguments`"""
     execution: Execution | None = None
-    """what running it gave: `output` or `error`"""
+    """the result of that call: `output` or `error`"""
     messages: list[Message] | None = None
     """with the template `tools`: what the model wrote, with its tool calls, and the results that it read"""
     loss: list[bool] | None = None
     """with the template `tools`: for each of `tokens`, whether the model wrote it"""
     turns: list[str] | None = None
-    """what the model answered when it was asked again with the output, such as all passages of a search together; a
-    list of one answer, unless a tool of your own asks several questions"""
+    """the model's answers in second turns over the output, such as all passages of a search; one answer, unless a
+    user's tool asks several questions"""
     any_passage: bool | None = None
-    """whether the answer over any one passage alone is right, where `evaluate` is given `any_passage`; for a
-    response that read no passages the same as `correct`"""
+    """whether the answer over any one passage alone is right, if `evaluate` is given `any_passage`; the same as
+    `correct` for a response that read no passages"""
     prediction: str | None = Field(default=None, validation_alias=AliasChoices("prediction", "pred"))
-    """the prediction: the first of the turns that is not empty; else a call's output; else for math the last
-    number of the text, for the other tasks the text; missing where there is none"""
+    """the answer that is judged: the first second turn that is not empty, else the output of the call, else the
+    task's reading of the text (for math the last number, for other tasks the text); missing if there is none"""
     known_share: float | None = None
-    """the share of right answers, where `split` asked several times"""
+    """the share of right answers, if `split` asks several times"""
     correct: bool | None = None
-    """for math whether it equals a gold answer after rounding to 2 decimals; else whether a gold answer occurs
-    as whole words within its first 20 words, ignoring case and punctuation, or it is an exact match"""
+    """whether the prediction is right. For math it must equal a gold answer after rounding to 2 decimals. Otherwise a
+    gold answer must occur as whole words within its first 20 words, regardless of case and punctuation, or be an
+    exact match"""
     exact: bool | None = None
-    """where answers are words: whether it is a gold answer word for word"""
+    """for answers in words: whether the prediction is a gold answer word for word"""
     f1: Annotated[Number, Field(ge=0, le=1)] | None = None
-    """where answers are words: the best overlap of words with a gold answer, 0 to 1"""
+    """for answers in words: the largest overlap of words with a gold answer, 0 to 1"""
 
     @property
     def key(self) -> tuple[str | int, ...] | None:
@@ -301,7 +302,7 @@ class Candidate(BaseModel):
     response: str
     """what the model, the teacher or the data set wrote"""
     reward: Number
-    """the number that ranking goes by"""
+    """the number by which candidates are ranked"""
     target: bool = False
     """whether this response is the target of stage 1; at most one candidate is"""
     origin: str = ""

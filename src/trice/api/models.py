@@ -181,16 +181,16 @@ class Model:
 
 def answer_of(row: Response, task: TaskLike) -> Answer:
     """An executed response as an answer."""
-    from trice.stages.conversations import asked, said
+    from trice.stages.conversations import assistant_message, prompt_messages
     from trice.tasks.final_answer import final_text
 
     assert row.outcome is not None
     text = final_text(row, task)
-    messages = asked(row.instruction, row.input)
+    messages = prompt_messages(row.instruction, row.input)
     if row.messages is not None:
         messages += [message.for_template() for message in row.messages]
         return Answer(row.input, text, row.outcome, row.response, row.call, row.execution, [], messages)
-    messages.append(said(task.tools, row.response))
+    messages.append(assistant_message(task.tools, row.response))
     if row.execution is not None:
         messages.append({"role": "tool", "content": row.execution.output or f"Error: {row.execution.error}"})
     if row.turns:

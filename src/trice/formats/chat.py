@@ -74,7 +74,7 @@ class ChatFormat:
 
         Raises:
             InputError: If the template cannot express the conversation, or changes earlier messages when later ones
-                follow, so that the assistant's tokens cannot be told from the others.
+                follow, so that the assistant's tokens cannot be found.
         """
         for message in messages:
             if len(message.tool_calls) > 1:

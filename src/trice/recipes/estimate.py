@@ -37,7 +37,7 @@ def operations(recipe: Recipe) -> float:
 
 
 def estimate(recipe: Recipe) -> str | None:
-    """The demo's time on this machine in one line; None where nothing is known of it."""
+    """The demo's time on this machine in one line; None if it is not known."""
     from trice.models.cpu_dtype import rate
     from trice.models.embedded import GEMMA
     from trice.models.local import pick_device, resolve_dtype

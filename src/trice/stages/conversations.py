@@ -1,13 +1,11 @@
-"""Our rows as conversations, and back: messages of `role` and `content`, calls under `tool_calls`, as chat
-templates and TRL have them (Dataset formats and types, in TRL's documentation, and its section on tool
-calling).
+"""Converts responses of the `paper` format to messages and back, for `trice export` and `trice import`.
 
-Imported messages may also hold a call in their content, as `<tool_call>{"name": …, "arguments": …}</tool_call>`.
+Messages have the form of chat templates and TRL: `role`, `content` and `tool_calls`. Imported messages may also have a
+call in their content, as `<tool_call>{"name": …, "arguments": …}</tool_call>`.
 
-A response with a call becomes the text before it and one entry of `tool_calls`; any other text, a malformed
-call too, is plain `content`. Where a call was written in another way than these would be, the message also
-holds the response itself under `text`, which templates do not look at. Conversations that have no such response
-are `Unfit`.
+A response with a call becomes the text before it and one entry of `tool_calls`. Any other text, also a malformed call,
+is `content`. If writing the message back as text gives another text than the response, the message has the response in
+the field `text` as well, which templates ignore. A conversation that is not such a response raises `Unfit`.
 """
 
 from __future__ import annotations
@@ -33,11 +31,11 @@ _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)\s*", re.DOTALL)
 
 
 class Unfit(Exception):
-    """What a row of another trainer holds that ours cannot express, in words."""
+    """A conversation that cannot be a response of the `paper` format; the message is the reason."""
 
 
 class LeftOut:
-    """Rows that are left out: how many for each reason, and the place of the first."""
+    """Rows that are left out: their number for each reason, and the file and line of the first."""
 
     def __init__(self) -> None:
         self._where: dict[str, list[str]] = defaultdict(list)
@@ -55,16 +53,17 @@ class LeftOut:
             notice(f"{len(where)} rows left out: {reason} (the first: {where[0]})")
 
 
-def asked(instruction: str, input: str) -> list[Message]:
-    """The prompt: the instruction as system message, the input as the user's; where one is empty, the other."""
+def prompt_messages(instruction: str, input: str) -> list[Message]:
+    """The prompt: the instruction as system message and the input as user message. If one of them is empty, the other
+    is the user message."""
     if not instruction or not input:
         return [{"role": "user", "content": instruction or input}]
     return [{"role": "system", "content": instruction}, {"role": "user", "content": input}]
 
 
-def question(messages: Sequence[Message]) -> tuple[str, str]:
-    """The instruction, empty where there is no system message, and the input. Raises Unfit for anything else than
-    one question."""
+def read_question(messages: Sequence[Message]) -> tuple[str, str]:
+    """The instruction, which is empty without a system message, and the input. Raises Unfit for anything but one
+    question."""
     roles = [message["role"] for message in messages]
     if roles not in (["user"], ["system", "user"], ["developer", "user"]):
         raise Unfit(f"not one question with at most a system message before it, but {', '.join(roles)}")
@@ -72,11 +71,11 @@ def question(messages: Sequence[Message]) -> tuple[str, str]:
     return "".join(_content(message) for message in system), _content(user)
 
 
-def said(tools: Sequence[Tool], text: str) -> Message:
-    """A response as the assistant's message."""
+def assistant_message(tools: Sequence[Tool], text: str) -> Message:
+    """A response as an assistant message."""
     reading = parse(text, {tool.name: tool.parse for tool in tools})
     if reading.call is None or reading.written is None:
-        own = {"text": text} if _TAGGED.search(text) else {}  # what looks like a call of another form is none
+        own = {"text": text} if _TAGGED.search(text) else {}  # it must not be read as a tagged call
         return {"role": "assistant", "content": text} | own
     function = {"name": reading.call.name, "arguments": reading.call.arguments}
     message = {
@@ -85,21 +84,21 @@ def said(tools: Sequence[Tool], text: str) -> Message:
         "tool_calls": [{"type": "function", "function": function}],
     }
     try:
-        plain = response(tools, message)[0] == text
+        plain = read_response(tools, message)[0] == text
     except Unfit:
         plain = False
     return message if plain else message | {"text": text}
 
 
-def response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]:
-    """The assistant's message as a response, and the tool it calls. Raises Unfit for several calls, for a tool
-    that is not offered, and for arguments that no call in text can hold."""
+def read_response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]:
+    """An assistant message as a response, and the tool that it calls. Raises Unfit for several calls, for a tool that
+    is not offered, and for arguments that a call in text cannot express."""
     if message["role"] != "assistant":
         raise Unfit(f"a {message['role']} message where the answer should be")
     text, content = message.get("text"), _content(message)
     given = message.get("tool_calls") or []
     if not isinstance(given, list):
-        raise Unfit("tool_calls that are no list")
+        raise Unfit("tool_calls that are not a list")
     if not given and text == content:
         return content, None
     calls = [_call(entry) for entry in given]
@@ -127,33 +126,35 @@ def response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]
     return whole, tool
 
 
-def exchange(tools: Sequence[Tool], messages: Sequence[Message]) -> tuple[str, Tool | None, str, str]:
-    """What a model did with a question: its response, the tool it called, that tool's output and the answer
-    over it, each empty where there is none. Raises Unfit for a longer conversation."""
+def read_exchange(tools: Sequence[Tool], messages: Sequence[Message]) -> tuple[str, Tool | None, str, str]:
+    """The messages after a question: the response, the tool that it calls, that tool's output and the answer over it,
+    each empty if it is missing. Raises Unfit for a longer conversation."""
     if not messages:
         raise Unfit("no answer")
-    text, tool = response(tools, messages[0])
+    text, tool = read_response(tools, messages[0])
     roles = [message["role"] for message in messages[1:]]
     if roles and not (tool and roles in (["tool"], ["tool", "assistant"])):
-        raise Unfit(f"a conversation that goes on after the answer: {', '.join(roles)}")
+        raise Unfit(f"a conversation that continues after the answer: {', '.join(roles)}")
     if len(roles) == 2 and messages[2].get("tool_calls"):
         raise Unfit("calls one after the other")
     output, answer = (*map(_content, messages[1:]), "", "")[:2]
     return text, tool, output, answer
 
 
-def reading(row: LabeledQuestion, tool: Tool, output: str, answer: str, turn: int) -> LabeledQuestion | None:
-    """The second turn of a call as a row of its own: the question over the tool's output, and the answer. None
-    where the tool's output is an answer itself."""
-    told = row.model_dump(exclude={"output"}, exclude_unset=True)
+def second_turn_row(
+    row: LabeledQuestion, tool: Tool, output: str, answer: str, turn: int
+) -> LabeledQuestion | None:
+    """The second turn of a call as a separate row: the question over the tool's output, and the answer. None if the
+    tool's output is the answer."""
+    fields_given = row.model_dump(exclude={"output"}, exclude_unset=True)
     known = Question.model_validate(
-        {"id": "1", "answer": answer or "-"} | {k: v for k, v in told.items() if v}
+        {"id": "1", "answer": answer or "-"} | {k: v for k, v in fields_given.items() if v}
     )
     passages = [" ".join(line.split()) for line in output.splitlines()]
     again = tool.second_turn(known, "\n".join(filter(None, passages)))
     if len(again) != 1:
         return None
-    fields = again[0].model_dump(include=READING_FIELDS & {*told, "task"})
+    fields = again[0].model_dump(include=READING_FIELDS & {*fields_given, "task"})
     if row.id:
         fields |= {"id": f"{row.id}/{turn}", "turn": turn, "first_turn": row.id}
     texts = {"instruction": again[0].instruction, "input": again[0].input, "output": answer}
@@ -161,7 +162,7 @@ def reading(row: LabeledQuestion, tool: Tool, output: str, answer: str, turn: in
 
 
 def check_messages(value: object, field: str, where: str) -> list[Message]:
-    """`value` as messages. Raises InputError where it is no list of them."""
+    """`value` as messages. Raises InputError if it is not a list of them."""
     known = isinstance(value, list) and all(
         isinstance(message, dict) and isinstance(message.get("role"), str) for message in value
     )
@@ -171,7 +172,7 @@ def check_messages(value: object, field: str, where: str) -> list[Message]:
 
 
 def _content(message: Message) -> str:
-    """A message's text. Raises Unfit where it has parts that are no text."""
+    """The text of a message. Raises Unfit for a part that is not text."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
@@ -193,7 +194,7 @@ def _call(entry: Any) -> ToolCall:
             raise Unfit("a tool call whose arguments are not JSON") from None
     if isinstance(
         arguments, dict
-    ):  # tables give every call the arguments of all tools, null where they are not its
+    ):  # in a table, every call has the arguments of all tools, null if they are not its own
         arguments = {name: value for name, value in arguments.items() if value is not None}
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not isinstance(arguments, dict) or not arguments:

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from trice.datasets.published import from_candidates, is_published, to_candidates
 from trice.errors import InputError
-from trice.stages.conversations import LeftOut, Message, asked, reading, said
+from trice.stages.conversations import LeftOut, Message, assistant_message, prompt_messages, second_turn_row
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import TaskLike, Tasks
 from trice.tools.call_text import function_schema
@@ -94,9 +94,9 @@ def _task(tasks: Tasks, row: LabeledQuestion | Candidates) -> TaskLike:
 
 
 def _prompt(task: TaskLike, instruction: str, input: str) -> dict[str, Any]:
-    """The prompt, and what is offered: nothing where there is no tool, as some templates announce an empty list."""
+    """The prompt and the tools. Without tools the field is left out, because some templates announce an empty list."""
     offered = [function_schema(tool) for tool in task.tools]
-    return {"prompt": asked(instruction, input)} | ({"tools": offered} if offered else {})
+    return {"prompt": prompt_messages(instruction, input)} | ({"tools": offered} if offered else {})
 
 
 def _labeled(tasks: Tasks, rows: Sequence[LabeledQuestion]) -> Iterator[dict[str, Any]]:
@@ -109,7 +109,7 @@ def _labeled(tasks: Tasks, rows: Sequence[LabeledQuestion]) -> Iterator[dict[str
     joined = set()
     for row in rows:
         task = _task(tasks, row)
-        first = said(task.tools, row.output)
+        first = assistant_message(task.tools, row.output)
         completion, turn = [first], {}
         for second in turns[row.dataset, row.id] if row.id else ():
             result = _tool_result(task, row, first, second)
@@ -134,7 +134,7 @@ def _tool_result(
         return None
     # A passage is the context of the second turn, a translation its question.
     for output in split_context(second.input):
-        if reading(row, tool, output, second.output, second.turn) == second:
+        if second_turn_row(row, tool, output, second.output, second.turn) == second:
             return {"role": "tool", "name": tool.name, "content": output}
     return None
 
@@ -142,7 +142,7 @@ def _tool_result(
 def _pairs(tasks: Tasks, row: Candidates, left: LeftOut) -> list[dict[str, Any]]:
     task = _task(tasks, row)
     prompt, question = _prompt(task, row.instruction, row.input), _question_fields(row)
-    messages = [said(task.tools, each.response) for each in row.candidates]
+    messages = [assistant_message(task.tools, each.response) for each in row.candidates]
     pairs = []
     for better, chosen in enumerate(row.candidates):
         for worse, rejected in enumerate(row.candidates):
@@ -165,7 +165,7 @@ def _columns(side: str, index: int, candidate: Candidate) -> dict[str, Any]:
 def _best(tasks: Tasks, row: Candidates) -> dict[str, Any]:
     task = _task(tasks, row)
     best = max(row.candidates, key=lambda each: each.reward)  # the first of equals
-    completion = {"completion": [said(task.tools, best.response)]}
+    completion = {"completion": [assistant_message(task.tools, best.response)]}
     return (
         _prompt(task, row.instruction, row.input)
         | completion

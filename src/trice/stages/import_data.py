@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 from trice.errors import InputError
 from trice.formats.paper import parse
 from trice.progress import notice
-from trice.stages.conversations import LeftOut, Message, Unfit, check_messages, exchange, question, reading
+from trice.stages.conversations import (
+    LeftOut,
+    Message,
+    Unfit,
+    check_messages,
+    read_exchange,
+    read_question,
+    second_turn_row,
+)
 from trice.stages.export_data import COLUMNS, INDEX, TAKEN
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import TaskLike, Tasks
@@ -90,7 +98,7 @@ def _questions(tasks: Tasks, rows: Sequence[Row], left: LeftOut, name: str) -> l
         fields = {"id": f"{name}-{number}", **_fields(row)}
         try:
             task, instruction, input = _asked(tasks, row, prompt)
-            text, tool, output, answer = exchange(task.tools, completion)
+            text, tool, output, answer = read_exchange(task.tools, completion)
             value = {"instruction": instruction, "input": input, "answer": answer or output or text}
             if tool and not output:
                 raise Unfit("a call without its result, so that the answer is not known")
@@ -132,7 +140,7 @@ def _messages(row: Row, field: str, role: str) -> list[Message]:
 
 def _asked(tasks: Tasks, row: Row, prompt: Sequence[Message]) -> tuple[TaskLike, str, str]:
     """The task of a row, its instruction and input."""
-    instruction, input = question(prompt)
+    instruction, input = read_question(prompt)
     task = tasks.of_row(_fields(row).get("task"), instruction, row.where)
     return task, instruction or task.instruction, input
 
@@ -140,13 +148,13 @@ def _asked(tasks: Tasks, row: Row, prompt: Sequence[Message]) -> tuple[TaskLike,
 def _taught(
     tasks: Tasks, row: Row, prompt: list[Message], completion: list[Message], left: LeftOut
 ) -> list[LabeledQuestion]:
-    """The labelled question, and its second turn where it has one."""
+    """The labeled question, and its second turn if it has one."""
     if not isinstance(wanted := _fields(row).get("label", True), bool):
         raise InputError(f"{row.where}: field 'label': neither true nor false")
     if not wanted:
         raise Unfit("an answer that is not wanted (label false)")
     task, instruction, input = _asked(tasks, row, prompt)
-    text, tool, output, answer = exchange(task.tools, completion)
+    text, tool, output, answer = read_exchange(task.tools, completion)
     if not text.strip():
         raise Unfit("an empty answer")
     kept = {name: value for name, value in _fields(row).items() if name not in TAKEN}
@@ -157,7 +165,7 @@ def _taught(
     turn = _fields(row).get("reading_turn", 1)
     if type(turn) is not int:
         raise InputError(f"{row.where}: field 'reading_turn': not a whole number")
-    second = reading(made, tool, output, answer, turn)
+    second = second_turn_row(made, tool, output, answer, turn)
     if second is None:
         notice(
             f"{row.where}: the output of {tool.name} is the answer, so the answer after it is not trained on"
@@ -197,7 +205,7 @@ def _pair(tasks: Tasks, row: Row) -> Pair:
             raise InputError(f"{row.where}: field 'prompt': is missing, and both sides do not begin with one")
     _check_columns(row)
     task, instruction, input = _asked(tasks, row, prompt)
-    chosen, rejected = (exchange(task.tools, messages)[0] for messages in sides)
+    chosen, rejected = (read_exchange(task.tools, messages)[0] for messages in sides)
     if chosen == rejected and f"{INDEX}_chosen" not in _fields(row):
         raise Unfit("a pair of twice the same answer")
     return Pair(instruction, input, (chosen, rejected), _fields(row), row.where)

@@ -245,9 +245,7 @@ class _Run:
         rollout.executions += executions
         rollout.messages += messages
         turns = sum(message.role == "assistant" for message in rollout.messages)
-        if (
-            not rollout.complete or turns >= self.max_turns
-        ):  # a message that was cut off has no end to go on from
+        if not rollout.complete or turns >= self.max_turns:  # a truncated message has no end to continue from
             rollout.complete = False
             self.finished.append(owner)
             return

@@ -110,7 +110,7 @@ def _response(question: Question, fields: dict[str, object], written: dict[str, 
 
 
 def _conversation(tasks: Tasks, labeled: LabeledQuestion, target: Response) -> Response:
-    """The target as an executed conversation, like the candidates beside it."""
+    """The target as an executed conversation, like the other candidates."""
     task = tasks.of(target)
     messages = target_messages(labeled, task.tools)
     calls = messages[0].tool_calls

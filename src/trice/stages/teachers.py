@@ -1,9 +1,8 @@
-"""Teachers: where the tool call for a question comes from.
+"""Teachers, which write the tool call for a question.
 
-`Annotations` reads it from the data set's own gold expression, and `Rule` from the question, both offline;
-`EndpointTeacher` asks a model behind
-an OpenAI-compatible endpoint, with worked examples, more than once where a label was rejected. Whether a
-label is any good is not decided here: `trice.stages.label` executes every one.
+`Annotations` takes it from the data set's gold expression, and `Rule` from the question, both offline.
+`EndpointTeacher` asks a model behind an OpenAI-compatible endpoint, with few-shot examples, and again if a label was
+rejected. Teachers do not judge labels: `trice.stages.label` executes every one.
 """
 
 from __future__ import annotations
@@ -32,42 +31,42 @@ from trice.tools import Tool, annotated_call
 from trice.tools.call_text import write_call
 from trice.types import Question
 
-CHUNK = 500  # offline labels handed over at once
+CHUNK = 500  # offline labels that are stored at once
 FAILURE = "endpoint failure"
-ASK_AGAIN_TEMPERATURE = 0.7  # the first turn is greedy, the later ones need to differ from it
+ASK_AGAIN_TEMPERATURE = 0.7  # the first turn is greedy, and later ones have to differ from it
 
 Labels = dict[int, str]
 
 
 class Teacher(Protocol):
-    """What every teacher offers."""
+    """The members of every teacher."""
 
     @property
     def turns(self) -> int:
-        """How often the teacher is asked, at most."""
+        """The largest number of times that a question is asked."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """All that the labels depend on, without keys."""
+        """Everything that the labels depend on, without API keys."""
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """What is paid for the labels, if anything is."""
+        """The endpoint that is paid for the labels, if any."""
 
     def teach(
         self, tasks: Tasks, questions: Mapping[int, Question], turn: int, done: Callable[[Labels], None]
     ) -> dict[int, str]:
-        """Hand the labels to `done`, by the questions' numbers, as soon as they are there; return why the
-        others have none. `turn` counts from 0 to `turns` - 1."""
+        """Pass labels to `done`, by the questions' numbers, as they arrive, and return the reasons why the other
+        questions have none. `turn` counts from 0 to `turns` - 1."""
 
 
 class Offline(ABC):
-    """A teacher that knows its calls at once."""
+    """A teacher that needs no model."""
 
     turns = 1
     endpoint = None
     name: str
-    nothing: str  # why a question has no label
+    nothing: str  # the reason if a question has no label
 
     @property
     def description(self) -> dict[str, Any]:
@@ -75,7 +74,7 @@ class Offline(ABC):
 
     @abstractmethod
     def argument(self, tool: Tool, question: Question) -> str | None:
-        """What stands between the parentheses of the tool's call; nothing where that is not known."""
+        """The text between the parentheses of the tool's call; None if it is not known."""
 
     def teach(
         self, tasks: Tasks, questions: Mapping[int, Question], turn: int, done: Callable[[Labels], None]
@@ -99,23 +98,23 @@ class Offline(ABC):
 
 
 class Annotations(Offline):
-    """The data set's own material: the question's field `expression`."""
+    """The data set's annotation: the question's field `expression`."""
 
     name, nothing = "annotations", "no annotation"
 
     def argument(self, tool: Tool, question: Question) -> str | None:
-        """The expression, for whichever tool."""
+        """The expression, for every tool."""
         return annotated_call(question)
 
 
 class Rule(Offline):
-    """What the task's tool suggests for a question: its key terms to WikiSearch, the cloze made a question
-    to QA, the question itself to the translator, the data set's annotation to the calculator."""
+    """What the task's tool suggests for a question: key terms for WikiSearch, the cloze sentence as a question for QA,
+    the question itself for the translator, the data set's annotation for the calculator."""
 
     name, nothing = "rule", "no rule"
 
     def argument(self, tool: Tool, question: Question) -> str | None:
-        """The tool's own suggestion."""
+        """The suggestion of the tool."""
         return tool.suggest_arguments(question)
 
 
@@ -130,7 +129,7 @@ class TeacherExample(BaseModel):
 
 
 class TeacherPrompt(BaseModel):
-    """What a model is told so that it writes a call: `teacher_<task>.json` in `trice/stages/teacher_prompts`."""
+    """The prompt with which a model writes calls: `teacher_<task>.json` in `trice/stages/teacher_prompts`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -151,13 +150,13 @@ def _ask(question: str, answer: str) -> dict[str, str]:
 
 
 def load_teacher_prompts(tasks: Tasks, own: Path | None = None) -> dict[str, TeacherPrompt]:
-    """The teacher's prompt for a task, or for each of a mix; `own` is a file in the same form, for a task
-    that has none or for examples of one's own. Raises InputError where there is none, or it does not fit."""
+    """The teacher's prompt for a task, or for each task of a mix. `own` is a user's file in the same form. Raises
+    InputError if a task ships no prompt, or if the file does not fit."""
     names = [*MIXED, *tasks.own] if tasks.mixed else [tasks.name]
     if own is None:
         return {name: _prompt(name) for name in names}
     if len(names) > 1:
-        raise InputError(f"{own}: is for one task; a mix has a prompt for each")
+        raise InputError(f"{own}: is for one task, and a mix needs a prompt for each; leave it out")
     try:
         value = json.loads(read_text(own))
     except ValueError as error:
@@ -174,9 +173,8 @@ def _prompt(task: str) -> TeacherPrompt:
 
 @dataclass
 class EndpointTeacher:
-    """A model behind an endpoint, shown the question and its gold answer. `prompts` has one
-    for each task; `retries`: how often it is asked
-    again for a question whose label was rejected."""
+    """A model behind an endpoint, which sees the question and its gold answer. `prompts` has one prompt for each task.
+    A question whose label is rejected is asked again up to `retries` times."""
 
     endpoint: Endpoint
     prompts: Mapping[str, TeacherPrompt]
@@ -232,8 +230,8 @@ def load_teacher(
     retries: int = 0,
     prompt: Path | None = None,
 ) -> Teacher:
-    """The teacher called `name`; `prompt` is the endpoint's own, instead of the one that ships. Raises
-    InputError for another name, or an endpoint teacher without one."""
+    """The teacher called `name`. `prompt` is a user's file, instead of the prompt that ships. Raises InputError for
+    another name, and for the teacher `endpoint` without an endpoint."""
     if prompt is not None and name != "endpoint":
         raise InputError(f"a teacher's prompt is for an endpoint, not for '{name}'")
     if name == "annotations":

@@ -49,22 +49,22 @@ class TaskLike(Protocol):
     def tools(self) -> Sequence[Tool]: ...
 
     def predict(self, text: str) -> str | None:
-        """The prediction in a response without a call, or in the model's answer to a tool's output; None
-        where there is none."""
+        """The prediction in a response without a call, or in the model's answer over a tool's output; None if there is
+        none."""
 
     def judge(self, prediction: str | None, answers: Sequence[str]) -> bool:
         """Whether a prediction matches one of the gold answers."""
 
     def check(self, answers: Sequence[str]) -> None:
-        """Raise ValueError, with the reason, where these gold answers could never be matched."""
+        """Raise ValueError, with the reason, if these gold answers could never be matched."""
 
 
 class Tasks:
-    """The task of a file, or those of a mix: `of` tells which one a question belongs to.
+    """The task of a file, or the tasks of a mix; `of` returns that of one question.
 
-    `mix` stands for the four tasks of the paper and knows the other ones that ship; tasks of a user's own are named
-    behind it: `mix,stock.yaml`. `@words-published` at the end judges answers in words by the paper's rule:
-    `qa@words-published`. `name` is what files are called after, `sources` say what is behind the tools."""
+    `mix` means the four tasks of the paper and knows the other ones that ship. A user's tasks are named after it:
+    `mix,stock.yaml`. `@words-published` at the end judges answers in words by the paper's rule:
+    `qa@words-published`. Result files are named after `name`, and `sources` says what the tools search or run."""
 
     def __init__(
         self, name: str | TaskLike, sources: Sources | None = None, *, answer_from_result: bool = False
@@ -137,8 +137,8 @@ class Tasks:
 
     def of_row(self, named: object, instruction: str, where: str) -> TaskLike:
         """The task that a row at `where` names. Of one that names none (None) the first that asks with its
-        instruction; where there is no such task the file's, or one that offers what the mix does. Raises InputError
-        for a name that is none."""
+        instruction; without such a task the file's, or one that offers the tools of the mix. Raises InputError for an
+        unknown name."""
         if named is not None:
             return self.of(validate(Question, {"id": "-", "input": "-", "task": named}, where))
         names = (SECOND_TURN, *SHIPPED, *self._named) if self.mixed else (SECOND_TURN,)
@@ -242,8 +242,8 @@ def published(task: TaskLike) -> TaskLike:
 
 
 def load_task(name: str, sources: Mapping[str, str] | None = None) -> TaskLike:
-    """The task called `name`: one that ships, or the user's own as `module:name` or a YAML file. Raises InputError
-    where there is none."""
+    """The task called `name`: one that ships, or a user's as `module:name` or a YAML file. Raises InputError if there
+    is none."""
     from trice.tasks import custom, math, word_judge
     from trice.tasks.task import Task
 
@@ -274,8 +274,8 @@ def load_task(name: str, sources: Mapping[str, str] | None = None) -> TaskLike:
 
 
 def task_asked(instructions: Iterable[str]) -> str | None:
-    """The shipped task, or `mix`, that asks with the first of these instructions; None where none does. A second
-    turn's instruction belongs to several tasks and is passed over."""
+    """The shipped task, or `mix`, whose instruction is the first of these; None if there is none. The instruction of
+    second turns belongs to several tasks and is ignored."""
     asked = next((each for each in instructions if each != SECOND_TURN_INSTRUCTION), None)
     if asked == MIX:
         return "mix"

@@ -1,15 +1,15 @@
-"""A user's own task: a class of theirs, or one short YAML file.
+"""Tasks of users: a class, or a short YAML file.
 
     name: stock
-    instruction: Answer the customer; in_stock tells what a warehouse holds.
+    instruction: Answer the customer; in_stock says what a warehouse holds.
     tools: [stock:in_stock]
     answers: words
 
 An entry `{mcp: …}` of `tools` adds the tools of an MCP server (`trice.tools.mcp_server.McpServer` has its keys).
-`answers` says how they are read and judged: `words` as in the task qa, `numbers` as in math, `auto` as numbers
-where the gold answer is one and as words elsewhere, `words-published` as the paper does. `tool: required` says
-that only a tool can know them, as with live data: no question counts as known to the model.
-`answer_from_result: true` asks the model for a sentence over a tool's result. Another way to judge needs a class.
+`answers` names the judge: `words` as in the task qa, `numbers` as in math, `auto` for numbers if the gold answer is a
+number and words otherwise, `words-published` as in the paper. `tool: required` means that only a tool can know the
+answers, as with live data, so that no question counts as known. With `answer_from_result: true` the model answers in a
+sentence over a tool's result. Another judge needs a class.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEMBERS = ("name", "instruction", "tools", "predict", "judge", "check")
 
 
 class TaskFile(BaseModel):
-    """The file's keys."""
+    """The keys of a task file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,29 +47,31 @@ class TaskFile(BaseModel):
 
 
 def from_file(path: str, sources: Mapping[str, str]) -> TaskLike:
-    """The task in a YAML file. Raises InputError naming file and key for what does not fit."""
+    """The task in a YAML file. Raises InputError with file and key if something does not fit."""
     try:
         value = yaml.safe_load(read_text(Path(path)))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    told = validate(TaskFile, value, path)
+    found = validate(TaskFile, value, path)
     tools: list[Tool] = []
-    for each in told.tools:
+    for each in found.tools:
         tools += (
             [load_tool(each, sources.get(each))] if isinstance(each, str) else tools_of(read_server(each))
         )
-    task = Task(told.name, told.instruction.strip(), tools, told.answers, told.tool, told.answer_from_result)
+    task = Task(
+        found.name, found.instruction.strip(), tools, found.answers, found.tool, found.answer_from_result
+    )
     return checked(f"task '{path}'", task)
 
 
 def from_module(name: str) -> TaskLike:
-    """The task `module:name`, an object or a class. Raises InputError saying what it lacks."""
+    """The task `module:name`, an object or a class. Raises InputError with the members that it lacks."""
     own = load_own("task", name)
     return checked(f"task '{name}'", own() if isinstance(own, type) else own)
 
 
 def checked(where: str, task: object) -> TaskLike:
-    """A user's task. Raises InputError, beginning with `where`, saying what it lacks."""
+    """A user's task, checked. Raises InputError, beginning with `where`, with the members that it lacks."""
     if not isinstance(task, TaskLike):
         lacking = [member for member in MEMBERS if not hasattr(task, member)]
         raise InputError(f"{where}: has no {' and no '.join(lacking)}")

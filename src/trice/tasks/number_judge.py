@@ -29,7 +29,7 @@ VULGAR = "¼-¾⅐-⅞"
 DIGITS = "0123456789０１２３４５６７８９¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 NFKC = partial(unicodedata.normalize, "NFKC")
-THIN = "\u2009"  # stands for every blank that does not break a line
+THIN = "\u2009"  # replaces every blank that does not break a line
 SAME = str.maketrans(
     dict.fromkeys("‐‑−–﹣－", "-")
     | dict.fromkeys("\u00a0\u2007\u202f", THIN)
@@ -88,7 +88,7 @@ AROUND = regex.compile(r"[ \u2009]?(?:%|\p{Sc})?[ \u2009]?\.?")  # what may foll
 
 
 def read_number(text: str) -> Decimal | None:
-    """The last number of a text; None where there is none, or where it has more than MAX_DIGITS digits.
+    """The last number of a text; None if there is none, or if it has more than MAX_DIGITS digits.
 
     `$1,234.50` is 1234.50, `25%` is 25, `-3/4` is -0.75, `1 1/2` is 1.5. The time taken is bounded by finding
     the last digit and reading only the characters around it.
@@ -137,7 +137,7 @@ def _rewritten(text: str) -> str:
 
 
 def _value(match: regex.Match[str]) -> Decimal | None:
-    """The number's value; None where it has too many digits."""
+    """The number's value; None if it has too many digits."""
     if sum(character.isdigit() for character in match[0]) > MAX_DIGITS:
         return None
     value = _plain(match) if match["plain"] else _quotient(match)

@@ -1,13 +1,12 @@
-"""The tasks whose answer is a name, a date, a few words: open questions, cloze sentences, other languages.
+"""Judges answers in words: a name, a date, a few words.
 
 A prediction is correct if a gold answer occurs as whole words (`trice.tools.answer_matching.words`) within its first 20
 words, or if it is an exact match. The rule `words-published` is that of the paper: the answer occurs as a
 substring, ignoring case. `auto` compares with a gold answer that is a number as numbers, with the others as words.
 
-The instructions are constants of the format: the published checkpoints
-were trained on these sentences (evaluate/generate.py of github.com/zjunlp/TRICE), except those of `mix` and
-`hotpot`, which are ours. Does not cover other spellings of a name, dates and numbers: those have to be among
-the gold answers.
+The instructions are constants of the format: the published checkpoints were trained on these sentences
+(evaluate/generate.py of github.com/zjunlp/TRICE), except that of `hotpot`, which is ours. Other spellings of names,
+dates and numbers are not covered: they have to be among the gold answers.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from collections.abc import Sequence
 from trice.tasks.number_judge import is_number, same_number
 from trice.tools.answer_matching import contains_answer, normalise, words
 
-WORDS = 20  # of a prediction that are read
-READ = 20_000  # characters of a text that are compared word by word: more than any answer has
+WORDS = 20  # words of a prediction that are compared
+READ = 20_000  # characters of a text that are compared, more than any answer has
 QA = "Given a question, please answer it and you can use a WikiSearch for help."
 LAMA = "Given a question, please answer it and you can use a QA model for help."
 MLQA = "Given a context, please answer the question in English and you can use a translator for help."
@@ -41,7 +40,7 @@ def matches(prediction: str, answers: Sequence[str], rule: str = "words") -> boo
 
 
 def check(answers: Sequence[str]) -> None:
-    """Raise ValueError where no gold answer could ever be matched."""
+    """Raise ValueError if no gold answer could ever be matched."""
     written = [answer for answer in answers if words(answer)]
     if not written:
         raise ValueError(f"'{answers[0][:40]}' has no letter and no digit")
@@ -51,7 +50,7 @@ def check(answers: Sequence[str]) -> None:
 
 def tokens(text: str) -> list[str]:
     """The words of an answer without articles, as SQuAD's official evaluation compares them (Rajpurkar and others,
-    EMNLP 2016); with them where it has no others."""
+    EMNLP 2016). An answer of articles alone keeps them."""
     found = words(text[:READ])
     return [word for word in found if word not in ("a", "an", "the")] or found
 
@@ -64,7 +63,7 @@ def exact_match(prediction: str | None, answers: Sequence[str]) -> bool:
 
 def f1(prediction: str | None, answers: Sequence[str]) -> float:
     """The best overlap of words with a gold answer, between 0 and 1: the harmonic mean of precision and recall over
-    the words, each counted as often as it stands in both."""
+    the words, each counted as often as it occurs in both."""
     return max((_f1(tokens(prediction or ""), tokens(answer)) for answer in answers), default=0.0)
 
 
