@@ -50,6 +50,23 @@ def test_decision_call_result_and_answer_stand_on_a_line_each(text: str, lines: 
     assert shown(text) == [f"  {line}" for line in lines]
 
 
+def test_every_native_call_is_shown_with_its_result() -> None:
+    calls = [{"name": "stock", "arguments": {"item": item, "town": "York"}} for item in ("chair", "lamp")]
+    messages = [
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "name": "stock", "content": "7"},
+        {"role": "tool", "name": "stock", "content": "9"},
+        {"role": "assistant", "content": "7 and\n9."},
+    ]
+    fields = {"id": "x", "input": "?", "response": "<tool_call>…", "outcome": "called", "messages": messages}
+    row = Response.model_validate(fields)
+    assert show(row, final_text(row, Tasks("math").of(row))).splitlines() == [
+        "  response  <tool_call>…", "  call      stock chair, York", "  call      stock lamp, York", "  result    7",
+        "  result    9",
+        "  answer    7 and 9.",
+    ]  # fmt: skip
+
+
 def test_no_character_of_the_models_steers_the_terminal() -> None:
     assert shown("\x1b[2J12\r\n\x9b31m\u202e")[0] == "  response   [2J12   31m "
     assert len(shown("one\ntwo\nthree 3")) == 3

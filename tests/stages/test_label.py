@@ -86,7 +86,7 @@ def test_annotations_are_executed_and_kept_only_if_right(tmp_path: Path) -> None
     )
     output = tmp_path / "out" / "A_wrong.json"
     result = label(data, output, Tasks("math"), Annotations())
-    reasons = {"malformed": 2, "wrong answer": 1, "execution error": 1, "no annotation": 1}
+    reasons = {"malformed": 2, "wrong answer": 1, "execution error": 1, "no field 'expression'": 1}
     assert result == Yield(2, 7, reasons)
     assert str(result).startswith("kept 2 of 7 labels (28.6%); rejected: malformed 2, ")
     assert read(output) == [
@@ -124,7 +124,7 @@ def test_annotations_are_executed_and_kept_only_if_right(tmp_path: Path) -> None
         "instruction": "",
         "input": "bare",
         "answer": "7",
-        "rejected": "no annotation",
+        "rejected": "no field 'expression'",
     }
     assert rejected[4]["rejected"] == "malformed: the parenthesis never closes"
     assert read(tmp_path / "out" / "A_wrong_yield.json") == [{"kept": 2, "total": 7, "reasons": reasons}]

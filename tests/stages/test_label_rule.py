@@ -46,7 +46,7 @@ def test_a_search_for_the_key_terms_is_kept_where_a_passage_holds_the_answer(
 ) -> None:
     data, output = write(tmp_path / "in.json", QUESTIONS), tmp_path / "out" / "W.json"
     result = label(data, output, Tasks("qa", tools), load_teacher("rule", Tasks("qa")))
-    reasons = {"wrong answer": 1, "execution error": 1, "no rule": 1}
+    reasons = {"wrong answer": 1, "execution error": 1, "no suggested call": 1}
     assert result == Yield(1, 4, reasons)
     assert str(result).startswith("kept 1 of 4 labels (25.0%); rejected: ")
     (row,) = read(output)
@@ -55,7 +55,7 @@ def test_a_search_for_the_key_terms_is_kept_where_a_passage_holds_the_answer(
     rejected = {each["id"]: each["rejected"] for each in read(tmp_path / "out" / "W_rejected.json")}
     assert rejected["Q_2"].startswith("wrong answer: Ruritania: ")
     assert rejected["Q_3"] == "execution error: nothing was found"
-    assert rejected["Q_4"] == "no rule"
+    assert rejected["Q_4"] == "no suggested call"
     assert sorted(tree(output.parent)) == ["W.json", "W_rejected.json", "W_yield.json"]
 
 
@@ -100,7 +100,9 @@ def test_in_a_mix_each_question_is_labelled_by_its_own_tool(tmp_path: Path, tool
         {"id": "M_2", "question": "2 and 3?", "answer": "5", "task": "math"},
     ]
     data, output = write(tmp_path / "in.json", rows), tmp_path / "out.json"
-    assert label(data, output, Tasks("mix", tools), Rule(), reading=True) == Yield(2, 3, {"no rule": 1})
+    assert label(data, output, Tasks("mix", tools), Rule(), reading=True) == Yield(
+        2, 3, {"no suggested call": 1}
+    )
     assert {row["output"]: (row["task"], row["instruction"]) for row in read(output)} == {
         "WikiSearch(capital Zembla)": ("qa", MIX),
         "calculator(2+3)": ("math", MIX),

@@ -12,7 +12,7 @@ from trice.stages.grading import execute
 from trice.stages.model_spec import ModelSpec
 from trice.tasks import MIXED, Sources, Tasks
 from trice.tasks.final_answer import final_text
-from trice.types import Outcome, Question, Response
+from trice.types import Outcome, Question, Response, ToolCall
 
 
 def chat(
@@ -53,17 +53,22 @@ def chat(
 
 
 def show(response: Response, answer: str) -> str:
-    """The decision, the call, the tool's result and the answer, one on each line."""
+    """The decision, the calls, their results and the answer, one on each line."""
     lines = [f"  response  {response.response}"]
+    if response.messages is not None and response.outcome is Outcome.CALLED:
+        for message in response.messages:
+            lines += [f"  call      {call.name} {_arguments(call)}" for call in message.tool_calls]
+            lines += [f"  result    {message.content}"] if message.role == "tool" else []
+        lines.append(f"  answer    {answer or 'none'}")
+        return "\n".join(map(_printable, lines))
     if response.outcome is Outcome.MALFORMED:
         lines.append(f"  decision  a malformed call: {response.reason}")
     elif response.execution and response.call:
-        arguments = ", ".join(str(value) for value in response.call.arguments.values())
         output = response.execution.output
         result = f"error: {response.execution.error}" if output is None else output
         lines += [
             f"  decision  call {response.call.name}",
-            f"  call      {arguments}",
+            f"  call      {_arguments(response.call)}",
             f"  result    {result}",
             *(f"  reading   {turn}" for turn in response.turns or ()),
         ]
@@ -71,6 +76,10 @@ def show(response: Response, answer: str) -> str:
         lines.append("  decision  answer without a tool")
     lines.append(f"  answer    {answer or 'none'}")
     return "\n".join(map(_printable, lines))
+
+
+def _arguments(call: ToolCall) -> str:
+    return ", ".join(str(value) for value in call.arguments.values())
 
 
 def _printable(line: str) -> str:

@@ -100,7 +100,7 @@ class Offline(ABC):
 class Annotations(Offline):
     """The data set's annotation: the question's field `expression`."""
 
-    name, nothing = "annotations", "no annotation"
+    name, nothing = "annotations", "no field 'expression'"
 
     def argument(self, tool: Tool, question: Question) -> str | None:
         """The expression, for every tool."""
@@ -111,7 +111,7 @@ class Rule(Offline):
     """What the task's tool suggests for a question: key terms for WikiSearch, the cloze sentence as a question for QA,
     the question itself for the translator, the data set's annotation for the calculator."""
 
-    name, nothing = "rule", "no rule"
+    name, nothing = "rule", "no suggested call"
 
     def argument(self, tool: Tool, question: Question) -> str | None:
         """The suggestion of the tool."""
