@@ -91,3 +91,40 @@ def test_the_commands_take_the_template(
         capsys, "generate", "--data", data, "--output", tmp_path / "x", "--beams", 2, *words
     )
     assert (code, error[-1]) == (2, "trice: template 'tools' does not support beam search; leave beams out")
+
+
+def test_stage_1_trains_on_a_file_of_conversations(
+    model: trice.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"type": "function", "function": {"name": "stock", "arguments": {"product": "chair"}}}
+    tools = [{"type": "function", "function": {"name": "stock", "description": "Pieces.", "parameters": {}}}]
+    rows = [
+        {"messages": [
+            {"role": "user", "content": f"{number} chairs?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": "stock", "content": "7"}, {"role": "assistant", "content": "There are 7."},
+        ], "tools": tools}
+        for number in range(3)
+    ]  # fmt: skip
+    unanswered = {"messages": [{"role": "user", "content": "chairs?"}], "tools": tools}
+    data = write(tmp_path / "talks.jsonl", [*rows, unanswered])
+    words = [
+        "train",
+        "clone",
+        "--data",
+        data,
+        "--model",
+        model.name,
+        "--template",
+        "tools",
+        "--device",
+        "cpu",
+    ]
+    options = ["max_steps=2", "batch_size=3", "max_length=1000"]
+    code, _, error = command(capsys, *words, "--output", tmp_path / "run", *options)
+    assert code == 0, error
+    assert trice.load(tmp_path / "run", device="cpu").template == "tools"
+    lonely = write(tmp_path / "lonely.jsonl", [unanswered])
+    words[3] = lonely
+    code, _, error = command(capsys, *words, "--output", tmp_path / "none", *options)
+    assert (code, error[-1]) == (2, f"trice: {lonely}: no conversation ends with a message of the assistant")

@@ -23,6 +23,7 @@ from pydantic import Field
 from trice.datasets.benchmark import Dropped, Record, as_list, read_jsonl
 from trice.errors import InputError
 from trice.storage.files import read_text, validate
+from trice.storage.row_reader import records
 from trice.tasks.call_judge import ExpectedCall
 from trice.tools.answer_matching import words
 from trice.types import Row, ToolCall
@@ -95,6 +96,14 @@ def read_conversations(path: Path, dataset: str = "") -> Conversations:
     """
     name = dataset or path.stem
     return read_records(_records(path, name), lambda record: conversation(record, name))
+
+
+def holds_conversations(path: Path) -> bool:
+    """Whether the rows of a file are conversations, by the fields of the first one."""
+    _, first = next(records(path), ("", {}))
+    return isinstance(first, Mapping) and any(
+        name in first for name in ("messages", "conversations", "prompt")
+    )
 
 
 def _records(path: Path, name: str) -> list[Record]:

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trice.formats.chat import ChatFormat
+from trice.datasets.conversations import holds_conversations, read_conversations
+from trice.errors import InputError
+from trice.formats.chat import ToolSchema, read_message
 from trice.formats.prompt import TOOLS, load_template
+from trice.progress import notice
 from trice.stages.chat_responses import chat_format_of, prompt_messages, schemas, target_messages
 from trice.storage.files import read_rows
 from trice.tasks import Tasks, recorded_task, task_asked
 from trice.training.settings import Clone
 from trice.training.validation import load_validation
-from trice.types import LabeledQuestion
+from trice.types import LabeledQuestion, Message
 
 
 def examples(
@@ -21,14 +24,22 @@ def examples(
 ) -> Callable[[Any], list[Any]]:
     """A function from the tokenizer to the training set. Raises InputError for data or a template that do not
     fit."""
-    rows, form = read_rows(data, LabeledQuestion, repeated=True)[:limit], load_template(template)
+    form = load_template(template)
+    if form.name == TOOLS:
+        conversations = _conversations(data, limit, tasks)
+
+        def render(tokenizer: Any) -> list[Any]:
+            from trice.training.tokenization import tokenize_conversation
+
+            chat = chat_format_of(form, tokenizer)
+            return [tokenize_conversation(chat, messages, tools) for messages, tools in conversations]
+
+        return render
+    rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
 
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
 
-        if form.name == TOOLS:
-            chat, known = chat_format_of(form, tokenizer), tasks or Tasks("math")
-            return [_conversation(chat, known, row) for row in rows]
         return [
             tokenize_example(form, tokenizer, row.instruction, row.input, [row.output], [0.0]) for row in rows
         ]
@@ -36,13 +47,26 @@ def examples(
     return make
 
 
-def _conversation(chat: ChatFormat, tasks: Tasks, row: LabeledQuestion) -> Any:
-    """A labeled question as a tokenized conversation in the template `tools`."""
-    from trice.training.tokenization import tokenize_conversation
-
-    tools = tasks.of_row(row.task, row.instruction, row.where).tools
-    messages = [*prompt_messages(row.instruction, row.input), *target_messages(row, tools)]
-    return tokenize_conversation(chat, messages, schemas(tools))
+def _conversations(
+    data: Path, limit: int | None, tasks: Tasks | None
+) -> list[tuple[list[Message], list[ToolSchema]]]:
+    """The training conversations in a file of labeled questions, or of conversations in a form of TRL or ShareGPT."""
+    if holds_conversations(data):
+        found = read_conversations(data)
+        for reason, count in found.reasons.most_common():
+            notice(f"{data}: {count} rows left out: {reason}")
+        kept = [row for row in found.rows if row.target][:limit]
+        if not kept:
+            raise InputError(f"{data}: no conversation ends with a message of the assistant")
+        return [([read_message(each) for each in (*row.messages, *row.target)], row.tools) for row in kept]
+    rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
+    known = tasks or Tasks(task_asked(row.instruction for row in rows) or "math")
+    conversations = []
+    for row in rows:
+        tools = known.of_row(row.task, row.instruction, row.where).tools
+        messages = [*prompt_messages(row.instruction, row.input), *target_messages(row, tools)]
+        conversations.append((messages, schemas(tools)))
+    return conversations
 
 
 def clone(
@@ -60,7 +84,8 @@ def clone(
     device: str = "auto",
     dtype: str = "auto",
 ) -> Path:
-    """Train a LoRA adapter on `data` (rows of instruction, input, output) and save it in `output`.
+    """Train a LoRA adapter on `data` (rows of instruction, input, output; with the template `tools` also conversations
+    of `messages` and `tools`) and save it in `output`.
 
     The loss is the mean of −log p over the batch's response tokens, the end token included; prompts carry none.
     With `settings.eval_steps`, the adapter is the checkpoint with the best accuracy on the questions of `tasks` in
@@ -72,7 +97,9 @@ def clone(
     make = examples(data, template, limit, tasks)
     held_out = load_validation(settings, validation, tasks, max_new_tokens)
 
-    task = recorded_task(tasks) or task_asked(row.instruction for row in read_rows(data, LabeledQuestion))
+    task = recorded_task(tasks)
+    if task is None and not holds_conversations(data):
+        task = task_asked(row.instruction for row in read_rows(data, LabeledQuestion))
     from trice.training.fine_tune import fit
 
     return fit(

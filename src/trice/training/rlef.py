@@ -28,7 +28,8 @@ def examples(
         from trice.training.tokenization import tokenize_example
 
         if form.name == TOOLS:
-            chat, known = chat_format_of(form, tokenizer), tasks or Tasks("math")
+            chat = chat_format_of(form, tokenizer)
+            known = tasks or Tasks(task_asked(row.instruction for row in rows) or "math")
             return [_conversations(chat, known, row) for row in rows]
         return [
             tokenize_example(
