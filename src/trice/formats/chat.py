@@ -194,12 +194,25 @@ class ChatFormat:
         text: str = self._apply(messages, tools, tokenize=False, **options)
         return text
 
+    @cached_property
+    def _special_texts(self) -> list[str]:
+        return [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+
+    def _for_template(self, message: Message) -> dict[str, Any]:
+        """A message for the template. The result of a tool cannot end its message or begin another one: a blank
+        separates the first character of a special token in its text from the others."""
+        fields = message.for_template()
+        if message.role == "tool":
+            for text in self._special_texts:
+                fields["content"] = fields["content"].replace(text, f"{text[0]} {text[1:]}")
+        return fields
+
     def _apply(self, messages: Sequence[Message], tools: Sequence[ToolSchema], **options: Any) -> Any:
         from jinja2 import TemplateError
 
         try:
             return self.tokenizer.apply_chat_template(
-                [message.for_template() for message in messages], tools=list(tools) or None,
+                [self._for_template(message) for message in messages], tools=list(tools) or None,
                 chat_template=self.training_template, **options, **self.kwargs,
             )  # fmt: skip
         except (TemplateError, TypeError) as error:
