@@ -96,7 +96,7 @@ class Done(NamedTuple):
 
 def commands() -> list[str]:
     """The commands of the document's last section, each on one line."""
-    section = PAGE.read_text(encoding="utf-8").partition("## The whole README, replayed")[2]
+    section = PAGE.read_text(encoding="utf-8").partition("## All commands of the README")[2]
     blocks = re.findall(r"^```bash\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [" ".join(line.split()) for line in lines if line.startswith("trice ")]

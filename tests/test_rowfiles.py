@@ -165,10 +165,16 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
         Tasks(f"mix,{tmp_path}/a.yaml,{tmp_path}/b.yaml")
 
 
-@pytest.mark.parametrize("names", [("Total",), ("mine", "Mine")])
-def test_data_sets_do_not_share_a_name(names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (("Total",), "means all data sets together; choose another"),
+        (("mine", "Mine"), "two entries are named 'Mine'"),
+    ],
+)
+def test_data_sets_do_not_share_a_name(names: tuple[str, ...], complaint: str) -> None:
     data = ", ".join(f"{{dataset: {name}, train_file: a, test_file: b}}" for name in names)
-    with pytest.raises(InputError, match="is taken"):
+    with pytest.raises(InputError, match=complaint):
         load_recipe("demo", ["task=math", f"data=[{data}]"])
 
 
