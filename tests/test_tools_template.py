@@ -9,10 +9,15 @@ import pytest
 
 import trice
 from tiny import command, for_tool_calls, read, write
+from trice.formats.prompt import Example
+from trice.stages.chat_responses import prompt_messages, target_messages
+from trice.stages.mix import known_target
+from trice.tasks import Tasks
+from trice.tasks.final_answer import final_text, unread_result
 from trice.tasks.math import INSTRUCTION
 from trice.tools.calculator import Calculator
 from trice.tools.call_text import function_schema
-from trice.types import Outcome
+from trice.types import LabeledQuestion, Outcome, Question, Response
 
 QUESTIONS = [
     {"id": f"S_{i}", "question": f"What is {i} * 3?", "answer": str(3 * i), "expression": f"{i}*3"}
@@ -33,7 +38,7 @@ def test_both_stages_train_on_conversations_that_were_executed(model: trice.Mode
     labels = trice.label(unknown, "math")
     assert (labels[0].output, labels[0].result) == ("calculator(2*3)", "6")
     settings = {
-        "num_train_epochs": 60,
+        "num_train_epochs": 120,
         "batch_size": 5,
         "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
@@ -128,3 +133,79 @@ def test_stage_1_trains_on_a_file_of_conversations(
     words[3] = lonely
     code, _, error = command(capsys, *words, "--output", tmp_path / "none", *options)
     assert (code, error[-1]) == (2, f"trice: {lonely}: no conversation ends with a message of the assistant")
+
+
+def test_a_recipe_with_the_default_candidates_goes_through_all_steps(
+    model: trice.Model, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "sums.jsonl", QUESTIONS)
+    (tmp_path / "recipe.yaml").write_text(f"""
+name: native
+task: math
+model: {model.name}
+template: tools
+device: cpu
+dtype: float32
+max_new_tokens: 12
+output: {tmp_path / "run"}
+data: [{{file: {data}, test: 2}}]
+split: {{samples: 1}}
+clone: {{max_steps: 2, batch_size: 2, max_length: 1000}}
+rlef: {{max_steps: 2, batch_size: 2, max_length: 1000}}
+evaluate: {{conditions: [zero-shot, few-shot, stage-1, both, never, always]}}
+""")
+    run = trice.run(tmp_path / "recipe.yaml")
+    assert (run / "report.html").is_file()
+    ranked = read(run / "data" / "stage2" / "math" / "math.json")
+    assert all(each["messages"] for row in ranked for each in row["candidates"])
+    assert {each["origin"] for row in ranked for each in row["candidates"]} > {"gold"}
+    never = read(next((run / "data" / "dev").rglob("*never_response.json")))
+    assert all("execution" not in row for row in never)  # tools were withheld
+
+
+def test_the_models_own_conversation_is_a_target(model: trice.Model) -> None:
+    fields = QUESTIONS[0] | {
+        "response": "<tool_call>…", "outcome": "called", "correct": True, "prediction": "6",
+        "messages": [
+            {"role": "assistant", "tool_calls": [{"name": "calculator", "arguments": {"expression": "2*3"}}]},
+            {"role": "tool", "name": "calculator", "content": "6"},
+            {"role": "assistant", "content": "It is 6."},
+        ],
+    }  # fmt: skip
+    target = known_target(Tasks("math"), Response.model_validate(fields))
+    assert [message.role for message in target_messages(target, ())] == ["assistant", "tool", "assistant"]
+    label = LabeledQuestion(
+        instruction="Solve.", input="2*3?", output="calculator(2*3)", id="S_2", answer="6"
+    )
+    with pytest.raises(trice.InputError, match="S_2: field 'result': is missing"):
+        target_messages(label, Tasks("math").of(Question(id="x", input="?")).tools)
+    done = target_messages(label.model_copy(update={"result": "6"}), [Calculator()])
+    assert [message.content for message in done] == ["", "6", "6"]
+
+
+def test_a_few_shot_example_with_a_call_is_a_native_call() -> None:
+    examples = [Example("What is 2*3?", "calculator(2*3)"), Example("Hello", "Hi")]
+    messages = prompt_messages("Solve.", "5*5?", examples, [Calculator()])
+    assert [message.role for message in messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert messages[2].tool_calls[0].arguments == {"expression": "2*3"}
+    assert messages[4].content == "Hi"
+
+
+def test_the_answer_that_is_shown_is_the_one_that_is_judged() -> None:
+    calls = [{"name": "calculator", "arguments": {"expression": text}} for text in ("3+4", "4+5")]
+    results = [{"role": "tool", "name": "calculator", "content": text} for text in ("7", "9")]
+    silent = [*results, {"role": "assistant", "content": ""}]
+    for rest in (results, silent):
+        messages = [{"role": "assistant", "tool_calls": calls}, *rest]
+        row = Response.model_validate(
+            QUESTIONS[0] | {"response": "…", "outcome": "called", "messages": messages}
+        )
+        assert final_text(row, Tasks("math").of(row)) == "9"
+        assert unread_result(row.messages or []) == "9"

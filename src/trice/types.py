@@ -276,6 +276,8 @@ class LabeledQuestion(Row):
     """as in questions"""
     result: str | None = None
     """what the call in `output` returned when it was labeled"""
+    messages: list[Message] | None = None
+    """with the template `tools`: the model's own response, if that is the target"""
     turn: Count | None = None
     """as in questions"""
     first_turn: str | None = None

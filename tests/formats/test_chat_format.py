@@ -135,6 +135,25 @@ def test_the_result_of_a_tool_cannot_begin_another_message(
     assert "system 12" in chat.tokenizer.decode(injected)
 
 
+@pytest.mark.parametrize("name", ["own", "qwen2_5"])
+def test_results_follow_a_turn_that_another_token_ended(
+    name: str, template_format: Callable[[str], ChatFormat]
+) -> None:
+    chat, messages = template_format(name), conversation(1)
+    usual, other = chat.tokenizer.convert_tokens_to_ids("<|im_end|>"), chat.tokenizer.eos_token_id
+    assert chat.results(messages[2], messages[3:-1], other) == chat.results(
+        messages[2], messages[3:-1], usual
+    )
+    assert {usual, other} <= chat.end_ids
+
+
+def test_the_text_of_a_call_keeps_its_tags(template_format: Callable[[str], ChatFormat]) -> None:
+    chat = template_format("lfm2_v2")
+    prompt = chat.prompt(ASKED, [MULTIPLY])
+    ids, _ = chat.render(conversation(1)[:3], [MULTIPLY])
+    assert chat.text(ids[len(prompt) :]) == "<|tool_call_start|>[multiply(a=3, b=4)]<|tool_call_end|>"
+
+
 def test_templates_that_write_one_call_refuse_several(template_format: Callable[[str], ChatFormat]) -> None:
     for name, (_, parallel) in TEMPLATES.items():
         if not parallel:
@@ -151,6 +170,10 @@ def test_templates_that_write_one_call_refuse_several(template_format: Callable[
         ("<tool_call>\n[1, 2]\n</tool_call>", "the tool call has no name"),
         ('<tool_call>\n{"arguments": {}}\n</tool_call>', "the tool call has no name"),
         ('<tool_call>\n{"name": "multiply", "arguments": [3, 4]}\n</tool_call>', "multiply are not an object"),
+        ('<tool_call>\n{"name": "multiply", "arguments": {"a": "\\ud800"}}\n</tool_call>', "written as UTF-8"),
+        ('<tool_call>\n{"name": "mul\\ud800", "arguments": {}}\n</tool_call>', "cannot be written as UTF-8"),
+        ('<tool_call>\n{"name": "multiply", "arguments": {"a": 1e999}}\n</tool_call>', "not finite"),
+        ('<tool_call>\n{"name": "f", "arguments": {"a": ' + "[" * 60 + "]" * 60 + "}}\n</tool_call>", "50 levels deep"),
         ("<tool_call>\n" + "[" * 100_000 + "\n</tool_call>", ""),
     ],
 )  # fmt: skip
@@ -192,7 +215,7 @@ def test_the_own_template_keeps_several_system_messages_and_works_without_tools(
         chat.prompt([ASKED[0], Message(role="system", content="Two\nlines."), ASKED[1]])
     )
     assert text == (
-        "<|im_start|>system\nBe brief.\n\nTwo\nlines.<|im_end|>\n"
+        "<bos><|im_start|>system\nBe brief.\n\nTwo\nlines.<|im_end|>\n"
         "<|im_start|>user\n3*4 and 5*6?<|im_end|>\n<|im_start|>assistant\n"
     )
 

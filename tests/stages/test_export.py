@@ -416,7 +416,7 @@ IMAGE = {"role": "user", "content": [{"type": "image"}]}
         ({"messages": [USER, call([])]}, "a tool call without a name or arguments"),
         ({"messages": [USER, said("57") | {"tool_calls": {"0": FLAT}}]}, "tool_calls that are not a list"),
         ({"messages": [USER, said("57") | {"tool_calls": 1}]}, "tool_calls that are not a list"),
-        ({"messages": [USER, said("1"), USER]}, "a conversation that goes on"),
+        ({"messages": [USER, said("1"), USER]}, "a conversation that continues"),
         ({"messages": [USER, CALL, TOOL, CALL]}, "calls one after the other"),
         ({"messages": [USER, USER]}, "not one question"),
         ({"messages": [IMAGE, said("57")]}, "not of text alone"),

@@ -55,10 +55,12 @@ def chat(
 def show(response: Response, answer: str) -> str:
     """The decision, the calls, their results and the answer, one on each line."""
     lines = [f"  response  {response.response}"]
-    if response.messages is not None and response.outcome is Outcome.CALLED:
+    if response.messages is not None and response.calls:
         for message in response.messages:
             lines += [f"  call      {call.name} {_arguments(call)}" for call in message.tool_calls]
             lines += [f"  result    {message.content}"] if message.role == "tool" else []
+        if response.outcome is Outcome.MALFORMED:
+            lines.append(f"  decision  a malformed call: {response.reason}")
         lines.append(f"  answer    {answer or 'none'}")
         return "\n".join(map(_printable, lines))
     if response.outcome is Outcome.MALFORMED:

@@ -101,8 +101,10 @@ def read_conversations(path: Path, dataset: str = "") -> Conversations:
 def holds_conversations(path: Path) -> bool:
     """Whether the rows of a file are conversations, by the fields of the first one."""
     _, first = next(records(path), ("", {}))
-    return isinstance(first, Mapping) and any(
-        name in first for name in ("messages", "conversations", "prompt")
+    return (
+        isinstance(first, Mapping)
+        and "output" not in first
+        and any(name in first for name in ("messages", "conversations", "prompt"))
     )
 
 

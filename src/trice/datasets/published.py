@@ -97,6 +97,8 @@ def from_candidates(row: Candidates) -> dict[str, Any]:
         raise InputError(
             f"{row.where or row.id}: field 'instruction': holds a line break, which the published form cannot express"
         )
+    if any(each.messages is not None for each in row.candidates):
+        raise InputError(f"{row.where or row.id}: is a conversation, which the published form cannot express")
     ordered = sorted(row.candidates, key=lambda each: not each.target)
     published: dict[str, Any] = {
         "query": f"{row.instruction}\n{row.input}",

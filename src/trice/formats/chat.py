@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from trice.errors import InputError, error_line
+from trice.formats.prompt import end_of_turn
 from trice.types import Execution, Message, Outcome, ToolCall
 
 ToolSchema = dict[str, Any]
 """A tool in the form of the OpenAI API: `{"type": "function", "function": {name, description, parameters}}`."""
 
+MAX_DEPTH = 50  # of the values in a call's arguments
 MAX_RESULT = 2000  # characters of a tool's result that the model reads
 TURN_END = "<|im_end|>"  # of the template for models that have none with tools
 _PARSER_ERROR = re.compile(r"^Error: (.*)$", re.MULTILINE)
@@ -130,23 +133,32 @@ class ChatFormat:
         before = self._text([user, call], ())
         whole = self._text([user, call, *results], (), add_generation_prompt=True)
         stop = self.tokenizer.decode([end])
-        head, found, tail = before.rpartition(stop)
-        # Most templates write the token after the turn; some write it as the header of the tool message.
-        start = (
-            len(head) + len(stop) if found and not tail.strip() else whole.find(stop, len(before)) + len(stop)
-        )
-        if not whole.startswith(before.rstrip()) or start < len(stop):
+        turn = before.rstrip()
+        if not whole.startswith(turn):
             raise InputError("the chat template cannot continue a turn with tool results")
+        # Most templates write the end token after the turn, and some as the header of the tool message. Of another end
+        # token that the model may write, the template knows nothing, so its own is left out.
+        start = len(turn) + (
+            len(stop) if not turn.endswith(stop) and whole[len(turn) :].startswith(stop) else 0
+        )
         return self._tokenize(whole[start:])
+
+    @cached_property
+    def end_ids(self) -> set[int]:
+        """The tokens that end a turn: the tokenizer's end token, and that of the template."""
+        return {
+            token for token in (self.tokenizer.eos_token_id, end_of_turn(self.tokenizer)) if token is not None
+        }
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids with the tags of calls, without the end tokens of turns."""
         parts: list[list[int]] = [[]]
         for token in ids:
-            parts[-1].append(token)
-            if token in self.tokenizer.all_special_ids:
+            if token in self.end_ids:
                 parts.append([])
-        texts = [self._without_end(self.tokenizer.decode(part)) for part in parts]
+            else:
+                parts[-1].append(token)
+        texts = [self.tokenizer.decode(part).strip() for part in parts]
         return "\n".join(filter(None, texts))
 
     def call_opening(self) -> list[int]:
@@ -285,7 +297,12 @@ def _use_own_template(tokenizer: Any) -> None:
     """Give a tokenizer the template with tools, and the parser for it."""
     end = TURN_END if TURN_END in tokenizer.get_vocab() else tokenizer.eos_token
     template = resources.files("trice") / "formats" / "templates" / "chatml_tools.jinja"
-    tokenizer.chat_template = template.read_text(encoding="utf-8").replace(TURN_END, end)
+    text = template.read_text(encoding="utf-8").replace(TURN_END, end)
+    first: list[int] = tokenizer("a")["input_ids"][:1]
+    bos = (
+        "{{- bos_token }}" if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else ""
+    )
+    tokenizer.chat_template = bos + text
     call = {"type": "function", "function": "{content}"}
     tokenizer.response_template = {
         "defaults": {"role": "assistant"},
@@ -300,6 +317,23 @@ def _use_own_template(tokenizer: Any) -> None:
     }  # fmt: skip
 
 
+def _check_storable(value: Any, what: str, depth: int = 0) -> None:
+    """Raise ValueError for what no JSON file can hold: half of a surrogate pair, a number that is not finite, or a
+    value that is nested too deeply."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{what} are nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{what} cannot be written as UTF-8") from None
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{what} have a number that is not finite")
+    elif isinstance(value, dict | list):
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_storable(each, what, depth + 1)
+
+
 def _tool_call(found: Any) -> ToolCall:
     """One call of a parsed message. Raises ValueError for a call without a name or with other arguments than an
     object."""
@@ -312,4 +346,6 @@ def _tool_call(found: Any) -> ToolCall:
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of {name} are not an object")
+    _check_storable(name, "the name")
+    _check_storable(arguments, f"the arguments of {name}")
     return ToolCall(name=name, arguments=arguments)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from trice.errors import InputError
 from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_text
 from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
 from trice.models.engine import Engine, Failure, GenerationSettings, too_long
 from trice.tasks import TaskLike
+from trice.tasks.final_answer import unread_result
 from trice.tools import Tool
 from trice.tools.call_text import function_schema
 from trice.types import Execution, LabeledQuestion, Message, Question, Response
@@ -24,30 +26,45 @@ if TYPE_CHECKING:
     from trice.stages.rollouts import Rollout
 
 
-def prompt_messages(instruction: str, input: str, examples: Sequence[Example] = ()) -> list[Message]:
-    """The conversation that asks a question: the instruction as system message, few-shot examples as turns."""
+def prompt_messages(
+    instruction: str, input: str, examples: Sequence[Example] = (), tools: Sequence[Tool] = ()
+) -> list[Message]:
+    """The conversation that asks a question: the instruction as system message, few-shot examples as turns, in which
+    calls of the tools are native calls."""
     shown = [
-        Message(role=role, content=text)
+        message
         for example in examples
-        for role, text in (("user", example.input), ("assistant", example.output))
+        for message in (Message(role="user", content=example.input), written_message(example.output, tools))
     ]
     if not instruction or not input:
         return [*shown, Message(role="user", content=instruction or input)]
     return [Message(role="system", content=instruction), *shown, Message(role="user", content=input)]
 
 
+def written_message(text: str, tools: Sequence[Tool]) -> Message:
+    """A response of the `paper` format as an assistant message: its call, or its text."""
+    call = parse(text, {tool.name: tool.parse for tool in tools}).call
+    return Message(role="assistant", tool_calls=[call]) if call else Message(role="assistant", content=text)
+
+
 def target_messages(row: LabeledQuestion, tools: Sequence[Tool]) -> list[Message]:
-    """The target of stage 1 as messages: an answer, or the call with its result and the gold answer."""
-    parsed = parse(row.output, {tool.name: tool.parse for tool in tools})
-    if parsed.call is None:
-        return [Message(role="assistant", content=row.output)]
-    messages = [Message(role="assistant", tool_calls=[parsed.call])]
-    if row.result is not None:
-        answer = row.answer if isinstance(row.answer, str) else next(iter(row.answer), "")
-        result = result_text(Execution(output=row.result))
-        messages.append(Message(role="tool", name=parsed.call.name, content=result))
-        messages += [Message(role="assistant", content=answer)] if answer else []
-    return messages
+    """The target of stage 1 as messages: the model's own conversation, an answer, or the label's call with its result
+    and the gold answer. Raises InputError for a call whose result is not known."""
+    if row.messages is not None:
+        return row.messages
+    first = written_message(row.output, tools)
+    if not first.tool_calls:
+        return [first]
+    if row.result is None:
+        raise InputError(
+            f"{row.where or row.id}: field 'result': is missing; template 'tools' needs the result of the call, which "
+            "`trice label` records"
+        )
+    answer = row.answer if isinstance(row.answer, str) else next(iter(row.answer), "")
+    result = Message(
+        role="tool", name=first.tool_calls[0].name, content=result_text(Execution(output=row.result))
+    )
+    return [first, result, *([Message(role="assistant", content=answer)] if answer else [])]
 
 
 def schemas(tools: Sequence[Tool]) -> list[ToolSchema]:
@@ -72,11 +89,12 @@ def roll_out(
 
     assert isinstance(engine, TransformersEngine)  # checked by `check_model_spec`
     loaded, chat = engine.loaded, chat_format_of(settings.template, engine.loaded.tokenizer)
-    tools = () if settings.tool_choice == "none" else tuple(task.tools)
+    offered = () if settings.tool_choice == "none" else tuple(task.tools)
     opening = chat.call_opening() if settings.tool_choice == "required" else []
     failures, fitting = [], []
     for place, (number, (question, key, samples)) in enumerate(questions.items()):
-        messages = prompt_messages(question.instruction, question.input, settings.examples)
+        tools = tuple(tool.for_question(question) for tool in offered)
+        messages = prompt_messages(question.instruction, question.input, settings.examples, task.tools)
         length = len(chat.prompt(messages, schemas(tools))) + len(opening)
         if length >= loaded.context:
             failures.append(too_long(place, length, loaded.context - 1))
@@ -95,11 +113,12 @@ def roll_out(
 def to_response(
     question: Question, task: TaskLike, rollout: Rollout, chat: ChatFormat, origin: str = "", sample: int = 0
 ) -> Response:
-    """A rollout as an executed response. If the result of a call was not read, it is the prediction."""
+    """A rollout as an executed response. If the model said nothing over the result of its last call, the result is the
+    prediction."""
     written = [token for token, own in zip(rollout.ids, rollout.loss, strict=True) if own]
     calls = rollout.calls
     prediction = task.predict(visible(rollout.answer)) if rollout.answer else None
-    if prediction is None and rollout.messages and rollout.messages[-1].role == "tool":
+    if prediction is None and unread_result(rollout.messages) is not None:
         prediction = rollout.executions[-1].output
     fields: dict[str, Any] = {
         "response": chat.text(written),

@@ -46,7 +46,10 @@ def collect_split(data: Path, split_files: Sequence[Path], folder: Path, tasks: 
     rows = [row for path in split_files for row in read_rows(path, Response)]
     kept = {"response", "origin", "sample", "tokens"}
     wanted = [
-        row.model_copy(update={"origin": origin}).model_dump(exclude=GRADED - kept, exclude_none=True)
+        row.model_copy(update={"origin": origin}).model_dump(
+            exclude={"known_share", "correct"} if row.messages is not None else GRADED - kept,
+            exclude_none=True,
+        )
         for row in rows
         if (row.dataset, row.id) in questions
     ]

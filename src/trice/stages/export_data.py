@@ -142,17 +142,24 @@ def _tool_result(
 def _pairs(tasks: Tasks, row: Candidates, left: LeftOut) -> list[dict[str, Any]]:
     task = _task(tasks, row)
     prompt, question = _prompt(task, row.instruction, row.input), _question_fields(row)
-    messages = [assistant_message(task.tools, each.response) for each in row.candidates]
+    messages = [_messages(task, each) for each in row.candidates]
     pairs = []
     for better, chosen in enumerate(row.candidates):
         for worse, rejected in enumerate(row.candidates):
             if chosen.reward > rejected.reward:
-                both = {"chosen": [messages[better]], "rejected": [messages[worse]]}
+                both = {"chosen": messages[better], "rejected": messages[worse]}
                 columns = _columns("chosen", better, chosen) | _columns("rejected", worse, rejected)
                 pairs.append(prompt | both | question | columns)
     if not pairs:
         left.add("no two candidates have different rewards", row.where)
     return pairs
+
+
+def _messages(task: TaskLike, candidate: Candidate) -> list[Message]:
+    """A candidate as messages: those of its conversation, or its text as one."""
+    if candidate.messages is None:
+        return [assistant_message(task.tools, candidate.response)]
+    return [message.for_template() for message in candidate.messages]
 
 
 def _columns(side: str, index: int, candidate: Candidate) -> dict[str, Any]:
@@ -165,7 +172,7 @@ def _columns(side: str, index: int, candidate: Candidate) -> dict[str, Any]:
 def _best(tasks: Tasks, row: Candidates) -> dict[str, Any]:
     task = _task(tasks, row)
     best = max(row.candidates, key=lambda each: each.reward)  # the first of equals
-    completion = {"completion": [assistant_message(task.tools, best.response)]}
+    completion = {"completion": _messages(task, best)}
     return (
         _prompt(task, row.instruction, row.input)
         | completion

@@ -80,6 +80,7 @@ def known_target(tasks: Tasks, response: Response) -> LabeledQuestion:
     fields = {
         "instruction": response.instruction or tasks.of(response).instruction,
         "output": response.response,
+        "messages": response.messages,
     }
     graded = set(Response.model_fields) - set(Question.model_fields)
     return LabeledQuestion.model_validate(response.model_dump(exclude=graded) | fields)

@@ -172,6 +172,7 @@ class _Run:
             batch = ContinuousBatch(
                 loaded, BatchDecoder(loaded, self.prompts[0][:shared], loaded.use_model_head)
             )
+            batch.end_ids = loaded.eos_ids | self.format.end_ids
             while self.waiting or len(batch) or self.results:
                 while self.waiting and (not len(batch) or len(batch) + len(self.waiting[0][0]) <= batch_size):
                     owners, entry = self.waiting.popleft()
@@ -199,7 +200,8 @@ class _Run:
         if parsed.outcome is not Outcome.ANSWERED:
             rollout.outcome, rollout.reason = parsed.outcome, parsed.reason
         rollout.complete = row.end is not None
-        if parsed.outcome is not Outcome.CALLED:
+        if parsed.outcome is not Outcome.CALLED or not self.conversations[owner.number].tools:
+            rollout.complete &= parsed.outcome is not Outcome.CALLED  # without tools, a call leads nowhere
             self.finished.append(owner)
             return
         tools = {tool.name: tool for tool in self.conversations[owner.number].tools}
@@ -249,11 +251,13 @@ class _Run:
             rollout.complete = False
             self.finished.append(owner)
             return
-        rollout.extend(self.format.results(call, messages, rollout.ids[-1]), loss=False)
-        context = [*rollout.prompt, *rollout.ids]
-        if len(context) >= self.loaded.context:
+        results = self.format.results(call, messages, rollout.ids[-1])
+        if len(rollout.prompt) + len(rollout.ids) + len(results) >= self.loaded.context:
             rollout.complete = False
             self.finished.append(owner)
             return
+        rollout.extend(results, loss=False)
+        context = [*rollout.prompt, *rollout.ids]
         key = f"{self.conversations[owner.number].key} {turns}"
-        self.waiting.append(([owner], EncodedPrompt(context, key, (owner.sample,))))
+        # Before the conversations that have not begun, so that a rollout is finished, and stored, early.
+        self.waiting.appendleft(([owner], EncodedPrompt(context, key, (owner.sample,))))

@@ -49,12 +49,13 @@ def score(
     labeled = read_rows(target_path, LabeledQuestion)
     questions = _questions(labeled, tasks)
     others = _responses(paths, target_path, tasks.name)
+    native = any("messages" in each for found in others.values() for each in found)
     written = []
     for row, question in zip(labeled, questions, strict=True):
         fields = question.model_dump(exclude=GRADED)
         found = others.get((question.dataset, question.id), ())
         target = _response(question, fields, {"response": row.output, "origin": GOLD})
-        if any("messages" in each for each in found):
+        if native:
             target = _conversation(tasks, row, target)
         rest = [_response(question, fields, each) for each in found]
         written.append(_numbered(_distinct([target, *rest]) if distinct else [target, *rest]))

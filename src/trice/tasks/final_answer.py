@@ -12,7 +12,7 @@ from trice.formats.paper import call_opening, visible
 from trice.tasks import TaskLike
 from trice.tools import Tool
 from trice.tools.second_turn import final_answer
-from trice.types import Outcome, Response, ToolCall
+from trice.types import Message, Outcome, Response, ToolCall
 
 SHOWN = 200  # characters of a call's arguments that a sentence repeats
 _FAILED = re.compile(r"\w+ failed(?:: (?P<message>.*))? \((?P<kind>\w+)\)", re.DOTALL)  # describe_failure
@@ -21,12 +21,8 @@ _LOOKUPS = ("KeyError", "IndexError", "LookupError", "FileNotFoundError")
 
 def final_text(row: Response, task: TaskLike) -> str:
     """The final answer of an executed response: its text, its call's result, or a sentence on what went wrong."""
-    if (
-        row.messages is not None
-        and row.messages[-1].role == "assistant"
-        and row.outcome is not Outcome.MALFORMED
-    ):
-        return visible(row.messages[-1].content)
+    if row.messages and row.outcome is not Outcome.MALFORMED:
+        return unread_result(row.messages) or visible(row.messages[-1].content)
     if row.outcome is Outcome.ANSWERED:
         return visible(row.response).strip()
     if row.outcome is Outcome.MALFORMED or row.call is None:
@@ -39,6 +35,14 @@ def final_text(row: Response, task: TaskLike) -> str:
     return second_turn_text(
         row.turns, next(tool for tool in task.tools if tool.name == name), row.execution.output
     )
+
+
+def unread_result(messages: Sequence[Message]) -> str | None:
+    """The result of the last call in a rollout over which the model said nothing; else None."""
+    *_, last = messages
+    if last.role == "assistant" and not last.tool_calls and not last.content.strip() and len(messages) > 1:
+        last = messages[-2]
+    return last.content if last.role == "tool" else None
 
 
 def second_turn_text(turns: Sequence[str], tool: Tool, result: str) -> str:

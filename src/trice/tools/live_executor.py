@@ -12,7 +12,7 @@ from functools import partial
 from itertools import count
 from threading import Thread
 
-from trice.errors import ToolUnavailable, TriceError
+from trice.errors import ToolUnavailable, TriceError, error_line
 from trice.progress import notice
 from trice.tools import Tool, describe_failure, unavailable_error
 from trice.tools.executor import ExecutionStore, call_key
@@ -62,8 +62,10 @@ class LiveExecutor:
             if self._permanent.pop(key) and isinstance(result, Execution):
                 try:  # before the callback, which may close this executor
                     self._stores.put(key, result, True)
-                except TriceError as failure:  # a full disk must not fail the request
-                    notice(str(failure))
+                except (
+                    Exception
+                ) as failure:  # what cannot be stored, as on a full disk, must not fail the request
+                    notice(f"tools: an output is not stored: {error_line(failure)}")
             for callback in self._waiting.pop(key):
                 callback(result)
 

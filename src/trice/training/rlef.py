@@ -14,7 +14,7 @@ from trice.stages.chat_responses import chat_format_of, prompt_messages, schemas
 from trice.tasks import Tasks, recorded_task, task_asked
 from trice.training.settings import Rlef
 from trice.training.validation import load_validation
-from trice.types import Candidates
+from trice.types import Candidate, Candidates
 
 
 def examples(
@@ -61,7 +61,7 @@ def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:
                 f"{row.where or row.id}: field 'messages' of a candidate is missing; template 'tools' needs candidates "
                 "that were generated with it"
             )
-        if each.tokens is not None and each.loss is not None:
+        if each.tokens is not None and each.loss is not None and _written_with(chat, each):
             responses.append(ResponseTokens(each.tokens, each.loss))
         else:
             rendered = tokenize_conversation(chat, [*asked, *each.messages], offered)
@@ -69,6 +69,15 @@ def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:
             loss = [False] * len(rendered.prompt) + rendered.responses[0].loss
             responses.append(ResponseTokens(whole[len(prompt) :], loss[len(prompt) :]))
     return TokenizedExample(prompt, responses, [each.reward for each in row.candidates])
+
+
+def _written_with(chat: ChatFormat, candidate: Candidate) -> bool:
+    """Whether the token ids of a candidate are of this tokenizer, since another model may have written it."""
+    ids = candidate.tokens or []
+    if not all(token < len(chat.tokenizer) for token in ids):
+        return False
+    written = [token for token, own in zip(ids, candidate.loss or [], strict=False) if own]
+    return chat.text(written) == candidate.response
 
 
 def rlef(
