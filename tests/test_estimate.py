@@ -31,6 +31,15 @@ def test_the_demo_has_an_estimate_before_anything_is_done(
     assert minutes("scale=1000") > 500  # half a million questions
 
 
+def test_the_demo_needs_no_overrides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with lock_folder(tmp_path / "runs" / "demo"):
+        code, _, error = command(capsys, "demo")
+    assert (code, "another process" in error[-1]) == (1, True), error
+
+
 def test_what_the_recipe_asks_for_counts() -> None:
     def asked(*overrides: str) -> float:
         return operations(load_recipe("demo", overrides))

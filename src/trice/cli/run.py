@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -85,7 +86,7 @@ def _refuse_options(words: Sequence[str]) -> None:
     from trice.settings import nearest_key
 
     keys = [option.key for option in options_of(Recipe, "recipe")]
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip_longest(words, words[1:], fillvalue=""):
         if not word.startswith("-"):
             continue
         name, _, given = word.lstrip("-").replace("-", "_").partition("=")
