@@ -25,13 +25,16 @@ from trice.tools.worker_pool import run
 from trice.types import Execution, Message, Outcome, ToolCall
 
 
-def conversations(count: int) -> list[Conversation]:
+def conversations(chat: ChatFormat, count: int) -> list[Conversation]:
+    schemas = [function_schema(Calculator())]
     system = Message(role="system", content="Solve the problem; the calculator computes an expression.")
     problems = (
         f"A shop sells {n + 3} pens at {n % 7 + 2} dollars each. What does it earn?" for n in range(count)
     )
     return [
-        Conversation([system, Message(role="user", content=text)], [Calculator()], str(number))
+        Conversation(
+            chat.prompt([system, Message(role="user", content=text)], schemas), [Calculator()], str(number)
+        )
         for number, text in enumerate(problems)
     ]
 
@@ -42,8 +45,7 @@ def plain(
 ) -> list[int]:
     """The token ids after the prompt, by `generate` for each turn."""
     schemas = [function_schema(tool) for tool in asked.tools]
-    prompt = chat.prompt(asked.messages, schemas)
-    ids = list(opening)
+    prompt, ids = asked.prompt, list(opening)
     for turn in range(turns):
         context = torch.tensor([[*prompt, *ids]])
         start = len(ids) - len(opening) if turn == 0 else len(ids)
@@ -80,7 +82,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     loaded = load(options.model, device=options.device, dtype="float32")
-    chat, asked = chat_format(loaded.tokenizer), conversations(options.questions)
+    chat = chat_format(loaded.tokenizer)
+    asked = conversations(chat, options.questions)
     opening = chat.call_opening()
     sampling = Sampling(max_new_tokens=options.max_new_tokens)
 

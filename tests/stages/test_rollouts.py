@@ -64,8 +64,10 @@ LESSONS: dict[str, list[Message]] = {
 }
 
 
-def asked(text: str, *tools: Any) -> Conversation:
-    return Conversation([Message(role="user", content=text)], tools or (stock,), key=text)
+def asked(chat: ChatFormat, text: str, *tools: Any) -> Conversation:
+    tools = tools or (stock,)
+    prompt = chat.prompt([Message(role="user", content=text)], [function_schema(tool) for tool in tools])
+    return Conversation(prompt, tools, key=text)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def chat(policy: LocalModel) -> ChatFormat:
 
 
 def run(policy: LocalModel, chat: ChatFormat, *texts: str, **options: Any) -> list[Rollout]:
-    conversations = [asked(text) for text in texts]
+    conversations = [asked(chat, text) for text in texts]
     found = {number: each for number, _, each in rollouts(policy, chat, conversations, LONG, **options)}
     return [found[number] for number in range(len(texts))]
 
@@ -135,7 +137,7 @@ def test_the_batch_changes_nothing(policy: LocalModel, chat: ChatFormat) -> None
     together, apart = run(policy, chat, *texts), run(policy, chat, *texts, batch_size=1)
     assert [each.ids for each in together] == [each.ids for each in apart]
     sampling = Sampling(max_new_tokens=30, temperature=2.0, seed=5)
-    conversations = [asked(text)._replace(samples=range(3)) for text in ("chair?", "hello")]
+    conversations = [asked(chat, text)._replace(samples=range(3)) for text in ("chair?", "hello")]
     drawn = {
         size: {
             (number, sample): rollout.ids
@@ -152,7 +154,9 @@ def test_limits_end_a_rollout(policy: LocalModel, chat: ChatFormat) -> None:
     (steps,) = run(policy, chat, "one by one?", max_turns=1)
     assert (steps.messages, steps.complete, steps.answer) == (LESSONS["one by one?"][:2], False, None)
     assert not steps.loss.count(False)  # the result is not read, so it is not in the tokens
-    (short,) = [each for _, _, each in rollouts(policy, chat, [asked("chair?")], Sampling(max_new_tokens=3))]
+    (short,) = [
+        each for _, _, each in rollouts(policy, chat, [asked(chat, "chair?")], Sampling(max_new_tokens=3))
+    ]
     assert (short.complete, len(short.ids), short.outcome) == (False, 3, Outcome.MALFORMED)
     (wall,) = run(policy, chat, "wall?", max_turns=1)
     assert len(wall.messages[1].content) == MAX_RESULT
@@ -172,4 +176,4 @@ def test_a_tool_that_cannot_run_stops_the_rollouts(policy: LocalModel, chat: Cha
         raise ToolUnavailable("the warehouse is down")
 
     with pytest.raises(ToolUnavailable, match="the warehouse is down"):
-        list(rollouts(policy, chat, [asked("hello", stock), asked("chair?", stock)], LONG))
+        list(rollouts(policy, chat, [asked(chat, "hello", stock), asked(chat, "chair?", stock)], LONG))

@@ -16,6 +16,7 @@ from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_text
 from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
 from trice.models.engine import Engine, Failure, GenerationSettings, too_long
+from trice.stages.generate import GRADED
 from trice.tasks import TaskLike
 from trice.tasks.final_answer import unread_result
 from trice.tools import Tool
@@ -95,11 +96,12 @@ def roll_out(
     for place, (number, (question, key, samples)) in enumerate(questions.items()):
         tools = tuple(tool.for_question(question) for tool in offered)
         messages = prompt_messages(question.instruction, question.input, settings.examples, task.tools)
-        length = len(chat.prompt(messages, schemas(tools))) + len(opening)
+        prompt = chat.prompt(messages, schemas(tools))
+        length = len(prompt) + len(opening)
         if length >= loaded.context:
             failures.append(too_long(place, length, loaded.context - 1))
             continue
-        fitting.append((number, Conversation(messages, tools, key, samples)))
+        fitting.append((number, Conversation(prompt, tools, key, samples)))
     conversations = [each for _, each in fitting]
     sampling = replace(settings.sampling, samples=1)
     for place, sample, rollout in rollouts(
@@ -133,8 +135,7 @@ def to_response(
         "execution": rollout.executions[0] if rollout.executions else None,
         "prediction": prediction,
     }
-    known = question.model_dump(exclude=set(Response.model_fields) - set(Question.model_fields))
-    return Response.model_validate(known | fields)
+    return Response.model_validate(question.model_dump(exclude=GRADED) | fields)
 
 
 def chat_format_of(template: Template, tokenizer: Any) -> ChatFormat:

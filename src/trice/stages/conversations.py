@@ -192,9 +192,8 @@ def _call(entry: Any) -> ToolCall:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
             raise Unfit("a tool call whose arguments are not JSON") from None
-    if isinstance(
-        arguments, dict
-    ):  # in a table, every call has the arguments of all tools, null if they are not its own
+    # In a table, every call has the arguments of all tools, null if they belong to another one.
+    if isinstance(arguments, dict):
         arguments = {name: value for name, value in arguments.items() if value is not None}
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not isinstance(arguments, dict) or not arguments:

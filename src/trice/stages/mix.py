@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from trice.errors import InputError
+from trice.stages.generate import GRADED
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
 from trice.tasks import Tasks
 from trice.types import LabeledQuestion, Question, Response
@@ -82,5 +83,4 @@ def known_target(tasks: Tasks, response: Response) -> LabeledQuestion:
         "output": response.response,
         "messages": response.messages,
     }
-    graded = set(Response.model_fields) - set(Question.model_fields)
-    return LabeledQuestion.model_validate(response.model_dump(exclude=graded) | fields)
+    return LabeledQuestion.model_validate(response.model_dump(exclude=GRADED) | fields)

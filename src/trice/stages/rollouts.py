@@ -35,10 +35,10 @@ MAX_CALLS = 16  # in one message; further ones get an error as their result
 
 
 class Conversation(NamedTuple):
-    """The messages that a model continues, and the tools that it may call. `key` and the sample numbers seed the
-    samples."""
+    """A conversation that a model continues, as token ids (`ChatFormat.prompt`), and the tools that it may call. `key`
+    and the sample numbers seed the samples."""
 
-    messages: Sequence[Message]
+    prompt: list[int]
     tools: Sequence[Tool] = ()
     key: str = ""
     samples: Sequence[int] = (0,)
@@ -78,13 +78,9 @@ class Rollout:
     def answer(self) -> str | None:
         """The text of the last message if the model wrote it and it calls nothing; else None."""
         last = self.messages[-1] if self.messages else None
-        spoken = (
-            last
-            and last.role == "assistant"
-            and not last.tool_calls
-            and self.outcome is not Outcome.MALFORMED
-        )
-        return last.content or None if last and spoken else None
+        if not last or last.role != "assistant" or last.tool_calls or self.outcome is Outcome.MALFORMED:
+            return None
+        return last.content or None
 
     def extend(self, ids: Sequence[int], *, loss: bool) -> None:
         """Append token ids, all with or all without loss."""
@@ -115,7 +111,7 @@ def rollouts(
     Args:
         loaded: The policy.
         format: Its chat format.
-        conversations: What it continues. Their prompts must fit into the model's context.
+        conversations: What it continues. They must fit into the model's context.
         sampling: How each message is sampled, of at most `max_new_tokens`. Its `samples` and `beams` are not used.
         max_turns: The number of assistant messages after which a rollout ends. With 1, calls are executed and their
             results are not read.
@@ -141,18 +137,9 @@ class _Run:
         max_turns: int,
         opening: Sequence[int],
     ) -> None:
-        self.loaded, self.format, self.conversations, self.max_turns = (
-            loaded,
-            format,
-            conversations,
-            max_turns,
-        )
-        self.sampling, self.opening = sampling, list(opening)
+        self.loaded, self.format, self.conversations = loaded, format, conversations
+        self.settings, self.max_turns, self.opening = DecodingSettings(sampling), max_turns, list(opening)
         self.schemas = [[function_schema(tool) for tool in each.tools] for each in conversations]
-        self.prompts = [
-            format.prompt(each.messages, schemas)
-            for each, schemas in zip(conversations, self.schemas, strict=True)
-        ]
         self.rollouts: dict[_Owner, Rollout] = {}
         self.results: dict[_Owner, dict[int, Execution]] = {}  # of the calls of the latest message
         self.returned: Queue[tuple[_Owner, int, Execution | TriceError]] = Queue()
@@ -160,28 +147,27 @@ class _Run:
         self.finished: list[_Owner] = []
 
     def run(self, batch_size: int) -> Iterator[tuple[int, int, Rollout]]:
-        for number, (prompt, each) in enumerate(zip(self.prompts, self.conversations, strict=True)):
+        for number, each in enumerate(self.conversations):
             owners = [_Owner(number, sample) for sample in each.samples]
-            self.rollouts |= {owner: Rollout(prompt) for owner in owners}
-            entry = EncodedPrompt([*prompt, *self.opening], each.key, tuple(each.samples))
+            self.rollouts |= {owner: Rollout(each.prompt) for owner in owners}
+            entry = EncodedPrompt([*each.prompt, *self.opening], each.key, tuple(each.samples))
             self.waiting.append((owners, entry))
-        loaded, shared = self.loaded, shared_prefix(self.prompts)
+        loaded, first = self.loaded, self.conversations[0].prompt
+        shared = shared_prefix([each.prompt for each in self.conversations])
         if loaded.use_model_head is None:
-            loaded.use_model_head = needs_model_head(loaded, self.prompts[0])
+            loaded.use_model_head = needs_model_head(loaded, first)
         with batch_attention(loaded), LiveExecutor() as executor:
-            batch = ContinuousBatch(
-                loaded, BatchDecoder(loaded, self.prompts[0][:shared], loaded.use_model_head)
-            )
+            batch = ContinuousBatch(loaded, BatchDecoder(loaded, first[:shared], loaded.use_model_head))
             batch.end_ids = loaded.eos_ids | self.format.end_ids
             while self.waiting or len(batch) or self.results:
                 while self.waiting and (not len(batch) or len(batch) + len(self.waiting[0][0]) <= batch_size):
                     owners, entry = self.waiting.popleft()
-                    batch.add(owners, entry, DecodingSettings(self.sampling))
+                    batch.add(owners, entry, self.settings)
                 for row in batch.step():
                     if row.text is not None:
                         owner = next(each for each in row.owner if each.sample == row.sample)
                         self._turn_written(owner, row, executor)
-                self._take_results(wait=not self.waiting and not len(batch))
+                self._take_results(idle=not len(batch))
                 for owner in self.finished:
                     yield owner.number, owner.sample, self.rollouts.pop(owner)
                 self.finished = []
@@ -190,10 +176,7 @@ class _Run:
         """Parse a message, and start its calls or finish the rollout."""
         rollout, ids = self.rollouts[owner], [*row.ids, *([] if row.end is None else [row.end])]
         context = [*rollout.prompt, *rollout.ids]
-        ids = [
-            *row.prompt[len(context) :],
-            *ids,
-        ]  # with the opening, which is in the prompt of the first message
+        ids = [*row.prompt[len(context) :], *ids]  # the prompt of the first message ends with the opening
         parsed = self.format.parse(ids, context, self.schemas[owner.number])
         rollout.extend(ids, loss=True)
         rollout.messages.append(parsed.message)
@@ -219,13 +202,12 @@ class _Run:
     def _returned(self, owner: _Owner, index: int, result: Execution | TriceError) -> None:
         self.returned.put((owner, index, result))  # from another thread
 
-    def _take_results(self, *, wait: bool) -> None:
-        """Take the executions that have arrived, and wait for one if there is nothing else to do."""
+    def _take_results(self, *, idle: bool) -> None:
+        """Take the executions that have arrived. If the batch is idle and nothing else is to do, wait for one."""
         while self.results:
             try:
-                owner, index, result = self.returned.get(
-                    block=wait and not self.waiting and not self.finished
-                )
+                block = idle and not self.waiting and not self.finished
+                owner, index, result = self.returned.get(block=block)
             except Empty:
                 return
             if isinstance(result, TriceError):
