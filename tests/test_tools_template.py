@@ -46,13 +46,13 @@ def test_both_stages_train_on_conversations_that_were_executed(model: trice.Mode
     stage1 = trice.clone(model, labels, "math", lora={"r": 16, "target_modules": "all-linear"}, **settings)
     rows = trice.generate(stage1, QUESTIONS, "math", max_new_tokens=60)
     for row, question in zip(rows, QUESTIONS, strict=True):
-        assert row.messages is not None
-        assert [message.role for message in row.messages] == ["assistant", "tool", "assistant"]
+        assert row.completion is not None
+        assert [message.role for message in row.completion] == ["assistant", "tool", "assistant"]
         assert row.outcome is Outcome.CALLED
         assert row.calls[0].arguments == {"expression": question["expression"]}
         assert row.execution
         assert row.execution.output == question["answer"]
-        assert row.messages[1].content == question["answer"]
+        assert row.completion[1].content == question["answer"]
         assert len(row.tokens or []) == len(row.loss or [])
     found = trice.evaluate({"base": model, "stage 1": stage1}, QUESTIONS, "math", max_new_tokens=60)
     assert found.measures["stage 1"]["total"]["tool_use"].count == 5
@@ -89,9 +89,9 @@ def test_the_commands_take_the_template(
         capsys, "generate", "--data", data, "--output", written, "--max-new-tokens", 8, *words
     )
     assert code == 0, error
-    assert {"messages", "loss", "tokens", "outcome"} <= set(read(written)[0])
+    assert {"completion", "loss", "tokens", "outcome"} <= set(read(written)[0])
     assert command(capsys, "evaluate", "--data", written, "--output", judged)[0] == 0
-    assert [row["messages"] for row in read(judged)] == [row["messages"] for row in read(written)]
+    assert [row["completion"] for row in read(judged)] == [row["completion"] for row in read(written)]
     code, _, error = command(
         capsys, "generate", "--data", data, "--output", tmp_path / "x", "--beams", 2, *words
     )
@@ -157,7 +157,7 @@ evaluate: {{conditions: [zero-shot, few-shot, stage-1, both, never, always]}}
     run = trice.run(tmp_path / "recipe.yaml")
     assert (run / "report.html").is_file()
     ranked = read(run / "data" / "stage2" / "math" / "math.json")
-    assert all(each["messages"] for row in ranked for each in row["candidates"])
+    assert all(each["completion"] for row in ranked for each in row["candidates"])
     assert {each["origin"] for row in ranked for each in row["candidates"]} > {"gold"}
     never = read(next((run / "data" / "dev").rglob("*never_response.json")))
     assert all("execution" not in row for row in never)  # tools were withheld
@@ -166,7 +166,7 @@ evaluate: {{conditions: [zero-shot, few-shot, stage-1, both, never, always]}}
 def test_the_models_own_conversation_is_a_target(model: trice.Model) -> None:
     fields = QUESTIONS[0] | {
         "response": "<tool_call>…", "outcome": "called", "correct": True, "prediction": "6",
-        "messages": [
+        "completion": [
             {"role": "assistant", "tool_calls": [{"name": "calculator", "arguments": {"expression": "2*3"}}]},
             {"role": "tool", "name": "calculator", "content": "6"},
             {"role": "assistant", "content": "It is 6."},
@@ -205,7 +205,7 @@ def test_the_answer_that_is_shown_is_the_one_that_is_judged() -> None:
     for rest in (results, silent):
         messages = [{"role": "assistant", "tool_calls": calls}, *rest]
         row = Response.model_validate(
-            QUESTIONS[0] | {"response": "…", "outcome": "called", "messages": messages}
+            QUESTIONS[0] | {"response": "…", "outcome": "called", "completion": messages}
         )
         assert final_text(row, Tasks("math").of(row)) == "9"
-        assert unread_result(row.messages or []) == "9"
+        assert unread_result(row.completion or []) == "9"

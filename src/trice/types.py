@@ -215,7 +215,7 @@ class Response(Question):
     """the first call that can be parsed: its `name` and `arguments`"""
     execution: Execution | None = None
     """the result of that call: `output` or `error`"""
-    messages: list[Message] | None = None
+    completion: list[Message] | None = None
     """with the template `tools`: what the model wrote, with its tool calls, and the results that it read"""
     loss: list[bool] | None = None
     """with the template `tools`: for each of `tokens`, whether the model wrote it"""
@@ -246,9 +246,9 @@ class Response(Question):
     @property
     def calls(self) -> list[ToolCall]:
         """All tool calls, in order."""
-        if self.messages is None:
+        if self.completion is None:
             return [] if self.call is None else [self.call]
-        return [call for message in self.messages for call in message.tool_calls]
+        return [call for message in self.completion for call in message.tool_calls]
 
     @field_validator("prediction", mode="before")
     @classmethod
@@ -276,7 +276,7 @@ class LabeledQuestion(Row):
     """as in questions"""
     result: str | None = None
     """what the call in `output` returned when it was labeled"""
-    messages: list[Message] | None = None
+    completion: list[Message] | None = None
     """with the template `tools`: the model's own response, if that is the target"""
     turn: Count | None = None
     """as in questions"""
@@ -321,7 +321,7 @@ class Candidate(BaseModel):
     """whether the prediction is right"""
     tokens: list[Count] | None = None
     """as in responses"""
-    messages: list[Message] | None = None
+    completion: list[Message] | None = None
     """as in responses"""
     loss: list[bool] | None = None
     """as in responses"""
@@ -367,7 +367,7 @@ class Candidates(Row):
                 prediction=row.prediction,
                 correct=row.correct,
                 tokens=row.tokens,
-                messages=row.messages,
+                completion=row.completion,
                 loss=row.loss,
             )
             for row, reward in zip(responses, rewards, strict=True)

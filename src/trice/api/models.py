@@ -187,8 +187,8 @@ def answer_of(row: Response, task: TaskLike) -> Answer:
     assert row.outcome is not None
     text = final_text(row, task)
     messages = prompt_messages(row.instruction, row.input)
-    if row.messages is not None:
-        messages += [message.for_template() for message in row.messages]
+    if row.completion is not None:
+        messages += [message.for_template() for message in row.completion]
         return Answer(row.input, text, row.outcome, row.response, row.call, row.execution, [], messages)
     messages.append(assistant_message(task.tools, row.response))
     if row.execution is not None:

@@ -55,8 +55,8 @@ def chat(
 def show(response: Response, answer: str) -> str:
     """The decision, the calls, their results and the answer, one on each line."""
     lines = [f"  response  {response.response}"]
-    if response.messages is not None and response.calls:
-        for message in response.messages:
+    if response.completion is not None and response.calls:
+        for message in response.completion:
             lines += [f"  call      {call.name} {_arguments(call)}" for call in message.tool_calls]
             lines += [f"  result    {message.content}"] if message.role == "tool" else []
         if response.outcome is Outcome.MALFORMED:

@@ -51,8 +51,8 @@ def written_message(text: str, tools: Sequence[Tool]) -> Message:
 def target_messages(row: LabeledQuestion, tools: Sequence[Tool]) -> list[Message]:
     """The target of stage 1 as messages: the model's own conversation, an answer, or the label's call with its result
     and the gold answer. Raises InputError for a call whose result is not known."""
-    if row.messages is not None:
-        return row.messages
+    if row.completion is not None:
+        return row.completion
     first = written_message(row.output, tools)
     if not first.tool_calls:
         return [first]
@@ -128,7 +128,7 @@ def to_response(
         "sample": sample,
         "tokens": rollout.ids,
         "loss": rollout.loss,
-        "messages": rollout.messages,
+        "completion": rollout.messages,
         "outcome": rollout.outcome,
         "reason": rollout.reason,
         "call": calls[0] if calls else None,

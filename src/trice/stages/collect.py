@@ -47,7 +47,7 @@ def collect_split(data: Path, split_files: Sequence[Path], folder: Path, tasks: 
     kept = {"response", "origin", "sample", "tokens"}
     wanted = [
         row.model_copy(update={"origin": origin}).model_dump(
-            exclude={"known_share", "correct"} if row.messages is not None else GRADED - kept,
+            exclude={"known_share", "correct"} if row.completion is not None else GRADED - kept,
             exclude_none=True,
         )
         for row in rows

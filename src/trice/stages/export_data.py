@@ -157,9 +157,9 @@ def _pairs(tasks: Tasks, row: Candidates, left: LeftOut) -> list[dict[str, Any]]
 
 def _messages(task: TaskLike, candidate: Candidate) -> list[Message]:
     """A candidate as messages: those of its conversation, or its text as one."""
-    if candidate.messages is None:
+    if candidate.completion is None:
         return [assistant_message(task.tools, candidate.response)]
-    return [message.for_template() for message in candidate.messages]
+    return [message.for_template() for message in candidate.completion]
 
 
 def _columns(side: str, index: int, candidate: Candidate) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def with_execution(
     row: Response, found: Parsed, execution: Execution | None, turns: list[str] | None
 ) -> Response:
     """The response with its outcome, call, execution, second turns and prediction."""
-    if row.messages is not None:  # a conversation, which was executed when it was generated
+    if row.completion is not None:  # a conversation, which was executed when it was generated
         return row
     task, (outcome, call, reason, _), tool, _ = found
     if turns is not None and tool is not None and execution is not None:

@@ -81,6 +81,6 @@ def known_target(tasks: Tasks, response: Response) -> LabeledQuestion:
     fields = {
         "instruction": response.instruction or tasks.of(response).instruction,
         "output": response.response,
-        "messages": response.messages,
+        "completion": response.completion,
     }
     return LabeledQuestion.model_validate(response.model_dump(exclude=GRADED) | fields)

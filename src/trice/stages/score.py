@@ -49,7 +49,7 @@ def score(
     labeled = read_rows(target_path, LabeledQuestion)
     questions = _questions(labeled, tasks)
     others = _responses(paths, target_path, tasks.name)
-    native = any("messages" in each for found in others.values() for each in found)
+    native = any("completion" in each for found in others.values() for each in found)
     written = []
     for row, question in zip(labeled, questions, strict=True):
         fields = question.model_dump(exclude=GRADED)
@@ -98,7 +98,7 @@ def _responses(
         # Rows of published files name no origin; there it is a part of the file's name.
         published = path.name.removeprefix(f"{task}_").removesuffix("_response.json")
         for row in read_rows(path, Response, repeated=True):
-            names = GRADED if row.messages is not None else {"response", "origin", "tokens"}
+            names = GRADED if row.completion is not None else {"response", "origin", "tokens"}
             fields = row.model_dump(include=names, exclude_none=True)
             found[row.dataset, row.id].append(fields | {"origin": row.origin or published})
     return found
@@ -120,7 +120,7 @@ def _conversation(tasks: Tasks, labeled: LabeledQuestion, target: Response) -> R
     )
     return target.model_copy(
         update={
-            "messages": messages,
+            "completion": messages,
             "outcome": Outcome.CALLED if calls else Outcome.ANSWERED,
             "call": calls[0] if calls else None,
             "execution": Execution(output=labeled.result) if calls and labeled.result is not None else None,

@@ -135,7 +135,7 @@ def _known_and_unknown(
 def _judged(tasks: Tasks, row: Response) -> Response:
     task, reading, *_ = parse(tasks, row)
     prediction = task.predict(visible(row.response)) if reading.outcome is Outcome.ANSWERED else None
-    if row.messages is not None and reading.outcome is Outcome.ANSWERED:
+    if row.completion is not None and reading.outcome is Outcome.ANSWERED:
         prediction = row.prediction
     verdict = {"outcome": reading.outcome, "reason": reading.reason, "call": reading.call}
     correct = task.judge(prediction, row.answers)

@@ -21,8 +21,8 @@ _LOOKUPS = ("KeyError", "IndexError", "LookupError", "FileNotFoundError")
 
 def final_text(row: Response, task: TaskLike) -> str:
     """The final answer of an executed response: its text, its call's result, or a sentence on what went wrong."""
-    if row.messages and row.outcome is not Outcome.MALFORMED:
-        return unread_result(row.messages) or visible(row.messages[-1].content)
+    if row.completion and row.outcome is not Outcome.MALFORMED:
+        return unread_result(row.completion) or visible(row.completion[-1].content)
     if row.outcome is Outcome.ANSWERED:
         return visible(row.response).strip()
     if row.outcome is Outcome.MALFORMED or row.call is None:

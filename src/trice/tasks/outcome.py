@@ -24,7 +24,7 @@ def parse(tasks: Tasks, row: Response) -> Parsed:
     """Parse one response."""
     task = tasks.of(row)
     if (
-        row.messages is not None and row.outcome is not None
+        row.completion is not None and row.outcome is not None
     ):  # it was parsed and executed when it was generated
         return Parsed(task, paper.ParsedResponse(row.outcome, row.call, row.reason), None, True)
     offered = {tool.name: tool for tool in task.tools}

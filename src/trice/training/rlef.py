@@ -56,15 +56,15 @@ def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:
     asked, offered = prompt_messages(row.instruction, row.input), schemas(tools)
     prompt, responses = chat.prompt(asked, offered), []
     for each in row.candidates:
-        if each.messages is None:
+        if each.completion is None:
             raise InputError(
-                f"{row.where or row.id}: field 'messages' of a candidate is missing; template 'tools' needs candidates "
-                "that were generated with it"
+                f"{row.where or row.id}: field 'completion' of a candidate is missing; template 'tools' needs "
+                "candidates that were generated with it"
             )
         if each.tokens is not None and each.loss is not None and _written_with(chat, each):
             responses.append(ResponseTokens(each.tokens, each.loss))
         else:
-            rendered = tokenize_conversation(chat, [*asked, *each.messages], offered)
+            rendered = tokenize_conversation(chat, [*asked, *each.completion], offered)
             whole = [*rendered.prompt, *rendered.responses[0].ids]
             loss = [False] * len(rendered.prompt) + rendered.responses[0].loss
             responses.append(ResponseTokens(whole[len(prompt) :], loss[len(prompt) :]))
