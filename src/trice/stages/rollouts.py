@@ -8,7 +8,7 @@ leaves the batch while its calls run, and returns with their results. Nothing is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, Queue
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from trice.errors import TriceError
-from trice.formats.chat import ChatFormat, result_text
+from trice.formats.chat import ChatFormat, ParsedTurn, ToolSchema, result_text
 from trice.models.batch_attention import batch_attention
 from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import EncodedPrompt, shared_prefix
@@ -86,6 +86,55 @@ class Rollout:
         """Append token ids, all with or all without loss."""
         self.ids += ids
         self.loss += [loss] * len(ids)
+
+    def add_message(self, row: BatchRow, format: ChatFormat, tools: Sequence[ToolSchema]) -> ParsedTurn:
+        """Parse the message that a finished row holds, and append it. A message includes its given opening."""
+        context = [*self.prompt, *self.ids]
+        ids = [*row.prompt[len(context) :], *row.ids, *([] if row.end is None else [row.end])]
+        parsed = format.parse(ids, context, tools)
+        self.extend(ids, loss=True)
+        self.messages.append(parsed.message)
+        if parsed.outcome is not Outcome.ANSWERED:
+            self.outcome, self.reason = parsed.outcome, parsed.reason
+        self.complete = row.end is not None
+        return parsed
+
+    def add_results(
+        self, executions: Sequence[Execution], format: ChatFormat, max_turns: int, context: int
+    ) -> bool:
+        """Append the results of the last message's calls as tool messages. Returns whether the model reads them, which
+        it does not after a truncated message, after `max_turns` messages, or at the end of the context."""
+        call = self.messages[-1]
+        results = [
+            Message(role="tool", name=each.name, content=result_text(execution))
+            for each, execution in zip(call.tool_calls, executions, strict=True)
+        ]
+        self.executions += executions
+        self.messages += results
+        if self.complete and self.turns < max_turns:  # a truncated message has no end to continue from
+            ids = format.results(call, results, self.ids[-1])
+            if len(self.prompt) + len(self.ids) + len(ids) < context:
+                self.extend(ids, loss=False)
+                return True
+        self.complete = False
+        return False
+
+    @property
+    def turns(self) -> int:
+        """The number of messages that the model wrote."""
+        return sum(message.role == "assistant" for message in self.messages)
+
+
+def refused_call(
+    call: ToolCall, index: int, tools: Mapping[str, Tool], max_calls: int = MAX_CALLS
+) -> Execution | None:
+    """The result of a call that is not executed; None for one that is. `index` is its place in the message."""
+    if index >= max_calls:
+        limit = f"more than {max_calls} calls" if max_calls > 1 else "more than one call"
+        return Execution(error=f"{limit} in one message")
+    if call.name not in tools:
+        return Execution(error=f"there is no tool '{call.name}'; the tools are: {', '.join(tools) or 'none'}")
+    return None
 
 
 class _Owner(NamedTuple):
@@ -174,28 +223,18 @@ class _Run:
 
     def _turn_written(self, owner: _Owner, row: BatchRow, executor: LiveExecutor) -> None:
         """Parse a message, and start its calls or finish the rollout."""
-        rollout, ids = self.rollouts[owner], [*row.ids, *([] if row.end is None else [row.end])]
-        context = [*rollout.prompt, *rollout.ids]
-        ids = [*row.prompt[len(context) :], *ids]  # the prompt of the first message ends with the opening
-        parsed = self.format.parse(ids, context, self.schemas[owner.number])
-        rollout.extend(ids, loss=True)
-        rollout.messages.append(parsed.message)
-        if parsed.outcome is not Outcome.ANSWERED:
-            rollout.outcome, rollout.reason = parsed.outcome, parsed.reason
-        rollout.complete = row.end is not None
-        if parsed.outcome is not Outcome.CALLED or not self.conversations[owner.number].tools:
+        rollout, conversation = self.rollouts[owner], self.conversations[owner.number]
+        parsed = rollout.add_message(row, self.format, self.schemas[owner.number])
+        if parsed.outcome is not Outcome.CALLED or not conversation.tools:
             rollout.complete &= parsed.outcome is not Outcome.CALLED  # without tools, a call leads nowhere
             self.finished.append(owner)
             return
-        tools = {tool.name: tool for tool in self.conversations[owner.number].tools}
+        tools = {tool.name: tool for tool in conversation.tools}
         self.results[owner] = {}
         for index, call in enumerate(parsed.message.tool_calls):
             take = partial(self._returned, owner, index)
-            if index >= MAX_CALLS:
-                take(Execution(error=f"more than {MAX_CALLS} calls in one message"))
-            elif call.name not in tools:
-                offered = ", ".join(tools) or "none"
-                take(Execution(error=f"there is no tool '{call.name}'; the tools are: {offered}"))
+            if refused := refused_call(call, index, tools):
+                take(refused)
             else:
                 executor.run(tools[call.name], call, take)
 
@@ -217,29 +256,15 @@ class _Run:
             call = self.rollouts[owner].messages[-1]
             if len(executions) == len(call.tool_calls):
                 del self.results[owner]
-                self._turn_executed(owner, call, [executions[i] for i in range(len(executions))])
+                self._turn_executed(owner, [executions[i] for i in range(len(executions))])
 
-    def _turn_executed(self, owner: _Owner, call: Message, executions: Sequence[Execution]) -> None:
+    def _turn_executed(self, owner: _Owner, executions: Sequence[Execution]) -> None:
         """Append tool messages, and put the conversation back into the queue unless it has reached a limit."""
         rollout = self.rollouts[owner]
-        messages = [
-            Message(role="tool", name=each.name, content=result_text(execution))
-            for each, execution in zip(call.tool_calls, executions, strict=True)
-        ]
-        rollout.executions += executions
-        rollout.messages += messages
-        turns = sum(message.role == "assistant" for message in rollout.messages)
-        if not rollout.complete or turns >= self.max_turns:  # a truncated message has no end to continue from
-            rollout.complete = False
+        if not rollout.add_results(executions, self.format, self.max_turns, self.loaded.context):
             self.finished.append(owner)
             return
-        results = self.format.results(call, messages, rollout.ids[-1])
-        if len(rollout.prompt) + len(rollout.ids) + len(results) >= self.loaded.context:
-            rollout.complete = False
-            self.finished.append(owner)
-            return
-        rollout.extend(results, loss=False)
         context = [*rollout.prompt, *rollout.ids]
-        key = f"{self.conversations[owner.number].key} {turns}"
+        key = f"{self.conversations[owner.number].key} {rollout.turns}"
         # Before the conversations that have not begun, so that a rollout is finished, and stored, early.
         self.waiting.appendleft(([owner], EncodedPrompt(context, key, (owner.sample,))))
