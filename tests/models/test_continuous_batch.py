@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_decoding import Spelled, some_prompts
 
 from trice.models.batch_attention import batch_attention
@@ -97,3 +98,37 @@ def test_rows_that_leave_change_no_other(spelled: LocalModel) -> None:
     assert texts.items() <= expected.items()
     assert texts[0] == expected[0]
     assert len(texts) > 3
+
+
+@pytest.mark.parametrize("shared", [0, 12])
+@torch.no_grad()
+def test_a_row_that_returns_has_the_logits_of_a_full_forward(spelled: LocalModel, shared: int) -> None:
+    prompts = some_prompts(shared)
+    added = {
+        1: [7, 8, 9],
+        2: [5],
+        8: [11, 12, 13, 14, 15, 16, 17],
+    }  # the rows that return, and their new tokens
+    with batch_attention(spelled):
+        decoder = BatchDecoder(spelled, prompts[0][:shared])
+        decoder.append([prompt[shared:] for prompt in prompts], [1] * 9)
+        decoder.step([4] * 9)
+        left = [decoder.cache.row(row) for row in added]
+        decoder.reorder([0, 3, 4, 5, 6, 7])
+        found = decoder.logits(decoder.append_cached(left, list(added.values()))).T.clone()
+        later = decoder.logits(decoder.step([6] * 9)).T.clone()
+        decoder.clear()
+        alone = decoder.logits(decoder.append_cached(left[:1], [added[1]])).T.clone()
+
+    def expected(ids: list[int]) -> torch.Tensor:
+        return spelled.model(torch.tensor([ids])).logits[0, -1]
+
+    def assert_same(logits: torch.Tensor, ids: list[int]) -> None:
+        plain = expected(ids)
+        torch.testing.assert_close(logits[: len(plain)], plain, atol=1e-4, rtol=1e-4)
+
+    for place, (row, tokens) in enumerate(added.items()):
+        assert_same(found[place], [*prompts[row], 4, *tokens])
+        assert_same(later[6 + place], [*prompts[row], 4, *tokens, 6])
+    assert_same(later[1], [*prompts[3], 4, 6])
+    assert_same(alone[0], [*prompts[1], 4, *added[1]])

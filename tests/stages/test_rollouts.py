@@ -150,6 +150,22 @@ def test_the_batch_changes_nothing(policy: LocalModel, chat: ChatFormat) -> None
     assert len({tuple(ids) for ids in drawn[8].values()}) > 2
 
 
+@pytest.mark.parametrize(("batch_size", "kept"), [(8, True), (1, False)])
+def test_each_token_of_a_conversation_is_computed_once(
+    policy: LocalModel, chat: ChatFormat, batch_size: int, kept: bool
+) -> None:
+    run(policy, chat, "hello")  # the model is checked before it generates first
+    widths: list[int] = []
+    hook = policy.model.base_model.register_forward_pre_hook(
+        lambda module, args, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    (steps,) = run(policy, chat, "one by one?", batch_size=batch_size)
+    hook.remove()
+    context = len(steps.prompt) + len(steps.ids)
+    assert (sum(widths) == context - 1) is kept  # the last token is not read
+    assert (sum(widths) > 2 * context) is not kept
+
+
 def test_limits_end_a_rollout(policy: LocalModel, chat: ChatFormat) -> None:
     (steps,) = run(policy, chat, "one by one?", max_turns=1)
     assert (steps.messages, steps.complete, steps.answer) == (LESSONS["one by one?"][:2], False, None)

@@ -1,9 +1,10 @@
 """One decoding step for a batch of rows, each a token sequence of its own length.
 
 Keys and values are in a cache that rows enter and leave (`trice.models.kv_cache`). The prefix that all prompts
-share is computed once (`trice.models.batch_attention`). Prompts are left-padded while they are computed; decoding
-uses no padding. The output head is applied to the last states only, as weight times states, which on a CPU is up to
-twice as fast as states times weight. This module does not choose tokens.
+share is computed once (`trice.models.batch_attention`). A row that left with a copy of its keys and values can return
+with more tokens, and only those are computed. Prompts are left-padded while they are computed; decoding uses no
+padding. The output head is applied to the last states only, as weight times states, which on a CPU is up to twice as
+fast as states times weight. This module does not choose tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers import Cache
 
 from trice.models.attention_masks import layer_masks
 from trice.models.batch_attention import SharedPrefix
-from trice.models.kv_cache import PrefillCache, RowCache
+from trice.models.kv_cache import CachedRow, PrefillCache, RowCache
 from trice.models.local import LocalModel
 from trice.models.token_sampling import BLOCK
 
@@ -81,16 +82,39 @@ class BatchDecoder:
         keys_BK = torch.cat([prefix_BP, positions_BQ], 1)
         return self._run(tokens_BQ, positions_BQ, allowed_BQK, keys_BK, prefill), prefill
 
+    def append_cached(self, rows: Sequence[CachedRow], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Add rows that left before, each followed by tokens. Returns their last states."""
+        states, first = [], 0
+        for end in _pass_ends([len(each) for each in tokens]):
+            self.cache.append_cached(rows[first:end])
+            states.append(self._extend(tokens[first:end]))
+            first = end
+        return torch.cat(states)
+
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to every row. Returns the states after it."""
-        cache, past = self.cache, self.shared.length
-        cache.start_step()
+        return self._extend([[token] for token in tokens])
+
+    def _extend(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Append tokens to the last rows. Returns the states after them."""
+        cache, past, width = self.cache, self.shared.length, max(map(len, tokens))
+        lengths = cache.lengths[-len(tokens) :]
+        # Left padding is written to the position after the row's last token, which no token of the row attends to
+        # before the next token overwrites it.
+        positions = [
+            [length + len(row)] * (width - len(row)) + list(range(length, length + len(row)))
+            for length, row in zip(lengths, tokens, strict=True)
+        ]
+        cache.start_update(positions)
         keys_K = torch.arange(past + cache.width, device=self.device)
-        positions_B1 = (cache.positions_B + past).unsqueeze(1)
-        tokens_B1 = torch.tensor(list(tokens), device=self.device).unsqueeze(1)
-        allowed_B1K = (keys_K <= positions_B1).unsqueeze(1)
-        states = self._run(tokens_B1, positions_B1, allowed_B1K, keys_K.expand(len(tokens), -1), cache)
-        cache.lengths = [length + 1 for length in cache.lengths]
+        positions_BQ = cache.positions_BQ + past
+        padded = [[0] * (width - len(row)) + list(row) for row in tokens]
+        tokens_BQ = torch.tensor(padded, device=self.device)
+        allowed_BQK = keys_K <= positions_BQ.unsqueeze(2)
+        states = self._run(tokens_BQ, positions_BQ, allowed_BQK, keys_K.expand(len(tokens), -1), cache)
+        cache.lengths[-len(tokens) :] = [
+            length + len(row) for length, row in zip(lengths, tokens, strict=True)
+        ]
         return states
 
     def reorder(self, order: Sequence[int], start: int = 0) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from trice.models.batching import EncodedPrompt, compact_order
 from trice.models.call_blocker import TokenBlocker
 from trice.models.detokenizer import Detokenizer
 from trice.models.engine import Finish, Generated, tokens_needed
+from trice.models.kv_cache import CachedRow
 from trice.models.local import LocalModel
 from trice.models.sampling import Sampling
 from trice.models.token_sampling import (
@@ -47,7 +48,7 @@ class DecodingSettings(NamedTuple):
 class BatchRow:
     """A response in the batch. `owner` is what its prompt was added under. `text` is set when the response is
     finished. `end` is the end token, None if something else finished it; `at_length_limit` is true if it was its
-    length."""
+    length. `cache` holds the keys and values of the prompt and the ids, if `step` was asked to keep them."""
 
     owner: Any
     sample: int
@@ -58,6 +59,7 @@ class BatchRow:
     text: str | None = None
     end: int | None = None
     at_length_limit: bool = False
+    cache: CachedRow | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -75,6 +77,15 @@ class BatchRow:
         return Generated(self.text or "", self.ids)
 
 
+class _Entering(NamedTuple):
+    """A prompt that the next step adds."""
+
+    owner: Any
+    prompt: EncodedPrompt
+    settings: DecodingSettings
+    cache: CachedRow | None
+
+
 class ContinuousBatch:
     """Responses to prompts that begin with the decoder's shared prefix. Must be used within `batch_attention`,
     by one thread."""
@@ -83,47 +94,65 @@ class ContinuousBatch:
         self.loaded, self.decoder, self.end_ids = loaded, decoder, loaded.eos_ids
         self.context = loaded.context
         self._rows: list[BatchRow] = []
-        self._entering: list[tuple[Any, EncodedPrompt, DecodingSettings]] = []
+        self._entering: list[_Entering] = []
 
     def __len__(self) -> int:
         """The number of rows, including those that the next step adds."""
-        return len(self._rows) + sum(len(prompt.samples) for _, prompt, _ in self._entering)
+        return len(self._rows) + sum(len(each.prompt.samples) for each in self._entering)
 
     @property
     def owners(self) -> list[Any]:
         """The owners of all rows, including those that the next step adds."""
-        return [row.owner for row in self._rows] + [owner for owner, _, _ in self._entering]
+        return [row.owner for row in self._rows] + [each.owner for each in self._entering]
 
-    def add(self, owner: Any, prompt: EncodedPrompt, settings: DecodingSettings) -> None:
-        """Add a prompt, which the next step begins to answer."""
-        self._entering.append((owner, prompt, settings))
+    def add(
+        self,
+        owner: Any,
+        prompt: EncodedPrompt,
+        settings: DecodingSettings,
+        cache: CachedRow | None = None,
+    ) -> None:
+        """Add a prompt, which the next step begins to answer. A prompt with one sample may come with the `cache` of a
+        finished row with which it begins; the tokens after it are computed."""
+        self._entering.append(_Entering(owner, prompt, settings, cache))
 
     @torch.inference_mode()
     def remove(self, is_removed: Callable[[Any], bool]) -> None:
         """Drop the rows of all owners for which `is_removed` is true."""
-        self._entering = [each for each in self._entering if not is_removed(each[0])]
+        self._entering = [each for each in self._entering if not is_removed(each.owner)]
         stays = [not is_removed(row.owner) for row in self._rows]
         if not all(stays):
             self._compact(stays)
 
     @torch.inference_mode()
-    def step(self) -> list[BatchRow]:
-        """Generate one token for every row. Returns all rows; finished rows are returned for the last time."""
+    def step(self, keep: int = 0) -> list[BatchRow]:
+        """Generate one token for every row. Returns all rows; finished rows are returned for the last time. Of the
+        rows that an end token finished, up to `keep` are returned with their `cache`."""
         states = [self.decoder.step([row.ids[-1] for row in self._rows])] if self._rows else []
-        if self._entering:
-            prompts = [self._after_prefix(prompt.ids) for _, prompt, _ in self._entering]
-            states.append(
-                self.decoder.append(prompts, [len(prompt.samples) for _, prompt, _ in self._entering])
-            )
-            for owner, prompt, settings in self._entering:
-                self._rows += [self._row(owner, prompt, settings, sample) for sample in prompt.samples]
-            self._entering = []
+        states += self._enter()
         if not states:
             return []
         self._choose_tokens(self.decoder.logits(torch.cat(states)))
         stepped = self._rows
+        ended = [index for index, row in enumerate(stepped) if row.end is not None]
+        for index in ended[:keep]:
+            stepped[index].cache = self.decoder.cache.row(index)
         self._compact([row.text is None for row in stepped])
         return stepped
+
+    def _enter(self) -> Iterator[torch.Tensor]:
+        """Add the rows of the entering prompts. Yields the last states of the prompts."""
+        new = [each for each in self._entering if each.cache is None]
+        if new:
+            prompts = [self._after_prefix(each.prompt.ids) for each in new]
+            yield self.decoder.append(prompts, [len(each.prompt.samples) for each in new])
+        returning = [(each, each.cache) for each in self._entering if each.cache is not None]
+        if returning:
+            tokens = [self._after_prefix(each.prompt.ids)[cache.length :] for each, cache in returning]
+            yield self.decoder.append_cached([cache for _, cache in returning], tokens)
+        for owner, prompt, settings, _ in (*new, *(each for each, _ in returning)):
+            self._rows += [self._row(owner, prompt, settings, sample) for sample in prompt.samples]
+        self._entering = []
 
     @torch.inference_mode()
     def probabilities(self, prompt: Sequence[int], beginnings: Sequence[Sequence[int]]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Cache
@@ -28,8 +28,16 @@ class PrefillCache(Cache):  # type: ignore[misc]
         return 0
 
 
+class CachedRow(NamedTuple):
+    """The keys and values of a row that left the batch, [G, length, D] for each layer, without the shared prefix."""
+
+    length: int
+    entries: dict[int, KeysValues]
+
+
 class RowCache(PrefillCache):
-    """Keys and values of the rows, [S, G, C, D] for each layer. An update adds one position to every row."""
+    """Keys and values of the rows, [S, G, C, D] for each layer. An update adds positions to the last rows, which
+    may be all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,13 +48,13 @@ class RowCache(PrefillCache):
         """How many rows fit into the allocated memory."""
         return len(self.entries[0][0]) if self.entries else 0
 
-    def start_step(self) -> None:
-        """Prepare a step: compute where it writes, and make room for one more position."""
-        self.width = max(self.lengths) + 1
-        device = self.entries[0][0].device
-        self.positions_B = torch.tensor(self.lengths, device=device)
-        self.rows_B = torch.arange(len(self.lengths), device=device)
+    def start_update(self, positions: Sequence[Sequence[int]]) -> None:
+        """Prepare an update of the last rows, which writes to these positions of each, and make room for it."""
+        self.first, self.width = len(self.lengths) - len(positions), max(map(max, positions)) + 1
         self._reserve(len(self.lengths), self.width)
+        device = self.entries[0][0].device
+        self.positions_BQ = torch.tensor(positions, device=device)
+        self.rows_B1 = torch.arange(self.first, len(self.lengths), device=device).unsqueeze(1)
 
     def _reserve(self, rows: int, positions: int) -> None:
         for layer, pair in self.entries.items():
@@ -57,10 +65,10 @@ class RowCache(PrefillCache):
 
     def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         keys, values = self.entries[layer_idx]
-        keys[self.rows_B, :, self.positions_B] = key_states[:, :, 0]
-        values[self.rows_B, :, self.positions_B] = value_states[:, :, 0]
-        rows = len(self.lengths)
-        return keys[:rows, :, : self.width], values[:rows, :, : self.width]
+        keys[self.rows_B1, :, self.positions_BQ] = key_states.transpose(1, 2)
+        values[self.rows_B1, :, self.positions_BQ] = value_states.transpose(1, 2)
+        rows = slice(self.first, len(self.lengths))
+        return keys[rows, :, : self.width], values[rows, :, : self.width]
 
     def append(self, prefill: PrefillCache, lengths: Sequence[int], copies: Sequence[int]) -> None:
         """Add rows: each left-padded prompt of the prefill, as many times as `copies` says."""
@@ -80,6 +88,28 @@ class RowCache(PrefillCache):
                 row += times
         for length, times in zip(lengths, copies, strict=True):
             self.lengths += [length] * times
+
+    def row(self, row: int) -> CachedRow:
+        """A copy of one row."""
+        length = self.lengths[row]
+        copies = {
+            layer: (keys[row, :, :length].clone(), values[row, :, :length].clone())
+            for layer, (keys, values) in self.entries.items()
+        }
+        return CachedRow(length, copies)
+
+    def append_cached(self, rows: Sequence[CachedRow]) -> None:
+        """Add rows that left before."""
+        first = len(self.lengths)
+        for layer, pair in rows[0].entries.items():
+            if layer not in self.entries:
+                self.entries[layer] = (pair[0][None, :, :0], pair[1][None, :, :0])
+        self._reserve(first + len(rows), max(row.length for row in rows))
+        for number, row in enumerate(rows, first):
+            for layer, pair in row.entries.items():
+                for whole, part in zip(self.entries[layer], pair, strict=True):
+                    whole[number, :, : row.length] = part
+        self.lengths += [row.length for row in rows]
 
     def reorder(self, order: Sequence[int], start: int = 0) -> None:
         """Row i becomes what row `order[i]` was, from position `start` on. Rows beyond are dropped."""

@@ -2,7 +2,8 @@
 
 Token ids go in and come out: what is trained on are the ids that were sampled, and the ids of tool results, which carry
 no loss. All conversations are one batch. The calls of a turn run in parallel and in the background; a conversation
-leaves the batch while its calls run, and returns with their results. Nothing is judged or stored here.
+leaves the batch while its calls run, and returns with their results. Its keys and values are kept meanwhile, so that
+each token is computed once. Nothing is judged or stored here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import EncodedPrompt, shared_prefix
 from trice.models.continuous_batch import BatchRow, ContinuousBatch, DecodingSettings
 from trice.models.decoder_check import needs_model_head
+from trice.models.kv_cache import CachedRow
 from trice.models.local import LocalModel
 from trice.models.sampling import Sampling
 from trice.tools import Tool
@@ -165,7 +167,8 @@ def rollouts(
         max_turns: The number of assistant messages after which a rollout ends. With 1, calls are executed and their
             results are not read.
         opening: Token ids with which every first message begins.
-        batch_size: Rollouts that are generated at the same time.
+        batch_size: Rollouts that are generated at the same time. The keys and values of at most half as many are kept
+            while their calls run; those of others are computed again.
 
     Raises:
         TriceError: If a tool cannot run. A tool that fails is a result that the model reads.
@@ -194,6 +197,7 @@ class _Run:
         self.returned: Queue[tuple[_Owner, int, Execution | TriceError]] = Queue()
         self.waiting: deque[tuple[list[_Owner], EncodedPrompt]] = deque()
         self.finished: list[_Owner] = []
+        self.caches: dict[_Owner, CachedRow] = {}  # of rollouts outside the batch
 
     def run(self, batch_size: int) -> Iterator[tuple[int, int, Rollout]]:
         for number, each in enumerate(self.conversations):
@@ -211,13 +215,15 @@ class _Run:
             while self.waiting or len(batch) or self.results:
                 while self.waiting and (not len(batch) or len(batch) + len(self.waiting[0][0]) <= batch_size):
                     owners, entry = self.waiting.popleft()
-                    batch.add(owners, entry, self.settings)
-                for row in batch.step():
+                    batch.add(owners, entry, self.settings, self.caches.pop(owners[0], None))
+                keep = batch_size // 2 - len(self.caches) if self.max_turns > 1 else 0
+                for row in batch.step(keep):
                     if row.text is not None:
                         owner = next(each for each in row.owner if each.sample == row.sample)
                         self._turn_written(owner, row, executor)
                 self._take_results(idle=not len(batch))
                 for owner in self.finished:
+                    self.caches.pop(owner, None)
                     yield owner.number, owner.sample, self.rollouts.pop(owner)
                 self.finished = []
 
@@ -225,6 +231,8 @@ class _Run:
         """Parse a message, and start its calls or finish the rollout."""
         rollout, conversation = self.rollouts[owner], self.conversations[owner.number]
         parsed = rollout.add_message(row, self.format, self.schemas[owner.number])
+        if row.cache is not None:
+            self.caches[owner] = row.cache
         if parsed.outcome is not Outcome.CALLED or not conversation.tools:
             rollout.complete &= parsed.outcome is not Outcome.CALLED  # without tools, a call leads nowhere
             self.finished.append(owner)
