@@ -103,6 +103,18 @@ def test_what_is_rendered_is_parsed_again(name: str, template_format: Callable[[
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+def test_a_call_of_a_named_tool_has_an_opening(
+    name: str, template_format: Callable[[str], ChatFormat]
+) -> None:
+    chat = template_format(name)
+    opening = chat.call_opening("multiply")
+    assert "multiply" in chat.tokenizer.decode(opening)
+    assert "3" not in chat.tokenizer.decode(opening)
+    prompt, (ids, _) = chat.prompt(ASKED, [MULTIPLY]), chat.render(conversation(1)[:3], [MULTIPLY])
+    assert ids[len(prompt) : len(prompt) + len(opening)] == opening
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_only_what_the_assistant_writes_carries_loss(
     name: str, template_format: Callable[[str], ChatFormat]
 ) -> None:

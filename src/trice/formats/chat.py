@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -162,13 +163,31 @@ class ChatFormat:
         texts = [self.tokenizer.decode(part).strip() for part in parts]
         return "\n".join(filter(None, texts))
 
-    def call_opening(self) -> list[int]:
-        """Token ids with which a message that calls a tool begins. Raises InputError if the format has no such
-        tokens."""
+    def call_opening(self, name: str | None = None) -> list[int]:
+        """Token ids with which a message that calls a tool begins, or one that calls the tool `name`. Raises InputError
+        if the format has no such tokens."""
+        if name is not None:
+            return self._named_opening(name)
         opening = self.tokenizer.response_template["fields"]["tool_calls"].get("open")
         if not isinstance(opening, str):
             raise InputError("tool choice 'required': this chat template has no text that opens a call")
         return self._tokenize(opening)
+
+    def _named_opening(self, name: str) -> list[int]:
+        """The tokens that two calls of the tool with different arguments begin with."""
+        user = Message(role="user", content="-")
+        before = self._text([user], (), add_generation_prompt=True)
+        calls = [ToolCall(name=name, arguments=arguments) for arguments in ({}, {"a": 1})]
+        texts = [self._text([user, Message(role="assistant", tool_calls=[call])], ()) for call in calls]
+        one, other = (self._tokenize(text.removeprefix(before)) for text in texts)
+        opening = [
+            token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+        ]
+        if not all(text.startswith(before) for text in texts) or name not in self.tokenizer.decode(opening):
+            raise InputError(
+                f"tool choice '{name}': this chat template has no text that opens a call of one tool"
+            )
+        return opening
 
     def parse(
         self, ids: Sequence[int], prompt: Sequence[int], tools: Sequence[ToolSchema] = ()
