@@ -29,7 +29,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from rates import matrix_rate
 from trice.datasets import load
-from trice.formats.prompt import decode
+from trice.formats.prompt import decode, load_template
 from trice.models.batch_attention import batch_attention
 from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import EncodedPrompt
@@ -232,7 +232,7 @@ def questions(
     else:
         found = load("starter", train=1, test=count).test
     asked = [instruct(question, tasks.of(question)) for question in found]
-    spec = ModelSpec("", template=template, sampling=figure.sampling, few_shot=figure.examples)
+    spec = ModelSpec("", template=load_template(template), sampling=figure.sampling, few_shot=figure.examples)
     ((_, settings, _),) = group_by_task(tasks, asked, spec)
     encode = settings.template.encode
     return [

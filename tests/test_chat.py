@@ -96,7 +96,5 @@ def test_the_end_of_input_ends_it(
 def test_wrong_names_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown task 'cooking'"):
         chat("x", task="cooking")
-    with pytest.raises(InputError, match="template 'plian' is not valid"):
-        chat("x", template="plian")
     with pytest.raises(InputError, match="is not an adapter"):
         chat("x", tmp_path)

@@ -169,7 +169,7 @@ def test_need_is_what_the_base_model_gets_wrong_with_tools_withheld_or_what_requ
         (f"data=[{DATA[1].replace('qa', 'math').replace('lands.', 'words.')}]", "words.jsonl:1: field 'answer'"),
         ("collect=[{origin: a, from: model}]", "the key 'model' belongs to from 'model'; give both"),
         ("collect=[{origin: a, from: base, model: x}]", "the key 'model' belongs to from 'model'; give both"),
-        ("collect=[{origin: a, from: base, adapter: x}]", "'adapter' and 'template' apply to from 'model' only"),
+        ("collect=[{origin: a, from: base, adapter: x}]", "'format' and 'template' apply to from 'model' only"),
         ("collect=[{origin: a, from: model, model: no/such}]", "model 'no/such' is neither"),
         ("collect=[{origin: a, from: base, few_shot: many}]", "few-shot 'many' is not valid; choose direct"),
     ],

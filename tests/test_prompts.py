@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
-from trice.formats.prompt import Example, load_template
+from trice.formats.prompt import Example, load_template, prompt_template
+from trice.models.adapters import AdapterRecord, adapter_record
 from trice.models.engine import GenerationSettings
 
 ALPACA = (
@@ -150,9 +151,44 @@ def test_a_bad_template_file_is_named(text: str | None, complaint: str, tmp_path
 def test_an_unknown_template_names_those_there_are() -> None:
     with pytest.raises(
         InputError,
-        match=r"template 'alpacca' is not valid; choose alpaca, plain, vicuna, chat, tools, or a \.json file",
+        match=r"template 'alpacca' is not valid; choose alpaca, plain, vicuna, chat, or a \.json file",
     ):
         load_template("alpacca")
+
+
+def test_the_format_and_the_template_become_one_template() -> None:
+    assert prompt_template() == prompt_template("paper", "plain") == load_template("plain")
+    native, paper = prompt_template("chat:effort=low"), load_template("chat:effort=low")
+    assert (native.format, native.chat_template_kwargs) == ("chat", {"effort": "low"})
+    assert (native.record, paper.record) == ({"format": "chat:effort=low"}, {"template": "chat:effort=low"})
+    assert native.sha256 != paper.sha256
+    for format, template, complaint in [
+        ("chats", None, "format 'chats' is not valid; choose paper or chat"),
+        ("paper:a=1", None, "format 'paper:a=1' is not valid; choose paper or chat"),
+        ("chat:a", None, "format 'chat:a': 'a' is not an argument; write chat:enable_thinking=false"),
+        (
+            "chat",
+            "plain",
+            "template 'plain' does not apply to format 'chat', .* leave it out, or choose format paper",
+        ),
+    ]:
+        with pytest.raises(InputError, match=complaint):
+            prompt_template(format, template)
+
+
+def test_what_an_adapter_records_is_the_default() -> None:
+    alpaca, chat = AdapterRecord(template="alpaca"), AdapterRecord(format="chat")
+    assert alpaca.prompt_template().name == alpaca.prompt_template("paper").name == "alpaca"
+    assert alpaca.prompt_template("chat").format == chat.prompt_template().format == "chat"
+    assert chat.prompt_template("paper").record == {"template": "plain"}
+    with pytest.raises(InputError, match="template 'alpaca' does not apply to format 'chat'"):
+        chat.prompt_template(template="alpaca")
+
+
+def test_a_record_of_the_former_name_is_read(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "trice.json").write_text('{"template": "tools:effort=low"}')
+    assert adapter_record(tmp_path).prompt_template() == prompt_template("chat:effort=low")
 
 
 @pytest.mark.parametrize("name", ["plain", "alpaca", "vicuna"])

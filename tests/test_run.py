@@ -410,6 +410,7 @@ def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path:
     [
         ("task=cooking", "unknown task 'cooking'; there is: math"),
         ("template=plian", "template 'plian' is not valid"),
+        ("format=chats", "format 'chats' is not valid; choose paper or chat"),
         ("model=no/such-model", "model 'no/such-model' is neither a folder with a model"),
         ("data=[{dataset: SVMP}]", "unknown data set 'SVMP'; did you mean 'SVAMP'?"),
         ("data=[{dataset: GSM8K}]", "gsm8k/train.jsonl: no such file"),

@@ -194,8 +194,8 @@ class Question(Row):
 
 
 class Response(Question):
-    """A question and what a model wrote. `score` and `evaluate` fill the fields from `outcome` on; with the template
-    `tools`, `generate` fills all of them except the verdict."""
+    """A question and what a model wrote. `score` and `evaluate` fill the fields from `outcome` on; in the format
+    `chat`, `generate` fills all of them except the verdict."""
 
     response: str
     """what the model wrote"""
@@ -205,7 +205,7 @@ class Response(Question):
     """the number of this response among those of one origin to the question, from 0"""
     tokens: list[Count] | None = None
     """the sampled token ids without the end token, if the engine reports them and tokenizing the text gives others;
-    without them, training tokenizes the text. With the template `tools`: all ids after the prompt, with those of tool
+    without them, training tokenizes the text. In the format `chat`: all ids after the prompt, with those of tool
     results"""
     outcome: Outcome | None = None
     """`answered`, `called` or `malformed`"""
@@ -216,9 +216,9 @@ class Response(Question):
     execution: Execution | None = None
     """the result of that call: `output` or `error`"""
     completion: list[Message] | None = None
-    """with the template `tools`: what the model wrote, with its tool calls, and the results that it read"""
+    """in the format `chat`: what the model wrote, with its tool calls, and the results that it read"""
     loss: list[bool] | None = None
-    """with the template `tools`: for each of `tokens`, whether the model wrote it"""
+    """in the format `chat`: for each of `tokens`, whether the model wrote it"""
     turns: list[str] | None = None
     """the model's answers in second turns over the output, such as all passages of a search; one answer, unless a
     user's tool asks several questions"""
@@ -277,7 +277,7 @@ class LabeledQuestion(Row):
     result: str | None = None
     """what the call in `output` returned when it was labeled"""
     completion: list[Message] | None = None
-    """with the template `tools`: the model's own response, if that is the target"""
+    """in the format `chat`: the model's own response, if that is the target"""
     turn: Count | None = None
     """as in questions"""
     first_turn: str | None = None

@@ -117,7 +117,7 @@ def test_arguments_of_a_chat_template() -> None:
 
 
 def test_an_adapter_records_the_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from trice.models.adapters import training_record
+    from trice.models.adapters import adapter_record, training_record
 
     rows = [{"id": "a", "instruction": "Add.", "input": "1?", "output": "5", "answer": "5"}]
     words = training(
@@ -126,6 +126,7 @@ def test_an_adapter_records_the_arguments(tmp_path: Path, capsys: pytest.Capture
     code, _, lines = command(capsys, *words, "--template", "chat:enable_thinking=false")
     assert code == 0, lines
     assert training_record(tmp_path / "a")["template"] == "chat:enable_thinking=false"
+    assert adapter_record(tmp_path / "a").prompt_template().chat_template_kwargs == {"enable_thinking": False}
 
 
 def test_generate_takes_samples(

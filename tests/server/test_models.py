@@ -12,6 +12,7 @@ import pytest
 from serving import ask, client, eventually, lora, running, tool_task
 
 from tiny import command, write
+from trice.formats.prompt import load_template
 from trice.models.generation import TransformersEngine
 from trice.models.local import load
 from trice.models.sampling import Sampling
@@ -28,7 +29,7 @@ TEXTS = [f"Who is number {number}?" for number in range(6)]
 def expected(model: Path, adapter: Path | None, template: str) -> list[str]:
     """What the stage `generate` answers."""
     tasks = Tasks("math")
-    spec = ModelSpec(str(model), adapter, template, sampling=Sampling(24))
+    spec = ModelSpec(str(model), adapter, load_template(template), sampling=Sampling(24))
     rows = [Question(id="chat", input=text) for text in TEXTS]
     engine = TransformersEngine(load(str(model), adapter, device="cpu", dtype="float32"))
     return [

@@ -50,7 +50,7 @@ def alone(server: Server, text: str, sampling: Sampling, template: str = "plain"
     question = Question(id="chat", input=text, task="math")
     question = instruct(question, tasks.of(question))
     ((_, settings, _),) = group_by_task(
-        tasks, [question], ModelSpec("", template=template, sampling=sampling)
+        tasks, [question], ModelSpec("", template=load_template(template), sampling=sampling)
     )
     found: dict[int, str] = {}
     prompt = Prompt(content_key(question), question.instruction, text, tuple(range(sampling.samples)))

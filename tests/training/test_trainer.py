@@ -478,7 +478,6 @@ def test_a_bad_candidate_row_names_its_field(llama: str, tmp_path: Path, no_mode
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"template": "nosuch"}, "template 'nosuch' is not valid; choose alpaca, plain, vicuna, chat"),
         ({"model": "no/such-model"}, "model 'no/such-model' is neither a folder"),
         ({"dtype": "float7"}, "dtype 'float7' is not valid; choose auto, float32"),
         ({"device": "nosuch"}, "--device nosuch: "),

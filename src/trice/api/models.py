@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trice.errors import InputError
-from trice.formats.prompt import Example
+from trice.formats.prompt import Example, Template, load_template, prompt_template
 from trice.types import Execution, Outcome, Response, ToolCall
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Model:
 
     name: str
     adapter: Path | None = None
-    template: str = "plain"
+    template: Template = field(default_factory=load_template)
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 128
@@ -211,6 +211,7 @@ def load(
     name: str | Path,
     adapter: str | Path | None = None,
     *,
+    format: str | None = None,
     template: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -222,9 +223,10 @@ def load(
         name: The name of a model on the Hugging Face hub, a folder, an embedded model (`gemma-3-270m` or
             `smollm2-135m-instruct`), or the folder of an adapter, which knows its base model.
         adapter: The folder of an adapter.
-        template: How prompts are written: `plain`, `alpaca`, `vicuna`, `chat` (the tokenizer's chat template),
-            `tools` (the chat template with its own tool calls, several of them and over several turns) or a JSON
-            file. Without it the adapter's own, or `plain`.
+        format: How tool calls are written: `paper` (as text, `name(arguments)`) or `chat` (by the model's chat
+            template, several of them and over several turns). The default is the adapter's format, or `paper`.
+        template: How prompts of the format `paper` are written: `plain`, `alpaca`, `vicuna`, `chat` (the
+            tokenizer's chat template) or a JSON file. The default is the adapter's template, or `plain`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         batch_size: Responses that are written at the same time.
@@ -240,31 +242,38 @@ def load(
         >>> trice.load("gemma-3-270m").name
         'gemma-3-270m'
     """
-    from trice.models.adapters import CONFIG, adapter_record
+    from trice.models.adapters import CONFIG, AdapterRecord, adapter_record
     from trice.models.local import check_model, pick_device, resolve_dtype
 
     if adapter is None and (Path(name) / CONFIG).is_file():
         name, adapter = "", name
     folder = Path(adapter) if adapter is not None else None
-    recorded = adapter_record(folder) if folder else None
-    model = str(name or (recorded and recorded.model) or "")
+    recorded = adapter_record(folder) if folder else AdapterRecord()
+    model = str(name or recorded.model or "")
     if not model:
         raise InputError(f"{folder}: does not record its base model; give it as the name")
     check_model(model, folder)
     resolve_dtype(dtype, device)
     pick_device(device)
-    form = template or (recorded and recorded.template) or "plain"
-    return Model(model, folder, form, device, dtype, batch_size)
+    return Model(model, folder, recorded.prompt_template(format, template), device, dtype, batch_size)
 
 
 def endpoint(
-    url: str | Sequence[str], model: str, *, keys_file: Path | None = None, **settings: Any
+    url: str | Sequence[str],
+    model: str,
+    *,
+    format: str | None = None,
+    template: str | None = None,
+    keys_file: Path | None = None,
+    **settings: Any,
 ) -> Model:
     """A model behind an OpenAI-compatible endpoint.
 
     Args:
         url: The address that ends in `/v1`, or several of them, which share the requests.
         model: The model's name there.
+        format: How tool calls are written: `paper` (the default) or `chat`, as in `trice.load`.
+        template: With `api="completions"` and the format `paper`, how prompts are written.
         keys_file: A private file of API keys, one on each line. Without it the environment variable
             `TRICE_API_KEYS` is read.
         settings: Keys of a recipe's `endpoint`, such as `api`, `timeout`, `max_requests` or `max_cost`.
@@ -284,7 +293,11 @@ def endpoint(
     from trice.settings import parse
 
     value = {"url": url, "model": model, "keys_file": keys_file, **settings}
-    return Model(model, client=parse(EndpointAt, value, "trice.endpoint").open())
+    return Model(
+        model,
+        template=prompt_template(format, template),
+        client=parse(EndpointAt, value, "trice.endpoint").open(),
+    )
 
 
 def _examples(few_shot: FewShot) -> str | tuple[Example, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trice.formats.prompt import load_template
+from trice.formats.prompt import Template, load_template
 from trice.models.sampling import Sampling
 from trice.stages.generate import respond, with_instruction
 from trice.stages.grading import execute
@@ -19,7 +19,7 @@ def chat(
     model: str,
     adapter: Path | None = None,
     task: str = "math",
-    template: str = "plain",
+    template: Template | None = None,
     *,
     max_new_tokens: int = 64,
     tools: Sources | None = None,
@@ -29,10 +29,9 @@ def chat(
 ) -> None:
     """Answer questions from the terminal until an empty line or the end of input.
 
-    Raises InputError if the task, template, model or adapter does not fit."""
+    Raises InputError if the task, model or adapter does not fit."""
     tasks = Tasks(task, tools, answer_from_result=answer_from_result)
-    spec = ModelSpec(model, adapter, template, sampling=Sampling(max_new_tokens))
-    load_template(template)
+    spec = ModelSpec(model, adapter, template or load_template(), sampling=Sampling(max_new_tokens))
     from trice.models.generation import TransformersEngine
     from trice.models.local import load
 

@@ -71,10 +71,13 @@ class LocalModelOptions(Settings):
     task: str | None = None
     """Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file. The default is the
     adapter's task, without an adapter math."""
+    format: str | None = None
+    """How tool calls are written: paper (as text, name(arguments)) or chat (by the model's chat template, several of
+    them and over several turns; with arguments: chat:enable_thinking=false). The default is the adapter's format,
+    without an adapter paper."""
     template: str | None = None
-    """Prompt template: plain, alpaca, vicuna, chat (with arguments: chat:enable_thinking=false), tools (the chat
-    template with its own tool calls, several of them and over several turns) or a .json file. The default is the
-    adapter's template, without an adapter plain."""
+    """How prompts of the format paper are written: plain, alpaca, vicuna, chat (the model's chat template) or a .json
+    file. The default is the adapter's template, without an adapter plain."""
     tool: dict[str, str] = same_as(TaskOptions, "tool")
 
 
@@ -218,7 +221,8 @@ class TrainOptions(Input):
     """Folder of the trained adapter."""
     model: str
     """Base model: a name on the Hugging Face hub, a folder, gemma-3-270m or smollm2-135m-instruct."""
-    template: str = same_as(Recipe, "template")
+    format: str = same_as(Recipe, "format")
+    template: str | None = same_as(Recipe, "template")
     task: str | None = None
     """Task that the data teach and that --validation uses. The adapter records it. The default is the shipped task
     with the same instruction as the data."""
@@ -267,8 +271,12 @@ class ServedModels(Settings):
     """LoRA adapter folder, served under the folder's name. Repeat the option for several adapters; each takes the
     memory of a whole model."""
     task: str | None = same_as(ModelOptions, "task")
+    format: str | None = None
+    """How tool calls are written. The default is each adapter's format, and for the base model that of the first
+    adapter."""
     template: str | None = None
-    """Prompt template. The default is each adapter's template, and for the base model that of the first adapter."""
+    """How prompts of the format paper are written. The default is each adapter's template, and for the base model that
+    of the first adapter."""
     tool: dict[str, str] = same_as(TaskOptions, "tool")
     answer_from_result: bool = False
     """The model reads a tool's result and answers in a sentence. A task can set this itself."""

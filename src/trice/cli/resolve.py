@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.errors import InputError
-from trice.models.adapters import adapter_record
+from trice.formats.prompt import Template
+from trice.models.adapters import AdapterRecord, adapter_record
 
 if TYPE_CHECKING:
     from trice.cli.options import EngineOptions, LocalModelOptions, ModelOptions
@@ -21,35 +22,42 @@ if TYPE_CHECKING:
 class Resolved(NamedTuple):
     """Model, task and template of a command, with the defaults filled in."""
 
+    template: Template
     model: str = "gemma-3-270m"
     task: str = "math"
-    template: str = "plain"
 
 
 def resolve(
-    model: str | None, task: str | None, template: str | None, adapters: Sequence[Path] = ()
+    model: str | None,
+    task: str | None,
+    format: str | None,
+    template: str | None,
+    adapters: Sequence[Path] = (),
 ) -> Resolved:
-    """Model, task and template: as given, else as the adapters record them, else the defaults.
+    """Model, task and template: as given, else as the adapters record them, else the defaults. The template is that of
+    the first adapter.
 
-    Raises InputError if the adapters record different models or tasks, or if none records its task."""
+    Raises InputError if the adapters record different models or tasks, if none records its task, or if format and
+    template do not fit together."""
     recorded = [adapter_record(adapter) for adapter in adapters]
-    given = {"model": model, "task": task, "template": template}
+    given = {"model": model, "task": task}
     found = {name: value for name, value in given.items() if value is not None}
     for name in given.keys() - found.keys():
         values = list(dict.fromkeys(value for row in recorded if (value := getattr(row, name))))
-        if len(values) > 1 and name != "template":  # a server gives each adapter its recorded template
+        if len(values) > 1:
             raise InputError(f"--{name} is missing: the adapters record {', '.join(values)}; choose one")
         if recorded and not values and name == "task":
             raise InputError(f"--task is missing: {adapters[0]} does not record its task; name it")
         if values:
             found[name] = values[0]
-    return Resolved(**found)
+    first = recorded[0] if recorded else AdapterRecord()
+    return Resolved(first.prompt_template(format, template), **found)
 
 
 def resolve_options(options: LocalModelOptions) -> Resolved:
     """Model, task and template of a command with one adapter or none."""
     adapters = [options.adapter] if options.adapter else []
-    return resolve(options.model, options.task, options.template, adapters)
+    return resolve(options.model, options.task, options.format, options.template, adapters)
 
 
 def model_tasks(options: ModelOptions) -> Tasks:

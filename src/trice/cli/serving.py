@@ -139,12 +139,12 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
     from trice.server.startup import Access
     from trice.server.startup import serve as start
 
-    resolved = resolve(models.model, models.task, models.template, models.adapter)
+    resolved = resolve(models.model, models.task, models.format, models.template, models.adapter)
     limits = server.model_dump(
         include={"max_new_tokens", "max_prompt_tokens", "batch_size", "max_waiting", "timeout"}
     )
     start(
-        resolved.model, models.adapter, resolved.task, models.template,
+        resolved.model, models.adapter, resolved.task, models.format, models.template,
         access=Access(
             server.host, server.port, server.keys_file, tuple(server.allow_host), server.allow_anyone
         ),

@@ -95,7 +95,7 @@ def collect(
         refuse(reason, candidates, "retry_failed")
         for settings in (sampling, engine):
             refuse(reason, settings)
-        refuse(reason, model, "endpoint", "model", "template", "tool")
+        refuse(reason, model, "endpoint", "model", "format", "template", "tool")
         print(stage.collect_gold(data, output, task, candidates.limit))
         return
     rows = stage.collect(
@@ -167,7 +167,7 @@ def _reader_spec(model: ModelOptions, reader: ReaderOptions, engine: EngineOptio
     if model.model or model.adapter or model.endpoint:
         return model_spec(model, engine, reader.model_dump())
     reason = "without a model that reads what a tool returned; name one with --model or --adapter"
-    refuse(reason, model, "template")
+    refuse(reason, model, "format", "template")
     refuse(reason, reader)
     refuse(reason, engine, "device", "dtype", "generation_batch_size")
     return None

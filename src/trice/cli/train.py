@@ -42,15 +42,17 @@ def _train(
     device: DeviceOptions,
 ) -> None:
     from trice.cli.resolve import refuse
+    from trice.formats.prompt import prompt_template
     from trice.progress import first_process
 
     if not files.validation:
         refuse("without --validation", files, "tool", "max_new_tokens")
+    template = prompt_template(files.format, files.template)
     if files.dry_run:
-        _dry_run(examples(files.data, files.template, files.limit), files, adapter, training, device)
+        _dry_run(examples(files.data, template, files.limit), files, adapter, training, device)
         return
     trained = stage(
-        files.data, files.output, files.model, settings=training, template=files.template,
+        files.data, files.output, files.model, settings=training, template=template,
         validation=files.validation, tasks=_tasks(files), max_new_tokens=files.max_new_tokens,
         seed=files.seed, limit=files.limit, device=device.device, dtype=device.dtype,
     )  # fmt: skip

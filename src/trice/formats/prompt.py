@@ -1,9 +1,10 @@
 """Prompt templates: an instruction, an input and few-shot examples as the text that a model continues.
 
 Templates are JSON files in `trice/formats/templates` (`alpaca` and `vicuna` as the published checkpoints were
-trained, and `plain`), a user's file with the same fields, or `chat`, the tokenizer's chat template. Arguments
-of a chat template follow its name: `chat:enable_thinking=false`. With `tools`, the chat template writes tool calls and
-results too, which is covered by `trice.formats.chat`.
+trained, and `plain`), a user's file with the same fields, or `chat`, the tokenizer's chat template. They belong to the
+format `paper`, in which calls are text. In the format `chat`, the tokenizer's chat template writes prompts, calls and
+results, which is covered by `trice.formats.chat`. Arguments of a chat template follow its name:
+`chat:enable_thinking=false`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from trice.errors import InputError
 from trice.storage.files import read_text, validate
 
-CHAT = "chat"
-TOOLS = "tools"  # the chat template too, with its own tool calls: `trice.formats.chat`
+PAPER = "paper"
+CHAT = "chat"  # a format, and a template of the format `paper`
 
 
 class Example(NamedTuple):
@@ -33,11 +34,12 @@ class Example(NamedTuple):
 
 
 class Template(BaseModel):
-    """How prompts are written. Fields without a default are those of the published files.
+    """The format of prompts and calls, and in the format `paper` how a prompt is laid out. Fields without a default are
+    those of the published files.
 
     `response_prefix` is inserted between the prompt and every response, `example_end` after each few-shot
     example. A response ends before the first of the `stop` texts. `chat_template_kwargs` are passed to the chat
-    template.
+    template. `source` is what the user gave: the template's name or file, or the format `chat` with its arguments.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -49,19 +51,27 @@ class Template(BaseModel):
     example_end: str = "\n\n"
     stop: tuple[str, ...] = ()
     chat_template_kwargs: dict[str, Any] = {}
+    format: Literal["paper", "chat"] = Field("paper", exclude=True)
+    source: str = Field("", exclude=True)
 
     @property
     def sha256(self) -> str:
         """A checksum of the fields, since a template file can change while its name does not."""
         unused = set() if self.chat_template_kwargs else {"chat_template_kwargs"}
-        return hashlib.sha256(self.model_dump_json(exclude=unused).encode()).hexdigest()
+        fields = self.model_dump_json(exclude=unused) + ("" if self.format == PAPER else self.format)
+        return hashlib.sha256(fields.encode()).hexdigest()
+
+    @property
+    def record(self) -> dict[str, str]:
+        """The key and value with which an adapter records it: `format: chat`, or the `template` of the format paper."""
+        return {"template": self.source} if self.format == PAPER else {"format": self.source}
 
     def text(
         self, instruction: str, input: str, examples: Sequence[Example] = (), tokenizer: Any = None
     ) -> str:
         """The whole prompt, few-shot examples first."""
-        if self.name == TOOLS:
-            raise InputError("template 'tools' needs a local model and the engine transformers")
+        if self.format == CHAT:
+            raise InputError("format 'chat' needs a local model and the engine transformers")
         if self.name == CHAT:
             return _chat(tokenizer, instruction, input, examples, self.chat_template_kwargs)
         shown = [
@@ -160,30 +170,47 @@ def _chat(
     return text
 
 
-def _chat_template_kwargs(kind: str, text: str) -> dict[str, Any]:
-    """The arguments in `enable_thinking=false,effort=low`: JSON values, or text if a value is not JSON."""
+def _chat_template(text: str, where: str) -> Template:
+    """The chat template with the arguments in `chat:enable_thinking=false,effort=low`: JSON values, or text if a value
+    is not JSON."""
     found: dict[str, Any] = {}
-    for argument in text.split(","):
+    _, colon, arguments = text.partition(":")
+    for argument in arguments.split(",") if colon else ():
         name, equals, value = argument.strip().partition("=")
         if not (name.isidentifier() and equals):
             raise InputError(
-                f"template '{kind}:{text}': '{argument}' is not an argument; write {kind}:enable_thinking=false"
+                f"{where} '{text}': '{argument}' is not an argument; write chat:enable_thinking=false"
             )
         try:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value
-    return found
+    return Template(name=CHAT, prompt_input="", prompt_no_input="", chat_template_kwargs=found, source=text)
 
 
-def load_template(name: str | Template) -> Template:
-    """The template called `name`, or read from the JSON file `name`. Raises InputError if there is none."""
-    if isinstance(name, Template):
-        return name
-    kind, colon, arguments = name.partition(":")
-    if kind in (CHAT, TOOLS):
-        options = _chat_template_kwargs(kind, arguments) if colon else {}
-        return Template(name=kind, prompt_input="", prompt_no_input="", chat_template_kwargs=options)
+def prompt_template(format: str | None = None, template: str | None = None) -> Template:
+    """The template of a format: `chat`, whose arguments may follow (`chat:enable_thinking=false`), or `paper`, the
+    default, with the template called `template` (`load_template`).
+
+    Raises InputError for an unknown format, and for a template with the format `chat`."""
+    format = format or PAPER
+    if format.partition(":")[0] == CHAT:
+        if template is not None:
+            raise InputError(
+                f"template '{template}' does not apply to format '{format}', in which the model's chat template writes "
+                "the prompts; leave it out, or choose format paper"
+            )
+        return _chat_template(format, "format").model_copy(update={"format": CHAT})
+    if format != PAPER:
+        raise InputError(f"format '{format}' is not valid; choose paper or chat")
+    return load_template(template or "plain")
+
+
+def load_template(name: str = "plain") -> Template:
+    """The template called `name` of the format `paper`, or read from the JSON file `name`. Raises InputError if there
+    is none."""
+    if name.partition(":")[0] == CHAT:
+        return _chat_template(name, "template")
     folder = resources.files("trice") / "formats" / "templates"
     known = sorted(
         item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")
@@ -194,11 +221,12 @@ def load_template(name: str | Template) -> Template:
         text = read_text(Path(name))
     else:
         raise InputError(
-            f"template '{name}' is not valid; choose {', '.join([*known, CHAT, TOOLS])}, or a .json file"
+            f"template '{name}' is not valid; choose {', '.join([*known, CHAT])}, or a .json file"
         )
     try:
         value = json.loads(text)
     except ValueError as error:
         raise InputError(f"template {name} is not JSON ({error})") from None
-    named = {"name": Path(name).stem} | value if isinstance(value, dict) else value
+    fixed = {"format": PAPER, "source": name}
+    named = {"name": Path(name).stem} | value | fixed if isinstance(value, dict) else value
     return validate(Template, named, f"template {name}")

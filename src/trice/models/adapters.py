@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError, error_line
+from trice.formats.prompt import Template, prompt_template
 from trice.storage.files import read_object
 
 CONFIG = "adapter_config.json"
@@ -71,22 +72,33 @@ def training_record(adapter: Path) -> dict[str, Any]:
 
 
 class AdapterRecord(NamedTuple):
-    """An adapter's base model, task and prompt template. None if it is not recorded, as in adapters of other
+    """An adapter's base model, task, format and prompt template. None if it is not recorded, as in adapters of other
     programs."""
 
-    model: str | None
-    task: str | None
-    template: str | None
+    model: str | None = None
+    task: str | None = None
+    format: str | None = None
+    template: str | None = None
+
+    def prompt_template(self, format: str | None = None, template: str | None = None) -> Template:
+        """The template of the prompts: of `format` and `template` if given, else of those that are recorded. Raises
+        InputError if they do not fit together."""
+        format = format or self.format
+        if template is None and (format or "paper") == (self.format or "paper"):
+            template = self.template
+        return prompt_template(format, template)
 
 
 def adapter_record(adapter: Path) -> AdapterRecord:
-    """An adapter's recorded base model, task and template. Raises InputError if there is no adapter, or if its files
-    are not JSON."""
+    """An adapter's recorded base model, task, format and template. Raises InputError if there is no adapter, or if its
+    files are not JSON."""
     if not (adapter / CONFIG).is_file():
         raise InputError(f"{adapter} is not an adapter ({CONFIG} is missing)")
     # The record of a checkpoint is in the folder of its training.
     record = training_record(adapter) or training_record(adapter.parent)
     found = {name: record.get(name) for name in AdapterRecord._fields}
+    if str(found["template"]).startswith("tools"):  # the name of the format chat before it had its own option
+        found |= {"format": str(found["template"]).replace("tools", "chat"), "template": None}
     found["model"] = found["model"] or read_object(adapter / CONFIG).get("base_model_name_or_path")
     return AdapterRecord(**{name: str(value) if value else None for name, value in found.items()})
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trice.errors import InputError
 from trice.formats.chat import chat_format
-from trice.formats.prompt import TOOLS
+from trice.formats.prompt import CHAT
 from trice.models.adapters import TRAINING_RECORD, adapter_record
 from trice.models.local import DTYPES, LocalModel, check_model, find_model, load
 from trice.storage.cache import make_once
@@ -45,7 +45,7 @@ def write_merged(adapter: Path, output: Path, model: str | None = None, *, dtype
     tokenizer = loaded.tokenizer
     if (adapter / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
-    if str(adapter_record(adapter).template).partition(":")[0] == TOOLS:
+    if adapter_record(adapter).prompt_template().format == CHAT:
         tokenizer = chat_format(tokenizer).tokenizer  # with the template for tools, if the model's has none
     generation = loaded.model.generation_config
     generation.eos_token_id = sorted(loaded.eos_ids)  # with the end of a turn, which some configurations lack

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from trice.formats.prompt import prompt_template
 from trice.models.sampling import Sampling
 from trice.recipes.conditions import TOOL_CHOICES, Variant
 from trice.recipes.paths import RunPaths
@@ -16,7 +17,8 @@ from trice.stages.model_spec import ModelSpec
 def model_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
     """The recipe's base model with greedy decoding, unless changed."""
     fields: dict[str, Any] = {
-        "model": recipe.model, "template": recipe.template, "batch_size": recipe.generation_batch_size,
+        "model": recipe.model, "template": prompt_template(recipe.format, recipe.template),
+        "batch_size": recipe.generation_batch_size,
         "sampling": Sampling(recipe.max_new_tokens, seed=recipe.seed), "device": recipe.device,
         "dtype": recipe.dtype, "engine": recipe.engine, "workers": recipe.workers,
     }  # fmt: skip
@@ -37,10 +39,13 @@ def split_model(recipe: Recipe) -> ModelSpec:
 
 def origin_model(recipe: Recipe, origin: Origin) -> ModelSpec:
     """The model of an origin, as far as it exists before the run: the base model, or one that the origin names."""
+    format, template = recipe.format, recipe.template
+    if origin.format or origin.template:
+        format, template = origin.format or "paper", origin.template
     sampling = origin.sampling(max_new_tokens=recipe.max_new_tokens, seed=recipe.seed)
     return model_spec(
         recipe, model=origin.model or recipe.model, adapter=origin.adapter,
-        template=origin.template or recipe.template, few_shot=origin.few_shot, tool_choice=origin.tool_choice,
+        template=prompt_template(format, template), few_shot=origin.few_shot, tool_choice=origin.tool_choice,
         sampling=sampling,
     )  # fmt: skip
 

@@ -48,11 +48,14 @@ class Recipe(Settings):
     the task"""
     model: str
     """base model: hub name, folder, or an embedded one, `gemma-3-270m` or `smollm2-135m-instruct`"""
-    template: str = "plain"
-    """how prompts are written: `plain` (without the instruction, so tools are learned from training or few-shot
-    examples alone), `alpaca`, `vicuna`, `chat` (the model's chat template), `tools` (the chat template with its own
-    tool calls, several of them and over several turns), or a `.json` file of `prompt_input` and `prompt_no_input`
-    with `{instruction}` and `{input}`, and optionally `response_prefix`, `example_end`, `stop`"""
+    format: str = "paper"
+    """how tool calls are written: `paper` (as text, `name(arguments)`) or `chat` (by the model's chat template, several
+    of them and over several turns; arguments of the template follow: `chat:enable_thinking=false`)"""
+    template: str | None = None
+    """how prompts of the format `paper` are written: `plain` (the default, without the instruction, so tools are
+    learned from training or few-shot examples alone), `alpaca`, `vicuna`, `chat` (the model's chat template), or a
+    `.json` file of `prompt_input` and `prompt_no_input` with `{instruction}` and `{input}`, and optionally
+    `response_prefix`, `example_end`, `stop`"""
     output: Annotated[Path | None, FREE] = None
     """the run's folder; by default `runs/<name>`"""
     scale: float = Field(1.0, gt=0)

@@ -107,7 +107,6 @@ def report(steps: Steps) -> None:
 def check(recipe: Recipe, tasks: Tasks) -> None:
     """Raise InputError if the recipe names a template, data set, reward, example file or model that does not exist or
     does not fit its tasks."""
-    from trice.formats.prompt import load_template
     from trice.models.local import pick_device, resolve_dtype
     from trice.rewards import load_reward
     from trice.training.environment import check_machine
@@ -130,7 +129,6 @@ def check(recipe: Recipe, tasks: Tasks) -> None:
     resolve_dtype(recipe.dtype, recipe.device)
     local = [origin_model(recipe, origin) for origin in recipe.collect if not origin.endpoint]
     for spec in (model_spec(recipe), *local):
-        load_template(spec.template)
         check_model_spec(spec)
     if recipe.trains:
         check_machine(recipe.clone, recipe.device)

@@ -195,8 +195,10 @@ class Origin(Settings):
     """with `from: model`: a hub name or folder, of any family"""
     adapter: Path | None = None
     """with `from: model`: an adapter's folder, or any checkpoint's"""
+    format: str | None = None
+    """with `from: model`: its format; by default the recipe's format and template"""
     template: str | None = None
-    """with `from: model`: its prompt template; by default the recipe's"""
+    """with `from: model`: its prompt template"""
     few_shot: str | None = None
     """worked examples in the prompt, as in `split`"""
     tool_choice: ToolChoice = "auto"
@@ -224,8 +226,8 @@ class Origin(Settings):
             raise ValueError("'beams' does not apply to an endpoint; leave it out")
         if (self.source == "model") != (self.model is not None):
             raise ValueError("the key 'model' belongs to from 'model'; give both or neither")
-        if self.source != "model" and (self.adapter or self.template):
-            raise ValueError("'adapter' and 'template' apply to from 'model' only; leave them out")
+        if self.source != "model" and (self.adapter or self.format or self.template):
+            raise ValueError("'adapter', 'format' and 'template' apply to from 'model' only; leave them out")
         if self.source == "split" and self.model_dump(exclude_defaults=True, exclude={"origin", "source"}):
             raise ValueError("from 'split' generates nothing; give the key 'origin' alone")
         return self

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from trice.formats.prompt import prompt_template
 from trice.recipes.conditions import RANKED, TOOL_CHOICES, Variant
 from trice.recipes.models import model_spec, opened_origin_model, split_model, variant_model
 from trice.recipes.paths import RunPaths
@@ -33,11 +34,11 @@ from trice.tools.ray_executor import runner
 HALVES = ("wrong", "right")  # of a data set, as the base model answers without tools
 # The settings that the files of a step depend on, by their keys in `trice.recipes.inputs`.
 TASK = ("task", "judge", "per_task")
-MODEL = (*TASK, "model", "template", "dtype", "engine", "max_new_tokens", "seed", "tools")
+MODEL = (*TASK, "model", "format", "template", "dtype", "engine", "max_new_tokens", "seed", "tools")
 VALIDATION = ("validation", "checkpoints chosen by validation")
 SPLIT = (*MODEL, "split")
 LABEL = (*TASK, "tools", "label")
-TRAIN = (*TASK, *VALIDATION, "model", "template", "dtype", "evaluate.first seed")
+TRAIN = (*TASK, *VALIDATION, "model", "format", "template", "dtype", "evaluate.first seed")
 STAGE_1 = Variant("stage-1")
 
 
@@ -212,8 +213,8 @@ class Steps:
             from trice.training.rlef import rlef
 
             options: dict[str, Any] = {
-                "template": recipe.template, "seed": seed, "device": recipe.device, "dtype": recipe.dtype,
-                "tasks": self.tasks,
+                "template": prompt_template(recipe.format, recipe.template), "tasks": self.tasks,
+                "seed": seed, "device": recipe.device, "dtype": recipe.dtype,
             }  # fmt: skip
             if (recipe.rlef if ranked else recipe.clone).eval_steps:
                 options |= {"validation": self.paths.validation}

@@ -14,8 +14,8 @@ from pydantic import AliasChoices, Field
 
 from trice import datasets
 from trice.errors import InputError
-from trice.formats.prompt import TOOLS, Template, load_template
-from trice.models.adapters import adapter_record, training_record
+from trice.formats.prompt import CHAT, Template
+from trice.models.adapters import AdapterRecord, adapter_record, training_record
 from trice.models.local import LocalModel, check_model, load
 from trice.storage.files import read_rows
 from trice.tasks import MIXED, Sources, TaskLike, Tasks
@@ -114,6 +114,7 @@ def open_registry(
     adapters: Sequence[Path],
     task: str,
     *,
+    format: str | None = None,
     template: str | None = None,
     tools: Sources | None = None,
     questions: Path | None = None,
@@ -126,15 +127,17 @@ def open_registry(
     named = model_names(model, adapters)
     for _, adapter in named:
         check_model(model, adapter)
-    recorded = [adapter_record(adapter).template for adapter in adapters]
-    first = recorded[0] if recorded else None  # the base model uses the template of the first adapter
+    recorded = [adapter_record(adapter) for adapter in adapters]
+    first = (
+        recorded[0] if recorded else AdapterRecord()
+    )  # the base model uses the template of the first adapter
     templates = {
-        name: load_template(template or its_own or "plain")
-        for (name, _), its_own in zip(named, [first, *recorded], strict=True)
+        name: record.prompt_template(format, template)
+        for (name, _), record in zip(named, [first, *recorded], strict=True)
     }
     for name, chosen in templates.items():
-        if chosen.name == TOOLS:
-            raise InputError(f"{name}: is trained with template 'tools', which trice serve does not support")
+        if chosen.format == CHAT:
+            raise InputError(f"{name}: has format 'chat', which trice serve does not support")
     served = (*MIXED, *task.split(",")[1:]) if tasks.mixed else (tasks.name,)
     registry = ModelRegistry({}, tasks, served, _examples(served, questions))
     for tool in {tool.name: tool for name in served for tool in registry.task(name).tools}.values():

@@ -135,6 +135,7 @@ def serve(
     model: str,
     adapters: Sequence[Path],
     task: str = "math",
+    format: str | None = None,
     template: str | None = None,
     *,
     access: Access,
@@ -152,7 +153,7 @@ def serve(
     listen(access.host, access.port).close()  # fails before the models are loaded
     registry = open_registry(
         model, adapters, task,
-        template=template, tools=tools, questions=questions, answer_from_result=answer_from_result,
+        format=format, template=template, tools=tools, questions=questions, answer_from_result=answer_from_result,
         device=device, dtype=dtype,
     )  # fmt: skip
     server = open_server(registry, access, limits, keys)

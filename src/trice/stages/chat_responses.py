@@ -1,4 +1,4 @@
-"""Questions as conversations, and rollouts as responses: the template `tools` for all stages.
+"""Questions as conversations, and rollouts as responses: the format `chat` for all stages.
 
 Everything else treats such a response like one whose calls are text: it has an outcome, a call with its execution, and
 a prediction, and in addition the messages and the loss mask of its tokens. It is executed when it is generated, and
@@ -58,7 +58,7 @@ def target_messages(row: LabeledQuestion, tools: Sequence[Tool]) -> list[Message
         return [first]
     if row.result is None:
         raise InputError(
-            f"{row.where or row.id}: field 'result': is missing; template 'tools' needs the result of the call, which "
+            f"{row.where or row.id}: field 'result': is missing; format 'chat' needs the result of the call, which "
             "`trice label` records"
         )
     answer = row.answer if isinstance(row.answer, str) else next(iter(row.answer), "")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError, TriceError
-from trice.formats.prompt import TOOLS
+from trice.formats.prompt import CHAT
 from trice.models.engine import TOO_LONG, Engine, Failure, Generated, GenerationSettings, Prompt
 from trice.models.sampling import Sampling
 from trice.progress import Progress, notice
@@ -239,7 +239,7 @@ def _unchanged(
 ) -> dict[str, Response]:
     """The responses with tool choice `auto` that the tool choice of `spec` would not change, by their keys."""
     greedy = Sampling(spec.sampling.max_new_tokens, seed=spec.sampling.seed)
-    if spec.prompt_template.name == TOOLS:
+    if spec.template.format == CHAT:
         return {}
     if spec.client is not None or spec.engine != "transformers" or spec.sampling != greedy:
         return {}
@@ -287,7 +287,7 @@ def answer(
     samples = tuple(range(group.settings.sampling.samples))
     wanted = wanted if wanted is not None else dict.fromkeys(group.questions, samples)
     numbers = list(wanted)
-    if group.settings.template.name == TOOLS:
+    if group.settings.template.format == CHAT:
         from trice.stages.chat_responses import roll_out
 
         asked = {n: (group.questions[n], content_key(group.questions[n]), wanted[n]) for n in numbers}

@@ -1,6 +1,6 @@
 """Which model answers, and how it is asked: `ModelSpec`, its checks, and the engine that it opens.
 
-Strings such as a template or the name of examples become objects here. Generation is `trice.stages.generate`.
+The name of examples becomes an object here. Generation is `trice.stages.generate`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from trice import ray_cluster
 from trice.errors import InputError
-from trice.formats.prompt import CHAT, TOOLS, Example, Template, load_template
+from trice.formats.prompt import CHAT, Example, Template, load_template
 from trice.models import vllm_engine
 from trice.models.adapters import adapter_weights
 from trice.models.engine import Engine, EngineName, ToolChoice, base_engine
@@ -39,7 +39,7 @@ class ModelSpec:
 
     model: str
     adapter: Path | None = None
-    template: str | Template = "plain"
+    template: Template = field(default_factory=load_template)
     few_shot: str | tuple[Example, ...] | None = None
     tool_choice: ToolChoice = "auto"
     sampling: Sampling = field(default_factory=Sampling)
@@ -54,8 +54,7 @@ class ModelSpec:
     @property
     def prompt_template(self) -> Template:
         """The template of the prompts. A chat endpoint applies the model's own."""
-        template = load_template(self.template)
-        return load_template(CHAT) if self.chats and template.name not in (CHAT, TOOLS) else template
+        return load_template(CHAT) if self.chats and self.template.name != CHAT else self.template
 
     @property
     def chats(self) -> bool:
@@ -64,6 +63,8 @@ class ModelSpec:
 
     def settings(self) -> dict[str, Any]:
         """Everything that responses depend on, except for the examples. Speed and placement are not in it."""
+        template = self.prompt_template
+        written = {"format": template.source} if template.format == CHAT else {"template": template.name}
         if self.client is not None:
             client = self.client
             known = {
@@ -73,15 +74,14 @@ class ModelSpec:
                 "tokenizer": client.tokenizer,
             }
             unsent = {} if client.send_temperature else {"send_temperature": False}
-            template = self.prompt_template.name
-            asked = {"template": template, "tool_choice": self.tool_choice, "sampling": asdict(self.sampling)}
+            asked = {**written, "tool_choice": self.tool_choice, "sampling": asdict(self.sampling)}
             return known | unsent | asked
         from trice.models.local import resolve_dtype
 
         return {
             "model": self.model,
             "adapter": self.adapter and digest(adapter_weights(self.adapter)),
-            "template": load_template(self.template).name,
+            **written,
             "tool_choice": self.tool_choice,
             "sampling": asdict(self.sampling),
             "dtype": resolve_dtype(self.dtype, self.device),
@@ -91,11 +91,11 @@ class ModelSpec:
 
 def check_model_spec(spec: ModelSpec) -> None:
     """Raise InputError for a model, adapter or engine that cannot be opened, before anything is loaded."""
-    tools = spec.prompt_template.name == TOOLS
-    if tools and (spec.client is not None or spec.engine != "transformers"):
-        raise InputError("template 'tools' needs a local model and the engine transformers")
-    if tools and spec.sampling.beams > 1:
-        raise InputError("template 'tools' does not support beam search; leave beams out")
+    chat = spec.template.format == CHAT
+    if chat and (spec.client is not None or spec.engine != "transformers"):
+        raise InputError("format 'chat' needs a local model and the engine transformers")
+    if chat and spec.sampling.beams > 1:
+        raise InputError("format 'chat' does not support beam search; leave beams out")
     if spec.client is not None:
         if spec.adapter:
             raise InputError(

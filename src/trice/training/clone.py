@@ -9,7 +9,7 @@ from typing import Any
 from trice.datasets.conversations import holds_conversations, read_conversations
 from trice.errors import InputError
 from trice.formats.chat import ToolSchema, read_message
-from trice.formats.prompt import TOOLS, load_template
+from trice.formats.prompt import CHAT, Template, load_template
 from trice.progress import notice
 from trice.stages.chat_responses import chat_format_of, prompt_messages, schemas, target_messages
 from trice.storage.files import read_rows
@@ -20,18 +20,16 @@ from trice.types import LabeledQuestion, Message
 
 
 def examples(
-    data: Path, template: str, limit: int | None = None, tasks: Tasks | None = None
+    data: Path, template: Template, limit: int | None = None, tasks: Tasks | None = None
 ) -> Callable[[Any], list[Any]]:
-    """A function from the tokenizer to the training set. Raises InputError for data or a template that do not
-    fit."""
-    form = load_template(template)
-    if form.name == TOOLS:
+    """A function from the tokenizer to the training set. Raises InputError for data that do not fit."""
+    if template.format == CHAT:
         conversations = _conversations(data, limit, tasks)
 
         def render(tokenizer: Any) -> list[Any]:
             from trice.training.tokenization import tokenize_conversation
 
-            chat = chat_format_of(form, tokenizer)
+            chat = chat_format_of(template, tokenizer)
             return [tokenize_conversation(chat, messages, tools) for messages, tools in conversations]
 
         return render
@@ -41,7 +39,8 @@ def examples(
         from trice.training.tokenization import tokenize_example
 
         return [
-            tokenize_example(form, tokenizer, row.instruction, row.input, [row.output], [0.0]) for row in rows
+            tokenize_example(template, tokenizer, row.instruction, row.input, [row.output], [0.0])
+            for row in rows
         ]
 
     return make
@@ -75,7 +74,7 @@ def clone(
     model: str,
     *,
     settings: Clone | None = None,
-    template: str = "plain",
+    template: Template | None = None,
     validation: Path | None = None,
     tasks: Tasks | None = None,
     max_new_tokens: int = 64,
@@ -84,7 +83,7 @@ def clone(
     device: str = "auto",
     dtype: str = "auto",
 ) -> Path:
-    """Train a LoRA adapter on `data` (rows of instruction, input, output; with the template `tools` also conversations
+    """Train a LoRA adapter on `data` (rows of instruction, input, output; in the format `chat` also conversations
     of `messages` and `tools`) and save it in `output`.
 
     The loss is the mean of −log p over the batch's response tokens, the end token included; prompts carry none.
@@ -94,6 +93,7 @@ def clone(
     settings do not fit.
     """
     settings = settings or Clone()
+    template = template or load_template()
     make = examples(data, template, limit, tasks)
     held_out = load_validation(settings, validation, tasks, max_new_tokens)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trice import __version__
-from trice.formats.prompt import load_template
+from trice.formats.prompt import Template
 from trice.models.adapters import CONFIG, TRAINING_RECORD, WEIGHTS, adapter_weights
 from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
 from trice.progress import Progress, first_process, notice
@@ -141,7 +141,7 @@ def fit(
     settings: Clone,
     *,
     task: str | None,
-    template: str,
+    template: Template,
     seed: int,
     limit: int | None,
     device: str,
@@ -157,8 +157,8 @@ def fit(
         "model": model,
         "adapter": adapter and digest(adapter_weights(adapter)),
         "data": digest(data),
-        "template": template,
-        "template_sha256": load_template(template).sha256,
+        **template.record,
+        "template_sha256": template.sha256,
         "seed": seed,
         "dtype": dtype,
         **({"limit": limit} if limit else {}),
@@ -177,7 +177,7 @@ def fit(
             model, adapter, device="cpu" if sharded() else device, dtype=dtype, quantize=settings.quantize
         )
         loaded = replace(loaded, device=pick_device(device))
-        validate = partial(validation.counts, loaded, load_template(template), output) if validation else None
+        validate = partial(validation.counts, loaded, template, output) if validation else None
         final = _run(examples, loaded, adapter, output, settings, seed, validate, checkpoint)
         if state.is_main_process:
             clear_calls(output)

@@ -92,13 +92,15 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
             f"{adapter}: was trained on the folder '{trained_on}'; give its name on the hub with --base"
         )
     record = training_record(adapter)
-    template = str(record.get("template", "plain"))  # a name, or a file's path
+    template = str(record.get("template", ""))  # a name, or a file's path
     text = _renamed(read_text(adapter / CARD), template, Path(template).name)
     card = ModelCard(text if hub_name(trained_on) else _renamed(text, trained_on, named))
     card.data["base_model"] = named
     contents = {CONFIG: config | {"base_model_name_or_path": named}}
     if record:
-        contents[TRAINING_RECORD] = record | {"model": named, "template": Path(template).name}
+        contents[TRAINING_RECORD] = (
+            record | {"model": named} | ({"template": Path(template).name} if template else {})
+        )
     written = {name: (json.dumps(value, indent=2) + "\n").encode() for name, value in contents.items()}
     return {weights.name: str(weights), CARD: str(card).encode(), **written}
 

@@ -9,7 +9,7 @@ from typing import Any
 from trice.datasets.published import read_candidates
 from trice.errors import InputError
 from trice.formats.chat import ChatFormat
-from trice.formats.prompt import TOOLS, load_template
+from trice.formats.prompt import CHAT, Template, load_template
 from trice.stages.chat_responses import chat_format_of, prompt_messages, schemas
 from trice.tasks import Tasks, recorded_task, task_asked
 from trice.training.settings import Rlef
@@ -18,22 +18,21 @@ from trice.types import Candidate, Candidates
 
 
 def examples(
-    data: Path, template: str, limit: int | None = None, tasks: Tasks | None = None
+    data: Path, template: Template, limit: int | None = None, tasks: Tasks | None = None
 ) -> Callable[[Any], list[Any]]:
-    """A function from the tokenizer to the training set. Raises InputError for data or a template that do not
-    fit."""
-    rows, form = read_candidates(data)[:limit], load_template(template)
+    """A function from the tokenizer to the training set. Raises InputError for data that do not fit."""
+    rows = read_candidates(data)[:limit]
 
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
 
-        if form.name == TOOLS:
-            chat = chat_format_of(form, tokenizer)
+        if template.format == CHAT:
+            chat = chat_format_of(template, tokenizer)
             known = tasks or Tasks(task_asked(row.instruction for row in rows) or "math")
             return [_conversations(chat, known, row) for row in rows]
         return [
             tokenize_example(
-                form,
+                template,
                 tokenizer,
                 row.instruction,
                 row.input,
@@ -58,7 +57,7 @@ def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:
     for each in row.candidates:
         if each.completion is None:
             raise InputError(
-                f"{row.where or row.id}: field 'completion' of a candidate is missing; template 'tools' needs "
+                f"{row.where or row.id}: field 'completion' of a candidate is missing; format 'chat' needs "
                 "candidates that were generated with it"
             )
         if each.tokens is not None and each.loss is not None and _written_with(chat, each):
@@ -87,7 +86,7 @@ def rlef(
     adapter: Path | None = None,
     *,
     settings: Rlef | None = None,
-    template: str = "plain",
+    template: Template | None = None,
     validation: Path | None = None,
     tasks: Tasks | None = None,
     max_new_tokens: int = 64,
@@ -103,6 +102,7 @@ def rlef(
     settings do not fit.
     """
     settings = settings or Rlef()
+    template = template or load_template()
     make = examples(data, template, limit, tasks)
     held_out = load_validation(settings, validation, tasks, max_new_tokens)
 

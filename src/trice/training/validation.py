@@ -58,8 +58,8 @@ class Validation:
         """The graded responses to every `parts`-th question, starting with number `part`.
 
         Calls of tools without a version are cached in the folder `output` until training ends (`clear_calls`), so
-        no call is paid for twice, and a killed run gets the same results again. This does not hold for the template
-        `tools`, whose calls are executed while the model responds."""
+        no call is paid for twice, and a killed run gets the same results again. This does not hold for the format
+        `chat`, whose calls are executed while the model responds."""
 
         from trice.models.generation import TransformersEngine
 

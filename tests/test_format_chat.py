@@ -1,4 +1,4 @@
-"""The whole loop with the template `tools`: native calls, their results read, both stages, evaluation."""
+"""The whole loop in the format `chat`: native calls, their results read, both stages, evaluation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUESTIONS = [
 def model(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> trice.Model:
     folder, tools = tmp_path_factory.mktemp("policy"), [function_schema(Calculator())]
     for_tool_calls(tiny_model("llama"), folder, INSTRUCTION, tools)
-    return trice.load(str(folder), template="tools", device="cpu", dtype="float32")
+    return trice.load(str(folder), format="chat", device="cpu", dtype="float32")
 
 
 def test_both_stages_train_on_conversations_that_were_executed(model: trice.Model, tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_both_stages_train_on_conversations_that_were_executed(model: trice.Mode
     assert both.adapter is not None
 
 
-def test_the_commands_take_the_template(
+def test_the_commands_take_the_format(
     model: trice.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, name = write(tmp_path / "sums.json", QUESTIONS), model.name
-    words = ["--model", name, "--template", "tools", "--device", "cpu", "--dtype", "float32"]
+    words = ["--model", name, "--format", "chat", "--device", "cpu", "--dtype", "float32"]
     written, judged = tmp_path / "written.json", tmp_path / "judged.json"
     code, _, error = command(
         capsys, "generate", "--data", data, "--output", written, "--max-new-tokens", 8, *words
@@ -95,7 +95,7 @@ def test_the_commands_take_the_template(
     code, _, error = command(
         capsys, "generate", "--data", data, "--output", tmp_path / "x", "--beams", 2, *words
     )
-    assert (code, error[-1]) == (2, "trice: template 'tools' does not support beam search; leave beams out")
+    assert (code, error[-1]) == (2, "trice: format 'chat' does not support beam search; leave beams out")
 
 
 def test_stage_1_trains_on_a_file_of_conversations(
@@ -120,15 +120,15 @@ def test_stage_1_trains_on_a_file_of_conversations(
         data,
         "--model",
         model.name,
-        "--template",
-        "tools",
+        "--format",
+        "chat",
         "--device",
         "cpu",
     ]
     options = ["max_steps=2", "batch_size=3", "max_length=1000"]
     code, _, error = command(capsys, *words, "--output", tmp_path / "run", *options)
     assert code == 0, error
-    assert trice.load(tmp_path / "run", device="cpu").template == "tools"
+    assert trice.load(tmp_path / "run", device="cpu").template.format == "chat"
     lonely = write(tmp_path / "lonely.jsonl", [unanswered])
     words[3] = lonely
     code, _, error = command(capsys, *words, "--output", tmp_path / "none", *options)
@@ -143,7 +143,7 @@ def test_a_recipe_with_the_default_candidates_goes_through_all_steps(
 name: native
 task: math
 model: {model.name}
-template: tools
+format: chat
 device: cpu
 dtype: float32
 max_new_tokens: 12
