@@ -1,21 +1,27 @@
-"""Rollouts with tool calls: our batch against transformers' `generate`, one turn of one conversation after the other.
+"""Throughput of rollouts with tool calls against transformers' `generate` in a loop.
 
-Both continue the same conversations greedily, run the same calls and read their results in the same tokens. The script
-checks that both write the same tokens (where two logits are nearly equal, batched arithmetic may decide otherwise, so
-it prints the share), and prints the ratio of the times. The model is any folder with a chat template; without a trained
-adapter it makes few calls, so every first message is made to begin one.
+All continue the same conversations greedily, execute the same calls and read their results. Two loops are measured:
+`one by one` generates each turn of each conversation alone, and `turn by turn` generates the same turn of a batch of
+conversations at once, left-padded, and waits for the longest. Each repetition runs rollouts and both loops in turn, so
+that another load on the machine meets all of them. Tokens have to be equal; where two logits are nearly equal, batched
+arithmetic may choose the other, so the script prints the share of equal conversations and fails below 90%.
 
-    python benchmarks/rollouts.py MODEL --questions 16 --max-new-tokens 48 --turns 2
+A model without a trained adapter makes few calls, so every first message is made to begin one.
+
+    python benchmarks/rollouts.py MODEL --questions 16 --max-new-tokens 48 --turns 2 --repeat 3
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
+from collections.abc import Callable, Sequence
+from statistics import median
 
 import torch
 
-from trice.formats.chat import ChatFormat, chat_format, result_text
+from trice.formats.chat import ChatFormat, result_text
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
 from trice.stages.rollouts import Conversation, rollouts
@@ -39,29 +45,69 @@ def conversations(chat: ChatFormat, count: int) -> list[Conversation]:
     ]
 
 
-@torch.inference_mode()
-def plain(
-    loaded: LocalModel, chat: ChatFormat, asked: Conversation, opening: list[int], tokens: int, turns: int
-) -> list[int]:
-    """The token ids after the prompt, by `generate` for each turn."""
-    schemas = [function_schema(tool) for tool in asked.tools]
-    prompt, ids = asked.prompt, list(opening)
-    for turn in range(turns):
-        context = torch.tensor([[*prompt, *ids]])
-        start = len(ids) - len(opening) if turn == 0 else len(ids)
-        out = loaded.model.generate(
-            context, attention_mask=torch.ones_like(context), max_new_tokens=tokens, do_sample=False
-        )
-        ids += out[0, context.shape[1] :].tolist()
-        parsed = chat.parse(ids[start:], [*prompt, *ids[:start]], schemas)
-        if parsed.outcome is not Outcome.CALLED or ids[-1] not in loaded.eos_ids or turn == turns - 1:
-            break
+class Loop:
+    """`generate` in a loop over batches of `size` conversations, turn by turn."""
+
+    def __init__(
+        self, loaded: LocalModel, chat: ChatFormat, opening: list[int], tokens: int, turns: int
+    ) -> None:
+        self.loaded, self.chat, self.opening, self.tokens, self.turns = loaded, chat, opening, tokens, turns
+        self.ends = loaded.eos_ids | chat.end_ids
+
+    def __call__(self, asked: Sequence[Conversation], size: int) -> list[list[int]]:
+        """The token ids after each prompt."""
+        found: list[list[int]] = []
+        for start in range(0, len(asked), size):
+            found += self._batch(asked[start : start + size])
+        return found
+
+    def _batch(self, asked: Sequence[Conversation]) -> list[list[int]]:
+        ids = [list(self.opening) for _ in asked]
+        starts = [0] * len(asked)  # of the current messages
+        active = list(range(len(asked)))
+        for turn in range(self.turns):
+            written = self._generate([[*asked[number].prompt, *ids[number]] for number in active])
+            for number, new in zip(active, written, strict=True):
+                ids[number] += new
+            if turn < self.turns - 1:
+                active = [
+                    number for number in active if self._read(asked[number], ids[number], starts, number)
+                ]
+            if not active:
+                break
+        return ids
+
+    def _read(self, asked: Conversation, ids: list[int], starts: list[int], number: int) -> bool:
+        """Execute the calls of the last message and append their results; false if the conversation has ended."""
+        schemas, start = [function_schema(tool) for tool in asked.tools], starts[number]
+        parsed = self.chat.parse(ids[start:], [*asked.prompt, *ids[:start]], schemas)
+        if parsed.outcome is not Outcome.CALLED or ids[-1] not in self.ends:
+            return False
         results = [
             Message(role="tool", name=call.name, content=result_text(executed(asked, call)))
             for call in parsed.message.tool_calls
         ]
-        ids += chat.results(parsed.message, results, ids[-1])
-    return ids
+        ids += self.chat.results(parsed.message, results, ids[-1])
+        starts[number] = len(ids)
+        return True
+
+    @torch.inference_mode()
+    def _generate(self, contexts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The next message of each context, with its end token."""
+        width = max(map(len, contexts))
+        pads = [width - len(each) for each in contexts]
+        tokens = [[0] * pad + list(each) for pad, each in zip(pads, contexts, strict=True)]
+        mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+        output = self.loaded.model.generate(
+            torch.tensor(tokens, device=self.loaded.device),
+            attention_mask=torch.tensor(mask, device=self.loaded.device),
+            max_new_tokens=self.tokens, do_sample=False, eos_token_id=sorted(self.ends), pad_token_id=0,
+        )  # fmt: skip
+        return [self._until_end(row) for row in output[:, width:].tolist()]
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        ends = [place for place, token in enumerate(ids) if token in self.ends]
+        return ids[: ends[0] + 1] if ends else ids
 
 
 def executed(asked: Conversation, call: ToolCall) -> Execution:
@@ -77,33 +123,58 @@ def main() -> None:
     )
     parser.add_argument("model")
     parser.add_argument("--questions", type=int, default=16)
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="of the rollouts, and of the loop over turns"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     loaded = load(options.model, device=options.device, dtype="float32")
-    chat = chat_format(loaded.tokenizer)
+    chat = loaded.chat_format()
     asked = conversations(chat, options.questions)
     opening = chat.call_opening()
-    sampling = Sampling(max_new_tokens=options.max_new_tokens)
+    loop = Loop(loaded, chat, opening, options.max_new_tokens, options.turns)
 
-    started = time.perf_counter()
-    found = {
-        number: rollout.ids
-        for number, _, rollout in rollouts(
-            loaded, chat, asked, sampling, max_turns=options.turns, opening=opening
+    def ours() -> list[list[int]]:
+        sampling = Sampling(max_new_tokens=options.max_new_tokens)
+        found = {
+            number: rollout.ids
+            for number, _, rollout in rollouts(
+                loaded, chat, asked, sampling,
+                max_turns=options.turns, opening=opening, batch_size=options.batch_size,
+            )
+        }  # fmt: skip
+        return [found[number] for number in range(len(asked))]
+
+    def timed(name: str, continued: Callable[[], list[list[int]]]) -> float:
+        started = time.perf_counter()
+        ids = continued()
+        seconds = time.perf_counter() - started
+        same = sum(one == other for one, other in zip(ids, expected, strict=True)) if expected else len(ids)
+        expected[:] = expected or ids
+        print(
+            f"  {name:12} {seconds:7.2f} s, {sum(map(len, ids)) / seconds:7.1f} tokens/s; "
+            f"{same} of {len(ids)} conversations in the same tokens",
+            flush=True,
         )
-    }
-    ours = time.perf_counter() - started
-    started = time.perf_counter()
-    expected = [plain(loaded, chat, each, opening, options.max_new_tokens, options.turns) for each in asked]
-    theirs = time.perf_counter() - started
-    same = sum(found[number] == ids for number, ids in enumerate(expected))
-    total = sum(map(len, expected))
-    print(f"{options.questions} conversations, {total} tokens; {same} of {len(expected)} in the same tokens")
-    print(f"plain {theirs:.2f} s, ours {ours:.2f} s: {theirs / ours:.1f} times as fast")
-    if same < 0.9 * len(expected):
-        raise SystemExit("the two wrote different tokens")
+        if same < 0.9 * len(ids):
+            raise SystemExit(f"{name} wrote other tokens")
+        return seconds
+
+    expected: list[list[int]] = []
+    ours()  # the model is checked before it generates first
+    ratios: dict[str, list[float]] = {"one by one": [], "turn by turn": []}
+    for number in range(options.repeat):
+        print(f"repetition {number + 1}, load {os.getloadavg()[0]:.1f}")
+        own = timed("rollouts", ours)
+        ratios["turn by turn"].append(timed("turn by turn", lambda: loop(asked, options.batch_size)) / own)
+        ratios["one by one"].append(timed("one by one", lambda: loop(asked, 1)) / own)
+    results = sum(len(ids) > options.max_new_tokens + len(opening) for ids in expected)
+    print(f"{len(asked)} conversations, {results} of which have a second turn")
+    for name, each in ratios.items():
+        print(f"rollouts are {median(each):.2f} times as fast as {name} ({min(each):.2f} to {max(each):.2f})")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +14,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import trice
-from tiny import for_tool_calls
+from tiny import for_tool_calls, forked, write
 from trice import PackedForward, losses
 from trice.errors import ToolUnavailable
 from trice.formats.chat import MAX_RESULT, ChatFormat, chat_format
+from trice.formats.prompt import prompt_template
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
+from trice.stages.generate import generate
+from trice.stages.model_spec import ModelSpec
 from trice.stages.rollouts import Conversation, Rollout, rollouts
+from trice.tasks import Tasks
 from trice.tools.call_text import function_schema
 from trice.training.tokenization import tokenize_conversation
 from trice.types import Message, Outcome, ToolCall
@@ -193,3 +199,45 @@ def test_a_tool_that_cannot_run_stops_the_rollouts(policy: LocalModel, chat: Cha
 
     with pytest.raises(ToolUnavailable, match="the warehouse is down"):
         list(rollouts(policy, chat, [asked(chat, "hello", stock), asked(chat, "chair?", stock)], LONG))
+
+
+def counting_stock(ledger: Path, dies_at: str = "") -> Any:
+    """A tool without a version that writes each of its runs to a file, and may kill its process in one."""
+
+    @trice.tool
+    def stock(product: str) -> str:
+        """Pieces."""
+        with ledger.open("a") as file:
+            file.write(f"{product}\n")
+        if product == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"chair": "7", "lamp": "9"}[product]
+
+    return stock
+
+
+def generate_responses(folder: Path, model: str, dies_at: str = "") -> None:
+    task = trice.Task("shop", "", tools=[counting_stock(folder / "ledger", dies_at)])
+    spec = ModelSpec(model, template=prompt_template("chat"), sampling=LONG, device="cpu", dtype="float32")
+    generate(folder / "questions.json", folder / "responses.json", Tasks(task), spec)
+
+
+def test_after_a_kill_no_finished_call_is_run_again(policy: LocalModel, tmp_path: Path) -> None:
+    question = {"id": "S_1", "input": "one by one?", "answer": "9"}
+    write(tmp_path / "questions.json", [question])
+    assert forked(generate_responses, tmp_path, policy.name, "lamp") == -signal.SIGKILL
+    ledger = tmp_path / "ledger"
+    assert ledger.read_text().split() == ["chair", "lamp"]
+    generate_responses(tmp_path, policy.name)
+    assert ledger.read_text().split() == ["chair", "lamp", "lamp"]
+    assert not list(tmp_path.glob(".*.calls*"))
+
+
+def test_equal_calls_run_once_while_a_file_is_made(
+    policy: LocalModel, chat: ChatFormat, tmp_path: Path
+) -> None:
+    stock, ledger = counting_stock(tmp_path / "ledger"), tmp_path / "ledger"
+    conversations = [asked(chat, text, stock) for text in ("chair?", "both?", "one by one?")]
+    for output, runs in ((tmp_path / "x", 2), (tmp_path / "x", 2), (None, 7), (None, 12)):
+        list(rollouts(policy, chat, conversations, LONG, output=output))
+        assert len(ledger.read_text().split()) == runs

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from queue import Queue
-from threading import Event
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -96,3 +97,34 @@ def test_a_batch_is_not_waited_for_and_a_failure_is_not_the_end() -> None:
             else:
                 assert isinstance(result, Execution)
                 assert result.output == text.upper()
+
+
+def test_while_a_file_is_made_a_call_without_a_version_is_stored_by_its_number(tmp_path: Path) -> None:
+    tool, found, output = Slow(None), Queue[Execution](), tmp_path / "rows.json"
+    tool.go_on.set()
+    for runs in (2, 2):  # the second time, both are in the sidecar
+        with LiveExecutor(output) as calls:
+            for earlier in (0, 1, 0, 1):
+                calls.run(tool, call("a"), found.put, earlier)
+            assert [found.get(timeout=10).output for _ in range(4)] == ["a!"] * 4
+        assert tool.runs == runs
+
+
+def test_while_a_file_is_made_a_call_that_has_started_is_completed(tmp_path: Path) -> None:
+    tool, found, output = Slow(None), Queue[Execution](), tmp_path / "rows.json"
+
+    def fail() -> None:
+        with LiveExecutor(output) as calls:
+            calls.run(tool, call("a"), found.put)
+            while not tool.runs:
+                time.sleep(0.01)
+            Timer(0.1, tool.go_on.set).start()
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    assert found.get(block=False).output == "a!"
+    with LiveExecutor(output) as calls:
+        calls.run(tool, call("a"), found.put)
+        assert found.get(timeout=10).output == "a!"
+    assert tool.runs == 1

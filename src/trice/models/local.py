@@ -8,9 +8,10 @@ generation does not use these.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trice.errors import InputError, error_line
+from trice.formats.chat import ChatFormat, chat_format
 from trice.formats.prompt import end_of_turn
 from trice.models import LOADING
 from trice.models.adapters import PREFIX, adapter_config, lora_config, read_weights, refuse_pointer
@@ -46,6 +48,14 @@ class LocalModel:
     tokenizer: Any
     device: torch.device
     use_model_head: bool | None = None
+    _chat_formats: dict[str, ChatFormat] = field(default_factory=dict, init=False, repr=False)
+
+    def chat_format(self, **arguments: Any) -> ChatFormat:
+        """The chat format of the tokenizer with these arguments of its template, which is made once."""
+        key = json.dumps(arguments, sort_keys=True)
+        if key not in self._chat_formats:
+            self._chat_formats[key] = chat_format(self.tokenizer, **arguments)
+        return self._chat_formats[key]
 
     @property
     def eos_ids(self) -> set[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trice.errors import InputError
@@ -80,16 +81,19 @@ def roll_out(
     questions: Mapping[int, tuple[Question, str, tuple[int, ...]]],
     origin: str,
     store: Callable[[int, dict[int, Response]], None],
+    output: Path | None = None,
 ) -> list[Failure]:
     """Answer questions, each given by its number with its key and the samples that are wanted.
 
-    With tool choice `none` the prompt offers no tools; with `required` every response begins with a call. Returns the
-    questions whose prompts do not fit into the context, by their place."""
+    Calls are stored next to `output`, the file that is being made. With tool choice `none` the prompt offers no
+    tools; with `required` every response begins with a call. Returns the questions whose prompts do not fit into the
+    context, by their place."""
     from trice.models.generation import TransformersEngine
     from trice.stages.rollouts import Conversation, rollouts
 
     assert isinstance(engine, TransformersEngine)  # checked by `check_model_spec`
-    loaded, chat = engine.loaded, chat_format_of(settings.template, engine.loaded.tokenizer)
+    loaded = engine.loaded
+    chat = loaded.chat_format(**settings.template.chat_template_kwargs)
     offered = () if settings.tool_choice == "none" else tuple(task.tools)
     opening = chat.call_opening() if settings.tool_choice == "required" else []
     failures, fitting = [], []
@@ -105,7 +109,7 @@ def roll_out(
     conversations = [each for _, each in fitting]
     sampling = replace(settings.sampling, samples=1)
     for place, sample, rollout in rollouts(
-        loaded, chat, conversations, sampling, opening=opening, batch_size=engine.batch_size
+        loaded, chat, conversations, sampling, opening=opening, batch_size=engine.batch_size, output=output
     ):
         number = fitting[place][0]
         store(number, {sample: to_response(questions[number][0], task, rollout, chat, origin, sample)})

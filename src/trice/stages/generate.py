@@ -104,7 +104,7 @@ def generate(
     with RowStore(output, settings, len(questions) * spec.sampling.samples, retry=retry) as journal:
         if journal.is_finished:
             return read_rows(output, Response, unanswered=True)
-        if not journal.rows:
+        if not journal.rows and not journal.is_resumed:
             remove_sidecars(output, "calls")  # of an earlier run
         samples = range((resample or spec).sampling.samples)
         contents = map(content_key, questions)
@@ -133,6 +133,8 @@ def generate(
                 Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
             ]
             journal.finish(rows)
+            if spec.template.format == CHAT:  # the responses hold their executions
+                remove_sidecars(output, "calls")
     return rows
 
 
@@ -219,7 +221,7 @@ def _answer(
                     executor.take(rows.values())
                 progress.advance(len(rows), client.figures if client is not None else "")
 
-            for failure in answer(engine, group, store, wanted, origin):
+            for failure in answer(engine, group, store, wanted, origin, journal.output):
                 number = numbers[failure.request]
                 question = group.questions[number]
                 if empty_if_too_long and failure.reason.startswith(TOO_LONG):
@@ -281,9 +283,10 @@ def answer(
     store: Callable[[int, dict[int, Response]], None],
     wanted: Mapping[int, tuple[int, ...]] | None = None,
     origin: str = "",
+    output: Path | None = None,
 ) -> list[Failure]:
     """Let the engine answer a group's questions, or only the samples `wanted` of some. `store` receives responses with
-    their question's number, by sample."""
+    their question's number, by sample. In the format `chat`, calls are stored next to `output`."""
     samples = tuple(range(group.settings.sampling.samples))
     wanted = wanted if wanted is not None else dict.fromkeys(group.questions, samples)
     numbers = list(wanted)
@@ -291,7 +294,7 @@ def answer(
         from trice.stages.chat_responses import roll_out
 
         asked = {n: (group.questions[n], content_key(group.questions[n]), wanted[n]) for n in numbers}
-        return roll_out(engine, group.task, group.settings, asked, origin, store)
+        return roll_out(engine, group.task, group.settings, asked, origin, store, output)
     prompts = [
         Prompt(content_key(question), question.instruction, question.input, wanted[number])
         for number, question in group.questions.items()
@@ -308,9 +311,12 @@ def answer(
     return engine.generate(prompts, group.settings, done) if prompts else []
 
 
-def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> list[Response]:
-    """One response to each question, in order, without files. A prompt that is too long for the model gets an empty
-    response. Raises TriceError for a question without a response."""
+def respond(
+    engine: Engine, tasks: Tasks, questions: Sequence[Question], spec: ModelSpec, calls: Path | None = None
+) -> list[Response]:
+    """One response to each question, in order, without files. In the format `chat`, calls are stored next to the
+    path `calls`, if it is given. A prompt that is too long for the model gets an empty response. Raises TriceError for
+    a question without a response."""
     found: dict[int, Response] = {}
 
     def store(number: int, rows: dict[int, Response]) -> None:
@@ -318,7 +324,7 @@ def respond(engine: Engine, tasks: Tasks, questions: Sequence[Question], spec: M
 
     for group in group_by_task(tasks, questions, spec):
         numbers = list(group.questions)
-        for failure in answer(engine, group, store):
+        for failure in answer(engine, group, store, output=calls):
             if failure.reason.startswith(TOO_LONG):
                 question = group.questions[numbers[failure.request]]
                 notice(f"{question.where or question.id}: no response: {failure.reason}")

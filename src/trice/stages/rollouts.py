@@ -3,7 +3,7 @@
 Token ids go in and come out: what is trained on are the ids that were sampled, and the ids of tool results, which carry
 no loss. All conversations are one batch. The calls of a turn run in parallel and in the background; a conversation
 leaves the batch while its calls run, and returns with their results. Its keys and values are kept meanwhile, so that
-each token is computed once. Nothing is judged or stored here.
+each token is computed once. Nothing is judged here, and only executions of calls are stored.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from queue import Empty, Queue
 from typing import NamedTuple
 
@@ -156,6 +157,7 @@ def rollouts(
     max_turns: int = MAX_TURNS,
     opening: Sequence[int] = (),
     batch_size: int = 128,
+    output: Path | None = None,
 ) -> Iterator[tuple[int, int, Rollout]]:
     """Yield (number of the conversation, sample, rollout) in the order in which rollouts finish.
 
@@ -169,12 +171,15 @@ def rollouts(
         opening: Token ids with which every first message begins.
         batch_size: Rollouts that are generated at the same time. The keys and values of at most half as many are kept
             while their calls run; those of others are computed again.
+        output: The file that is being made of the rollouts. Calls are stored next to it, so that the same rollouts
+            after a kill run no call again. Equal calls run once, except those that one conversation repeats of a
+            tool without a version. The caller removes the stored calls with `remove_sidecars`.
 
     Raises:
         TriceError: If a tool cannot run. A tool that fails is a result that the model reads.
     """
     if conversations:
-        yield from _Run(loaded, format, conversations, sampling, max_turns, opening).run(batch_size)
+        yield from _Run(loaded, format, conversations, sampling, max_turns, opening).run(batch_size, output)
 
 
 class _Run:
@@ -199,7 +204,7 @@ class _Run:
         self.finished: list[_Owner] = []
         self.caches: dict[_Owner, CachedRow] = {}  # of rollouts outside the batch
 
-    def run(self, batch_size: int) -> Iterator[tuple[int, int, Rollout]]:
+    def run(self, batch_size: int, output: Path | None) -> Iterator[tuple[int, int, Rollout]]:
         for number, each in enumerate(self.conversations):
             owners = [_Owner(number, sample) for sample in each.samples]
             self.rollouts |= {owner: Rollout(each.prompt) for owner in owners}
@@ -209,7 +214,7 @@ class _Run:
         shared = shared_prefix([each.prompt for each in self.conversations])
         if loaded.use_model_head is None:
             loaded.use_model_head = needs_model_head(loaded, first)
-        with batch_attention(loaded), LiveExecutor() as executor:
+        with batch_attention(loaded), LiveExecutor(output) as executor:
             batch = ContinuousBatch(loaded, BatchDecoder(loaded, first[:shared], loaded.use_model_head))
             batch.end_ids = loaded.eos_ids | self.format.end_ids
             while self.waiting or len(batch) or self.results:
@@ -239,12 +244,14 @@ class _Run:
             return
         tools = {tool.name: tool for tool in conversation.tools}
         self.results[owner] = {}
+        before = len(rollout.calls) - len(parsed.message.tool_calls)
         for index, call in enumerate(parsed.message.tool_calls):
             take = partial(self._returned, owner, index)
             if refused := refused_call(call, index, tools):
                 take(refused)
             else:
-                executor.run(tools[call.name], call, take)
+                earlier = rollout.calls[: before + index].count(call)
+                executor.run(tools[call.name], call, take, earlier)
 
     def _returned(self, owner: _Owner, index: int, result: Execution | TriceError) -> None:
         self.returned.put((owner, index, result))  # from another thread

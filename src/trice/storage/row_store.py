@@ -35,7 +35,8 @@ class RowStore:
     """The durable rows of one output file.
 
     Use it as a context manager, from one thread at a time. `key in store` says whether a row is finished, `add` and
-    `fail` store durably, and `finish` writes the output. If `is_finished` is true, there is nothing to do.
+    `fail` store durably, and `finish` writes the output. If `is_finished` is true, there is nothing to do. `is_resumed`
+    says whether an unfinished run with the same settings came before, even if it stored no row.
 
     Args:
         output: the file that the rows belong to.
@@ -85,6 +86,7 @@ class RowStore:
     def _load(self, settings: dict[str, Any]) -> RowState | None:
         """The stored state; None if the work has to begin again, which loses no row of these settings."""
         state = read_state(self.output)
+        self.is_resumed = state is not None and state.summary is None and state.settings == settings
         if state is None:
             return None
         if state.summary:

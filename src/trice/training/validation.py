@@ -58,8 +58,7 @@ class Validation:
         """The graded responses to every `parts`-th question, starting with number `part`.
 
         Calls of tools without a version are cached in the folder `output` until training ends (`clear_calls`), so
-        no call is paid for twice, and a killed run gets the same results again. This does not hold for the format
-        `chat`, whose calls are executed while the model responds."""
+        no call is paid for twice, and a killed run gets the same results again."""
 
         from trice.models.generation import TransformersEngine
 
@@ -67,7 +66,7 @@ class Validation:
         engine = TransformersEngine(loaded)
 
         def generate(questions: Sequence[Question]) -> list[Response]:
-            return respond(engine, self.tasks, questions, spec)
+            return respond(engine, self.tasks, questions, spec, _call_cache(output))
 
         def second_turns(questions: Sequence[Question]) -> list[str]:
             distinct = {question.input: question for question in questions}
