@@ -12,8 +12,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/ready  ## set up, then run the whole loop on the starter set
 	$(BIN)/trice demo
 
-test: $(VENV)/ready  ## set up, then run the tests, in two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes keep two cores busy, because many tests wait for a server or for a process that they start.
+test: $(VENV)/ready  ## set up, then run the tests, in three processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/ready  ## format, lint and types
 	$(BIN)/ruff format --check src tests benchmarks examples docs/generate.py

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,7 @@ def test_the_examples_in_docstrings_run(monkeypatch: pytest.MonkeyPatch, tmp_pat
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
     values = [getattr(trice, name) for name in trice.__all__]
     found = [test for value in (*values, trice.Model.ask) for test in finder.find(value, "trice", globs={})]
+    monkeypatch.setattr(trice, "load", cache(trice.load))  # the examples share one model
     for test in found:
         runner.run(test)
     assert runner.tries > 20

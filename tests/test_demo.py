@@ -15,10 +15,10 @@ from trice.recipes.runner import run
 
 SETS = ("starter", "starter-qa", "starter-lama", "starter-mlqa")
 SMALL = [
-    f"data=[{', '.join(f'{{dataset: {name}, train: 8, test: 3}}' for name in SETS)}]",
+    f"data=[{', '.join(f'{{dataset: {name}, train: 8, test: 2}}' for name in SETS)}]",
     "clone.batch_size=4",
     "max_new_tokens=24",
-    "evaluate.conditions=[zero-shot, stage-1, never, always]",  # the tutorial's test has stage 2
+    "evaluate.conditions=[stage-1, always]",  # the tutorial's test has stage 2 and the other conditions
 ]
 
 
@@ -27,16 +27,14 @@ SMALL = [
 def test_the_demo_teaches_the_real_model_to_call_some_tools(tmp_path: Path) -> None:
     folder = run(load_recipe("demo", [*SMALL, f"output={tmp_path / 'demo'}"]))
     found = json.loads((folder / "results.json").read_text())
-    assert set(found["conditions"]) == {"zero-shot", "stage-1", "never", "always"}
+    assert set(found["conditions"]) == {"stage-1", "always"}
     uses = {}
     for name, measures in found["conditions"].items():
         assert set(measures) == {*SETS, "total"}
         total = measures["total"]
         uses[name] = {key: total[key]["count"] for key in ("tool_use", "malformed", "answered")}
-        assert sum(uses[name].values()) == total["accuracy"]["total"] == 12, name
-    assert uses["never"] == {"tool_use": 0, "malformed": 0, "answered": 12}
+        assert sum(uses[name].values()) == total["accuracy"]["total"] == 8, name
     assert uses["always"]["answered"] == 0
-    assert uses["zero-shot"]["tool_use"] == 0
     assert uses["stage-1"]["tool_use"] + uses["stage-1"]["malformed"] >= 1
     # What a model of this size knows: no arithmetic in the head, some of the facts.
     split = found["split"]

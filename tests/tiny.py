@@ -187,7 +187,7 @@ def forked(work: Callable[..., object], *args: object) -> int | None:
     """Run `work(*args)` in a process of its own, its imports done; gives the exit code."""
     process = _context().Process(target=work, args=args)
     process.start()
-    process.join(120)
+    process.join(300)
     return process.exitcode
 
 
@@ -203,7 +203,7 @@ def torchrun(count: int, folder: Path, *words: object) -> subprocess.CompletedPr
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(120)
+        rank.join(300)
         rank.kill()
     out, error = (
         "".join((folder / f"{name}-{rank}").read_text() for rank in range(count)) for name in STREAMS

@@ -82,7 +82,7 @@ def card_rates(machine: Machine) -> dict[str, Any]:
         name = torch.cuda.get_device_name(machine.device)
         known = next((rate for card, rate in DATASHEET.items() if card in name), None)
         found |= {"datasheet_tflops": known and known / 1e12}
-    return {key: value and round(value, 3) for key, value in found.items()}
+    return {key: value and round(value, 6) for key, value in found.items()}
 
 
 class Steps:

@@ -26,7 +26,7 @@ from trice.models.token_sampling import BLOCK, sample_tokens
 TIE = 1e-4  # of logits, or of beams' scores
 TOKENS = 12  # longer than the sliding layers' window
 SHARED = 2 * families.WINDOW + 3  # tokens of a few-shot prompt's beginning, which windows leave behind
-LENGTHS = (7, 20, 1, 3, 12, 3, 9, 15, 8, 26)
+LENGTHS = (7, 20, 1, 3, 12, 3, 26)
 SIZES = (1, 3, 64)  # alone; rows enter while others run; all at once
 LARGER = (1, 8, 64)  # the same with several rows for each prompt
 FAMILIES = (

@@ -164,7 +164,7 @@ def test_failures_keep_the_numbers_of_their_prompts(two_workers: None) -> None:
 
 def test_what_a_worker_raises_is_told_in_one_line(two_workers: None) -> None:
     with pytest.raises(InputError, match=r"^on a worker of the cluster: model 'x': is not there$"):
-        RayEngine(Frail, 2).generate([*PROMPTS[:3], Prompt("key 3", "", "raise")], drawn(), print)
+        RayEngine(Frail, 1).generate([*PROMPTS[:3], Prompt("key 3", "", "raise")], drawn(), print)
 
 
 def test_a_prompt_that_kills_every_worker_is_given_up(
