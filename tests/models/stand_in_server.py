@@ -48,7 +48,7 @@ class StandIn(ThreadingHTTPServer):
 
     def __init__(
         self,
-        answer: Callable[[str], str] = str.upper,
+        answer: Callable[[str], str | dict[str, Any]] = str.upper,
         script: Mapping[str, Sequence[str]] | None = None,
         refused: Mapping[str, int] | None = None,
         delay: float = 0.0,
@@ -181,19 +181,23 @@ class _Handler(BaseHTTPRequestHandler):
                     self.server.paid[seen.question] += 1
                 self._send(200, body)
 
-    def _completion(self, texts: Sequence[str | None], usage: Mapping[str, int] | None = None) -> bytes:
+    def _completion(
+        self, texts: Sequence[str | dict[str, Any] | None], usage: Mapping[str, int] | None = None
+    ) -> bytes:
         choices = [self._choice(i, text) for i, text in enumerate(texts)]
         whole = {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": choices}
         if usage:
             whole["usage"] = {**usage, "completion_tokens": usage["completion_tokens"] * len(texts)}
         return json.dumps(whole).encode()
 
-    def _choice(self, index: int, text: str | None) -> dict[str, Any]:
-        """In the form of a chat or a completion; with `tokens`, token ids if requested."""
+    def _choice(self, index: int, text: str | dict[str, Any] | None) -> dict[str, Any]:
+        """In the form of a chat or a completion; an object holds the fields of a message. With `tokens`, token ids if
+        requested."""
         body, chat = self.seen.body, "messages" in self.seen.body
         choice: dict[str, Any] = {"index": index, "finish_reason": "stop"}
-        choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        if self.server.tokens and text is not None and body.get("return_token_ids"):
+        message = text if isinstance(text, dict) else {"content": text}
+        choice |= {"message": {"role": "assistant", **message}} if chat else {"text": text}
+        if self.server.tokens and isinstance(text, str) and body.get("return_token_ids"):
             choice["token_ids"] = self.server.tokens(text)
         return choice
 

@@ -9,16 +9,29 @@ Different prices for cached or batched tokens and the limits of an account are n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from trice.errors import InputError, TriceError
 
 BYTES_PER_TOKEN = 3  # of UTF-8; most texts have more, so an estimate is an upper bound
 MESSAGE_TOKENS = 8  # tokens that a chat template adds to a message
 
-Request = Sequence[Mapping[str, str]] | str | Sequence[int]
-"""A chat, or a prompt as text or as token ids."""
+
+@dataclass(frozen=True)
+class ToolChat:
+    """A chat whose replies keep their tool calls, and the tools that the model may call. `tool_choice` is that of the
+    OpenAI API; with None the server's default applies."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str | None = None
+
+
+Request = ToolChat | Sequence[Mapping[str, str]] | str | Sequence[int]
+"""A chat with tools or without, or a prompt as text or as token ids."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,9 @@ def maximum_cost(request: Request, samples: int, max_tokens: int) -> Spent:
     """The maximum cost of one attempt at a request."""
     if isinstance(request, str):
         prompt = estimate_tokens(request)
+    elif isinstance(request, ToolChat):
+        parts = [json.dumps(part, ensure_ascii=False) for part in (*request.messages, *request.tools)]
+        prompt = sum(MESSAGE_TOKENS + estimate_tokens(part) for part in parts)
     else:
         prompt = sum(
             1 if isinstance(part, int) else MESSAGE_TOKENS + sum(map(estimate_tokens, part.values()))

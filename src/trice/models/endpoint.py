@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trice.errors import InputError, TriceError
 from trice.models.api_keys import NoKey
-from trice.models.budget import Account, Budget, OutOfBudget, Request, Spent, estimate_tokens, maximum_cost
+from trice.models.budget import (
+    Account,
+    Budget,
+    OutOfBudget,
+    Request,
+    Spent,
+    ToolChat,
+    estimate_tokens,
+    maximum_cost,
+)
 from trice.models.engine import Failure
 from trice.models.http import Fault, open_client, send
 from trice.models.replies import Answer, Reply, read_reply, write_calls
@@ -39,6 +48,9 @@ Deliver = Callable[[int, dict[int, Reply]], None]
 
 WriteCall = Callable[[int, ToolCall], str]
 """The text of a call in the answer to a request, by the request's number. Raises ValueError if there is none."""
+
+FollowUp = Callable[[int, int], Awaitable[Request | None]]
+"""The request that follows from the replies to a sample of a request so far, by their numbers; None if none does."""
 
 Api = Literal["chat", "completions"]
 
@@ -93,7 +105,7 @@ class Endpoint:
 
     def complete(
         self,
-        requests: Sequence[Request],
+        requests: Sequence[Request | None],
         deliver: Deliver,
         *,
         temperature: float = 0.0,
@@ -103,18 +115,21 @@ class Endpoint:
         seed: int | None = None,
         fields: Mapping[str, Any] | None = None,
         write_call: WriteCall | None = None,
+        follow_up: FollowUp | None = None,
     ) -> list[Failure]:
         """Send all requests, delivering every reply as it arrives, in any order.
 
         Args:
-            requests: Chats, or prompts as text or token ids.
+            requests: Chats, or prompts as text or token ids. None begins with `follow_up`.
             deliver: Receives the number of a request and its samples.
             temperature, max_tokens, stop: As in the OpenAI API.
             samples: The numbers of the samples wanted of each request; by default one, number 0. If a server sends
                 fewer than requested, the others are requested again.
             seed: Seed of sample 0; the first sample of a request is sent this seed plus its number.
             fields: Further fields of the request's body.
-            write_call: Writes a tool call that the server parsed (`tool_calls`) back into the text.
+            write_call: Writes a tool call that the server parsed (`tool_calls`) back into the text, except for a
+                `ToolChat`, whose replies keep their calls.
+            follow_up: Gives the next request of each sample, whose replies are delivered under the same numbers.
 
         Returns the requests of which some samples are missing. Raises TriceError if every request would fail
         for the same reason, or if the budget is spent. Replies that arrived before it, or before a Ctrl-C, were
@@ -128,7 +143,9 @@ class Endpoint:
         wanted = [(0,)] * len(requests) if samples is None else samples
         self._started = (time.monotonic(), self.account.spent.requests)
         tasks = [_Task(n, *task) for n, task in enumerate(zip(requests, wanted, strict=True))]
-        return asyncio.run(_Run(self, deliver, options | dict(fields or {}), seed, write_call).run(tasks))
+        return asyncio.run(
+            _Run(self, deliver, options | dict(fields or {}), seed, write_call, follow_up).run(tasks)
+        )
 
     @property
     def figures(self) -> str:
@@ -140,7 +157,7 @@ class Endpoint:
 
 class _Task(NamedTuple):
     number: int
-    request: Request
+    request: Request | None
     samples: Sequence[int]
 
 
@@ -153,6 +170,7 @@ class _Run:
     options: dict[str, Any]
     seed: int | None
     write_call: WriteCall | None
+    follow_up: FollowUp | None
     failures: list[Failure] = field(default_factory=list)
     answered: int = 0
     warned_of_estimates: bool = False
@@ -173,7 +191,7 @@ class _Run:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(MAX_CONCURRENCY * len(self.endpoint.servers), len(tasks))):
-                        group.create_task(self._worker(queue))
+                        group.create_task(self._worker(queue, group))
             except BaseExceptionGroup as errors:
                 stopped = errors.exceptions[0]
         if isinstance(stopped, OutOfBudget):
@@ -183,26 +201,45 @@ class _Run:
             raise stopped
         return sorted(self.failures)
 
-    async def _worker(self, queue: Iterator[_Task]) -> None:
+    async def _worker(self, queue: Iterator[_Task], group: asyncio.TaskGroup) -> None:
         for task in queue:
-            fault = await self._answer(task)
+            faults = (
+                [await self._answer(task.number, task.request, task.samples)]
+                if task.request is not None
+                else []
+            )
+            if self.follow_up:
+                followers = [group.create_task(self._follow(task.number, each)) for each in task.samples]
+                await asyncio.wait(followers)
+                faults += [each.result() for each in followers]
+            fault = next(filter(None, faults), None)
             if fault:
                 self.failures.append(Failure(task.number, str(fault), fault.down))
             else:
                 self.answered += 1
 
-    async def _answer(self, task: _Task) -> Fault | None:
+    async def _follow(self, number: int, sample: int) -> Fault | None:
+        """Send the requests that follow from the replies to one sample."""
+        assert self.follow_up
+        while (request := await self.follow_up(number, sample)) is not None:
+            if fault := await self._answer(number, request, (sample,)):
+                return fault
+        return None
+
+    async def _answer(self, number: int, request: Request, samples: Sequence[int]) -> Fault | None:
         """Deliver all samples of one request. Returns the fault if some are missing."""
-        wanted = list(task.samples)
-        write_call = self.write_call and partial(self.write_call, task.number)
+        wanted = list(samples)
+        write_call = self.write_call and partial(self.write_call, number)
 
         def deliver(answer: Answer) -> None:
-            replies, fault = write_calls(answer, write_call)
+            replies, fault = answer.replies, answer.fault
+            if not isinstance(request, ToolChat):
+                replies, fault = write_calls(answer, write_call)
             found = dict(zip(wanted, replies, strict=False))
             del wanted[: len(found)]
             if found:
                 self.endpoint.ever_answered = True
-                self.deliver(task.number, found)
+                self.deliver(number, found)
             if fault and wanted:  # the same request would get the same
                 raise fault
 
@@ -213,7 +250,7 @@ class _Run:
             if self.seed is not None:
                 fields["seed"] = self.seed + wanted[0]
             try:
-                await self._retry(task.request, fields, len(wanted), deliver)
+                await self._retry(request, fields, len(wanted), deliver)
             except Fault as fault:  # of this prompt, or of a server that answered others
                 if self._is_fatal(fault):
                     raise TriceError(f"{fault.url}: {fault}") from None
@@ -266,7 +303,11 @@ class _Run:
                 slot.sent = True
                 accepted = server.accepted_fields(fields)
                 body = await send(client, server.ring, request, accepted, self.endpoint.timeout)
-                result = body if isinstance(body, Fault) else read_reply(body, server.ring)
+                result = (
+                    body
+                    if isinstance(body, Fault)
+                    else read_reply(body, server.ring, keep_calls=isinstance(request, ToolChat))
+                )
                 slot.settle(self._cost(charge, result))
                 if isinstance(result, Answer):
                     server.succeeded()

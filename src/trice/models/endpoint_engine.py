@@ -71,7 +71,7 @@ class EndpointEngine:
             stop=settings.template.stop,
             samples=[prompt.samples for prompt in prompts],
             seed=settings.sampling.seed,
-            fields=self._fields(settings),
+            fields=self.fields(settings),
             write_call=lambda _, call: write_offered_call(settings.call_writers, call),
         )
 
@@ -84,8 +84,8 @@ class EndpointEngine:
         prefill = template.response_prefix + settings.prefill if settings.prefill else ""
         return template.text(prompt.instruction, prompt.input, settings.examples) + prefill
 
-    def _fields(self, settings: GenerationSettings) -> dict[str, Any]:
-        """Fields that differ from the server's defaults, since not every server knows all of them."""
+    def fields(self, settings: GenerationSettings) -> dict[str, Any]:
+        """Fields of a request that differ from the server's defaults, since not every server knows all of them."""
         sampling, template = settings.sampling, settings.template
         fields: dict[str, Any] = {
             "top_p": sampling.top_p if sampling.top_p < 1 else None,

@@ -26,7 +26,7 @@ from pydantic_core import from_json
 from trice.errors import InputError
 from trice.formats.paper import MAX_RESPONSE
 from trice.models.api_keys import NO_KEY, KeyRing
-from trice.models.budget import Request, Spent
+from trice.models.budget import Request, Spent, ToolChat
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -146,10 +146,16 @@ async def send(
 
 async def _post(client: AsyncOpenAI, request: Request, fields: Mapping[str, Any]) -> Body:
     """Send a request. The fields are sent unchanged, because the client library does not know every server's."""
-    is_prompt = isinstance(request, str) or (request and isinstance(request[0], int))
-    api: Any = client.completions if is_prompt else client.chat.completions
-    given = {"prompt" if is_prompt else "messages": request if isinstance(request, str) else list(request)}
     rest = {name: value for name, value in fields.items() if name != "model"}
+    api: Any = client.chat.completions
+    if isinstance(request, ToolChat):
+        given: dict[str, Any] = {"messages": list(request.messages)}
+        rest |= {"tools": list(request.tools)} if request.tools else {}
+        rest |= {"tool_choice": request.tool_choice} if request.tool_choice else {}
+    elif isinstance(request, str) or (request and isinstance(request[0], int)):
+        api, given = client.completions, {"prompt": request if isinstance(request, str) else list(request)}
+    else:
+        given = {"messages": list(request)}
     raw = await api.with_raw_response.create(model=fields["model"], **given, extra_body=rest)
     return Body(raw.content, _retry_after(raw.headers))
 

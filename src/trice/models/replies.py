@@ -1,13 +1,14 @@
 """Reads the samples in a reply of an OpenAI-compatible server, field by field.
 
 The client library accepts replies of any shape, so they are validated here. A complete reply without usable text is
-final, since another attempt would get the same. If a reply holds several tool calls, the first one counts.
+final, since another attempt would get the same. Where a call is written as text, only the first of
+several counts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, WrapValidator
@@ -28,12 +29,21 @@ from trice.types import ToolCall
 
 
 class Reply(NamedTuple):
-    """One sample. `tokens` are its token ids if the server reports them. `call` is a tool call that the server
-    parsed and removed from the text."""
+    """One sample.
+
+    Attributes:
+        text: The text that the model wrote.
+        tokens: Its token ids, if the server reports them.
+        calls: The tool calls that the server parsed and removed from the text.
+        unreadable: Why the calls cannot be read; the text then holds them as JSON.
+        complete: Whether the model came to an end by itself.
+    """
 
     text: str
     tokens: list[int] | None = None
-    call: ToolCall | None = None
+    calls: Sequence[ToolCall] = ()
+    unreadable: str | None = None
+    complete: bool = True
 
 
 class Answer(NamedTuple):
@@ -85,27 +95,31 @@ class _Choice(BaseModel):
     error: Any = None
     token_ids: Annotated[list[int] | None, _Optional] = None
 
-    def reply(self, ring: KeyRing, retry_after: float) -> Reply | Fault:
-        """The sample, or why there is none."""
+    def reply(self, ring: KeyRing, retry_after: float, *, keep_calls: bool) -> Reply | Fault:
+        """The sample, or why there is none. With `keep_calls` a message may be empty."""
         if self.error and (error := read_error_object({"error": self.error})):
             return embedded_fault(error, ring, retry_after)
         if self.finish_reason == "content_filter":
             return _unusable("the server's content filter ended the reply")
-        text, message = self._text(), self.message
+        text, message, complete = self._text(), self.message, self.finish_reason != "length"
         if message.tool_calls:
-            call = _call(message.tool_calls[0])
-            if call is None:
-                return _unusable(UNREADABLE_CALL)
-            return Reply(ring.hide(text or "")[:MAX_RESPONSE], call=call)
+            written = ring.hide(json.dumps(message.tool_calls, ensure_ascii=False))
+            text = ring.hide(text or "")
+            try:
+                calls = [_call(each) for each in json.loads(written)]
+            except ValueError:
+                text = f"{text}\n{written}".strip()
+                return Reply(text[:MAX_RESPONSE], unreadable=UNREADABLE_CALL, complete=complete)
+            return Reply(text[:MAX_RESPONSE], calls=calls, complete=complete)
         if not text and (refusal := self._refusal()):
             return _unusable(f"the model refused: {ring.message(refusal)}")
         ended = f"finish_reason {ring.message(str(self.finish_reason))}"
         if not text and message.reasoning:
             advice = "allow more new tokens, or turn off its thinking"
             return _unusable(f"the model wrote reasoning and no answer ({ended}); {advice}")
-        if text is None:
+        if text is None and not keep_calls:
             return _unusable(f"the reply holds no text ({ended})")
-        return Reply(ring.hide(text)[:MAX_RESPONSE], self.token_ids)
+        return Reply(ring.hide(text or "")[:MAX_RESPONSE], self.token_ids, complete=complete)
 
     def _text(self) -> str | None:
         content = self.message.content
@@ -130,8 +144,8 @@ class _Completion(BaseModel):
 UNREADABLE_CALL = "the reply holds a tool call without a name, or whose arguments are not a JSON object"
 
 
-def read_reply(body: Body, ring: KeyRing) -> Answer | Fault:
-    """What a reply with status 200 holds."""
+def read_reply(body: Body, ring: KeyRing, *, keep_calls: bool = False) -> Answer | Fault:
+    """What a reply with status 200 holds. With `keep_calls` an assistant message may have no text."""
     content, retry_after = body
     try:
         value = parse_json(content)
@@ -153,7 +167,7 @@ def read_reply(body: Body, ring: KeyRing) -> Answer | Fault:
     except ValidationError as error:
         field = ring.message(".".join(map(str, error.errors()[0]["loc"])))
         return Fault(f"the reply is not a completion (field {field})", final=True)
-    found = [choice.reply(ring, retry_after) for choice in completion.choices]
+    found = [choice.reply(ring, retry_after, keep_calls=keep_calls) for choice in completion.choices]
     faults = [each for each in found if isinstance(each, Fault)]
     if not found:
         faults = [_unusable("the reply has no choices")]
@@ -169,6 +183,9 @@ def write_calls(
     replies: list[Reply] = []
     fault = answer.fault
     for reply in answer.replies:
+        if reply.unreadable:
+            fault = fault or _unusable(reply.unreadable)
+            continue
         try:
             replies.append(_write_call(reply, write_call))
         except ValueError as error:
@@ -178,12 +195,12 @@ def write_calls(
 
 
 def _write_call(reply: Reply, write_call: Callable[[ToolCall], str] | None) -> Reply:
-    if reply.call is None or (write_call is None and reply.text):
+    if not reply.calls or (write_call is None and reply.text):
         return reply
     if write_call is None:
         raise ValueError("no tool was offered")
     separator = "\n" if reply.text and not reply.text[-1].isspace() else ""
-    return Reply(f"{reply.text}{separator}{write_call(reply.call)}")
+    return Reply(f"{reply.text}{separator}{write_call(reply.calls[0])}")
 
 
 def _unusable(reason: str) -> Fault:
@@ -191,16 +208,14 @@ def _unusable(reason: str) -> Fault:
     return Fault(reason, final=True, of_request=True)
 
 
-def _call(entry: Any) -> ToolCall | None:
-    """One of a reply's `tool_calls`, whose arguments are an object or its JSON; None for any other form."""
+def _call(entry: Any) -> ToolCall:
+    """One of a reply's `tool_calls`, whose arguments are an object or its JSON. Raises ValueError for another form."""
     function = entry.get("function") if isinstance(entry, dict) else None
     if not isinstance(function, dict):
-        return None
+        raise ValueError(UNREADABLE_CALL)
     name, arguments = function.get("name"), function.get("arguments")
     if isinstance(arguments, str):
-        try:
-            arguments = parse_json(arguments.encode())
-        except ValueError:
-            return None
-    valid = isinstance(name, str) and isinstance(arguments, dict)
-    return ToolCall(name=name, arguments=arguments) if valid else None
+        arguments = parse_json(arguments.encode())
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise ValueError(UNREADABLE_CALL)
+    return ToolCall(name=name, arguments=arguments)

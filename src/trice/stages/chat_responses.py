@@ -7,6 +7,7 @@ never parsed again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_text
 from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
 from trice.models.engine import Engine, Failure, GenerationSettings, too_long
-from trice.stages.generate import GRADED
+from trice.stages.generate import GRADED, Unfinished
 from trice.tasks import TaskLike
 from trice.tasks.final_answer import unread_result
 from trice.tools import Tool
@@ -25,6 +26,7 @@ from trice.tools.call_text import function_schema
 from trice.types import Execution, LabeledQuestion, Message, Question, Response
 
 if TYPE_CHECKING:
+    from trice.models.endpoint_engine import EndpointEngine
     from trice.stages.rollouts import Rollout
 
 
@@ -81,13 +83,18 @@ def roll_out(
     questions: Mapping[int, tuple[Question, str, tuple[int, ...]]],
     origin: str,
     store: Callable[[int, dict[int, Response]], None],
+    unfinished: Unfinished,
     output: Path | None = None,
 ) -> list[Failure]:
     """Answer questions, each given by its number with its key and the samples that are wanted.
 
     Calls are stored next to `output`, the file that is being made. With tool choice `none` the prompt offers no
-    tools; with `required` every response begins with a call. Returns the questions whose prompts do not fit into the
-    context, by their place."""
+    tools; with `required` every response begins with a call. Returns the questions that failed, such as those whose
+    prompts do not fit into the context, by their place."""
+    from trice.models.endpoint_engine import EndpointEngine
+
+    if isinstance(engine, EndpointEngine):
+        return _roll_out_at_endpoint(engine, task, settings, questions, origin, store, unfinished, output)
     from trice.models.generation import TransformersEngine
     from trice.stages.rollouts import Conversation, rollouts
 
@@ -116,22 +123,58 @@ def roll_out(
     return failures
 
 
+def _roll_out_at_endpoint(
+    engine: EndpointEngine,
+    task: TaskLike,
+    settings: GenerationSettings,
+    questions: Mapping[int, tuple[Question, str, tuple[int, ...]]],
+    origin: str,
+    store: Callable[[int, dict[int, Response]], None],
+    unfinished: Unfinished,
+    output: Path | None,
+) -> list[Failure]:
+    from trice.stages.endpoint_rollouts import Conversation, endpoint_rollouts
+
+    offered = () if settings.tool_choice == "none" else tuple(task.tools)
+    conversations, numbers = [], list(questions)
+    for number, (question, _, samples) in questions.items():
+        tools = tuple(tool.for_question(question) for tool in offered)
+        messages = prompt_messages(question.instruction, question.input, settings.examples, task.tools)
+        begun = {sample: unfinished.get(number, sample) for sample in samples}
+        kept = {sample: value for sample, value in begun.items() if value is not None}
+        conversations.append(Conversation(messages, tools, samples, kept))
+
+    def receive(place: int, sample: int, rollout: Rollout) -> None:
+        question = questions[numbers[place]][0]
+        store(numbers[place], {sample: to_response(question, task, rollout, None, origin, sample)})
+
+    def keep(place: int, sample: int, rollout: object) -> None:
+        unfinished.keep(numbers[place], sample, rollout)
+
+    return endpoint_rollouts(engine, conversations, settings, receive, keep, output=output)
+
+
 def to_response(
-    question: Question, task: TaskLike, rollout: Rollout, chat: ChatFormat, origin: str = "", sample: int = 0
+    question: Question,
+    task: TaskLike,
+    rollout: Rollout,
+    chat: ChatFormat | None,
+    origin: str = "",
+    sample: int = 0,
 ) -> Response:
     """A rollout as an executed response. If the model said nothing over the result of its last call, the result is the
-    prediction."""
+    prediction. `chat` is None for a rollout without token ids."""
     written = [token for token, own in zip(rollout.ids, rollout.loss, strict=True) if own]
     calls = rollout.calls
     prediction = task.predict(visible(rollout.answer)) if rollout.answer else None
     if prediction is None and unread_result(rollout.messages) is not None:
         prediction = rollout.executions[-1].output
     fields: dict[str, Any] = {
-        "response": chat.text(written),
+        "response": chat.text(written) if chat else response_text(rollout.messages),
         "origin": origin,
         "sample": sample,
-        "tokens": rollout.ids,
-        "loss": rollout.loss,
+        "tokens": rollout.ids if chat else None,
+        "loss": rollout.loss if chat else None,
         "completion": rollout.messages,
         "outcome": rollout.outcome,
         "reason": rollout.reason,
@@ -140,6 +183,16 @@ def to_response(
         "prediction": prediction,
     }
     return Response.model_validate(question.model_dump(exclude=GRADED) | fields)
+
+
+def response_text(messages: Sequence[Message]) -> str:
+    """What the model wrote in a rollout as one text, with calls in the tags of the Hermes models."""
+    texts = []
+    for message in messages:
+        if message.role == "assistant":
+            calls = [json.dumps(call.model_dump(), ensure_ascii=False) for call in message.tool_calls]
+            texts += [message.content.strip(), *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)]
+    return "\n".join(filter(None, texts))
 
 
 def chat_format_of(template: Template, tokenizer: Any) -> ChatFormat:

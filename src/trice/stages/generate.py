@@ -41,6 +41,16 @@ class Group(NamedTuple):
     questions: dict[int, Question]
 
 
+class Unfinished(NamedTuple):
+    """Reads and stores the paid part of a response that is not finished, by the numbers of question and sample."""
+
+    get: Callable[[int, int], Any]
+    keep: Callable[[int, int, object], None]
+
+
+NOTHING_KEPT = Unfinished(lambda number, sample: None, lambda number, sample, value: None)
+
+
 class Resample(NamedTuple):
     """More samples for the questions whose first response `passes`. `sampling.samples` counts that response too."""
 
@@ -221,7 +231,16 @@ def _answer(
                     executor.take(rows.values())
                 progress.advance(len(rows), client.figures if client is not None else "")
 
-            for failure in answer(engine, group, store, wanted, origin, journal.output):
+            def unfinished(number: int, sample: int) -> Any:
+                return journal.unfinished.get(keys[number][sample])
+
+            def keep(number: int, sample: int, value: object) -> None:
+                if client is not None:
+                    journal.spent = client.account.so_far
+                journal.keep(keys[number][sample], value)
+
+            kept = Unfinished(unfinished, keep)
+            for failure in answer(engine, group, store, wanted, origin, kept, journal.output):
                 number = numbers[failure.request]
                 question = group.questions[number]
                 if empty_if_too_long and failure.reason.startswith(TOO_LONG):
@@ -283,6 +302,7 @@ def answer(
     store: Callable[[int, dict[int, Response]], None],
     wanted: Mapping[int, tuple[int, ...]] | None = None,
     origin: str = "",
+    unfinished: Unfinished = NOTHING_KEPT,
     output: Path | None = None,
 ) -> list[Failure]:
     """Let the engine answer a group's questions, or only the samples `wanted` of some. `store` receives responses with
@@ -294,7 +314,7 @@ def answer(
         from trice.stages.chat_responses import roll_out
 
         asked = {n: (group.questions[n], content_key(group.questions[n]), wanted[n]) for n in numbers}
-        return roll_out(engine, group.task, group.settings, asked, origin, store, output)
+        return roll_out(engine, group.task, group.settings, asked, origin, store, unfinished, output)
     prompts = [
         Prompt(content_key(question), question.instruction, question.input, wanted[number])
         for number, question in group.questions.items()

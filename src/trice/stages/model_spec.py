@@ -92,8 +92,17 @@ class ModelSpec:
 def check_model_spec(spec: ModelSpec) -> None:
     """Raise InputError for a model, adapter or engine that cannot be opened, before anything is loaded."""
     chat = spec.template.format == CHAT
-    if chat and (spec.client is not None or spec.engine != "transformers"):
-        raise InputError("format 'chat' needs a local model and the engine transformers")
+    if chat and spec.client is not None and not spec.chats:
+        raise InputError(
+            "format 'chat' needs an endpoint with api 'chat', where the server writes the prompt"
+        )
+    if chat and base_engine(spec.engine) == "vllm":
+        raise InputError(
+            "format 'chat' does not support engine 'vllm'; start vLLM's server with the merged model and use it as an "
+            "endpoint (docs/how-to/tool-calls.md)"
+        )
+    if chat and spec.engine != "transformers":
+        raise InputError(f"format 'chat' does not support engine '{spec.engine}'; choose transformers")
     if chat and spec.sampling.beams > 1:
         raise InputError("format 'chat' does not support beam search; leave beams out")
     if spec.client is not None:

@@ -9,7 +9,7 @@ each token is computed once. Nothing is judged here, and only executions of call
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -96,11 +96,15 @@ class Rollout:
         ids = [*row.prompt[len(context) :], *row.ids, *([] if row.end is None else [row.end])]
         parsed = format.parse(ids, context, tools)
         self.extend(ids, loss=True)
+        self.add_turn(parsed, complete=row.end is not None)
+        return parsed
+
+    def add_turn(self, parsed: ParsedTurn, *, complete: bool) -> None:
+        """Append a parsed message."""
         self.messages.append(parsed.message)
         if parsed.outcome is not Outcome.ANSWERED:
             self.outcome, self.reason = parsed.outcome, parsed.reason
-        self.complete = row.end is not None
-        return parsed
+        self.complete = complete
 
     def add_results(
         self, executions: Sequence[Execution], format: ChatFormat, max_turns: int, context: int
@@ -108,12 +112,7 @@ class Rollout:
         """Append the results of the last message's calls as tool messages. Returns whether the model reads them, which
         it does not after a truncated message, after `max_turns` messages, or at the end of the context."""
         call = self.messages[-1]
-        results = [
-            Message(role="tool", name=each.name, content=result_text(execution))
-            for each, execution in zip(call.tool_calls, executions, strict=True)
-        ]
-        self.executions += executions
-        self.messages += results
+        results = self.add_tool_messages(executions)
         if self.complete and self.turns < max_turns:  # a truncated message has no end to continue from
             ids = format.results(call, results, self.ids[-1])
             if len(self.prompt) + len(self.ids) + len(ids) < context:
@@ -121,6 +120,33 @@ class Rollout:
                 return True
         self.complete = False
         return False
+
+    def start_calls(
+        self,
+        tools: Mapping[str, Tool],
+        executor: LiveExecutor,
+        returned: Callable[[int, Execution | TriceError], None],
+    ) -> None:
+        """Execute the calls of the last message in parallel; `returned` receives each result with the number of its
+        call, maybe in another thread."""
+        calls = self.messages[-1].tool_calls
+        before = len(self.calls) - len(calls)
+        for index, call in enumerate(calls):
+            if refused := refused_call(call, index, tools):
+                returned(index, refused)
+            else:
+                earlier = self.calls[: before + index].count(call)
+                executor.run(tools[call.name], call, partial(returned, index), earlier)
+
+    def add_tool_messages(self, executions: Sequence[Execution]) -> list[Message]:
+        """Append the results of the last message's calls as tool messages, and return them."""
+        results = [
+            Message(role="tool", name=each.name, content=result_text(execution))
+            for each, execution in zip(self.messages[-1].tool_calls, executions, strict=True)
+        ]
+        self.executions += executions
+        self.messages += results
+        return results
 
     @property
     def turns(self) -> int:
@@ -244,14 +270,7 @@ class _Run:
             return
         tools = {tool.name: tool for tool in conversation.tools}
         self.results[owner] = {}
-        before = len(rollout.calls) - len(parsed.message.tool_calls)
-        for index, call in enumerate(parsed.message.tool_calls):
-            take = partial(self._returned, owner, index)
-            if refused := refused_call(call, index, tools):
-                take(refused)
-            else:
-                earlier = rollout.calls[: before + index].count(call)
-                executor.run(tools[call.name], call, take, earlier)
+        rollout.start_calls(tools, executor, partial(self._returned, owner))
 
     def _returned(self, owner: _Owner, index: int, result: Execution | TriceError) -> None:
         self.returned.put((owner, index, result))  # from another thread

@@ -27,6 +27,7 @@ class RowState:
     Attributes:
         rows: the finished rows by key.
         failed: the reasons of failed rows by key.
+        unfinished: what continues the work on rows that are not finished, by key.
         spent: what a paid endpoint has charged for the rows so far.
         summary: of finished work, the last line: `rows`, `failed` and `seconds`. Without failed rows the journal
             then holds no rows.
@@ -40,6 +41,7 @@ class RowState:
         self.total: int = header["total"]
         self.rows: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
+        self.unfinished: dict[str, Any] = {}
         self.spent: dict[str, int] = {}
         self.summary: dict[str, Any] | None = None
         self.updated_at: float = header["at"]
@@ -54,7 +56,9 @@ class RowState:
         """Apply the next line."""
         at, self.size, self.summary = entry["at"], self.size + size, entry.get("finished")
         self.spent = entry.get("spent", self.spent)
-        if "key" in entry:
+        if "unfinished" in entry:
+            self.unfinished[entry["key"]] = entry["unfinished"]
+        elif "key" in entry:
             self._apply_row(entry, at)
         elif "resumed" in entry:
             self._earlier_seconds += self.updated_at - self._started_at
@@ -68,6 +72,7 @@ class RowState:
         if "row" in entry:
             self.rows[key] = entry["row"]
             self.failed.pop(key, None)
+            self.unfinished.pop(key, None)
         else:
             self.failed[key] = entry["failed"]
         if not self._count:

@@ -34,9 +34,9 @@ RETRY_HINT = "--retry-failed tries them again"
 class RowStore:
     """The durable rows of one output file.
 
-    Use it as a context manager, from one thread at a time. `key in store` says whether a row is finished, `add` and
-    `fail` store durably, and `finish` writes the output. If `is_finished` is true, there is nothing to do. `is_resumed`
-    says whether an unfinished run with the same settings came before, even if it stored no row.
+    Use it as a context manager, from one thread at a time. `key in store` says whether a row is finished, `add`, `fail`
+    and `keep` store durably, and `finish` writes the output. If `is_finished` is true, there is nothing to do.
+    `is_resumed` says whether an unfinished run with the same settings came before, even if it stored no row.
 
     Args:
         output: the file that the rows belong to.
@@ -81,6 +81,7 @@ class RowStore:
             self._file.close()
             raise
         self.rows, self.failed = self._state.rows, self._state.failed
+        self.unfinished = self._state.unfinished
         self.spent = self._state.spent  # stored with the next row
 
     def _load(self, settings: dict[str, Any]) -> RowState | None:
@@ -92,9 +93,11 @@ class RowStore:
         if state.summary:
             same = state.settings == settings
             return state if same and (state.rows or self._is_finished(state, settings)) else None
-        if state.rows:
+        if state.rows or state.unfinished:
             check_same_inputs(self.path, state.settings, settings, "delete that file to start over")
-        return state if state.settings == settings and (state.rows or state.failed) else None
+        return (
+            state if state.settings == settings and (state.rows or state.failed or state.unfinished) else None
+        )
 
     def _is_finished(self, state: RowState, settings: dict[str, Any]) -> bool:
         if state.summary is None:
@@ -157,6 +160,10 @@ class RowStore:
         """Store that the row of `key` failed, and why; `--retry-failed` tries it again."""
         if key not in self.rows:
             self._store(self._entry() | {"key": key, "failed": reason})
+
+    def keep(self, key: str, value: object) -> None:
+        """Store what continues the work on the row of `key` after an interruption, such as the paid part of it."""
+        self._store(self._entry() | {"key": key, "unfinished": value})
 
     def _entry(self) -> dict[str, Any]:
         return now_entry(**({"spent": self.spent} if self.spent else {}))
