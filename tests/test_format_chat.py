@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer, GenerationConfig
 
 import trice
 from tiny import command, for_tool_calls, read, write
@@ -19,6 +21,7 @@ from trice.tools.calculator import Calculator
 from trice.tools.call_text import function_schema
 from trice.types import LabeledQuestion, Outcome, Question, Response
 
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "tool-calls.md"
 QUESTIONS = [
     {"id": f"S_{i}", "question": f"What is {i} * 3?", "answer": str(3 * i), "expression": f"{i}*3"}
     for i in range(2, 7)
@@ -42,6 +45,7 @@ def test_both_stages_train_on_conversations_that_were_executed(model: trice.Mode
         "batch_size": 5,
         "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
+        "save_steps": 200,
     }
     stage1 = trice.clone(model, labels, "math", lora={"r": 16, "target_modules": "all-linear"}, **settings)
     rows = trice.generate(stage1, QUESTIONS, "math", max_new_tokens=60)
@@ -77,6 +81,49 @@ def test_both_stages_train_on_conversations_that_were_executed(model: trice.Mode
         stage1, QUESTIONS, "math", samples=3, max_new_tokens=60, num_train_epochs=1, batch_size=5
     )
     assert both.adapter is not None
+
+
+@trice.tool
+def double(value: int) -> int:
+    """Double a number."""
+    return 2 * value
+
+
+def test_the_script_of_the_documentation_answers_as_trice(
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = trice.Task("double", "Double the number.", tools=[double], answers="numbers")
+    base = for_tool_calls(tiny_model("llama"), tmp_path / "base", task.instruction, [function_schema(double)])
+    rows = [
+        {"instruction": task.instruction, "input": f"What is twice {i}?", "output": f"double({i})"}
+        | {"result": f"{2 * i}", "answer": f"{2 * i}"}
+        for i in range(2, 7)
+    ]
+    model = trice.load(base, format="chat", device="cpu", dtype="float32")
+    trained = trice.clone(
+        model, rows, task, output=tmp_path / "runs" / "double", num_train_epochs=120, batch_size=5, save_steps=200,
+        learning_rate=1e-2, lr_scheduler_type="constant", lora={"r": 16, "target_modules": "all-linear"},
+    )  # fmt: skip
+    answer = trained.ask("What is twice 4?", task)
+    assert (answer.call and answer.call.arguments, answer.text) == ({"value": 4}, "8")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(
+        r'^```python title="native.py"\n(.*?)^```$', PAGE.read_text(), re.DOTALL | re.MULTILINE
+    )
+    capsys.readouterr()
+    exec(compile(code, "native.py", "exec"), {})
+    assert capsys.readouterr().out == "8\n"
+
+    merged = trained.merge(tmp_path / "merged")
+    ends = GenerationConfig.from_pretrained(merged).eos_token_id
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    assert {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")} <= set(ends)
+    assert tokenizer.response_template
+    again = trice.load(merged, format="chat", device="cpu", dtype="float32").ask("What is twice 4?", task)
+    assert again.messages == answer.messages
 
 
 def test_the_commands_take_the_format(

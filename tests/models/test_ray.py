@@ -14,18 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from tiny import command, read, sums
+from tiny import command, for_tool_calls, read, sums
 from trice import ray_cluster
 from trice.errors import InputError, TriceError
-from trice.formats.prompt import load_template
+from trice.formats.prompt import load_template, prompt_template
 from trice.models.engine import Deliver, Failure, Generated, GenerationSettings, Prompt
 from trice.models.ray_engine import RayEngine
 from trice.models.sampling import Sampling
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec, open_engine
 from trice.tasks import Tasks
+from trice.tasks.math import INSTRUCTION
 from trice.tools import Tool, load_tool
 from trice.tools.calculator import Calculator
+from trice.tools.call_text import function_schema
 from trice.tools.executor import run_all
 from trice.tools.function_tool import FunctionTool
 from trice.tools.ray_executor import runner
@@ -145,6 +147,24 @@ def test_the_command_writes_the_same_bytes_with_ray(
     assert command(capsys, *words, "--output", outputs[1], "--engine", "ray", "--workers", 2)[0] == 0
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
     assert len(read(outputs[0])) == 10
+
+
+def test_rollouts_are_the_same_with_ray(
+    two_workers: None, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    schemas, data = [function_schema(Calculator())], sums(tmp_path / "in.json", 6)
+    model = for_tool_calls(tiny_model("llama"), tmp_path / "model", INSTRUCTION, schemas)
+    spec = ModelSpec(
+        str(model), template=prompt_template("chat"), tool_choice="required", batch_size=4, device="cpu",
+        dtype="float32", sampling=Sampling(6, temperature=1.0, samples=2, seed=2),
+    )  # fmt: skip
+    rows = generate(data, tmp_path / "one.json", Tasks("math"), spec)
+    assert len(rows) == 12
+    assert all(row.completion for row in rows)
+    assert (
+        generate(data, tmp_path / "two.json", Tasks("math"), replace(spec, engine="ray", workers=2)) == rows
+    )
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
 def test_a_run_may_go_on_on_a_cluster_but_not_with_another_writer(spec: ModelSpec) -> None:

@@ -2,7 +2,7 @@
 
 A conversation is rendered to token ids with a loss mask, and generated ids are parsed to a message. Templates come with
 the tokenizer. Variants for training, and parsers, come with TRL and transformers. A template without tools is replaced
-by `templates/chatml_tools.jinja`, which `trice merge` saves with the tokenizer. This module does not generate or
+by `templates/chatml_tools.jinja`, which is saved with an adapter and by `trice merge`. This module does not generate or
 execute anything.
 """
 

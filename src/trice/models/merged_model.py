@@ -45,10 +45,12 @@ def write_merged(adapter: Path, output: Path, model: str | None = None, *, dtype
     tokenizer = loaded.tokenizer
     if (adapter / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
+    ends = loaded.eos_ids  # with the end of a turn, which some configurations lack
     if adapter_record(adapter).prompt_template().format == CHAT:
-        tokenizer = chat_format(tokenizer).tokenizer  # with the template for tools, if the model's has none
+        chat = chat_format(tokenizer)  # with the template for tools, if the model's has none
+        tokenizer, ends = chat.tokenizer, ends | chat.end_ids
     generation = loaded.model.generation_config
-    generation.eos_token_id = sorted(loaded.eos_ids)  # with the end of a turn, which some configurations lack
+    generation.eos_token_id = sorted(ends)
     generation.pad_token_id = tokenizer.pad_token_id
 
     def make(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_text
 from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
 from trice.models.engine import Engine, Failure, GenerationSettings, too_long
-from trice.stages.generate import GRADED, Unfinished
+from trice.stages.generate import GRADED, NOTHING_KEPT, Unfinished
 from trice.tasks import TaskLike
 from trice.tasks.final_answer import unread_result
 from trice.tools import Tool
@@ -95,6 +96,17 @@ def roll_out(
 
     if isinstance(engine, EndpointEngine):
         return _roll_out_at_endpoint(engine, task, settings, questions, origin, store, unfinished, output)
+    from trice.models.ray_engine import RayEngine
+
+    if isinstance(engine, RayEngine):
+        numbers = list(questions)
+
+        def deliver(place: int, found: dict[int, Response]) -> None:
+            store(numbers[place], found)
+
+        return engine.answer(
+            partial(_roll_out_piece, task, settings, origin), list(questions.values()), deliver
+        )
     from trice.models.generation import TransformersEngine
     from trice.stages.rollouts import Conversation, rollouts
 
@@ -121,6 +133,18 @@ def roll_out(
         number = fitting[place][0]
         store(number, {sample: to_response(questions[number][0], task, rollout, chat, origin, sample)})
     return failures
+
+
+def _roll_out_piece(
+    task: TaskLike,
+    settings: GenerationSettings,
+    origin: str,
+    engine: Engine,
+    questions: Sequence[tuple[Question, str, tuple[int, ...]]],
+    deliver: Callable[[int, dict[int, Response]], None],
+) -> list[Failure]:
+    """Answer questions on a worker of a cluster."""
+    return roll_out(engine, task, settings, dict(enumerate(questions)), origin, deliver, NOTHING_KEPT)
 
 
 def _roll_out_at_endpoint(

@@ -101,8 +101,6 @@ def check_model_spec(spec: ModelSpec) -> None:
             "format 'chat' does not support engine 'vllm'; start vLLM's server with the merged model and use it as an "
             "endpoint (docs/how-to/tool-calls.md)"
         )
-    if chat and spec.engine != "transformers":
-        raise InputError(f"format 'chat' does not support engine '{spec.engine}'; choose transformers")
     if chat and spec.sampling.beams > 1:
         raise InputError("format 'chat' does not support beam search; leave beams out")
     if spec.client is not None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trice import __version__
-from trice.formats.prompt import Template
+from trice.formats.chat import chat_format
+from trice.formats.prompt import CHAT, Template
 from trice.models.adapters import CONFIG, TRAINING_RECORD, WEIGHTS, adapter_weights
 from trice.models.local import LocalModel, check_model, load_base, pick_device, resolve_dtype
 from trice.progress import Progress, first_process, notice
@@ -182,6 +183,8 @@ def fit(
         if state.is_main_process:
             clear_calls(output)
             write_card(output, data)
+            if template.format == CHAT:  # for programs that read the template from the adapter's folder
+                chat_format(loaded.tokenizer).tokenizer.save_pretrained(output)
             _copy_adapter(final, output)  # last: the adapter's configuration marks the folder as finished
         state.wait_for_everyone()
     return output

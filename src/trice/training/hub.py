@@ -102,7 +102,9 @@ def _files(adapter: Path, base: str | None) -> dict[str, bytes | str]:
             record | {"model": named} | ({"template": Path(template).name} if template else {})
         )
     written = {name: (json.dumps(value, indent=2) + "\n").encode() for name, value in contents.items()}
-    return {weights.name: str(weights), CARD: str(card).encode(), **written}
+    tokenizer = [*adapter.glob("tokenizer*"), *adapter.glob("chat_template.jinja")]  # of the format chat
+    copied = {path.name: str(path) for path in (weights, *tokenizer)}
+    return {**copied, CARD: str(card).encode(), **written}
 
 
 def _renamed(card: str, local: str, hub: str) -> str:
