@@ -12,7 +12,7 @@ from stand_in_server import StandIn
 
 import trice
 from tiny import command, killed, read, sums, tree, write
-from trice.errors import InputError, TriceError
+from trice.errors import InputError, ToolUnavailable, TriceError
 from trice.formats.prompt import Example, prompt_template
 from trice.models.budget import Budget, ToolChat, maximum_cost
 from trice.models.endpoint import Endpoint
@@ -144,6 +144,21 @@ def test_a_conversation_that_failed_continues_where_it_failed(tmp_path: Path) ->
         assert len(server.seen) == 4
         assert len(generate(data, output, Tasks("math"), spec(server.url), retry=True)) == 1
         assert len(server.seen) == 5
+
+
+@trice.tool
+def door(expression: str) -> str:
+    """Open a door."""
+    raise ToolUnavailable("the door is locked")
+
+
+def test_a_tool_that_cannot_run_stops_the_stage(tmp_path: Path) -> None:
+    data, task = sums(tmp_path / "S.json", 1), trice.Task("doors", "Open it.", tools=[door])
+    with StandIn(lambda _: call("x", name="door")) as server:
+        for _ in range(2):  # the second time no request is sent
+            with pytest.raises(ToolUnavailable, match="the door is locked"):
+                generate(data, tmp_path / "out.json", Tasks(task), spec(server.url))
+            assert len(server.seen) == 1
 
 
 def test_killed_anywhere_it_ends_the_same(tmp_path: Path) -> None:
