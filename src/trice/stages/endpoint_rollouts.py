@@ -61,9 +61,21 @@ def endpoint_rollouts(
     max_turns: int = MAX_TURNS,
     output: Path | None = None,
 ) -> list[Failure]:
-    """Continue conversations until the model answers without a call. `receive` gets rollouts in the order in which they
-    finish, and `keep` those that do not. Calls are stored next to `output`, the file that is being made. With tool choice `required`, the first request of a conversation requires a
-    call. Returns the conversations of which some sample failed.
+    """Continue conversations until the model answers without a call.
+
+    With tool choice `required`, the first request of a conversation requires a call.
+
+    Args:
+        engine: The endpoint.
+        conversations: What the model continues.
+        settings: How each message is sampled.
+        receive: Receives rollouts in the order in which they finish.
+        keep: Receives those that continue, after each reply and after the results of its calls.
+        max_turns: The number of assistant messages after which a rollout ends.
+        output: The file that is being made. Calls are stored next to it.
+
+    Returns:
+        The conversations of which some sample failed.
 
     Raises:
         TriceError: If a tool cannot run, if every request would fail for the same reason, or if the budget is spent.
