@@ -6,9 +6,10 @@ conversations at once, left-padded, and waits for the longest. Each repetition r
 that another load on the machine meets all of them. Tokens have to be equal; where two logits are nearly equal, batched
 arithmetic may choose the other, so the script prints the share of equal conversations and fails below 90%.
 
-A model without a trained adapter makes few calls, so every first message is made to begin one.
+A small model without a trained adapter makes few calls, so the prompt holds an example, and every first message is made
+to begin a call.
 
-    python benchmarks/rollouts.py MODEL --questions 16 --max-new-tokens 48 --turns 2 --repeat 3
+    python benchmarks/rollouts.py MODEL --questions 16 --max-new-tokens 64 --turns 3 --repeat 3
 """
 
 from __future__ import annotations
@@ -32,14 +33,29 @@ from trice.types import Execution, Message, Outcome, ToolCall
 
 
 def conversations(chat: ChatFormat, count: int) -> list[Conversation]:
+    """Two-step problems, after an example of one that is solved in two calls."""
     schemas = [function_schema(Calculator())]
-    system = Message(role="system", content="Solve the problem; the calculator computes an expression.")
+
+    def call(expression: str) -> Message:
+        arguments = {"expression": expression}
+        return Message(role="assistant", tool_calls=[ToolCall(name=Calculator.name, arguments=arguments)])
+
+    def result(text: str) -> Message:
+        return Message(role="tool", name=Calculator.name, content=text)
+
+    example = [
+        Message(role="system", content="Solve the problem step by step; the calculator computes an expression."),
+        Message(role="user", content="A box holds 12 rows of 17 eggs. 25 eggs break. How many are left?"),
+        call("12 * 17"), result("204"), call("204 - 25"), result("179"),
+        Message(role="assistant", content="There are 179 eggs left."),
+    ]  # fmt: skip
     problems = (
-        f"A shop sells {n + 3} pens at {n % 7 + 2} dollars each. What does it earn?" for n in range(count)
+        f"A shop sells {n + 23} pens at {n % 7 + 12} dollars each and pays {n + 31} dollars of rent. What does it earn?"
+        for n in range(count)
     )
     return [
         Conversation(
-            chat.prompt([system, Message(role="user", content=text)], schemas), [Calculator()], str(number)
+            chat.prompt([*example, Message(role="user", content=text)], schemas), [Calculator()], str(number)
         )
         for number, text in enumerate(problems)
     ]
@@ -126,8 +142,8 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=int, default=16, help="of the rollouts, and of the loop over turns"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=48)
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -137,16 +153,19 @@ def main() -> None:
     opening = chat.call_opening()
     loop = Loop(loaded, chat, opening, options.max_new_tokens, options.turns)
 
+    messages: list[int] = []  # of each conversation
+
     def ours() -> list[list[int]]:
         sampling = Sampling(max_new_tokens=options.max_new_tokens)
         found = {
-            number: rollout.ids
+            number: rollout
             for number, _, rollout in rollouts(
                 loaded, chat, asked, sampling,
                 max_turns=options.turns, opening=opening, batch_size=options.batch_size,
             )
         }  # fmt: skip
-        return [found[number] for number in range(len(asked))]
+        messages[:] = [rollout.turns for rollout in found.values()]
+        return [found[number].ids for number in range(len(asked))]
 
     def timed(name: str, continued: Callable[[], list[list[int]]]) -> float:
         started = time.perf_counter()
@@ -171,8 +190,9 @@ def main() -> None:
         own = timed("rollouts", ours)
         ratios["turn by turn"].append(timed("turn by turn", lambda: loop(asked, options.batch_size)) / own)
         ratios["one by one"].append(timed("one by one", lambda: loop(asked, 1)) / own)
-    results = sum(len(ids) > options.max_new_tokens + len(opening) for ids in expected)
-    print(f"{len(asked)} conversations, {results} of which have a second turn")
+    print(
+        f"{len(asked)} conversations in {sum(messages)} messages of the model, prompts of {len(asked[0].prompt)} tokens"
+    )
     for name, each in ratios.items():
         print(f"rollouts are {median(each):.2f} times as fast as {name} ({min(each):.2f} to {max(each):.2f})")
 
