@@ -7,6 +7,7 @@ functions, percent signs) gives None instead of an error: its question then has 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -89,6 +90,38 @@ def values(expression: str) -> list[Fraction]:
             return []
         results.append(stack[-1])
     return results or stack
+
+
+def operations(expression: str) -> list[list[str]]:
+    """The expression as single operations on numbers, by the turn in which they can be computed.
+
+    An operation uses results of earlier turns, so those of one turn do not depend on each other: `3*4+5*6` is
+    `[["3*4", "5*6"], ["12+30"]]`. Empty if the expression cannot be computed, or if a result is negative or no decimal
+    of at most six places.
+    """
+    stack: list[tuple[Fraction, int]] = []  # each value, and the turn that computes it
+    turns: list[list[str]] = []
+    for step in _steps(expression):
+        if not isinstance(step, Operation):
+            stack.append((Fraction(step), 0))
+            continue
+        operands = [value for value, _ in stack[-step.arity :]]
+        turn = 1 + max(turn for _, turn in stack[-step.arity :])
+        try:
+            value = step.compute(*operands)
+        except ZeroDivisionError:
+            return []
+        if step.arity != 2 or value < 0 or (value * 10**6).denominator != 1:
+            return []
+        stack[-2:] = [(value, turn)]
+        turns += [[] for _ in range(turn - len(turns))]
+        turns[turn - 1].append(step.name.join(decimal(operand) for operand in operands))
+    return turns
+
+
+def decimal(value: Fraction) -> str:
+    """A value of finitely many decimals as a number in its shortest form."""
+    return number(format(Decimal(value.numerator) / Decimal(value.denominator), "f")) or ""
 
 
 def equal(expression: str, result: str) -> bool:

@@ -91,11 +91,11 @@ class FactSet:
     def _part(self, part: str, held_out: bool, size: int | None, seed: int) -> list[Question]:
         facts = [fact for fact in self.facts() if fact.test is held_out]
         most = sum(len(fact.texts) for fact in facts)
-        rows = _rows(facts, random.Random(f"{seed}:{self.name}:{part}"))
+        rows = fact_rows(facts, random.Random(f"{seed}:{self.name}:{part}"))
         return take_questions(self.name, part, rows, len(facts) if size is None else size, most)
 
 
-def _rows(facts: list[Fact], rng: random.Random) -> Iterator[dict[str, Any]]:
+def fact_rows(facts: list[Fact], rng: random.Random) -> Iterator[dict[str, Any]]:
     """Every fact once in random order, then again with another of its texts, until all texts are used."""
     left = [(fact, rng.sample(fact.texts, len(fact.texts))) for fact in rng.sample(facts, len(facts))]
     while left:

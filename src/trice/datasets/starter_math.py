@@ -13,15 +13,13 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trice.datasets.expressions import number, values
+from trice.datasets.expressions import decimal, values
 from trice.datasets.starter_common import fill_gaps, take_questions
 from trice.types import Question
 
@@ -85,19 +83,14 @@ def _attempt(template: Template, rng: random.Random) -> dict[str, Any] | None:
         return None
     return {
         "input": text,
-        "answer": _decimal(steps[-1]),
+        "answer": decimal(steps[-1]),
         "expression": expression,
         "template": template.name,
         "level": template.level,
     }
 
 
-def _decimal(value: Fraction) -> str:
-    """An exact decimal in its shortest form."""
-    return number(format(Decimal(value.numerator) / Decimal(value.denominator), "f")) or ""
-
-
-def _rows(part: str, chosen: Sequence[Template], seed: int) -> Iterator[dict[str, Any]]:
+def rows(part: str, chosen: Sequence[Template], seed: int) -> Iterator[dict[str, Any]]:
     """An endless stream of distinct questions, with each template in turn."""
     rng = random.Random(f"{seed}:{part}")
     seen: set[str] = set()
@@ -118,8 +111,6 @@ def make(
     kept = [template for template in templates() if not template.test]
     held_out = [template for template in templates() if template.test]
     return (
-        take_questions(
-            NAME, "train", _rows("train", kept, seed), TRAIN if train is None else train, MAX_ROWS
-        ),
-        take_questions(NAME, "test", _rows("test", held_out, seed), TEST if test is None else test, MAX_ROWS),
+        take_questions(NAME, "train", rows("train", kept, seed), TRAIN if train is None else train, MAX_ROWS),
+        take_questions(NAME, "test", rows("test", held_out, seed), TEST if test is None else test, MAX_ROWS),
     )
