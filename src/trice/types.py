@@ -144,6 +144,11 @@ class Question(Row):
     tool: Literal["required"] | None = None
     """`required` if only a tool can know the answer (stock, prices, time): the question always needs a tool and is
     never known"""
+    gold_calls: list[Annotated[list[ToolCall], Field(min_length=1)]] | None = Field(
+        default=None, min_length=1
+    )
+    """the calls that answer the question, by turn: those of one turn do not need each other's results. The teachers
+    `annotations` and `rule` make a label of them, which needs native tool calls"""
     turn: Count | None = None
     """for a second turn: its number among the questions over one output, from 1"""
     first_turn: str | None = None

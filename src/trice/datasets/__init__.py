@@ -23,6 +23,7 @@ from trice.datasets import (
     mlqa,
     multiarith,
     open_qa,
+    starter_chat,
     starter_contexts,
     starter_facts,
     starter_math,
@@ -60,6 +61,7 @@ MADE = {  # by us: task, licence, and what makes the questions
         for each in (starter_facts.QA, starter_facts.LAMA)
     },
     starter_contexts.NAME: (starter_contexts.TASK, starter_contexts.LICENCE, starter_contexts.make),
+    starter_chat.NAME: (starter_chat.TASK, starter_chat.LICENCE, starter_chat.make),
 }
 NAMES = (*BENCHMARKS, *MADE)
 TASKS = {name: made[0] for name, made in MADE.items()} | {

@@ -178,6 +178,15 @@ def _roll_out_at_endpoint(
     return endpoint_rollouts(engine, conversations, settings, receive, keep, output=output)
 
 
+def unchanged_by_tool_choice(settings: GenerationSettings, tokenizer: Any, row: Response) -> bool:
+    """Whether a greedy response with tool choice `auto` is the same with that of `settings`: with `required` if it
+    begins with a call anyway. With `none`, the prompt is another one."""
+    if settings.tool_choice != "required" or row.tokens is None:
+        return settings.tool_choice == "auto"
+    opening = chat_format_of(settings.template, tokenizer).call_opening()
+    return row.tokens[: len(opening)] == opening
+
+
 def to_response(
     question: Question,
     task: TaskLike,

@@ -260,19 +260,23 @@ def _unchanged(
 ) -> dict[str, Response]:
     """The responses with tool choice `auto` that the tool choice of `spec` would not change, by their keys."""
     greedy = Sampling(spec.sampling.max_new_tokens, seed=spec.sampling.seed)
-    if spec.template.format == CHAT:
-        return {}
     if spec.client is not None or spec.engine != "transformers" or spec.sampling != greedy:
         return {}
     from trice.models.local import load_tokenizer
+    from trice.stages.chat_responses import unchanged_by_tool_choice
 
+    native = spec.template.format == CHAT
     known = {(row.dataset, row.id): row for row in read_rows(auto_responses, Response)}
     tokenizer = load_tokenizer(spec.model)
     found = {}
     for group in groups:
         for number, question in group.questions.items():
             row = known.get((question.dataset, question.id))
-            if row and group.settings.unchanged_by_tool_choice(tokenizer, row.response, row.tokens):
+            if row and (
+                unchanged_by_tool_choice(group.settings, tokenizer, row)
+                if native
+                else group.settings.unchanged_by_tool_choice(tokenizer, row.response, row.tokens)
+            ):
                 found[keys[number][0]] = row.model_copy(update={"origin": origin})
     return found
 

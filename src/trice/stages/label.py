@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from trice.errors import InputError
 from trice.progress import notice
 from trice.stages.generate import GRADED
+from trice.stages.gold_calls import MAX_SHOWN, gold_conversations
 from trice.stages.grading import Executed, execute, judge
 from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.storage import files
@@ -29,12 +30,11 @@ from trice.tools.answer_matching import contains_answer
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
 from trice.tools.second_turn import split_context
-from trice.types import LabeledQuestion, Outcome, Question, Response
+from trice.types import LabeledQuestion, Message, Outcome, Question, Response
 
 # Fields of the base model's response or of an earlier label, which are not the question's.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)
 READING_FIELDS = {"id", "dataset", "task", "answer", "turn", "first_turn"}
-MAX_SHOWN = 200  # characters of a wrong answer in a reason
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,14 @@ class Yield:
 
 class _Verdict(NamedTuple):
     """The result for one question: the accepted call with its output and tool, or the reason for the rejection and the
-    label's text."""
+    label's text. `completion` are the messages of a label of several calls."""
 
     reason: str
     text: str | None = None
     call: str | None = None
     output: str = ""
     tool: Tool | None = None
+    completion: list[Message] | None = None
 
 
 def label(
@@ -155,12 +156,21 @@ def _judge(
     tasks: Tasks, questions: Mapping[int, Question], labels: Labels, output: Path
 ) -> dict[int, _Verdict]:
     """Execute labels, and judge their results by the gold answers."""
+    several = {i: questions[i] for i in labels if questions[i].gold_calls}
+    found = gold_conversations(tasks, several, output) if several else {}
+    verdicts = {
+        i: _Verdict("", labels[i], labels[i], completion=messages)
+        if not reason
+        else _Verdict(reason, labels[i])
+        for i, (messages, reason) in found.items()
+    }
+    single = {i: text for i, text in labels.items() if i not in several}
     rows = [
         Response.model_validate(questions[i].model_dump(exclude=GRADED) | {"response": text})
-        for i, text in labels.items()
+        for i, text in single.items()
     ]
     executed = execute(tasks, rows, output=output)
-    return {i: _verdict(tasks, each) for i, each in zip(labels, executed, strict=True)}
+    return verdicts | {i: _verdict(tasks, each) for i, each in zip(single, executed, strict=True)}
 
 
 def _verdict(tasks: Tasks, executed: Executed) -> _Verdict:
@@ -224,7 +234,8 @@ def _labeled(tasks: Tasks, question: Question, verdict: _Verdict) -> LabeledQues
         "instruction": instruction,
         "input": question.input,
         "output": verdict.call,
-        "result": verdict.output,
+        "result": None if verdict.completion else verdict.output,
+        "completion": verdict.completion,
     }
     return LabeledQuestion.model_validate(_question_fields(question) | fields)
 

@@ -115,6 +115,7 @@ def _conversation(tasks: Tasks, labeled: LabeledQuestion, target: Response) -> R
     task = tasks.of(target)
     messages = target_messages(labeled, task.tools)
     calls = messages[0].tool_calls
+    results = [message.content for message in messages if message.role == "tool"]
     prediction = (
         messages[-1].content if messages[-1].role != "assistant" else task.predict(messages[-1].content)
     )
@@ -123,7 +124,7 @@ def _conversation(tasks: Tasks, labeled: LabeledQuestion, target: Response) -> R
             "completion": messages,
             "outcome": Outcome.CALLED if calls else Outcome.ANSWERED,
             "call": calls[0] if calls else None,
-            "execution": Execution(output=labeled.result) if calls and labeled.result is not None else None,
+            "execution": Execution(output=results[0]) if results else None,
             "prediction": prediction,
         }
     )

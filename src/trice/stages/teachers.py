@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -29,7 +29,7 @@ from trice.storage.files import read_text, validate
 from trice.tasks import MIXED, Tasks
 from trice.tools import Tool, annotated_call
 from trice.tools.call_text import write_call
-from trice.types import Question
+from trice.types import Question, ToolCall
 
 CHUNK = 500  # offline labels that are stored at once
 FAILURE = "endpoint failure"
@@ -81,6 +81,10 @@ class Offline(ABC):
     ) -> dict[int, str]:
         labels: Labels = {}
         for i, question in questions.items():
+            if question.gold_calls:
+                calls = (call for turn in question.gold_calls for call in turn)
+                labels[i] = "\n".join(_call_text(tasks.of(question).tools, call) for call in calls)
+                continue
             tools = tasks.own_tools(tasks.of(question))
             call = annotated_call(question) or ""
             parsers = {tool.name: tool.parse for tool in tools if call.startswith(f"{tool.name}(")}
@@ -95,6 +99,11 @@ class Offline(ABC):
         for start in range(0, len(items), CHUNK):
             done(dict(items[start : start + CHUNK]))
         return {i: self.nothing for i in questions if i not in labels}
+
+
+def _call_text(tools: Sequence[Tool], call: ToolCall) -> str:
+    tool = next((tool for tool in tools if tool.name == call.name), None)
+    return write_call(tool, call.arguments) if tool else f"{call.name}({call.arguments})"
 
 
 class Annotations(Offline):

@@ -28,7 +28,11 @@ MIX = (
     "translator for help."
 )
 MIXED = ("math", "qa", "lama", "mlqa")
-SHIPPED = (*MIXED, "hotpot")
+ASSISTANT = (
+    "Answer the question, and only with the answer. Use the tools for arithmetic and for facts; call several in one "
+    "message if they do not need each other's results."
+)
+SHIPPED = (*MIXED, "hotpot", "assistant")
 # The last three are files of `data/stage1/<task>`, where a task's own is called after it.
 RESERVED = (*SHIPPED, "mix", SECOND_TURN, "answers", "calls", "questions")
 PUBLISHED = "@words-published"
@@ -261,12 +265,14 @@ def load_task(name: str, sources: Mapping[str, str] | None = None) -> TaskLike:
     if name in texts:
         instruction, tool = texts[name]
         return Task(name, instruction, tools(tool))
+    if name == "assistant":
+        return Task(name, ASSISTANT, tools("calculator", "QA"), "auto")
     if name == SECOND_TURN:
         return Task(name, SECOND_TURN_INSTRUCTION)
     if name.endswith((".yaml", ".yml")):
         return custom.from_file(name, sources or {})
     if ":" not in name:
-        known = ", ".join(["math", *texts, "mix"])
+        known = ", ".join([*SHIPPED, "mix"])
         raise InputError(
             f"unknown task '{name}'; there is: {known}, or your own as module:name or a .yaml file"
         )

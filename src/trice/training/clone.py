@@ -34,6 +34,13 @@ def examples(
 
         return render
     rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
+    for row in rows:
+        calls = sum(len(message.tool_calls) for message in row.completion or ())
+        if calls > 1:
+            raise InputError(
+                f"{row.where}: field 'completion': has {calls} tool calls, and the format paper has one; use the "
+                "format chat"
+            )
 
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
