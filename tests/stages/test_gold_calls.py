@@ -1,0 +1,84 @@
+"""Labels of several calls: executed by turn, judged by the gold answer, written as a conversation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import trice
+from tiny import read, write
+from trice.errors import InputError
+from trice.formats.prompt import load_template
+from trice.stages.label import label
+from trice.stages.teachers import Annotations
+from trice.tasks import Tasks
+from trice.training.clone import examples
+
+
+@trice.tool
+def stock(product: str, place: str) -> int:
+    """Say how many pieces of a product a place holds."""
+    return {("chair", "north"): 7, ("chair", "south"): 2}[product, place]
+
+
+@trice.tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+TASK = trice.Task("shop", "Answer the customer.", tools=[stock, add], answers="auto")
+
+
+def call(name: str, **arguments: object) -> dict[str, object]:
+    return {"name": name, "arguments": arguments}
+
+
+NORTH, SOUTH = call("stock", product="chair", place="north"), call("stock", product="chair", place="south")
+QUESTIONS = [
+    {"id": "both", "question": "How many in each?", "answer": "7 and 2", "gold_calls": [[NORTH, SOUTH]]},
+    {"id": "sum", "question": "How many?", "answer": ["8", "9"], "gold_calls": [[NORTH, SOUTH], [call("add", a=7, b=2)]]},
+    {"id": "wrong", "question": "How many?", "answer": "5", "gold_calls": [[NORTH]]},
+    {"id": "failing", "question": "How many in the west?", "answer": "5", "gold_calls": [[call("stock", product="chair", place="west")]]},
+]  # fmt: skip
+
+
+def test_gold_calls_become_conversations_with_results_and_the_answer_that_they_give() -> None:
+    labels = trice.label(QUESTIONS, TASK)
+    assert [row.id for row in labels] == ["both", "sum"]
+    both, total = ([m.model_dump(exclude_defaults=True) for m in row.completion or ()] for row in labels)
+    assert both == [
+        {"role": "assistant", "tool_calls": [NORTH, SOUTH]},
+        {"role": "tool", "name": "stock", "content": "7"},
+        {"role": "tool", "name": "stock", "content": "2"},
+        {"role": "assistant", "content": "7 and 2"},
+    ]
+    assert total == [
+        *both[:3],
+        {"role": "assistant", "tool_calls": [call("add", a=7, b=2)]},
+        {"role": "tool", "name": "add", "content": "9"},
+        {"role": "assistant", "content": "9"},  # the accepted answer that the calls give, not the first
+    ]
+
+
+def test_rejected_labels_say_why(tmp_path: Path) -> None:
+    data = write(tmp_path / "q.json", QUESTIONS)
+    found = label(data, tmp_path / "labels.json", Tasks(TASK), Annotations())
+    assert (found.kept, found.total) == (2, 4)
+    rejected = {row["id"]: row["rejected"] for row in read(tmp_path / "labels_rejected.json")}
+    assert rejected["wrong"] == "wrong answer: 7"
+    assert rejected["failing"].startswith("execution error: stock failed: nothing found")
+
+
+def test_a_call_of_another_tool_is_refused() -> None:
+    row = QUESTIONS[0] | {"gold_calls": [[call("weather", place="north")]]}
+    with pytest.raises(InputError, match="field 'gold_calls': the task offers no tool 'weather'; it offers: stock, add"):
+        trice.label([row], TASK)
+
+
+def test_the_format_paper_refuses_several_calls(tmp_path: Path) -> None:
+    label(write(tmp_path / "q.json", QUESTIONS[:1]), tmp_path / "labels.json", Tasks(TASK), Annotations())
+    message = "labels.json:1: field 'completion': has 2 tool calls, and the format paper has one; use the format"
+    with pytest.raises(InputError, match=message):
+        examples(tmp_path / "labels.json", load_template("plain"))
