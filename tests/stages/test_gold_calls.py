@@ -36,12 +36,13 @@ def call(name: str, **arguments: object) -> dict[str, object]:
 
 
 NORTH, SOUTH = call("stock", product="chair", place="north"), call("stock", product="chair", place="south")
+WEST, TOTAL = call("stock", product="chair", place="west"), call("add", a=7, b=2)
 QUESTIONS = [
     {"id": "both", "question": "How many in each?", "answer": "7 and 2", "gold_calls": [[NORTH, SOUTH]]},
-    {"id": "sum", "question": "How many?", "answer": ["8", "9"], "gold_calls": [[NORTH, SOUTH], [call("add", a=7, b=2)]]},
+    {"id": "sum", "question": "How many?", "answer": ["8", "9"], "gold_calls": [[NORTH, SOUTH], [TOTAL]]},
     {"id": "wrong", "question": "How many?", "answer": "5", "gold_calls": [[NORTH]]},
-    {"id": "failing", "question": "How many in the west?", "answer": "5", "gold_calls": [[call("stock", product="chair", place="west")]]},
-]  # fmt: skip
+    {"id": "failing", "question": "How many in the west?", "answer": "5", "gold_calls": [[WEST]]},
+]
 
 
 def test_gold_calls_become_conversations_with_results_and_the_answer_that_they_give() -> None:
@@ -73,12 +74,16 @@ def test_rejected_labels_say_why(tmp_path: Path) -> None:
 
 def test_a_call_of_another_tool_is_refused() -> None:
     row = QUESTIONS[0] | {"gold_calls": [[call("weather", place="north")]]}
-    with pytest.raises(InputError, match="field 'gold_calls': the task offers no tool 'weather'; it offers: stock, add"):
+    with pytest.raises(
+        InputError, match="field 'gold_calls': the task offers no tool 'weather'; it offers: stock, add"
+    ):
         trice.label([row], TASK)
 
 
 def test_the_format_paper_refuses_several_calls(tmp_path: Path) -> None:
     label(write(tmp_path / "q.json", QUESTIONS[:1]), tmp_path / "labels.json", Tasks(TASK), Annotations())
-    message = "labels.json:1: field 'completion': has 2 tool calls, and the format paper has one; use the format"
+    message = (
+        "labels.json:1: field 'completion': has 2 tool calls, and the format paper has one; use the format"
+    )
     with pytest.raises(InputError, match=message):
         examples(tmp_path / "labels.json", load_template("plain"))
