@@ -34,7 +34,8 @@ def demo(overrides: Overrides = None) -> None:
 @app.command(rich_help_panel=WHOLE, context_settings=UNKNOWN_OPTIONS)
 def run(
     recipe: Annotated[
-        str, typer.Argument(help="Recipe file, or the name of a shipped recipe (demo, real-math, real-mix).")
+        str,
+        typer.Argument(help="Recipe file, or a shipped recipe: demo, demo-chat, real-math or real-mix."),
     ],
     overrides: Overrides = None,
     status: Annotated[
