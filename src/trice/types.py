@@ -255,6 +255,16 @@ class Response(Question):
             return [] if self.call is None else [self.call]
         return [call for message in self.completion for call in message.tool_calls]
 
+    @property
+    def results(self) -> list[str]:
+        """What the calls returned, in order; that of a failed call begins with `Error: `."""
+        if self.completion is not None:
+            return [message.content for message in self.completion if message.role == "tool"]
+        if self.execution is None:
+            return []
+        error = self.execution.error
+        return [(self.execution.output or "") if error is None else f"Error: {error}"]
+
     @field_validator("prediction", mode="before")
     @classmethod
     def _first_prediction(cls, value: Any) -> Any:

@@ -102,6 +102,35 @@ def test_a_call_as_it_was_understood() -> None:
     assert call_text(response("answered", RIGHT)) == ""
 
 
+def conversation(*turns: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Messages with calls of the calculator, each turn a list of (expression, result)."""
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        calls = [{"name": "calculator", "arguments": {"expression": expression}} for expression, _ in turn]
+        messages.append({"role": "assistant", "tool_calls": calls})
+        messages += [{"role": "tool", "name": "calculator", "content": result} for _, result in turn]
+    return messages
+
+
+def test_all_calls_of_a_conversation_and_all_results_count() -> None:
+    fields = {"completion": conversation([("1+1", "2"), ("3/0", "Error: division by zero")], [("2+2", "4")])}
+    row = response("called", RIGHT, **fields)
+    assert call_text(row) == "calculator(1+1), then calculator(3/0), then calculator(2+2)"
+    assert row.results == ["2", "Error: division by zero", "4"]
+    other = {"completion": conversation([("1+1", "2"), ("3/0", "Error: division by zero")])}
+    assert change_kind(response("called", WRONG, **other), row) == Kind.ARGUMENTS
+    assert change_kind(response("called", WRONG, **fields), row) == Kind.READING
+    tables = case_tables(
+        find_cases(Run(results={"zero-shot": [response("called", WRONG, **other)], "both": [row]}))
+    )
+    assert tables[0].rows[1][2].text == "2 | Error: division by zero | 4"
+    run = Run(results={"zero-shot": [response("called", WRONG, **other)], "both": [row]})
+    page = case_data(find_cases(run))
+    shown = page["cases"][0]["responses"][1]
+    assert page["texts"][shown["output"]] == "2\nError: division by zero\n4"
+    assert "error" not in shown
+
+
 def test_of_a_question_with_a_context_the_question_is_shown() -> None:
     row = response("answered", RIGHT, input="Context: long ago.\nQuestion: When?")
     assert question_text(row) == "… When?"

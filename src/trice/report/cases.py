@@ -17,7 +17,7 @@ from trice.formats import paper
 from trice.metrics import needs_tool
 from trice.report.elements import MAX_CELL, MISSING, Cell, Table, shorten
 from trice.report.run_reader import BASE, BOTH, STAGE_1, Run, without_seed
-from trice.types import Outcome, Question, Response
+from trice.types import Outcome, Question, Response, ToolCall
 
 TITLE = "Cases"
 CASES_PER_KIND = 3  # in the tables
@@ -113,7 +113,7 @@ def change_kind(before: Response, after: Response) -> Kind | None:
             return Kind.ARGUMENTS
         case Outcome.CALLED if _call(before) != _call(after):
             return Kind.ARGUMENTS
-        case Outcome.CALLED if _output(before) == _output(after):
+        case Outcome.CALLED if before.results == after.results:
             return Kind.READING
     return None
 
@@ -125,12 +125,14 @@ def question_text(question: Question) -> str:
 
 
 def call_text(row: Response) -> str:
-    """The call as it was parsed: `name(argument)` or `name(first=…, second=…)`; empty without a call."""
-    if row.call is None:
-        return ""
-    values = paper.argument_texts(row.call.arguments)
+    """The calls as they were parsed, such as `name(argument)` or `name(first=…, second=…)`; empty without a call."""
+    return ", then ".join(map(_one_call_text, row.calls))
+
+
+def _one_call_text(call: ToolCall) -> str:
+    values = paper.argument_texts(call.arguments)
     named = [f"{key}={value}" for key, value in values.items()] if len(values) > 1 else values.values()
-    return paper.render_call(row.call.name, ", ".join(named))
+    return paper.render_call(call.name, ", ".join(named))
 
 
 def case_tables(cases: Cases) -> list[Table]:
@@ -158,12 +160,8 @@ def _case(responses: dict[str, Response], pairs: Sequence[tuple[str, str]]) -> C
 
 
 def _call(row: Response) -> object:
-    """Identifies a call: by its name and arguments, else by its text."""
-    return (row.call.name, row.call.arguments) if row.call else row.response.strip()
-
-
-def _output(row: Response) -> object:
-    return (row.execution.output, row.execution.error) if row.execution else None
+    """Identifies the calls: by their names and arguments, else by the text."""
+    return [(call.name, call.arguments) for call in row.calls] or row.response.strip()
 
 
 def _alternate(cases: Cases, numbers: Sequence[int]) -> list[int]:
@@ -197,11 +195,10 @@ def _table(title: str, case: Case, conditions: Sequence[str]) -> Table:
 
 
 def _tool_result(row: Response) -> Cell:
-    if row.execution is None:
+    if not row.results:
         return Cell(MISSING)
-    output, error = row.execution.output, row.execution.error
     read = f"read as: {shorten(' | '.join(row.turns), 120)}" if row.turns else ""
-    return Cell(shorten(f"error: {error}" if output is None else output, 120), read)
+    return Cell(shorten(" | ".join(row.results), 120), read)
 
 
 def _verdict(row: Response) -> Cell:

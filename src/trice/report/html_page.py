@@ -118,6 +118,8 @@ def _case(case: Case, conditions: Sequence[str], texts: _Texts) -> dict[str, Any
 
 def _response(row: Response, texts: _Texts) -> dict[str, Any]:
     call, execution = call_text(row), row.execution or Execution()
+    if len(row.results) > 1:
+        execution = Execution(output="\n".join(row.results))
     shown = {
         "response": row.response,
         "reason": row.reason,
