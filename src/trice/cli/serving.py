@@ -136,21 +136,35 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
 
     check_installed()
     from trice.server.limits import Limits
+    from trice.server.model_registry import NO_TASK
     from trice.server.startup import Access
     from trice.server.startup import serve as start
 
-    resolved = resolve(models.model, models.task, models.format, models.template, models.adapter)
+    # A model of the format chat needs no task: the tools are then the clients'.
+    free = models.task is None and _converse(models)
+    task = NO_TASK.name if free else models.task
+    resolved = resolve(models.model, task, models.format, models.template, models.adapter)
     limits = server.model_dump(
         include={"max_new_tokens", "max_prompt_tokens", "batch_size", "max_waiting", "timeout"}
     )
     start(
-        resolved.model, models.adapter, resolved.task, models.format, models.template,
+        resolved.model, models.adapter, None if free else resolved.task, models.format, models.template,
         access=Access(
             server.host, server.port, server.keys_file, tuple(server.allow_host), server.allow_anyone
         ),
         limits=Limits(**limits), tools=models.tool, answer_from_result=models.answer_from_result,
         questions=models.questions, device=device.device, dtype=device.dtype,
     )  # fmt: skip
+
+
+def _converse(models: ServedModels) -> bool:
+    """Whether all models have the format `chat`, and no adapter records a task."""
+    from trice.formats.prompt import CHAT
+    from trice.models.adapters import AdapterRecord, adapter_record
+
+    records = [adapter_record(adapter) for adapter in models.adapter] or [AdapterRecord()]
+    templates = [record.prompt_template(models.format, models.template) for record in records]
+    return all(each.format == CHAT for each in templates) and not any(record.task for record in records)
 
 
 @settings_command(app, USE)

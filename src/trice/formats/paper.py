@@ -32,6 +32,7 @@ MAX_OPENINGS = 20  # beginnings of calls that are tried
 Parser = Callable[[str], dict[str, Any]]
 
 _REASONING_MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+REASONING_OPENINGS = tuple(opening for opening, _ in _REASONING_MARKS)
 _REASONING = re.compile(r"<think>.*?(?:</think>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)", re.DOTALL)
 _MARK = re.compile(r"[\"'()\[\]{},=:]")
 _QUOTE_OR_ESCAPE = {mark: re.compile(rf"\\.|{mark}", re.DOTALL) for mark in "\"'"}

@@ -13,7 +13,6 @@ from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import shared_prefix
 from trice.models.continuous_batch import BatchRow, ContinuousBatch
 from trice.models.decoder_check import needs_model_head
-from trice.models.engine import GenerationSettings
 from trice.progress import notice
 from trice.server.model_registry import ServedModel
 
@@ -40,11 +39,11 @@ class PrefixBatches:
         return sum(batch.decoder.cache.capacity for batch in self._batches.values())
 
     def batch_for(
-        self, model: ServedModel, instruction: str, how: GenerationSettings, ids: list[int]
+        self, model: ServedModel, encode: Callable[[str], list[int]], ids: list[int]
     ) -> ContinuousBatch:
-        """The batch that a prompt enters."""
+        """The batch that a prompt enters. `encode` gives the prompt of another question with the same prefix."""
         loaded = model.loaded
-        probes = [how.template.encode(loaded.tokenizer, instruction, text) for text in PROBES]
+        probes = [encode(text) for text in PROBES]
         prefix = tuple(probes[0][: shared_prefix(probes)])
         if tuple(ids[: len(prefix)]) != prefix or len(ids) <= len(prefix):
             prefix = ()  # this prompt is tokenised differently
@@ -53,6 +52,7 @@ class PrefixBatches:
             if loaded.use_model_head is None:
                 loaded.use_model_head = needs_model_head(loaded, ids)
             batch = ContinuousBatch(loaded, BatchDecoder(loaded, prefix, loaded.use_model_head))
+            batch.end_ids = loaded.eos_ids | (model.chat.end_ids if model.chat else set())
         self._batches[model.name, prefix] = batch  # the most recently used batch is last
         return batch
 

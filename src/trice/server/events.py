@@ -5,16 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from trice.formats.chat import ToolSchema
 from trice.formats.paper import ParsedResponse
 from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
 from trice.server.model_registry import ServedModel
-from trice.types import Execution, Question
+from trice.stages.rollouts import MAX_CALLS
+from trice.types import Execution, Message, Outcome, Question, ToolCall
+
+
+@dataclass(frozen=True)
+class ConversationRequest:
+    """What a request to a model of the format `chat` asks.
+
+    `tools` are the client's. `opening` are the token ids of a required call's beginning. Of a message at most
+    `max_calls` calls count."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSchema, ...] = ()
+    opening: tuple[int, ...] = ()
+    max_calls: int = MAX_CALLS
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A checked request. If `stream` is set, the worker reports text while it is being written."""
+    """A checked request. If `stream` is set, the worker reports text while it is being written. With a model of the
+    format `chat` it has a `conversation`."""
 
     model: ServedModel
     question: Question
@@ -23,6 +39,7 @@ class JobRequest:
     stops: tuple[str, ...] = ()
     probability: bool = False
     stream: bool = False
+    conversation: ConversationRequest | None = None
 
 
 class Started(NamedTuple):
@@ -38,7 +55,7 @@ class CallProbability(NamedTuple):
 
 
 class TextSoFar(NamedTuple):
-    """The text of an unfinished response."""
+    """The text of an unfinished response, in the format `chat` of an unfinished message."""
 
     sample: int
     text: str
@@ -67,6 +84,34 @@ class SecondTurnDone(NamedTuple):
     turns: list[str]
 
 
+class TurnStarted(NamedTuple):
+    """In the format `chat`: the model begins a message after `prompt`."""
+
+    sample: int
+    prompt: str
+
+
+class TurnWritten(NamedTuple):
+    """In the format `chat`: a message is complete. `outcome` and `reason` are those of the response so far, and
+    `returned` the calls that the client executes."""
+
+    sample: int
+    text: str
+    message: Message
+    outcome: Outcome
+    reason: str | None
+    truncated: bool
+    returned: tuple[ToolCall, ...] = ()
+
+
+class TurnExecuted(NamedTuple):
+    """In the format `chat`: the calls of a message were executed."""
+
+    sample: int
+    results: list[Message]
+    executions: list[Execution]
+
+
 class ResponseDone(NamedTuple):
     """A response is finished. `answer` is its final answer, without the text before a call."""
 
@@ -87,5 +132,7 @@ class RequestFailed(NamedTuple):
     error: Exception
 
 
-ResponseEvent = TextSoFar | ResponseParsed | CallExecuted | SecondTurnDone | ResponseDone
+PaperEvent = ResponseParsed | CallExecuted | SecondTurnDone
+ChatEvent = TurnStarted | TurnWritten | TurnExecuted
+ResponseEvent = TextSoFar | PaperEvent | ChatEvent | ResponseDone
 Event = Started | CallProbability | ResponseEvent | RequestDone | RequestFailed

@@ -7,17 +7,14 @@ neither rows nor calls pile up. This module generates no text.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import NamedTuple
+from typing import Protocol
 
-from trice.models.engine import GenerationSettings, Prompt, ToolChoice
+from trice.errors import InputError
+from trice.models.continuous_batch import BatchRow
 from trice.server.events import Event, JobRequest
-from trice.stages.generate import generation_settings
-from trice.stages.model_spec import ModelSpec
-from trice.tasks import Tasks
-from trice.types import Question, Response
 
 
 class QueueFull(Exception):
@@ -28,29 +25,22 @@ class WorkerStopped(Exception):
     """The thread that answers requests has ended."""
 
 
-class SecondTurn(NamedTuple):
-    """A question over a call's result that the model has yet to answer."""
+class Responder(Protocol):
+    """Answers one request in its model's format, within the worker's thread."""
 
-    question: Question
-    settings: GenerationSettings
-    ids: list[int]
+    def start(self) -> None:
+        """Add the prompt to a batch. Raises InputError if it cannot be answered."""
 
-
-@dataclass
-class SecondTurns:
-    """The second turns of one executed response."""
-
-    response: Response
-    waiting: deque[SecondTurn]
-    answers: list[str] = field(default_factory=list)
+    def row_changed(self, row: BatchRow) -> None:
+        """Take a token or the end of one of the request's rows."""
 
 
 @dataclass(eq=False)
 class Job:
     """A request and its state.
 
-    `question` is set when the job starts and includes the task's instruction. `unfinished` counts responses,
-    `running_calls` the calls that have not returned. `second_turns` is keyed by the response's number.
+    `unfinished` counts responses, `running_calls` the calls that have not returned. `responder` is set when the job
+    starts.
     """
 
     request: JobRequest
@@ -58,10 +48,9 @@ class Job:
     unfinished: int
     running_calls: int = 0
     ended: bool = False
-    second_turns: dict[int, SecondTurns] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    question: Question = field(init=False)
+    responder: Responder = field(init=False)
 
     @property
     def places(self) -> int:
@@ -73,27 +62,14 @@ class Job:
         """The longest prompt that leaves room in the model's context for the longest response."""
         return self.request.model.context - self.request.sampling.max_new_tokens
 
-    def encode(
-        self, tasks: Tasks, question: Question, tool_choice: ToolChoice = "auto"
-    ) -> tuple[GenerationSettings, list[int]]:
-        """How a question is answered, and the token ids of its prompt. Raises InputError if a call is required and
-        the task has no tool."""
-        request, template = self.request, self.request.model.template
-        template = template.model_copy(update={"stop": (*template.stop, *request.stops)})
-        spec = ModelSpec(
-            request.model.name, template=template, tool_choice=tool_choice, sampling=request.sampling
-        )
-        how = generation_settings(tasks, tasks.of(question), spec)
-        prompt = Prompt("", question.instruction, question.input)
-        return how, how.encode_prompt(request.model.loaded.tokenizer, prompt)
-
-
-class RowOwner(NamedTuple):
-    """What a row of a batch belongs to: a first response, or a second turn over the response `second_turn_of`."""
-
-    job: Job
-    settings: GenerationSettings
-    second_turn_of: int | None = None
+    def check_length(self, ids: Sequence[int], limit: int) -> None:
+        """Raise InputError if the prompt has more than `limit` tokens, or leaves no room for the response."""
+        longest = min(limit, self.max_prompt_tokens)
+        if len(ids) > longest:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; with {self.request.sampling.max_new_tokens} for the answer there "
+                f"is room for {longest}"
+            )
 
 
 class JobQueue:

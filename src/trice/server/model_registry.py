@@ -14,15 +14,21 @@ from pydantic import AliasChoices, Field
 
 from trice import datasets
 from trice.errors import InputError
+from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template
 from trice.models.adapters import AdapterRecord, adapter_record, training_record
 from trice.models.local import LocalModel, check_model, load
 from trice.storage.files import read_rows
+from trice.stages.chat_responses import chat_format_of
 from trice.tasks import MIXED, Sources, TaskLike, Tasks
+from trice.tasks.task import Task
 from trice.types import Question, Row
 
 EXAMPLES = 4  # example questions for each task
 POOL = 40  # starter questions, of which the shortest become examples
+
+
+NO_TASK = Task("chat", "")  # of a server whose tools are the clients'
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class ServedModel:
     template: Template
     loaded: LocalModel
     created: int
+    chat: ChatFormat | None = None
+    """what renders and parses conversations, for a model of the format `chat`"""
 
     @property
     def context(self) -> int:
@@ -112,7 +120,7 @@ def model_names(model: str, adapters: Sequence[Path]) -> list[tuple[str, Path | 
 def open_registry(
     model: str,
     adapters: Sequence[Path],
-    task: str,
+    task: str | None,
     *,
     format: str | None = None,
     template: str | None = None,
@@ -122,8 +130,13 @@ def open_registry(
     device: str = "auto",
     dtype: str = "auto",
 ) -> ModelRegistry:
-    """Load the models. Raises InputError for invalid arguments before the first model is loaded."""
-    tasks = Tasks(task, tools, answer_from_result=answer_from_result)
+    """Load the models. Without a task, the tools are the clients', for which all models must have the format `chat`.
+    Raises InputError for invalid arguments before the first model is loaded."""
+    if task is None and (tools or answer_from_result):
+        raise InputError(
+            f"--{'tool' if tools else 'answer-from-result'} does not apply without a task; name it with --task"
+        )
+    tasks = Tasks(task or NO_TASK, tools, answer_from_result=answer_from_result)
     named = model_names(model, adapters)
     for _, adapter in named:
         check_model(model, adapter)
@@ -136,9 +149,13 @@ def open_registry(
         for (name, _), record in zip(named, [first, *recorded], strict=True)
     }
     for name, chosen in templates.items():
-        if chosen.format == CHAT:
-            raise InputError(f"{name}: has format 'chat', which trice serve does not support")
-    served = (*MIXED, *task.split(",")[1:]) if tasks.mixed else (tasks.name,)
+        if task is None and chosen.format != CHAT:
+            raise InputError(f"--task is missing: model '{name}' has the format paper, which needs a task")
+        if answer_from_result and chosen.format == CHAT:
+            raise InputError(
+                f"--answer-from-result does not apply to model '{name}' of the format chat, which reads every result"
+            )
+    served = (*MIXED, *(task or "").split(",")[1:]) if tasks.mixed else (tasks.name,)
     registry = ModelRegistry({}, tasks, served, _examples(served, questions))
     for tool in {tool.name: tool for name in served for tool in registry.task(name).tools}.values():
         tool.check()
@@ -147,7 +164,9 @@ def open_registry(
         created = int(config.stat().st_mtime) if config else 0
         stage = training_record(adapter).get("stage") if adapter else "base"
         loaded = load(model, adapter, device=device, dtype=dtype)
-        registry.models[name] = ServedModel(name, stage, adapter, templates[name], loaded, created)
+        chosen = templates[name]
+        chat = chat_format_of(chosen, loaded.tokenizer) if chosen.format == CHAT else None
+        registry.models[name] = ServedModel(name, stage, adapter, chosen, loaded, created, chat)
     return registry
 
 

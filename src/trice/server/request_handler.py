@@ -6,32 +6,25 @@ A request ends at its deadline or when its client disconnects. Its job in the wo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from trice.errors import InputError, ToolUnavailable
+from trice.formats.chat import ChatFormat
 from trice.models.sampling import Sampling
 from trice.progress import notice
+from trice.server import conversation
 from trice.server import events as e
 from trice.server.auth import Auth
 from trice.server.jobs import QueueFull, WorkerStopped
 from trice.server.limits import Limits
 from trice.server.metrics import Metrics
-from trice.server.model_registry import ModelRegistry
-from trice.server.schema import (
-    ChatRequest,
-    Refused,
-    ResponseWriter,
-    clip,
-    decision,
-    event,
-    execution,
-    finish_reason,
-)
+from trice.server.model_registry import ModelRegistry, ServedModel
+from trice.server.schema import Answer, ChatRequest, NamedTool, Refused, ResponseWriter, clip, event
+from trice.server.streamed_conversation import StreamedConversation
 from trice.server.streamed_text import StreamedAnswer
 from trice.server.worker import Worker
 from trice.tasks import MIXED
@@ -64,12 +57,27 @@ class ServerState:
                 "model",
                 "model_not_found",
             )
+        if model.chat is not None:
+            return self._chat_request(request, model, model.chat)
         instruction, text = request.instruction_and_question()
-        task = self._task(request)
-        question = Question(id="chat", input=text, instruction=instruction, task=task)
+        question = Question(id="chat", input=text, instruction=instruction, task=self._task(request))
+        choice = request.tool_choice or "auto"
+        assert not isinstance(choice, NamedTool)  # refused above
         return e.JobRequest(
-            model, question, self._sampling(request), request.tool_choice or "auto", request.stops,
-            request.options.probability, bool(request.stream),
+            model, question, self._sampling(request), choice, request.stops, request.options.probability,
+            bool(request.stream),
+        )  # fmt: skip
+
+    def _chat_request(self, request: ChatRequest, model: ServedModel, chat: ChatFormat) -> e.JobRequest:
+        """A request to a model of the format `chat`."""
+        task = self._task(request)
+        tools = self.registry.task(task or self.registry.task_names[0]).tools
+        asked = conversation.read(request, chat, [tool.name for tool in tools])
+        question = conversation.question_of(asked.messages, task)
+        choice = request.tool_choice or "auto"
+        return e.JobRequest(
+            model, question, self._sampling(request), "required" if isinstance(choice, NamedTool) else choice,
+            request.stops, request.options.probability, bool(request.stream), asked,
         )  # fmt: skip
 
     def _task(self, request: ChatRequest) -> str | None:
@@ -79,7 +87,7 @@ class ServerState:
                 400, f"trice.task: '{clip(name)}' is not valid; choose from {', '.join(names)}", "trice.task"
             )
         if name is None and self.registry.tasks.mixed:
-            if request.tool_choice == "required":
+            if request.tool_choice == "required" and not self.registry.models[request.model].chat:
                 raise Refused(
                     400, "tool_choice: 'required' needs trice.task, whose tool is called", "tool_choice"
                 )
@@ -125,7 +133,7 @@ class RequestHandler:
             ) from None
         except WorkerStopped:
             raise _worker_stopped() from None
-        self.answers: dict[int, StreamedAnswer] = {}
+        self.answers: dict[int, Answer] = {}
         self.usage: dict[str, int] = {}
 
     async def next_event(self) -> e.Event:
@@ -144,22 +152,12 @@ class RequestHandler:
         """Apply an event to the answers."""
         if isinstance(one, e.Started):
             samples = range(self.request.sampling.samples)
-            stops = (*self.request.model.template.stop, *self.request.stops)
-            self.answers = {sample: StreamedAnswer(one.tools, stops) for sample in samples}
+            self.answers = {sample: self._answer(one.tools) for sample in samples}
         elif isinstance(one, e.CallProbability):
             for answer in self.answers.values():
                 answer.probability = {"call": min(1.0, sum(one.tools.values())), "tools": one.tools}
-        elif isinstance(one, e.TextSoFar):
-            self.answers[one.sample].text = one.text.lstrip()
-        elif isinstance(one, e.ResponseParsed):
-            answer = self.answers[one.sample]
-            answer.text, answer.reading, answer.truncated = one.text, one.reading, one.truncated
-        elif isinstance(one, e.CallExecuted):
-            self.answers[one.sample].execution = one.execution
-        elif isinstance(one, e.SecondTurnDone):
-            self.answers[one.sample].turns = one.turns
-        elif isinstance(one, e.ResponseDone):
-            self.answers[one.sample].final = one.answer
+        elif isinstance(one, e.ResponseEvent):
+            self.answers[one.sample].update(one)
         elif isinstance(one, e.RequestDone):
             self.usage = {
                 "prompt_tokens": one.prompt_tokens,
@@ -167,6 +165,12 @@ class RequestHandler:
                 "total_tokens": one.prompt_tokens + one.completion_tokens,
             }
             self.state.metrics.count_tokens(one.prompt_tokens, one.completion_tokens)
+
+    def _answer(self, tools: Sequence[str]) -> Answer:
+        model, stops = self.request.model, self.request.stops
+        if model.chat is not None:
+            return StreamedConversation(model.chat, stops)
+        return StreamedAnswer(tools, (*model.template.stop, *stops))
 
     def close(self) -> None:
         """Cancel the job if it is unfinished."""
@@ -258,19 +262,8 @@ def _chunks_of(writer: ResponseWriter, handler: RequestHandler, one: e.Event) ->
         ]
     if not isinstance(one, e.ResponseEvent):
         return []
-    sample, answer = one.sample, handler.answers[one.sample]
-    deltas: list[dict[str, Any]] = []
-    if raw := answer.next_raw_piece():
-        deltas.append({"trice": {"text": raw}})
-    if isinstance(one, e.ResponseParsed):
-        deltas.append({"trice": decision(answer)})
-    elif isinstance(one, e.CallExecuted):
-        deltas.append({"trice": {"execution": execution(answer)}})
-    elif isinstance(one, e.SecondTurnDone):
-        deltas.append({"trice": {"turns": answer.turns}})
-    if content := answer.next_piece():
-        deltas.append({"content": content})
-    found = [writer.chunk(sample, delta) for delta in deltas]
+    answer = handler.answers[one.sample]
+    found = [writer.chunk(one.sample, delta) for delta in answer.deltas(one)]
     if isinstance(one, e.ResponseDone):
-        found.append(writer.chunk(sample, {}, finish_reason(answer)))
+        found.append(writer.chunk(one.sample, {}, answer.finish_reason()))
     return found

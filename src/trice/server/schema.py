@@ -1,8 +1,8 @@
 """OpenAI's chat completions: parsing a request, and writing its response.
 
 A field that this server does not support is refused by name, so that no answer differs from what was asked; a field
-that has no effect is ignored. A request holds one question: conversations, a client's tools and log-probabilities are
-not supported.
+that has no effect is ignored. A request to a model of the format `paper` holds one question. Conversations and a
+client's tools are for models of the format `chat` (`trice.server.conversation`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import json
 import time
 import uuid
 from collections.abc import Container, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trice.server.streamed_text import StreamedAnswer
-from trice.types import Outcome
+from trice.server.events import ResponseEvent
 
 MAX_SAMPLES = 8  # of one request
+MAX_TOOLS = 128  # of one client
 # Fields that have no effect, and values of other fields that have none.
 HARMLESS = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
@@ -26,13 +26,13 @@ HARMLESS = {
 }  # fmt: skip
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logprobs": (False,), "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},),
-    "response_format": ({"type": "text"},), "modalities": (["text"],), "tools": ([],), "functions": ([],),
-    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},), "modalities": (["text"],), "functions": ([],),
+    "function_call": ("none",),
 }  # fmt: skip
 # Fields of a message or a text part that have no effect.
 NOTES = {
     "id", "name", "cache_control", "annotations", "citations", "metadata", "status", "type", "created",
-    "created_at", "timestamp",
+    "created_at", "timestamp", "trice",
 }  # fmt: skip
 MAX_QUOTED = 80  # characters of a client's text that an error repeats
 MAX_MESSAGE = 600  # characters of an error's message
@@ -78,19 +78,65 @@ class Text(BaseModel):
     text: str
 
 
+class CalledFunction(BaseModel):
+    """The name and the arguments, as JSON text, of a call."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call of an assistant message."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(BaseModel):
     """A message. `_check_others` checks the other fields."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    role: Literal["system", "developer", "user"]
-    content: str | list[Text]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Text] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class ToolFunction(_Strict):
+    """A tool of the client. `strict` has no effect."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ClientTool(_Strict):
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class NamedFunction(_Strict):
+    name: str
+
+
+class NamedTool(_Strict):
+    """A tool choice that names the tool."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class StreamOptions(_Strict):
@@ -120,7 +166,9 @@ class ChatRequest(BaseModel):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
-    tool_choice: Literal["auto", "none", "required"] | None = None
+    tools: Annotated[list[ClientTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     stop: str | list[str] | None = None
     trice: TriceOptions | None = None
 
@@ -135,9 +183,17 @@ class ChatRequest(BaseModel):
         return self.trice or TriceOptions()
 
     def instruction_and_question(self) -> tuple[str, str]:
-        """The system message, or an empty text, and the question. Raises Refused for a conversation."""
-        roles = ["user" if message.role == "user" else "system" for message in self.messages]
-        if roles not in (["user"], ["system", "user"]):
+        """The system message, or an empty text, and the question. Raises Refused for a conversation and for what else
+        only the format `chat` supports."""
+        if self.tools or isinstance(self.tool_choice, NamedTool):
+            field = "tools" if self.tools else "tool_choice"
+            message = (
+                f"{field}: is not supported by this model; a client's tools need a model of the format chat"
+            )
+            raise Refused(400, message, field, "unsupported_parameter")
+        roles = [message.role.replace("developer", "system") for message in self.messages]
+        called = any(message.tool_calls or message.tool_call_id for message in self.messages)
+        if roles not in (["user"], ["system", "user"]) or called:
             raise Refused(400, ONE_QUESTION, "messages")
         *system, question = (message.text.strip() for message in self.messages)
         if not question:
@@ -184,9 +240,25 @@ def _check_others(fields: Mapping[str, Any], harmless: Container[str], prefix: s
 def _invalid(error: ValidationError) -> Refused:
     first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(clip(str(part)) for part in first["loc"])
-    if first["loc"][:1] == ("messages",):
-        return Refused(400, f"{field}: {first['msg']}; {ONE_QUESTION}", "messages")
     return Refused(400, f"{field}: {first['msg']}", field)
+
+
+class Answer(Protocol):
+    """One response as far as it is known, in a model's format."""
+
+    probability: dict[str, Any] | None
+
+    def update(self, one: ResponseEvent) -> None:
+        """Apply an event of the worker."""
+
+    def deltas(self, one: ResponseEvent) -> list[dict[str, Any]]:
+        """What an event that has been applied adds to a stream."""
+
+    def message(self) -> dict[str, Any]:
+        """The complete message, with the extension `trice`."""
+
+    def finish_reason(self) -> str:
+        """Why the complete message ends, in OpenAI's words."""
 
 
 class ResponseWriter:
@@ -195,19 +267,14 @@ class ResponseWriter:
     def __init__(self, model: str) -> None:
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def completion(self, answers: Mapping[int, StreamedAnswer], usage: dict[str, int]) -> dict[str, Any]:
+    def completion(self, answers: Mapping[int, Answer], usage: dict[str, int]) -> dict[str, Any]:
         """The response of a request that is not streamed."""
         choices = [
             {
                 "index": sample,
-                "message": {
-                    "role": "assistant",
-                    "content": answer.content(),
-                    "refusal": None,
-                    "trice": extension(answer),
-                },
+                "message": {"role": "assistant", "refusal": None} | answer.message(),
                 "logprobs": None,
-                "finish_reason": finish_reason(answer),
+                "finish_reason": answer.finish_reason(),
             }
             for sample, answer in sorted(answers.items())
         ]
@@ -226,35 +293,3 @@ class ResponseWriter:
 def event(value: Mapping[str, Any]) -> str:
     """A server-sent event."""
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
-def finish_reason(answer: StreamedAnswer) -> str:
-    """`length` if the response reached its length limit without a call, else `stop`."""
-    called = answer.reading is not None and answer.reading.outcome is Outcome.CALLED
-    return "length" if answer.truncated and not called else "stop"
-
-
-def extension(answer: StreamedAnswer) -> dict[str, Any]:
-    """The field `trice` of a message."""
-    return (
-        {"response": answer.text}
-        | decision(answer)
-        | {"execution": execution(answer), "turns": answer.turns, "probability": answer.probability}
-    )
-
-
-def decision(answer: StreamedAnswer) -> dict[str, Any]:
-    """The outcome of a response, with its call or the reason why the call is malformed."""
-    assert answer.reading is not None
-    outcome, call, reason, _ = answer.reading
-    return {"decision": outcome.value, "call": call and call.model_dump(), "reason": reason}
-
-
-def execution(answer: StreamedAnswer) -> dict[str, Any] | None:
-    """The result of the call and its duration."""
-    done = answer.execution
-    return (
-        None
-        if done is None
-        else {"output": done.output, "error": done.error, "seconds": round(done.seconds, 4)}
-    )

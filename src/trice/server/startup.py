@@ -134,7 +134,7 @@ def check_access(access: Access, keys: Sequence[str]) -> None:
 def serve(
     model: str,
     adapters: Sequence[Path],
-    task: str = "math",
+    task: str | None = "math",
     format: str | None = None,
     template: str | None = None,
     *,
