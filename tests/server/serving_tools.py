@@ -94,3 +94,9 @@ leave, die = _Ends("leave", SystemExit), _Ends("die", KeyboardInterrupt)
 def gone(text: str) -> str:
     """Cannot run."""
     raise ToolUnavailable("the warehouse at /secret/place is closed")
+
+
+def stock(product: str) -> str:
+    """How many pieces of a product there are."""
+    runs.append(product)
+    return {"chair": "7", "lamp": "9"}[product]

@@ -55,6 +55,7 @@ class ChatResponder:
         self.tools = {tool.name: tool.for_question(self.question) for tool in offered}
         own = () if self.request.tool_choice == "none" else conversation.tools
         self.schemas = [*schemas(tuple(self.tools.values())), *own]
+        self.names = tuple(schema["function"]["name"] for schema in self.schemas)
         self.client_tools = {tool["function"]["name"] for tool in own}
         self.key = conversation_key(self.question, conversation.messages, conversation.tools)
         self.rollouts: dict[int, Rollout] = {}  # by sample
@@ -71,24 +72,23 @@ class ChatResponder:
         job, request, prompt = self.job, self.request, self.chat.prompt(self.messages, self.schemas)
         ids = [*prompt, *self.conversation.opening]
         job.check_length(ids, self.worker.limits.max_prompt_tokens)
-        names = tuple(schema["function"]["name"] for schema in self.schemas)
-        job.emit(Started(names))
+        job.emit(Started(self.names))
         batch = self._batch(ids)
-        if request.probability and names and request.tool_choice == "auto":
-            self._report_probability(batch, ids, names)
+        if request.probability and self.names and request.tool_choice == "auto":
+            self._report_probability(batch, ids)
         samples = tuple(range(request.sampling.samples))
         self.rollouts = {sample: Rollout(prompt) for sample in samples}
         self._announce(samples, prompt)
         job.prompt_tokens += len(ids)
         batch.add(RowOwner(job), EncodedPrompt(ids, self.key, samples), self.decoding)
 
-    def _report_probability(self, batch: ContinuousBatch, ids: list[int], names: Sequence[str]) -> None:
+    def _report_probability(self, batch: ContinuousBatch, ids: list[int]) -> None:
         try:
-            openings = [self.chat.call_opening(name) for name in names]
+            openings = [self.chat.call_opening(name) for name in self.names]
         except InputError:  # this template does not begin a call with the name
             return
         probabilities = batch.probabilities(ids, openings)
-        self.job.emit(CallProbability(dict(zip(names, probabilities, strict=True))))
+        self.job.emit(CallProbability(dict(zip(self.names, probabilities, strict=True))))
 
     def _announce(self, samples: Sequence[int], prompt: Sequence[int]) -> None:
         """Report that messages begin after a prompt."""
@@ -143,7 +143,7 @@ class ChatResponder:
         self.results[sample] = {}
         for index, call in enumerate(calls):
             then = partial(self._returned, sample, index)
-            if refused := refused_call(call, index, self.tools, self.conversation.max_calls):
+            if refused := refused_call(call, index, self.names, self.conversation.max_calls):
                 then(refused)
             else:
                 self.worker.run_call(self.job, self.tools[call.name], call, then)

@@ -18,8 +18,8 @@ from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template
 from trice.models.adapters import AdapterRecord, adapter_record, training_record
 from trice.models.local import LocalModel, check_model, load
-from trice.storage.files import read_rows
 from trice.stages.chat_responses import chat_format_of
+from trice.storage.files import read_rows
 from trice.tasks import MIXED, Sources, TaskLike, Tasks
 from trice.tasks.task import Task
 from trice.types import Question, Row

@@ -9,7 +9,7 @@ each token is computed once. Nothing is judged here, and only executions of call
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -155,14 +155,17 @@ class Rollout:
 
 
 def refused_call(
-    call: ToolCall, index: int, tools: Mapping[str, Tool], max_calls: int = MAX_CALLS
+    call: ToolCall, index: int, offered: Collection[str], max_calls: int = MAX_CALLS
 ) -> Execution | None:
-    """The result of a call that is not executed; None for one that is. `index` is its place in the message."""
+    """The result of a call that is not executed; None for one that is. `index` is its place in the message, and
+    `offered` has the names of the tools."""
     if index >= max_calls:
         limit = f"more than {max_calls} calls" if max_calls > 1 else "more than one call"
         return Execution(error=f"{limit} in one message")
-    if call.name not in tools:
-        return Execution(error=f"there is no tool '{call.name}'; the tools are: {', '.join(tools) or 'none'}")
+    if call.name not in offered:
+        return Execution(
+            error=f"there is no tool '{call.name}'; the tools are: {', '.join(offered) or 'none'}"
+        )
     return None
 
 
