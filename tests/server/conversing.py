@@ -49,8 +49,8 @@ def result(name: str, text: str) -> Message:
 
 UNKNOWN = "Error: there is no tool 'search'; the tools are: price"
 # One token each, so that training takes seconds.
-WORDS = ["<tool_response>", "</tool_response>", 'product": "', "user\n", "assistant\n", "price", "stock", "chair", "lamp",
-         UNKNOWN]  # fmt: skip
+WORDS = ["<tool_response>", "</tool_response>", 'product": "', "user\n", "assistant\n", "price", "stock", "chair",
+         "lamp", UNKNOWN]  # fmt: skip
 CHAIR, LAMP = ("price", "chair"), ("price", "lamp")
 # The system prompt, the tools on offer, and the conversations.
 LESSONS: list[tuple[str, list[dict[str, Any]], list[list[Message]]]] = [

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import serving_tools
+from conversing import conversing
 from serving import ask, eventually, running, tool_task, writes
 from serving_tools import held as held
 
@@ -374,6 +375,38 @@ def test_strangers_text_stays_text(serve: Serve, browse: Browse, written: str) -
         finished(page)
         text = card(page, name).inner_text()
         assert "<script>" in text.lower()
+        assert page.locator("main img, main script").count() == 0
+        assert page.evaluate("typeof STOLEN") == "undefined"
+
+
+def test_turns_and_parallel_calls_are_shown(
+    tiny_model: Callable[[str], Path], tmp_path: Path, browse: Browse
+) -> None:
+    model = conversing(tiny_model("llama"), tmp_path / "policy")
+    with running(model, task=tool_task(tmp_path, "serving_tools:stock"), format="chat") as server:
+        page = browse(server.url).page
+        put(page, "both?")
+        finished(page)
+        wanted = (
+            r"Calls stock\s+Call\s+stock\(chair\)\s+Call\s+stock\(lamp\)\s+Result of stock\s+7\s+"
+            r"Result of stock\s+9\s+Answer\s+7 and 9\."
+        )
+        assert re.search(wanted, card(page, "policy").inner_text())
+        put(page, "chair?")
+        finished(page)
+        wanted = r"Writes\s+Counting\.\s+Call\s+stock\(chair\)\s+Result of stock\s+7\s+Answer\s+Counting\.\n7 pieces\."
+        assert re.search(wanted, card(page, "policy").inner_text())
+        # Whatever a model or a tool says in its turns stays text.
+        hostile = [
+            {"role": "assistant", "content": HOSTILE, "tool_calls": [
+                {"type": "function", "function": {"name": HOSTILE, "arguments": {"a": HOSTILE}}}
+            ]},
+            {"role": "tool", "name": HOSTILE, "content": HOSTILE},
+        ]  # fmt: skip
+        page.evaluate(
+            "(messages) => { const run = history[0].runs[0]; run.completion = messages; draw(run); }", hostile
+        )
+        assert card(page, "policy").inner_text().lower().count("<script>") == 5
         assert page.locator("main img, main script").count() == 0
         assert page.evaluate("typeof STOLEN") == "undefined"
 

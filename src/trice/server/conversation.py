@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from trice.errors import InputError
 from trice.formats.chat import ChatFormat, ToolSchema, read_message
@@ -54,7 +55,7 @@ def _opening(request: ChatRequest, chat: ChatFormat, names: Sequence[str]) -> li
     elif choice != "required":
         return []
     elif not names:
-        raise Refused(400, "tool_choice: 'required' needs a tool; send tools", "tool_choice")
+        raise Refused(400, "tool_choice: 'required' needs a tool, so send tools", "tool_choice")
     try:
         return chat.call_opening(name)
     except InputError as error:
@@ -84,6 +85,10 @@ def read_messages(given: Sequence[RequestMessage]) -> list[Message]:
             continue
         _check_answered(names, results)
         message = _read_message(each, field)
+        if each.role == "assistant" and each.trice and each.trice.completion:
+            *earlier, last = _completion(each.trice.completion, f"{field}.trice.completion")
+            found += earlier
+            message.content = last.content
         found.append(message)
         names = {call.id: call.function.name for call in each.tool_calls or ()}
         results = {}
@@ -121,6 +126,27 @@ def _read_message(each: RequestMessage, field: str) -> Message:
         return read_message({"role": each.role, "content": each.text, "tool_calls": calls})
     except (InputError, RecursionError) as error:
         raise Refused(400, f"{field}.tool_calls: {error}", f"{field}.tool_calls") from None
+
+
+def _completion(given: Sequence[dict[str, Any]], field: str) -> list[Message]:
+    """All messages of a response of this server that the client sends back, so that the model sees the calls that the
+    server has executed. The last one is an assistant message with the end of the answer."""
+    invalid = Refused(400, f"{field}: is not a response of this server; leave it out", field)
+    try:
+        found = [read_message(each) for each in given]
+    except (InputError, RecursionError):
+        raise invalid from None
+    if found[-1].role == "tool":  # the model has not commented on the result, which is the answer
+        found.append(Message(role="assistant", content=found[-1].content))
+    calls = [call.name for message in found[:-1] for call in message.tool_calls]
+    results = [message.name for message in found[:-1] if message.role == "tool"]
+    if (
+        calls != results
+        or {message.role for message in found} - {"assistant", "tool"}
+        or found[0].role == "tool"
+    ):
+        raise invalid
+    return found
 
 
 def question_of(messages: Sequence[Message], task: str | None) -> Question:

@@ -32,7 +32,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # Fields of a message or a text part that have no effect.
 NOTES = {
     "id", "name", "cache_control", "annotations", "citations", "metadata", "status", "type", "created",
-    "created_at", "timestamp", "trice",
+    "created_at", "timestamp",
 }  # fmt: skip
 MAX_QUOTED = 80  # characters of a client's text that an error repeats
 MAX_MESSAGE = 600  # characters of an error's message
@@ -97,6 +97,14 @@ class ToolCall(BaseModel):
     function: CalledFunction
 
 
+class EchoedExtension(BaseModel):
+    """The extension `trice` of an assistant message that the client sends back."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    completion: list[dict[str, Any]] | None = None
+
+
 class Message(BaseModel):
     """A message. `_check_others` checks the other fields."""
 
@@ -106,6 +114,7 @@ class Message(BaseModel):
     content: str | list[Text] | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    trice: EchoedExtension | None = None
 
     @property
     def text(self) -> str:
