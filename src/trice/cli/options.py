@@ -270,7 +270,10 @@ class ServedModels(Settings):
     adapter: list[Path] = []
     """LoRA adapter folder, served under the folder's name. Repeat the option for several adapters; each takes the
     memory of a whole model."""
-    task: str | None = same_as(ModelOptions, "task")
+    task: str | None = None
+    """Task whose tools the server executes: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml
+    file. The default is the adapters' task. Without an adapter it is math, and with the format chat none: the tools
+    are then the clients'."""
     format: str | None = None
     """How tool calls are written. The default is each adapter's format, and for the base model that of the first
     adapter."""

@@ -140,8 +140,7 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
     from trice.server.startup import Access
     from trice.server.startup import serve as start
 
-    # A model of the format chat needs no task: the tools are then the clients'.
-    free = models.task is None and _converse(models)
+    free = models.task is None and _need_no_task(models)
     task = NO_TASK.name if free else models.task
     resolved = resolve(models.model, task, models.format, models.template, models.adapter)
     limits = server.model_dump(
@@ -157,8 +156,8 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
     )  # fmt: skip
 
 
-def _converse(models: ServedModels) -> bool:
-    """Whether all models have the format `chat`, and no adapter records a task."""
+def _need_no_task(models: ServedModels) -> bool:
+    """Whether the tools are the clients': all models have the format `chat`, and no adapter records a task."""
     from trice.formats.prompt import CHAT
     from trice.models.adapters import AdapterRecord, adapter_record
 

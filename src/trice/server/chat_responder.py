@@ -53,10 +53,10 @@ class ChatResponder:
         self.messages = with_system_message(conversation.messages, self.task.instruction)
         offered = () if self.request.tool_choice == "none" else self.task.tools
         self.tools = {tool.name: tool.for_question(self.question) for tool in offered}
-        own = () if self.request.tool_choice == "none" else conversation.tools
-        self.schemas = [*schemas(tuple(self.tools.values())), *own]
+        clients = () if self.request.tool_choice == "none" else conversation.tools
+        self.schemas = [*schemas(tuple(self.tools.values())), *clients]
         self.names = tuple(schema["function"]["name"] for schema in self.schemas)
-        self.client_tools = {tool["function"]["name"] for tool in own}
+        self.client_tools = {tool["function"]["name"] for tool in clients}
         self.key = conversation_key(self.question, conversation.messages, conversation.tools)
         self.rollouts: dict[int, Rollout] = {}  # by sample
         self.results: dict[int, dict[int, Execution]] = {}  # of the calls of each sample's latest message
@@ -107,9 +107,8 @@ class ChatResponder:
     def row_changed(self, row: BatchRow) -> None:
         """Take a token or the end of a message."""
         rollout = self.rollouts[row.sample]
-        start = len(rollout.prompt) + len(
-            rollout.ids
-        )  # the prompt of a first message may end with its opening
+        # The prompt of a first message may end with the message's opening.
+        start = len(rollout.prompt) + len(rollout.ids)
         if row.text is None:
             if self.request.stream:
                 self.job.emit(TextSoFar(row.sample, self._decode([*row.prompt[start:], *row.ids])))

@@ -111,9 +111,8 @@ class StreamedConversation:
                 self._texts.append(one.answer)
 
     def _take_turn(self, one: TurnWritten) -> None:
-        whole = TurnText(
-            self._template, self._prompt, self._stops
-        )  # a stop text may have shortened what was written
+        # Parsed from its beginning, because a stop text may have shortened what was written.
+        whole = TurnText(self._template, self._prompt, self._stops)
         whole.take_all(one.text)
         self._texts.append(whole.text)
         self._written.append(one.text.strip())
