@@ -66,7 +66,7 @@ class PrefixBatches:
         """Write a token of every row. Gives the rows, or the owners of a batch that failed, each with the failure."""
         for key, batch in [each for each in self._batches.items() if len(each[1])]:
             try:
-                yield from batch.step()
+                yield from batch.step(sum(owner.keeps_cache for owner in batch.owners))
             except Exception as failure:  # usually out of memory: the other batches continue
                 notice(f"a batch of {len(batch)} responses failed: {type(failure).__name__}: {failure}")
                 self._batches.pop(key, None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from trice.errors import InputError
 from trice.models.batching import EncodedPrompt
 from trice.models.continuous_batch import BatchRow, ContinuousBatch, DecodingSettings
+from trice.models.kv_cache import CachedRow
 from trice.server.events import (
     CallProbability,
     Started,
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
 
 
 class RowOwner(NamedTuple):
-    """What a row of a batch belongs to."""
+    """What a row of a batch belongs to. `keeps_cache` says whether its keys and values are kept while its calls run."""
 
     job: Job
+    keeps_cache: bool
 
 
 class ChatResponder:
@@ -60,11 +62,16 @@ class ChatResponder:
         self.key = conversation_key(self.question, conversation.messages, conversation.tools)
         self.rollouts: dict[int, Rollout] = {}  # by sample
         self.results: dict[int, dict[int, Execution]] = {}  # of the calls of each sample's latest message
+        self.caches: dict[int, CachedRow | None] = {}  # of samples whose calls run
 
     @property
     def decoding(self) -> DecodingSettings:
         """How tokens are chosen, and the texts that end a message."""
         return DecodingSettings(self.request.sampling, partial(before_stop, self.request.stops))
+
+    @property
+    def _owner(self) -> RowOwner:
+        return RowOwner(self.job, keeps_cache=bool(self.tools))
 
     def start(self) -> None:
         """Add the conversation to its batch. Raises InputError if it is too long, or if the chat template cannot
@@ -80,7 +87,7 @@ class ChatResponder:
         self.rollouts = {sample: Rollout(prompt) for sample in samples}
         self._announce(samples, prompt)
         job.prompt_tokens += len(ids)
-        batch.add(RowOwner(job), EncodedPrompt(ids, self.key, samples), self.decoding)
+        batch.add(self._owner, EncodedPrompt(ids, self.key, samples), self.decoding)
 
     def _report_probability(self, batch: ContinuousBatch, ids: list[int]) -> None:
         try:
@@ -125,6 +132,7 @@ class ChatResponder:
             )
         )  # fmt: skip
         if calls and not returned:
+            self.caches[row.sample] = row.cache
             self._execute(row.sample, calls)
         else:
             self._done(row.sample)
@@ -164,7 +172,7 @@ class ChatResponder:
         self.job.prompt_tokens += len(context)
         settings = self.decoding._replace(sampling=replace(self.request.sampling, samples=1))
         entry = EncodedPrompt(context, f"{self.key} {rollout.turns}", (sample,))
-        self._batch(context).add(RowOwner(self.job), entry, settings)
+        self._batch(context).add(self._owner, entry, settings, self.caches.pop(sample, None))
 
     def _done(self, sample: int) -> None:
         rollout = self.rollouts[sample]

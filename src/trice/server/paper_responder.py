@@ -36,6 +36,7 @@ class RowOwner(NamedTuple):
     job: Job
     settings: GenerationSettings
     second_turn_of: int | None = None
+    keeps_cache: bool = False  # a second turn has a prompt of its own
 
 
 class SecondTurn(NamedTuple):
