@@ -406,7 +406,7 @@ def test_turns_and_parallel_calls_are_shown(
         page.evaluate(
             "(messages) => { const run = history[0].runs[0]; run.completion = messages; draw(run); }", hostile
         )
-        assert card(page, "policy").inner_text().lower().count("<script>") == 5
+        assert card(page, "policy").inner_text().lower().count("<script>") == 6
         assert page.locator("main img, main script").count() == 0
         assert page.evaluate("typeof STOLEN") == "undefined"
 

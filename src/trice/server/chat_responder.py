@@ -25,6 +25,7 @@ from trice.server.events import (
     TurnWritten,
 )
 from trice.server.jobs import Job
+from trice.server.schema import Refused
 from trice.stages.chat_responses import schemas, to_response
 from trice.stages.generate import content_key, with_instruction
 from trice.stages.rollouts import MAX_TURNS, Rollout, refused_call
@@ -75,9 +76,9 @@ class ChatResponder:
 
     def start(self) -> None:
         """Add the conversation to its batch. Raises InputError if it is too long, or if the chat template cannot
-        express it."""
+        express it, and Refused if the template cannot begin a call that is required."""
         job, request, prompt = self.job, self.request, self.chat.prompt(self.messages, self.schemas)
-        ids = [*prompt, *self.conversation.opening]
+        ids = [*prompt, *self._opening()]
         job.check_length(ids, self.worker.limits.max_prompt_tokens)
         job.emit(Started(self.names))
         batch = self._batch(ids)
@@ -88,6 +89,15 @@ class ChatResponder:
         self._announce(samples, prompt)
         job.prompt_tokens += len(ids)
         batch.add(self._owner, EncodedPrompt(ids, self.key, samples), self.decoding)
+
+    def _opening(self) -> list[int]:
+        """The token ids that a required call begins with."""
+        if self.request.tool_choice != "required":
+            return []
+        try:
+            return self.chat.call_opening(self.conversation.called_tool)
+        except InputError as error:
+            raise Refused(400, str(error), "tool_choice") from None
 
     def _report_probability(self, batch: ContinuousBatch, ids: list[int]) -> None:
         try:
@@ -192,7 +202,7 @@ def conversation_key(question: Question, messages: Sequence[Message], tools: Seq
     """What seeds the samples: for a single question the same as in `trice generate`."""
     single = [message.role for message in messages] in (["user"], ["system", "user"], ["developer", "user"])
     if tools or not single:
-        fields = {"messages": [message.model_dump() for message in messages], "tools": list(tools)}
+        fields = {"messages": list(messages), "tools": list(tools)}
         question = question.model_copy(update=fields)
     return content_key(question)
 

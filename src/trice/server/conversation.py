@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trice.errors import InputError
-from trice.formats.chat import ChatFormat, ToolSchema, read_message
+from trice.formats.chat import ToolSchema, read_message
 from trice.server.events import ConversationRequest
 from trice.server.schema import ChatRequest, NamedTool, Refused, clip
 from trice.server.schema import Message as RequestMessage
@@ -14,14 +14,14 @@ from trice.stages.rollouts import MAX_CALLS
 from trice.types import Message, Question
 
 
-def read(request: ChatRequest, chat: ChatFormat, server_tools: Sequence[str]) -> ConversationRequest:
+def read(request: ChatRequest, server_tools: Sequence[str]) -> ConversationRequest:
     """The conversation and the client's tools. Raises Refused with the name of the invalid field."""
     tools = read_tools(request, server_tools)
     names = [*server_tools, *(tool["function"]["name"] for tool in tools)]
+    max_calls = 1 if request.parallel_tool_calls is False else MAX_CALLS
     return ConversationRequest(
-        tuple(read_messages(request.messages)), tuple(tools), tuple(_opening(request, chat, names)),
-        1 if request.parallel_tool_calls is False else MAX_CALLS,
-    )  # fmt: skip
+        tuple(read_messages(request.messages)), tuple(tools), _called_tool(request, names), max_calls
+    )
 
 
 def read_tools(request: ChatRequest, server_tools: Sequence[str]) -> list[ToolSchema]:
@@ -45,21 +45,17 @@ def read_tools(request: ChatRequest, server_tools: Sequence[str]) -> list[ToolSc
     return tools
 
 
-def _opening(request: ChatRequest, chat: ChatFormat, names: Sequence[str]) -> list[int]:
-    """The token ids of the beginning of a call that is required; empty if none is."""
-    choice, name = request.tool_choice, None
-    if isinstance(choice, NamedTool):
-        name = choice.function.name
-        if name not in names:
-            raise Refused(400, f"tool_choice: no tool is named '{clip(name)}'", "tool_choice")
-    elif choice != "required":
-        return []
-    elif not names:
+def _called_tool(request: ChatRequest, names: Sequence[str]) -> str | None:
+    """The tool that the tool choice names. Raises Refused if there is no such tool, or if a call is required and there
+    is no tool at all."""
+    choice = request.tool_choice
+    if choice == "required" and not names:
         raise Refused(400, "tool_choice: 'required' needs a tool, so send tools", "tool_choice")
-    try:
-        return chat.call_opening(name)
-    except InputError as error:
-        raise Refused(400, str(error), "tool_choice") from None
+    if not isinstance(choice, NamedTool):
+        return None
+    if choice.function.name not in names:
+        raise Refused(400, f"tool_choice: no tool is named '{clip(choice.function.name)}'", "tool_choice")
+    return choice.function.name
 
 
 def read_messages(given: Sequence[RequestMessage]) -> list[Message]:

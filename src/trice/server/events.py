@@ -18,12 +18,12 @@ from trice.types import Execution, Message, Outcome, Question, ToolCall
 class ConversationRequest:
     """What a request to a model of the format `chat` asks.
 
-    `tools` are the client's. `opening` are the token ids of a required call's beginning. Of a message at most
+    `tools` are the client's. If a call is required, it can be one of the tool `called_tool`. Of a message at most
     `max_calls` calls count."""
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSchema, ...] = ()
-    opening: tuple[int, ...] = ()
+    called_tool: str | None = None
     max_calls: int = MAX_CALLS
 
 

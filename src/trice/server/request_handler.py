@@ -13,7 +13,6 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from trice.errors import InputError, ToolUnavailable
-from trice.formats.chat import ChatFormat
 from trice.models.sampling import Sampling
 from trice.progress import notice
 from trice.server import conversation
@@ -58,7 +57,7 @@ class ServerState:
                 "model_not_found",
             )
         if model.chat is not None:
-            return self._chat_request(request, model, model.chat)
+            return self._chat_request(request, model)
         instruction, text = request.instruction_and_question()
         question = Question(id="chat", input=text, instruction=instruction, task=self._task(request))
         choice = request.tool_choice or "auto"
@@ -68,11 +67,11 @@ class ServerState:
             bool(request.stream),
         )  # fmt: skip
 
-    def _chat_request(self, request: ChatRequest, model: ServedModel, chat: ChatFormat) -> e.JobRequest:
+    def _chat_request(self, request: ChatRequest, model: ServedModel) -> e.JobRequest:
         """A request to a model of the format `chat`."""
         task = self._task(request)
         tools = self.registry.task(task or self.registry.task_names[0]).tools
-        asked = conversation.read(request, chat, [tool.name for tool in tools])
+        asked = conversation.read(request, [tool.name for tool in tools])
         question = conversation.question_of(asked.messages, task)
         choice = request.tool_choice or "auto"
         return e.JobRequest(
@@ -184,6 +183,8 @@ def _worker_stopped() -> Refused:
 
 def _refused(error: Exception) -> Refused:
     """A failed request's error, without details of the server."""
+    if isinstance(error, Refused):
+        return error
     if isinstance(error, InputError):
         return Refused(400, str(error), "messages")
     if isinstance(error, WorkerStopped):
