@@ -260,6 +260,13 @@ def test_a_server_says_what_evaluate_and_ask_say(shop: Server, policy: Path, tas
     assert len({row.response for row in rows}) > 1
 
 
+def test_an_endpoint_of_the_format_chat_can_be_this_server(free: Server, task: str) -> None:
+    (name,) = free.state.registry.models
+    model = trice.endpoint(f"{free.url}/v1", name, format="chat")
+    assert model.ask("both?", task, max_new_tokens=60).text == "7 and 9."
+    assert sorted(serving_tools.runs) == ["chair", "lamp"]  # here, not on the server
+
+
 def test_a_system_message_replaces_the_instruction(shop: Server) -> None:
     plain = send(shop, "hello").choices[0].message.content
     messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": "hello"}]

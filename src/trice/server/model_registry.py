@@ -18,7 +18,6 @@ from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template
 from trice.models.adapters import AdapterRecord, adapter_record, training_record
 from trice.models.local import LocalModel, check_model, load
-from trice.stages.chat_responses import chat_format_of
 from trice.storage.files import read_rows
 from trice.tasks import MIXED, Sources, TaskLike, Tasks
 from trice.tasks.task import Task
@@ -165,7 +164,7 @@ def open_registry(
         stage = training_record(adapter).get("stage") if adapter else "base"
         loaded = load(model, adapter, device=device, dtype=dtype)
         chosen = templates[name]
-        chat = chat_format_of(chosen, loaded.tokenizer) if chosen.format == CHAT else None
+        chat = loaded.chat_format(**chosen.chat_template_kwargs) if chosen.format == CHAT else None
         registry.models[name] = ServedModel(name, stage, adapter, chosen, loaded, created, chat)
     return registry
 
