@@ -176,6 +176,11 @@ def test_stage_1_trains_on_a_file_of_conversations(
     code, _, error = command(capsys, *words, "--output", tmp_path / "run", *options)
     assert code == 0, error
     assert trice.load(tmp_path / "run", device="cpu").template.format == "chat"
+    ranked = write(tmp_path / "ranked.json", [{"query": "q", "responses": ["a", "b"], "scores": [1, 0]}])
+    stage2 = ["train", "rlef", "--data", ranked, "--model", model.name, "--adapter", tmp_path / "run"]
+    code, _, error = command(capsys, *stage2, "--output", tmp_path / "both", "--device", "cpu")
+    assert code == 2
+    assert "format 'chat' needs candidates that were generated with it" in error[-1]  # the adapter's format
     lonely = write(tmp_path / "lonely.jsonl", [unanswered])
     words[3] = lonely
     code, _, error = command(capsys, *words, "--output", tmp_path / "none", *options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from stand_in_server import StandIn
 
 import trice
-from tiny import command, killed, read, sums, tree, write
+from tiny import command, for_tool_calls, killed, read, sums, training, tree, write
 from trice.errors import InputError, ToolUnavailable, TriceError
 from trice.formats.prompt import Example, prompt_template
 from trice.models.budget import Budget, ToolChat, maximum_cost
@@ -22,7 +23,9 @@ from trice.stages.endpoint_rollouts import NOT_SHOWN, api_messages
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
 from trice.tasks import Tasks
+from trice.tasks.math import INSTRUCTION
 from trice.tools.calculator import Calculator
+from trice.tools.call_text import function_schema
 from trice.types import Outcome, Response
 
 
@@ -187,6 +190,34 @@ def test_an_example_with_a_call_gets_the_result_that_servers_require() -> None:
 def test_calls_and_tools_count_as_tokens() -> None:
     chat = ToolChat([{"role": "assistant", "content": "", "tool_calls": [{"x" * 300: 1}]}], [{"y" * 600: 1}])
     assert 300 < maximum_cost(chat, 1, 5).prompt_tokens < 350
+
+
+def test_candidates_of_an_endpoint_are_ranked_and_train(
+    tmp_path: Path, tiny_model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    schemas = [function_schema(Calculator())]
+    base = for_tool_calls(tiny_model("llama"), tmp_path / "base", INSTRUCTION, schemas)
+    rows: list[dict[str, Any]] = [
+        {"id": f"S_{i}", "input": f"What is {i} and 7?", "output": f"{i + 7}", "answer": f"{10 * (i + 7)}"}
+        for i in range(2)
+    ]
+    for row in rows:
+        row |= {"instruction": INSTRUCTION, "completion": [{"role": "assistant", "content": row["output"]}]}
+    data = write(tmp_path / "S.json", rows)
+    folder, ranked = tmp_path / "candidates", tmp_path / "ranked.json"
+    with StandIn(model) as server:
+        at = ["--endpoint", server.url, "--model", "m", "--format", "chat"]
+        words = ["collect", "--data", data, "--output", folder, "--origin", "gpt", *at]
+        assert command(capsys, *words)[0] == 0
+    assert command(capsys, "collect", "--data", data, "--output", folder, "--origin", "gold")[0] == 0
+    words = ["score", "--data", folder, "--output", ranked]
+    code, _, lines = command(capsys, *words)
+    assert code == 0, lines
+    candidates = [{each["origin"]: each["correct"] for each in row["candidates"]} for row in read(ranked)]
+    assert candidates == [{"gold": False, "gpt": True}] * 2
+    run = [*training("rlef", base, ranked, tmp_path / "run"), "--format", "chat", "max_length=2000"]
+    code, _, lines = command(capsys, *run)
+    assert code == 0, lines
 
 
 def test_what_is_not_supported_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,8 +221,8 @@ class TrainOptions(Input):
     """Folder of the trained adapter."""
     model: str
     """Base model: a name on the Hugging Face hub, a folder, gemma-3-270m or smollm2-135m-instruct."""
-    format: str = same_as(Recipe, "format")
-    template: str | None = same_as(Recipe, "template")
+    format: str | None = same_as(LocalModelOptions, "format")
+    template: str | None = same_as(LocalModelOptions, "template")
     task: str | None = None
     """Task that the data teach and that --validation uses. The adapter records it. The default is the shipped task
     with the same instruction as the data."""

@@ -42,12 +42,13 @@ def _train(
     device: DeviceOptions,
 ) -> None:
     from trice.cli.resolve import refuse
-    from trice.formats.prompt import prompt_template
+    from trice.models.adapters import AdapterRecord, adapter_record
     from trice.progress import first_process
 
     if not files.validation:
         refuse("without --validation", files, "tool", "max_new_tokens")
-    template = prompt_template(files.format, files.template)
+    recorded = adapter_record(adapter) if adapter else AdapterRecord()
+    template = recorded.prompt_template(files.format, files.template)
     if files.dry_run:
         _dry_run(examples(files.data, template, files.limit), files, adapter, training, device)
         return

@@ -38,23 +38,25 @@ def split_model(recipe: Recipe) -> ModelSpec:
 
 
 def origin_model(recipe: Recipe, origin: Origin) -> ModelSpec:
-    """The model of an origin, as far as it exists before the run: the base model, or one that the origin names."""
+    """The model of an origin, as far as it exists before the run: the base model, one that the origin names, or one
+    behind an endpoint."""
     format, template = recipe.format, recipe.template
     if origin.format or origin.template:
         format, template = origin.format or "paper", origin.template
-    sampling = origin.sampling(max_new_tokens=recipe.max_new_tokens, seed=recipe.seed)
-    return model_spec(
+    spec = model_spec(
         recipe, model=origin.model or recipe.model, adapter=origin.adapter,
         template=prompt_template(format, template), few_shot=origin.few_shot, tool_choice=origin.tool_choice,
-        sampling=sampling,
+        sampling=origin.sampling(max_new_tokens=recipe.max_new_tokens, seed=recipe.seed),
     )  # fmt: skip
+    if not origin.endpoint:
+        return spec
+    client = origin.endpoint.open()
+    return replace(spec, model=client.model, client=client, engine="transformers", workers=None)
 
 
 def opened_origin_model(recipe: Recipe, origin: Origin, paths: RunPaths) -> ModelSpec:
-    """The same with a client of the origin's endpoint, or with a checkpoint of stage 1."""
+    """The same with a checkpoint of stage 1."""
     spec, stage1 = origin_model(recipe, origin), paths.model(Variant("stage-1"))
-    if origin.endpoint:
-        return replace(spec, model=origin.endpoint.model, client=origin.endpoint.open())
     if origin.source == "stage-1":
         return replace(spec, adapter=stage1)
     if origin.source == "early":

@@ -122,13 +122,11 @@ def check(recipe: Recipe, tasks: Tasks) -> None:
         )
     for origin in recipe.collect:
         origin_path(recipe.folder, tasks, origin.origin)
-    for endpoint in (recipe.label.endpoint, *(origin.endpoint for origin in recipe.collect)):
-        if endpoint:
-            endpoint.open()
+    if recipe.label.endpoint:
+        recipe.label.endpoint.open()
     pick_device(recipe.device)
     resolve_dtype(recipe.dtype, recipe.device)
-    local = [origin_model(recipe, origin) for origin in recipe.collect if not origin.endpoint]
-    for spec in (model_spec(recipe), *local):
+    for spec in (model_spec(recipe), *(origin_model(recipe, origin) for origin in recipe.collect)):
         check_model_spec(spec)
     if recipe.trains:
         check_machine(recipe.clone, recipe.device)
