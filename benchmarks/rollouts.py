@@ -1,13 +1,14 @@
 """Throughput of rollouts with tool calls against transformers' `generate` in a loop.
 
 All continue the same conversations greedily, execute the same calls and read their results. Two loops are measured:
-`one by one` generates each turn of each conversation alone, and `turn by turn` generates the same turn of a batch of
-conversations at once, left-padded, and waits for the longest. Each repetition runs rollouts and both loops in turn, so
-that another load on the machine meets all of them. Tokens have to be equal; where two logits are nearly equal, batched
-arithmetic may choose the other, so the script prints the share of equal conversations and fails below 90%.
+`one by one` generates each turn of each conversation alone, and `turn by turn` generates the same turn of a batch
+of conversations at once, left-padded, and waits for the longest. Each repetition runs rollouts and both loops in
+turn, so that another load on the machine meets all of them; the ratio of processor times depends on such a load
+less than that of the times. Tokens have to be equal; where two logits are nearly equal, batched arithmetic may
+choose the other, so the script prints the share of equal conversations and fails below 90%.
 
-A small model without a trained adapter makes few calls, so the prompt holds an example, and every first message is made
-to begin a call.
+A small model without a trained adapter makes few calls, so the prompt holds an example, and every first message is
+made to begin a call.
 
     python benchmarks/rollouts.py MODEL --questions 16 --max-new-tokens 64 --turns 3 --repeat 3
 """
@@ -18,6 +19,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
 import torch
@@ -167,34 +169,39 @@ def main() -> None:
         messages[:] = [rollout.turns for rollout in found.values()]
         return [found[number].ids for number in range(len(asked))]
 
-    def timed(name: str, continued: Callable[[], list[list[int]]]) -> float:
-        started = time.perf_counter()
+    def timed(name: str, continued: Callable[[], list[list[int]]]) -> tuple[float, float]:
+        started, processor = time.perf_counter(), time.process_time()
         ids = continued()
-        seconds = time.perf_counter() - started
+        seconds, processor = time.perf_counter() - started, time.process_time() - processor
         same = sum(one == other for one, other in zip(ids, expected, strict=True)) if expected else len(ids)
         expected[:] = expected or ids
         print(
-            f"  {name:12} {seconds:7.2f} s, {sum(map(len, ids)) / seconds:7.1f} tokens/s; "
-            f"{same} of {len(ids)} conversations in the same tokens",
+            f"  {name:12} {seconds:7.2f} s, processor {processor:7.2f} s, "
+            f"{sum(map(len, ids)) / seconds:7.1f} tokens/s; {same} of {len(ids)} conversations in the same tokens",
             flush=True,
         )
         if same < 0.9 * len(ids):
             raise SystemExit(f"{name} wrote other tokens")
-        return seconds
+        return seconds, processor
 
     expected: list[list[int]] = []
     ours()  # the model is checked before it generates first
-    ratios: dict[str, list[float]] = {"one by one": [], "turn by turn": []}
+    ratios: dict[str, list[tuple[float, float]]] = {"turn by turn": [], "one by one": []}
     for number in range(options.repeat):
         print(f"repetition {number + 1}, load {os.getloadavg()[0]:.1f}")
         own = timed("rollouts", ours)
-        ratios["turn by turn"].append(timed("turn by turn", lambda: loop(asked, options.batch_size)) / own)
-        ratios["one by one"].append(timed("one by one", lambda: loop(asked, 1)) / own)
+        for name, size in (("turn by turn", options.batch_size), ("one by one", 1)):
+            theirs = timed(name, partial(loop, asked, size))
+            ratios[name].append((theirs[0] / own[0], theirs[1] / own[1]))
     print(
         f"{len(asked)} conversations in {sum(messages)} messages of the model, prompts of {len(asked[0].prompt)} tokens"
     )
-    for name, each in ratios.items():
-        print(f"rollouts are {median(each):.2f} times as fast as {name} ({min(each):.2f} to {max(each):.2f})")
+    for name, pairs in ratios.items():
+        times, processors = zip(*pairs, strict=True)
+        print(
+            f"rollouts are {median(times):.2f} times as fast as {name} ({min(times):.2f} to {max(times):.2f}), "
+            f"by processor time {median(processors):.2f} times ({min(processors):.2f} to {max(processors):.2f})"
+        )
 
 
 if __name__ == "__main__":
