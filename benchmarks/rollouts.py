@@ -185,7 +185,9 @@ def main() -> None:
         return seconds, processor
 
     expected: list[list[int]] = []
-    ours()  # the model is checked before it generates first
+    list(
+        rollouts(loaded, chat, asked[:1], Sampling(max_new_tokens=1))
+    )  # the model is checked before the first
     ratios: dict[str, list[tuple[float, float]]] = {"turn by turn": [], "one by one": []}
     for number in range(options.repeat):
         print(f"repetition {number + 1}, load {os.getloadavg()[0]:.1f}")
