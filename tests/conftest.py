@@ -27,7 +27,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 LONG = (
     "test_tutorial", "test_demo", "test_identity", "test_ray", "test_scale", "test_processes", "test_run",
     "test_playground", "test_trainer", "test_validation", "test_page", "test_serve", "test_gpu_benchmark",
-    "test_api", "test_report", "test_families",
+    "test_api", "test_report", "test_families", "test_smollm2", "test_decoding", "test_mix_run", "test_own",
+    "test_plan", "test_mcp", "test_limits", "test_wikisearch",
 )  # fmt: skip
 
 
