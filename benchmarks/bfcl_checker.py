@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.datasets.bfcl import CATEGORIES, read_bfcl
-from trice.datasets.conversations import ConversationRow
 from trice.tasks.call_judge import judge_calls
-from trice.types import ToolCall
+from trice.types import Question, ToolCall
 
 MODEL = "any-model"
 Call = dict[str, Any]  # name and arguments
@@ -94,9 +93,9 @@ def load_package() -> Package:
     )
 
 
-def right_calls(row: ConversationRow, random_: random.Random | None = None) -> list[Call]:
+def right_calls(row: Question, random_: random.Random | None = None) -> list[Call]:
     """The expected calls with the first accepted value of each argument, or with random ones."""
-    expected = row.expected if isinstance(row.expected, list) else []
+    expected = row.expected_calls if isinstance(row.expected_calls, list) else []
     calls = []
     for wanted in expected:
         arguments = {}
@@ -289,11 +288,11 @@ CHANGES: dict[str, Callable[[list[Call], list[dict[str, Any]], random.Random], N
 }
 
 
-def responses(row: ConversationRow, rounds: int, random_: random.Random) -> Iterator[tuple[str, list[Call]]]:
+def responses(row: Question, rounds: int, random_: random.Random) -> Iterator[tuple[str, list[Call]]]:
     """Responses to a row with the kind of change: right ones, and changed ones."""
     yield "nothing", []
     yield "right", right_calls(row)
-    expected = row.expected if isinstance(row.expected, list) else []
+    expected = row.expected_calls if isinstance(row.expected_calls, list) else []
     for number, wanted in enumerate(
         expected
     ):  # each accepted value, the others as in the first right response
@@ -305,9 +304,9 @@ def responses(row: ConversationRow, rounds: int, random_: random.Random) -> Iter
     for kind, change in CHANGES.items():
         for _ in range(rounds):
             calls = right_calls(row, random_)
-            change(calls, row.tools, random_)
+            change(calls, (row.tools or []), random_)
             if random_.random() < 0.25:  # a second change
-                CHANGES[random_.choice(list(CHANGES))](calls, row.tools, random_)
+                CHANGES[random_.choice(list(CHANGES))](calls, (row.tools or []), random_)
             yield kind, calls
 
 
@@ -346,17 +345,21 @@ def compare(package: Package, folder: Path, seed: int, rounds: int) -> int:
     for category in CATEGORIES:
         rows, answers = read_raw(folder, category)
         for row in read_bfcl(folder, category):
-            table[category]["other schemas"] += not same_tools(package, rows[row.id], row.tools)
+            table[category]["other schemas"] += not same_tools(package, rows[row.id], (row.tools or []))
             for kind, calls in responses(row, rounds, random_):
                 theirs = package.correct(rows[row.id], answers.get(row.id), category, calls)
-                ours = judge_calls([ToolCall(**call) for call in calls], row.expected or [], row.tools)
+                ours = judge_calls(
+                    [ToolCall(**call) for call in calls], row.expected_calls or [], (row.tools or [])
+                )
                 raised = isinstance(theirs, str)
                 same = not ours.correct if raised else ours.correct == theirs
                 for counts in (table[category], kinds[kind]):
                     counts.update(responses=1, right=theirs is True, raised=raised, different=not same)
                 if not same and shown < 20:
                     shown += 1
-                    print(f"{row.id} ({kind}): package {theirs}, ours {ours}\n  {calls}\n  {row.expected}")
+                    print(
+                        f"{row.id} ({kind}): package {theirs}, ours {ours}\n  {calls}\n  {row.expected_calls}"
+                    )
     columns = ("responses", "right", "raised", "different", "other schemas")
     for title, counted in (("category", table), ("change", kinds)):
         print(f"\n{title:22}" + "".join(f"{column:>15}" for column in columns))

@@ -237,7 +237,7 @@ def test_the_models_own_conversation_is_a_target(model: trice.Model) -> None:
 
 def test_a_few_shot_example_with_a_call_is_a_native_call() -> None:
     examples = [Example("What is 2*3?", "calculator(2*3)"), Example("Hello", "Hi")]
-    messages = prompt_messages("Solve.", "5*5?", examples, [Calculator()])
+    messages = prompt_messages(Question(id="x", instruction="Solve.", input="5*5?"), examples, [Calculator()])
     assert [message.role for message in messages] == [
         "system",
         "user",

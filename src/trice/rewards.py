@@ -54,7 +54,7 @@ def released(responses: Sequence[Response], target: Response | None) -> list[flo
             rewards[number] = 15.0
     level = 10.0 if any(rewards[number] == 15.0 for number in rest) else 15.0
     wrong = [number for number in rest if not responses[number].correct]
-    gold = _number(target.answers[0])
+    gold = _number(target.answers[0]) if target.answers else None
     if gold is None:
         rewards |= {number: level if responses[number].prediction is not None else 0.0 for number in wrong}
     else:
@@ -90,9 +90,9 @@ def execution(cost: float = 0.1) -> RewardFunction:
 
 
 def load_reward(name: str) -> RewardFunction:
-    """The reward `paper`, `released`, or `module:function` from the working folder, a function
-    `(question, response) -> float`. Raises InputError if there is no such function."""
-    builtin: dict[str, RewardFunction] = {"paper": paper, "released": released}
+    """The reward `paper`, `released`, `execution` with its default cost, or `module:function` from the working folder,
+    a function `(question, response) -> float`. Raises InputError if there is no such function."""
+    builtin = {"paper": paper, "released": released, "execution": execution()}
     if name in builtin:
         return builtin[name]
     if ":" not in name:

@@ -1,4 +1,4 @@
-"""The records of trice: questions, messages, tool calls, responses, labeled questions and candidates.
+"""The records of trice: questions, responses, labeled questions and candidates; messages are in `trice.messages`.
 
 Each is one JSON object in a file. Unknown fields are kept, so a row can carry what its data set knows beyond the
 question (the gold expression, the grade) through every stage. This module does not read or write files: that is
@@ -14,6 +14,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from trice.messages import Execution as Execution
+from trice.messages import ExpectedCall as ExpectedCall
+from trice.messages import Message as Message
+from trice.messages import Messages, ToolList, calls_text, read_messages
+from trice.messages import ToolCall as ToolCall
+
 ALL = "total"  # the name of all data sets together, in metrics and reports
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
@@ -25,55 +31,6 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     CALLED = "called"
     MALFORMED = "malformed"
-
-
-class ToolCall(BaseModel):
-    """A call that a model wrote, in whatever format it wrote it."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    name: str
-    """the tool's name"""
-    arguments: dict[str, Any]
-    """the arguments by name"""
-
-
-class Execution(BaseModel):
-    """The result of a call: an output or an error, never both."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    output: str | None = None
-    """what the tool returned, as text"""
-    error: str | None = None
-    """why the tool failed"""
-    seconds: float = Field(default=0.0, exclude=True)
-    """how long it ran; not written to files, so that two runs write the same bytes"""
-
-
-class Message(BaseModel):
-    """One entry of a conversation, in the form of the OpenAI API except that arguments are objects, not JSON text."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    """who wrote it"""
-    content: str = ""
-    """its text"""
-    tool_calls: list[ToolCall] = []
-    """the calls of an assistant message, in order"""
-    name: str | None = None
-    """the tool whose result a tool message holds"""
-
-    def for_template(self) -> dict[str, Any]:
-        """The message as a chat template expects it."""
-        fields: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.tool_calls:
-            fields["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in self.tool_calls
-            ]
-        return fields | ({"name": self.name} if self.name else {})
 
 
 class Row(BaseModel):
@@ -116,11 +73,38 @@ def dataset_of(id: str) -> str:
     return prefix[0] if prefix and prefix[0] != ALL else "unnamed"
 
 
+REQUIRED = "required"  # the value of the field `tool` of a question or a task
+Expected = list[ExpectedCall] | Literal["any"]
+
+
 def _without_question(value: dict[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in value.items() if name not in ("input", "question")}
 
 
-REQUIRED = "required"  # the value of the field `tool` of a question or a task
+def _with_last_question(value: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a conversation, with the text of the last user message as `input`."""
+    try:
+        messages = read_messages(value["messages"])
+    except ValueError as error:
+        raise ValueError(f"field 'messages': {error}") from None
+    if not messages or messages[-1].role not in ("user", "tool"):
+        raise ValueError(
+            "field 'messages': the last message has to be of the user or a tool; `trice import --form conversations` "
+            "makes questions of conversations that hold their answers"
+        )
+    asked = [message.content for message in messages if message.role == "user"]
+    if not asked or not asked[-1].strip():
+        raise ValueError("field 'messages': there is no question of the user")
+    for name in ("input", "question"):
+        if value.get(name) not in (None, "", asked[-1]):
+            raise ValueError(
+                f"field '{name}': is another question than the last one of 'messages'; leave it out"
+            )
+    if value.get("instruction"):
+        raise ValueError(
+            "field 'instruction': a conversation has a system message in 'messages' instead; leave it out"
+        )
+    return _without_question(value) | {"messages": messages, "input": asked[-1]}
 
 
 class Question(Row):
@@ -132,15 +116,24 @@ class Question(Row):
     """the data set, by which the report groups questions; by default the part of the id before `_`, `-`, `:` or `/`,
     else `unnamed`"""
     task: str | None = None
-    """the task of this question, which every row of a mix needs (recipes fill it in); `second-turn` if the question is
-    asked over a tool's output"""
+    """the task of this question, which every row of a mix needs (recipes fill it in); `second-turn` if the question
+    is asked over a tool's output"""
     instruction: str = ""
     """the instruction; by default the task's"""
     input: str = Field(validation_alias=AliasChoices("input", "question"))
-    """the text of the question"""
+    """the text of the question; of a conversation the last message of the user, which is filled in"""
+    messages: Messages | None = None
+    """in place of a text: the conversation so far, in the form of the OpenAI API, ending with a message of the user
+    or a tool. It is rendered as it is, by the model's chat template, without the task's instruction"""
+    tools: ToolList | None = None
+    """the tools that the model is offered, as JSON schemas in the form of the OpenAI API; by default the task's.
+    Those that the task has too, by name, are executed; a response ends with a call of another one"""
     answer: str | list[str] | None = None
     """the gold answer, or a list of accepted ones. For math each must contain a number, and the last number counts.
-    Only `generate` accepts questions without an answer"""
+    Only `generate` accepts questions with neither an answer nor expected calls"""
+    expected_calls: Expected | None = None
+    """the calls of a right response, in any order, each with `name` and the accepted values of each of its
+    `arguments`; an empty list if no call is right, `any` if any call is. They are judged instead of the answer"""
     tool: Literal["required"] | None = None
     """`required` if only a tool can know the answer (stock, prices, time): the question always needs a tool and is
     never known"""
@@ -160,10 +153,12 @@ class Question(Row):
         # Published rows of qa and lama have their question under `instruction`, and no input or an empty one.
         if not isinstance(value, dict):
             return value
+        if value.get("messages") is not None:
+            return _with_last_question(value)
         given = {name: value[name] for name in ("input", "question") if value.get(name) is not None}
-        if not given and ("messages" in value or "prompt" in value):
+        if not given and ("prompt" in value or "conversations" in value):
             raise ValueError(
-                "is a chat row, not a question; `trice import --form questions` converts such rows"
+                "is a chat row, not a question; `trice import --form conversations` converts such rows"
             )
         texts = {name: text for name, text in given.items() if str(text).strip()}
         if len(texts) == 2 and len(set(map(str, texts.values()))) == 2:
@@ -197,6 +192,28 @@ class Question(Row):
             return []
         return self.answer if isinstance(self.answer, list) else [self.answer]
 
+    @property
+    def is_judgeable(self) -> bool:
+        """Whether a response can be judged: by gold answers, by expected calls, or, if it is a conversation,
+        perhaps by a task that judges whole responses (`trice.tasks.check_questions` knows)."""
+        return any(each is not None for each in (self.answer, self.expected_calls, self.messages))
+
+    @property
+    def user_texts(self) -> list[str]:
+        """The text of the question, or those of all messages of the user."""
+        if self.messages is None:
+            return [self.input]
+        return [message.content for message in self.messages if message.role == "user"]
+
+    @property
+    def gold_texts(self) -> list[str]:
+        """What is right, as texts for people: the expected calls, else the gold answers."""
+        if self.expected_calls is None:
+            return self.answers
+        if isinstance(self.expected_calls, str):
+            return ["any call"]
+        return [calls_text([expected.call() for expected in self.expected_calls]) or "no call"]
+
 
 class Response(Question):
     """A question and what a model wrote. `score` and `evaluate` fill the fields from `outcome` on; in the format
@@ -215,12 +232,12 @@ class Response(Question):
     outcome: Outcome | None = None
     """`answered`, `called` or `malformed`"""
     reason: str | None = None
-    """the reason if a call is malformed"""
+    """why a call is malformed, or why the calls are not the expected ones"""
     call: ToolCall | None = None
     """the first call that can be parsed: its `name` and `arguments`"""
     execution: Execution | None = None
     """the result of that call: `output` or `error`"""
-    completion: list[Message] | None = None
+    completion: Messages | None = None
     """in the format `chat`: what the model wrote, with its tool calls, and the results that it read"""
     loss: list[bool] | None = None
     """in the format `chat`: for each of `tokens`, whether the model wrote it"""
@@ -287,12 +304,18 @@ class LabeledQuestion(Row):
     """as in questions"""
     task: str | None = None
     """as in questions"""
-    answer: str | list[str] = ""
+    answer: str | list[str] | None = None
     """as in questions"""
     result: str | None = None
     """what the call in `output` returned when it was labeled"""
-    completion: list[Message] | None = None
-    """in the format `chat`: the model's own response, if that is the target"""
+    messages: Messages | None = None
+    """as in questions"""
+    tools: ToolList | None = None
+    """as in questions"""
+    expected_calls: Expected | None = None
+    """as in questions"""
+    completion: Messages | None = None
+    """in the format `chat`: the target as messages, with the results of its calls; `output` shows it as text"""
     turn: Count | None = None
     """as in questions"""
     first_turn: str | None = None
@@ -301,6 +324,13 @@ class LabeledQuestion(Row):
     @property
     def key(self) -> tuple[str | int, ...] | None:
         return (self.dataset or dataset_of(self.id), self.id) if self.id else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_conversation(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("messages") is None:
+            return value
+        return {"instruction": "", **_with_last_question(value)}
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -336,7 +366,7 @@ class Candidate(BaseModel):
     """whether the prediction is right"""
     tokens: list[Count] | None = None
     """as in responses"""
-    completion: list[Message] | None = None
+    completion: Messages | None = None
     """as in responses"""
     loss: list[bool] | None = None
     """as in responses"""
@@ -356,7 +386,13 @@ class Candidates(Row):
     """as in questions"""
     input: str = ""
     """as in questions"""
+    messages: Messages | None = None
+    """as in questions"""
+    tools: ToolList | None = None
+    """as in questions"""
     answer: str | list[str] | None = None
+    """as in questions"""
+    expected_calls: Expected | None = None
     """as in questions"""
     candidates: list[Candidate] = Field(min_length=1)
     """the responses, each a record of its own"""
@@ -387,7 +423,7 @@ class Candidates(Row):
             )
             for row, reward in zip(responses, rewards, strict=True)
         ]
-        fields = question.model_dump(include={"id", "dataset", "task", "instruction", "input", "answer"})
+        fields = question.model_dump(include=set(cls.model_fields) - {"candidates"})
         return cls(**fields, candidates=candidates)
 
     @model_validator(mode="after")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from trice.datasets.bfcl import CATEGORIES, read_bfcl
-from trice.datasets.conversations import check_overlap
+from trice.datasets.overlap import check_overlap
 from trice.datasets.toolrl import read_toolrl
 from trice.errors import InputError
-from trice.tasks.call_judge import ExpectedCall, judge_calls
-from trice.types import ToolCall
+from trice.messages import ExpectedCall
+from trice.tasks.call_judge import judge_calls
 
 REAL = Path(os.environ.get("TRICE_DATA", "")) / "bfcl"
 COUNTS = (400, 200, 200, 200, 240, 258, 16)
@@ -60,7 +60,10 @@ def put(folder: Path, row: Any = ROW, answer: Any = ANSWER) -> Path:
 
 def test_a_row_gets_json_schemas_and_names_without_dots(tmp_path: Path) -> None:
     (row,) = read_bfcl(put(tmp_path), "multiple")
-    assert (row.id, row.dataset, row.messages) == ("multiple_7", "multiple", ROW["question"][0])
+    assert row.tools is not None
+    assert row.messages is not None
+    assert (row.id, row.dataset, row.input) == ("multiple_7", "multiple", "Paint a 3 by 2 wall.")
+    assert [message.for_template() for message in row.messages] == ROW["question"][0]
     function = row.tools[0]["function"]
     assert (row.tools[0]["type"], function["name"]) == ("function", "wall_paint_plan")
     layers = {"type": "array", "items": {"type": "object", "properties": {}}}
@@ -73,7 +76,7 @@ def test_a_row_gets_json_schemas_and_names_without_dots(tmp_path: Path) -> None:
         },
         "required": ["size"],
     }
-    assert row.expected == [
+    assert row.expected_calls == [
         ExpectedCall(name="wall_paint_plan", arguments={"size": [[3, 2]], "note": ["", None]})
     ]
 
@@ -113,12 +116,12 @@ def test_real_files_are_read_whole() -> None:
     rows = {category: read_bfcl(REAL, category) for category in CATEGORIES}
     assert tuple(len(each) for each in rows.values()) == COUNTS
     parameters = [
-        tool["function"]["parameters"] for each in rows.values() for row in each for tool in row.tools
+        tool["function"]["parameters"] for each in rows.values() for row in each for tool in row.tools or ()
     ]
     types = Counter(schema["type"] for each in parameters for schema in schemas(each))
     assert set(types) == {"object", "string", "integer", "number", "array", "boolean"}
-    assert all(row.expected == [] for row in rows["irrelevance"])
-    assert all(row.expected == "any" for row in rows["live_relevance"])
+    assert all(row.expected_calls == [] for row in rows["irrelevance"])
+    assert all(row.expected_calls == "any" for row in rows["live_relevance"])
 
 
 @needs_files
@@ -126,28 +129,17 @@ def test_the_first_accepted_values_are_right_except_where_no_call_can_be() -> No
     wrong = set()
     for category in CATEGORIES:
         for row in read_bfcl(REAL, category):
-            if not isinstance(row.expected, list):
+            if not isinstance(row.expected_calls, list):
                 continue
-            calls = []
-            for wanted in row.expected:
-                first = {name: next(iter(each), []) for name, each in wanted.arguments.items()}
-                values = {name: plain(each) for name, each in first.items() if each != ""}
-                calls.append(ToolCall(name=wanted.name, arguments=values))
-            if not judge_calls(calls, row.expected, row.tools).correct:
+            calls = [wanted.call() for wanted in row.expected_calls]
+            if not judge_calls(calls, row.expected_calls, row.tools or []).correct:
                 wrong.add(row.id)
     assert wrong == NEVER_RIGHT
 
 
-def plain(value: Any) -> Any:
-    """An accepted value with the first accepted value of each field of an object."""
-    if isinstance(value, dict):
-        return {name: each[0] for name, each in value.items() if each[0] != ""}
-    return [plain(each) for each in value] if isinstance(value, list) else value
-
-
 @needs_files
 def test_training_data_holds_none_of_the_questions() -> None:
-    train = read_toolrl(REAL.parent / "toolrl/rlla_sft.json").rows
+    train = [row.question for row in read_toolrl(REAL.parent / "toolrl/rlla_sft.json").rows]
     test = [row for category in CATEGORIES for row in read_bfcl(REAL, category)]
     assert check_overlap(train, test) == ([], [])
     assert len(check_overlap(test, test).exact) >= len(test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from trice.datasets.benchmark import hub_rows
 from trice.datasets.conversations import (
     ConversationRow,
     Conversations,
-    calls_of,
-    check_overlap,
-    conversation,
+    read_conversation,
     read_conversations,
 )
+from trice.datasets.overlap import check_overlap
 from trice.errors import InputError
+from trice.messages import ExpectedCall, Message
 from trice.storage.files import read_rows, write_rows
-from trice.tasks.call_judge import ExpectedCall, judge_calls
+from trice.tasks.call_judge import judge_calls
+from trice.types import Question
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"name": "weather", "description": "The weather.", "parameters": PARAMETERS}
@@ -53,50 +55,70 @@ def only(folder: Path, row: dict[str, Any]) -> ConversationRow:
     return found.rows[0]
 
 
-def test_messages_end_with_the_last_question_and_the_target_follows(tmp_path: Path) -> None:
+def dumped(messages: Sequence[Message] | None) -> list[dict[str, Any]]:
+    return [message.for_template() for message in messages or ()]
+
+
+def test_messages_end_with_the_last_question_and_the_response_follows(tmp_path: Path) -> None:
     system = {"role": "system", "content": "Be brief."}
     before = [system, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, USER]
-    row = only(
+    question, response = only(
         tmp_path, {"messages": [*before, called("Oslo", "Bergen"), RESULT, RESULT, ANSWER], "tools": [TOOL]}
     )
-    assert (row.id, row.dataset) == ("chats-1", "chats")
-    assert (row.messages, row.tools) == (before, [TOOL])
-    assert row.target == [called("Oslo", "Bergen"), RESULT, RESULT, ANSWER]
-    assert row.expected == expected("Oslo", "Bergen")
-    assert row.answer == "Yes, -3 degrees."
+    assert (question.id, question.dataset, question.input) == ("chats-1", "chats", USER["content"])
+    assert (dumped(question.messages), question.tools) == (before, [TOOL])
+    assert dumped(response) == [called("Oslo", "Bergen"), RESULT, RESULT, ANSWER]
+    assert question.expected_calls == expected("Oslo", "Bergen")
+    assert question.answer == "Yes, -3 degrees."
 
 
 def test_prompt_and_completion_as_messages_or_as_text(tmp_path: Path) -> None:
-    rows = read(
-        tmp_path,
-        {"prompt": [USER], "completion": [called("Oslo")], "tools": json.dumps([WEATHER]), "id": 7},
-        {"prompt": "2 + 2?", "completion": "4"},
-    ).rows
-    assert (rows[0].id, rows[0].tools, rows[0].expected, rows[0].answer) == (
+    called_, text, not_called = (
+        row.question
+        for row in read(
+            tmp_path,
+            {"prompt": [USER], "completion": [called("Oslo")], "tools": json.dumps([WEATHER]), "id": 7},
+            {"prompt": "2 + 2?", "completion": "4"},
+            {"prompt": "2 + 2?", "completion": "4", "tools": [TOOL]},
+        ).rows
+    )
+    assert (called_.id, called_.tools, called_.expected_calls, called_.answer) == (
         "7",
         [TOOL],
         expected("Oslo"),
         None,
     )
-    assert rows[1].messages == [{"role": "user", "content": "2 + 2?"}]
-    assert (rows[1].answer, rows[1].expected) == ("4", [])
+    assert dumped(text.messages) == [{"role": "user", "content": "2 + 2?"}]
+    assert (text.answer, text.expected_calls) == ("4", None)  # no tools: the answer is judged
+    assert (not_called.answer, not_called.expected_calls) == ("4", [])
 
 
-def test_a_question_alone_has_no_target(tmp_path: Path) -> None:
+def test_a_question_alone_has_no_response(tmp_path: Path) -> None:
     wanted = [{"name": "weather", "arguments": {"city": ["Oslo", "oslo, NO"]}}]
     rows = read(
         tmp_path,
         {"prompt": [USER], "tools": [TOOL]},
-        {"messages": [USER], "tools": [TOOL], "expected": wanted},
+        {"messages": [USER], "tools": [TOOL], "expected_calls": wanted, "level": 3},
         {"messages": [USER], "answer": ["-3", "minus three"]},
-        {"messages": [USER], "tools": [TOOL], "expected": "any"},
+        {"messages": [USER], "tools": [TOOL], "expected_calls": "any"},
     ).rows
-    assert [row.target for row in rows] == [[]] * 4
-    assert (rows[0].expected, rows[0].answer) == (None, None)
-    assert (rows[1].expected, rows[3].expected) == ([ExpectedCall.model_validate(wanted[0])], "any")
-    assert rows[2].answer == ["-3", "minus three"]
-    with pytest.raises(InputError, match=r"chats.jsonl:1: field 'expected"):
-        read(tmp_path, {"messages": [USER], "expected": [{"name": "weather"}]})
+    assert [row.completion for row in rows] == [[]] * 4
+    first, calls, answers, any_call = (row.question for row in rows)
+    assert (first.expected_calls, first.answer) == (None, None)
+    assert (calls.expected_calls, calls.model_extra) == (
+        [ExpectedCall.model_validate(wanted[0])],
+        {"level": 3},
+    )
+    assert answers.answer == ["-3", "minus three"]
+    assert any_call.expected_calls == "any"
+    with pytest.raises(InputError, match=r"chats.jsonl:1: field 'expected_calls"):
+        read(tmp_path, {"messages": [USER], "expected_calls": [{"name": "weather"}]})
+
+
+def test_what_a_row_states_is_judged_and_not_its_response(tmp_path: Path) -> None:
+    row = {"messages": [USER, called("Oslo"), RESULT, ANSWER], "tools": [TOOL], "answer": "-3"}
+    question = only(tmp_path, row).question
+    assert (question.answer, question.expected_calls) == ("-3", None)
 
 
 def test_calls_in_other_forms_are_read(tmp_path: Path) -> None:
@@ -115,7 +137,8 @@ def test_calls_in_other_forms_are_read(tmp_path: Path) -> None:
         },
     ]
     rows = [
-        only(tmp_path, {"prompt": [USER], "completion": [form], "tools": [TOOL]}).target[0] for form in forms
+        dumped(only(tmp_path, {"prompt": [USER], "completion": [form], "tools": [TOOL]}).completion)[0]
+        for form in forms
     ]
     assert rows[:2] == [called("Oslo")] * 2
     assert rows[2:] == [{**called("Oslo", content="I look."), "reasoning_content": "Cold?"}] * 2
@@ -127,7 +150,10 @@ def test_results_are_named_by_the_id_of_their_call(tmp_path: Path) -> None:
     results = [{"role": "tool", "content": "noon", "tool_call_id": "c2"}, {**RESULT, "tool_call_id": "c1"}]
     asked = {"role": "assistant", "content": "", "tool_calls": calls}
     row = only(tmp_path, {"messages": [USER, asked, *results, ANSWER], "tools": [TOOL, {"name": "clock"}]})
-    assert row.target == [asked, {**results[0], "name": "clock"}, results[1], ANSWER]
+    assert [message.name for message in row.completion] == [None, "clock", "weather", None]
+    open_end = {"messages": [USER, asked, *results], "tools": [TOOL, {"name": "clock"}], "id": "q"}
+    question = Question.model_validate(open_end)  # the same rule where a question is read directly
+    assert [message.name for message in question.messages or ()] == [None, None, "clock", "weather"]
 
 
 def test_sharegpt(tmp_path: Path) -> None:
@@ -138,21 +164,21 @@ def test_sharegpt(tmp_path: Path) -> None:
         {"from": "observation", "value": "-3"},
         {"from": "gpt", "value": ANSWER["content"]},
     ]
-    row = only(
+    question, response = only(
         tmp_path,
         {"conversations": turns, "system": "Be brief.", "tools": json.dumps([WEATHER]), "images": []},
     )
-    assert row.messages == [{"role": "system", "content": "Be brief."}, USER]
-    assert row.target == [{**called("Oslo"), "reasoning_content": "Cold?"}, RESULT, ANSWER]
+    assert dumped(question.messages) == [{"role": "system", "content": "Be brief."}, USER]
+    assert dumped(response) == [{**called("Oslo"), "reasoning_content": "Cold?"}, RESULT, ANSWER]
     turns[1]["value"] = f"[{function_call}, {function_call}]"
-    row = only(tmp_path, {"conversations": turns[:2], "tools": [TOOL]})
-    assert (row.expected, row.answer) == (expected("Oslo", "Oslo"), None)
+    question = only(tmp_path, {"conversations": turns[:2], "tools": [TOOL]}).question
+    assert (question.expected_calls, question.answer) == (expected("Oslo", "Oslo"), None)
 
 
-def test_calls_of_the_target_are_right_by_their_own_expectation(tmp_path: Path) -> None:
-    row = only(tmp_path, {"messages": [USER, called("Oslo")], "tools": [TOOL]})
-    assert row.expected is not None
-    assert judge_calls(calls_of(row.target[0]), row.expected, row.tools).correct
+def test_calls_of_the_response_are_right_by_their_own_expectation(tmp_path: Path) -> None:
+    question, response = only(tmp_path, {"messages": [USER, called("Oslo")], "tools": [TOOL]})
+    assert question.expected_calls is not None
+    assert judge_calls(response[0].tool_calls, question.expected_calls, question.tools or []).correct
 
 
 def test_nulls_of_a_table_are_left_out() -> None:
@@ -177,48 +203,52 @@ def test_nulls_of_a_table_are_left_out() -> None:
     )
     assert "zone" in table[0]["messages"][1]["tool_calls"][0]["function"]["arguments"]
     records = hub_rows({"train": table}, "train", "train")
-    rows = [conversation(record, "hub") for record in records]
-    assert rows[0].tools == [TOOL]
-    assert rows[0].target == [called("Oslo")]
-    assert rows[1].expected == [ExpectedCall(name="clock", arguments={"zone": ["CET"]})]
+    rows = [read_conversation(record, "hub") for record in records]
+    assert rows[0].question.tools == [TOOL]
+    assert dumped(rows[0].completion) == [called("Oslo")]
+    assert rows[1].question.expected_calls == [ExpectedCall(name="clock", arguments={"zone": ["CET"]})]
 
 
 UNREADABLE: list[tuple[dict[str, Any], str]] = [
-    ({"text": "x"}, "neither 'messages' nor 'conversations' nor 'prompt'"),
+    ({"text": "x"}, "no field messages, conversations or prompt"),
     ({"messages": "x", "images": ["a.png"]}, "images, videos or sound"),
     ({"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER]}, "a preference"),
     ({"prompt": "x", "completion": "y", "label": False}, "an answer that is not wanted"),
-    ({"messages": 5}, "no list of messages"),
+    ({"messages": 5}, "expected a list of messages with role and content"),
     ({"conversations": ["x"]}, "no list of messages"),
     ({"messages": [USER]}, "no answer after the last question"),
     ({"messages": [ANSWER], "answer": "x"}, "no question"),
-    ({"messages": [{"role": "judge", "content": "x"}]}, "a message of an unknown role"),
-    ({"conversations": [{"from": "judge", "value": "x"}]}, "a message of an unknown role"),
+    ({"prompt": [USER, ANSWER]}, "a prompt that ends with an answer"),
+    (
+        {"messages": [{"role": "judge", "content": "x"}]},
+        "a message has the role '…'; expected system, developer, user, assistant, tool",
+    ),
+    ({"conversations": [{"from": "judge", "value": "x"}]}, "a message has the role '…'"),
     ({"messages": [USER, {"role": "assistant", "content": ""}]}, "an empty answer"),
-    ({"messages": [{"role": "user", "content": [{"image": "a.png"}]}]}, "a message that is not text"),
+    ({"messages": [{"role": "user", "content": [{"image": "a.png"}]}]}, "a message is not text alone"),
     ({"prompt": "x", "completion": [ANSWER, USER]}, "an answer that holds another question"),
-    ({"messages": [USER, RESULT, ANSWER]}, "a tool's result without a call"),
+    ({"messages": [USER, RESULT, ANSWER]}, "a message has a tool's result without a call before it"),
     ({"messages": [USER, called("Oslo")]}, "a call of a tool that is not offered"),
-    ({"messages": [USER, ANSWER], "tools": "{"}, "tools that are not JSON"),
-    ({"messages": [USER, ANSWER], "tools": [{"description": "x"}]}, "a tool without a name"),
-    ({"messages": [USER, ANSWER], "tools": 5}, "tools that are not a list"),
-    ({"messages": [USER, ANSWER], "tools": [TOOL, WEATHER]}, "two tools of the same name"),
+    ({"messages": [USER, ANSWER], "tools": "{"}, "the tools are not JSON"),
+    ({"messages": [USER, ANSWER], "tools": [{"description": "x"}]}, "a tool has no name"),
+    ({"messages": [USER, ANSWER], "tools": 5}, "the tools are not a list"),
+    ({"messages": [USER, ANSWER], "tools": [TOOL, WEATHER]}, "two tools have the same name"),
     (
         {"messages": [USER, {"role": "assistant", "tool_calls": {"name": "x"}}]},
-        "tool_calls that are not a list",
+        "the tool_calls of a message are not a list",
     ),
-    ({"messages": [USER, {"role": "assistant", "tool_calls": ["x"]}]}, "a call without a name"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": ["x"]}]}, "the tool call has no name"),
     (
         {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": "{"}]}]},
-        "a call whose arguments are not JSON",
+        "the arguments of '…' are not JSON",
     ),
     (
         {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": "[]"}]}]},
-        "a call whose arguments are not an object",
+        "the arguments of '…' are not an object",
     ),
     (
         {"messages": [USER, {"role": "assistant", "content": "<tool_call>weather</tool_call>"}]},
-        "a call that is not JSON",
+        "a tool call is not JSON",
     ),
 ]
 
@@ -226,7 +256,7 @@ UNREADABLE: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("row", "reason"), UNREADABLE)
 def test_unreadable_rows_are_counted_by_reason(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     found = read(tmp_path, row, {"messages": [USER, ANSWER]}, row)
-    assert [each.id for each in found.rows] == ["chats-2"]
+    assert [each.question.id for each in found.rows] == ["chats-2"]
     assert found.reasons == {reason: 2}
     assert [each.id for each in found.dropped] == ["chats-1", "chats-3"]
 
@@ -234,7 +264,7 @@ def test_unreadable_rows_are_counted_by_reason(tmp_path: Path, row: dict[str, An
 def test_json_lists_and_wrong_files(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([{"messages": [USER, ANSWER]}], indent=1))
-    assert read_conversations(path, "mine").rows[0].dataset == "mine"
+    assert read_conversations(path, "mine").rows[0].question.dataset == "mine"
     path.write_text("[1]")
     with pytest.raises(InputError, match="record 1: not a JSON object"):
         read_conversations(path)
@@ -246,17 +276,17 @@ def test_json_lists_and_wrong_files(tmp_path: Path) -> None:
 
 
 def test_rows_are_written_and_read_unchanged(tmp_path: Path) -> None:
-    row = only(tmp_path, {"messages": [USER, called("Oslo"), RESULT, ANSWER], "tools": [TOOL]})
+    row = only(tmp_path, {"messages": [USER, called("Oslo"), RESULT, ANSWER], "tools": [TOOL]}).question
     write_rows(tmp_path / "rows.jsonl", [row])
-    assert read_rows(tmp_path / "rows.jsonl", ConversationRow) == [row]
+    assert read_rows(tmp_path / "rows.jsonl", Question) == [row]
 
 
 def test_overlap_by_text_and_by_words(tmp_path: Path) -> None:
-    def rows(*texts: str) -> list[ConversationRow]:
-        return read(tmp_path, *({"prompt": text} for text in texts)).rows
+    def rows(*texts: str) -> list[Question]:
+        return [row.question for row in read(tmp_path, *({"prompt": text} for text in texts)).rows]
 
     train = rows("Is it cold in Oslo?", "How far is Rome?", "Ask me.", "?!")
     test = rows("is it  cold in oslo", "How far is Rome?", "How far is Roma?", "!")
     assert check_overlap(train, test) == ([("chats-2", "chats-2")], [("chats-1", "chats-1")])
-    talk = read(tmp_path, {"messages": [USER, ANSWER, {"role": "user", "content": "And Rome?"}, ANSWER]}).rows
-    assert check_overlap(talk, train).exact == [("chats-1", "chats-1")]
+    talk = {"messages": [USER, ANSWER, {"role": "user", "content": "And Rome?"}, ANSWER]}
+    assert check_overlap([only(tmp_path, talk).question], train).exact == [("chats-1", "chats-1")]

@@ -168,5 +168,13 @@ def test_a_missing_file_without_a_hub_copy_does_not_point_to_the_hub(tmp_path: P
 def test_every_name_is_a_task_that_there_is_and_its_own() -> None:
     entries = datasets.catalogue()
     assert len({entry.name.lower() for entry in entries}) == len(entries)
-    assert {entry.task for entry in entries} == {"math", "qa", "lama", "mlqa", "hotpot"}
+    assert {entry.task for entry in entries} == {
+        "math",
+        "qa",
+        "lama",
+        "mlqa",
+        "hotpot",
+        "assistant",
+        "conversation",
+    }
     assert all(entry.licence and (entry.home or entry.name.startswith("starter")) for entry in entries)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trice.datasets.conversations import Conversations, calls_of
+from trice.datasets.conversations import Conversations
 from trice.datasets.toolrl import read_toolrl
 from trice.tasks.call_judge import judge_calls
 
@@ -49,17 +49,19 @@ def read(folder: Path, input: str, output: str, instruction: str = INSTRUCTION) 
 
 def test_a_row_is_a_question_with_tools_and_a_target(tmp_path: Path) -> None:
     read_ = read(tmp_path, ASKED, f"<think> Not a <tool_call> yet. </think>\n{CALL}")
-    (row,) = read_.rows
+    ((row, response),) = read_.rows
     assert (row.id, row.dataset) == ("ToolRL-1", "ToolRL")
-    assert row.messages == [{"role": "user", "content": "Boats in Kiel?"}]
+    assert [each.for_template() for each in row.messages or ()] == [
+        {"role": "user", "content": "Boats in Kiel?"}
+    ]
     arguments = {"port": "Kiel", "sizes": [], "f": "x"}
     call = {"type": "function", "function": {"name": "Find_Boats", "arguments": arguments}}
     reasoning = "Not a <tool_call> yet."
     message = {"role": "assistant", "content": "", "reasoning_content": reasoning, "tool_calls": [call]}
-    assert row.target == [message]
-    assert [each.name for each in row.expected or []] == ["Find_Boats"]  # type: ignore[union-attr]
+    assert [each.for_template() for each in response] == [message]
+    assert [each.name for each in row.expected_calls or []] == ["Find_Boats"]  # type: ignore[union-attr]
     assert row.answer is None
-    boats, tides = (tool["function"] for tool in row.tools)
+    boats, tides = (tool["function"] for tool in row.tools or ())
     assert boats["description"] == "Finds boats.\nTwo lines of it."
     described = {name: {**each} for name, each in boats["parameters"]["properties"].items()}
     assert described == {
@@ -89,14 +91,15 @@ def test_a_dialogue_is_messages_with_a_result_for_each_call(tmp_path: Path) -> N
         f"<obs> {json.dumps(results)} </obs>\n\n<think> Say. </think>\n<response> It is ebb. </response>\n\n"
         f"<user> Again? </user>\n\n<tool_call>\n{TIDES}\n</tool_call>\n<obs> out of order </obs>"
     )
-    (row,) = read(tmp_path, history, "<think> Hm. </think>\n<response> I cannot. </response>").rows
+    ((row, _),) = read(tmp_path, history, "<think> Hm. </think>\n<response> I cannot. </response>").rows
+    messages = [each.for_template() for each in row.messages or ()]
     tool = {"role": "tool", "name": "tides"}
-    assert [message["role"] for message in row.messages] == [
+    assert [message["role"] for message in messages] == [
         *("user", "assistant", "tool", "tool", "assistant", "user", "assistant", "tool")
     ]
-    assert row.messages[2:4] == [{**tool, "content": '{"high": 3}'}, {**tool, "content": '"ebb"'}]
-    assert row.messages[7] == {**tool, "content": "out of order"}
-    assert (row.expected, row.answer) == ([], "I cannot.")
+    assert messages[2:4] == [{**tool, "content": '{"high": 3}'}, {**tool, "content": '"ebb"'}]
+    assert messages[7] == {**tool, "content": "out of order"}
+    assert (row.expected_calls, row.answer) == ([], "I cannot.")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +107,8 @@ def test_a_dialogue_is_messages_with_a_result_for_each_call(tmp_path: Path) -> N
     [
         ({"output": "Just text."}, "a dialogue of another form"),
         ({"output": "<think> Hm. </think>"}, "an empty answer"),
-        ({"output": "<tool_call> {port} </tool_call>"}, "a call that is not JSON"),
-        ({"output": '<tool_call> {"name": 3} </tool_call>'}, "a call without a name"),
+        ({"output": "<tool_call> {port} </tool_call>"}, "a tool call is not JSON"),
+        ({"output": '<tool_call> {"name": 3} </tool_call>'}, "the tool call has no name"),
         (
             {"output": '<tool_call> {"name": "radar", "parameters": {}} </tool_call>'},
             "a call of a tool that is not offered",
@@ -116,7 +119,7 @@ def test_a_dialogue_is_messages_with_a_result_for_each_call(tmp_path: Path) -> N
         ),
         ({"instruction": "No tools here."}, "no list of tools"),
         ({"instruction": INSTRUCTION.replace("2. Name: tides", "2. tides")}, "a tool of another form"),
-        ({"instruction": INSTRUCTION.replace("tides", "Find_Boats")}, "two tools of the same name"),
+        ({"instruction": INSTRUCTION.replace("tides", "Find_Boats")}, "two tools have the same name"),
         (
             {"instruction": INSTRUCTION.replace("Parameters: {}", "Parameters: none")},
             "a tool whose parameters are not JSON",
@@ -137,10 +140,9 @@ def test_the_real_file() -> None:
     assert found.reasons == {
         "a call whose arguments are not those of its tool": 9,
         "a call of a tool that is not offered": 2,
-        "two tools of the same name": 1,
+        "two tools have the same name": 1,
     }
-    assert sum(row.answer is not None for row in found.rows) == 52
-    for row in found.rows:
-        calls = [call for message in row.target for call in calls_of(message)]
-        assert len(row.target) == 1
-        assert judge_calls(calls, row.expected or [], row.tools).correct
+    assert sum(row.answer is not None for row, _ in found.rows) == 52
+    for row, response in found.rows:
+        assert len(response) == 1
+        assert judge_calls(response[0].tool_calls, row.expected_calls or [], row.tools or []).correct

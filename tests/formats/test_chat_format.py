@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
-from trice.formats.chat import ChatFormat, chat_format, read_message
+from trice.formats.chat import ChatFormat, chat_format
 from trice.types import Message, Outcome, ToolCall
 
 MULTIPLY = {
@@ -181,7 +181,7 @@ def test_templates_that_write_one_call_refuse_several(template_format: Callable[
         ('<tool_call>\n{"name": "multiply", "arg', "Unterminated string"),
         ("<tool_call>\n[1, 2]\n</tool_call>", "the tool call has no name"),
         ('<tool_call>\n{"arguments": {}}\n</tool_call>', "the tool call has no name"),
-        ('<tool_call>\n{"name": "multiply", "arguments": [3, 4]}\n</tool_call>', "multiply are not an object"),
+        ('<tool_call>\n{"name": "multiply", "arguments": [3, 4]}\n</tool_call>', "'multiply' are not an object"),
         ('<tool_call>\n{"name": "multiply", "arguments": {"a": "\\ud800"}}\n</tool_call>', "written as UTF-8"),
         ('<tool_call>\n{"name": "mul\\ud800", "arguments": {}}\n</tool_call>', "cannot be written as UTF-8"),
         ('<tool_call>\n{"name": "multiply", "arguments": {"a": 1e999}}\n</tool_call>', "not finite"),
@@ -244,27 +244,3 @@ def test_a_tokenizer_without_chatml_tokens_ends_its_turns_with_its_end_token(
     parsed = chat.parse(turns(ids, loss)[0], chat.prompt(ASKED, [MULTIPLY]), [MULTIPLY])
     assert parsed.message.tool_calls == CALLS
     assert tokenizer.chat_template != chat.tokenizer.chat_template  # the original stays as it is
-
-
-@pytest.mark.parametrize(
-    ("value", "complaint"),
-    [
-        ("hello", "expected an object"),
-        ({"content": "x"}, "field 'role'"),
-        ({"role": "wizard"}, "field 'role'"),
-        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "property name"),
-        ({"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}, "has no name"),
-        ({"role": "user", "content": [{"type": "image"}]}, "field 'content'"),
-    ],
-)  # fmt: skip
-def test_a_message_of_another_form_is_refused(value: Any, complaint: str) -> None:
-    with pytest.raises(InputError, match=complaint):
-        read_message(value)
-
-
-def test_messages_are_read_as_other_tools_write_them() -> None:
-    nested = {"role": "assistant", "content": None, "tool_calls": [
-        {"id": "1", "type": "function", "function": {"name": "multiply", "arguments": '{"a": 3, "b": 4}'}},
-        {"name": "multiply", "arguments": {"a": 5, "b": 6}},
-    ]}  # fmt: skip
-    assert read_message(nested) == Message(role="assistant", tool_calls=CALLS)

@@ -209,7 +209,7 @@ def test_the_best_candidate_as_messages(tmp_path: Path) -> None:
     [
         ([labelled("57")], "preference", "holds no candidates"),
         ([labelled("57")], "parquet", "--form 'parquet' is not valid; choose completion, "),
-        ([labelled("57", tools=[])], None, "ours.json:1: field 'tools': TRL has a field of this name"),
+        ([labelled("57", prompt="x")], None, "ours.json:1: field 'prompt': TRL has a field of this name"),
         ([labelled("57")], "published", "holds no candidates"),
         (
             [{"query": "q", "responses": ["a"], "scores": []}],
@@ -406,20 +406,20 @@ IMAGE = {"role": "user", "content": [{"type": "image"}]}
         ({"messages": [USER, said(HERMES + HERMES)]}, "2 tool calls in one answer"),
         ({"messages": [USER, CALL | {"content": HERMES.replace("19", "20")}]}, "2 tool calls in one answer"),
         ({"messages": [USER, said(HERMES.replace("calculator", "weather"))]}, "a call of 'weather', which"),
-        ({"messages": [USER, said("<tool_call>calculator(3*19)</tool_call>")]}, "a <tool_call> that is not JSON"),
-        ({"messages": [USER, said("<tool_call>" + "[" * 100_000)]}, "a <tool_call> that is not JSON"),
+        ({"messages": [USER, said("<tool_call>calculator(3*19)</tool_call>")]}, "a tool call is not JSON"),
+        ({"messages": [USER, said("<tool_call>" + "[" * 100_000)]}, "a tool call is not JSON"),
         ({"messages": [USER, CALL | {"content": "Not calculator(1+1) but"}]}, "is read as another call"),
         ({"messages": [USER, CALL | {"content": "<think>Hm"}]}, "reasoning that never ends"),
         ({"messages": [USER, call({"city": "Rome"}, "weather")]}, "a call of 'weather', which"),
         ({"messages": [USER, call({"expression": "1)"})]}, "no text parses as these arguments"),
-        ({"messages": [USER, call("{")]}, "a tool call whose arguments are not JSON"),
-        ({"messages": [USER, call([])]}, "a tool call without a name or arguments"),
-        ({"messages": [USER, said("57") | {"tool_calls": {"0": FLAT}}]}, "tool_calls that are not a list"),
-        ({"messages": [USER, said("57") | {"tool_calls": 1}]}, "tool_calls that are not a list"),
+        ({"messages": [USER, call("{")]}, "the arguments of 'calculator' are not JSON"),
+        ({"messages": [USER, call([])]}, "the arguments of 'calculator' are not an object"),
+        ({"messages": [USER, said("57") | {"tool_calls": {"0": FLAT}}]}, "the tool_calls of a message are not a list"),
+        ({"messages": [USER, said("57") | {"tool_calls": 1}]}, "the tool_calls of a message are not a list"),
         ({"messages": [USER, said("1"), USER]}, "a conversation that continues"),
         ({"messages": [USER, CALL, TOOL, CALL]}, "calls one after the other"),
         ({"messages": [USER, USER]}, "not one question"),
-        ({"messages": [IMAGE, said("57")]}, "not of text alone"),
+        ({"messages": [IMAGE, said("57")]}, "a message is not text alone"),
         ({"prompt": "a", "completion": " "}, "an empty answer"),
         ({"messages": [USER]}, "no answer"),
         ({"prompt": "a", "completion": "b", "label": False}, "not wanted"),
@@ -506,7 +506,9 @@ def test_conversations_become_questions_that_a_recipe_takes(
     assert (first.id, first.input, first.answer) == ("chats-1", USER["content"], "It is 57.")
     assert (first.model_extra or {})["expression"] == "3*19"
     assert (second.id, second.answer) == ("b-1", "57")
-    with pytest.raises(InputError, match=r"chats.jsonl:1: is a chat row.*trice import --form questions"):
+    with pytest.raises(
+        InputError, match=r"chats.jsonl:1: field 'messages': .*trice import --form conversations"
+    ):
         read_rows(theirs, Question)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from trice.datasets.bfcl import read_bfcl
-from trice.tasks.call_judge import ExpectedCall, Verdict, judge_calls
+from trice.messages import ExpectedCall
+from trice.tasks.call_judge import Verdict, judge_calls
 from trice.types import ToolCall
 
 GROUPS = json.loads((Path(__file__).parent / "call_judge_cases.json").read_text())
@@ -48,10 +49,10 @@ def test_verdicts_are_those_of_the_package(group: dict[str, Any], tmp_path: Path
         answer = {"id": "made", "ground_truth": group["answer"]}
         (tmp_path / "possible_answer" / name).write_text(json.dumps(answer))
     (read,) = read_bfcl(tmp_path, group["category"])
-    assert read.expected is not None
+    assert read.expected_calls is not None
     for case in group["cases"]:
         calls = [ToolCall(**call) for call in case["calls"]]
-        verdict = judge_calls(calls, read.expected, read.tools)
+        verdict = judge_calls(calls, read.expected_calls, read.tools or [])
         assert verdict.correct == bool(case["correct"]), (case, verdict)
         assert bool(verdict.reason) != verdict.correct
 

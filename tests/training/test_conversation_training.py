@@ -154,7 +154,7 @@ def test_what_the_model_reads_changes_the_loss_through_attention_alone(model: An
     ("row", "complaint"),
     [
         ({"messages": [{"role": "user", "content": "Hi"}]}, "no assistant message"),
-        ({"messages": [{"role": "user"}, {"content": "Hi"}]}, "message: field 'role'"),
+        ({"messages": [{"role": "user"}, {"content": "Hi"}]}, "a message has the role 'None'"),
     ],
 )
 def test_a_conversation_that_cannot_be_learned_is_refused(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trice.errors import InputError
 from trice.storage.files import refuse_repeated, validate, write_rows
-from trice.storage.row_reader import records
+from trice.storage.row_reader import records, without_nulls
 from trice.types import Question
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ def questions(source: Source, *, dataset: str = "") -> list[Question]:
     Args:
         source: A file of JSON lines, JSON, CSV or Parquet (also compressed with gzip); or mappings, `Question`s, a
             pandas frame or a Hugging Face data set. Each row has `question`, and `answer` with the gold answer or a
-            list of accepted ones. `id`, `dataset`, `expression` (what a call should be given) and `tool`
-            (`required`) are optional.
+            list of accepted ones; or it is a conversation with `messages` and `tools`, or in the form of TRL or
+            ShareGPT (docs/how-to/conversation-data.md). `id`, `dataset`, `expression` (what a call should be given)
+            and `tool` (`required`) are optional.
         dataset: The name that results are counted under.
 
     Returns:
@@ -47,7 +48,8 @@ def questions(source: Source, *, dataset: str = "") -> list[Question]:
         if isinstance(row, Question):
             value: Any = row.model_dump()
         elif isinstance(row, Mapping):
-            value = {"id": f"{dataset or 'question'}-{number}", **row}
+            name = f"{dataset or 'question'}-{number}"
+            value = _read_chat(where, name, dataset, row) if _is_chat(row) else {"id": name, **row}
         else:
             value = row
         if dataset and isinstance(value, dict):
@@ -55,6 +57,26 @@ def questions(source: Source, *, dataset: str = "") -> list[Question]:
         made.append(validate(Question, value, where))
     refuse_repeated(made)
     return made
+
+
+def _is_chat(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a conversation in the form of TRL or ShareGPT, or one with its answer."""
+    messages = row.get("messages")
+    last = messages[-1] if isinstance(messages, list | tuple) and messages else None
+    answered = isinstance(last, Mapping) and last.get("role") == "assistant"
+    texts = row.get("question") is not None or row.get("input") is not None
+    return answered or (not texts and bool(row.get("prompt") or row.get("conversations")))
+
+
+def _read_chat(where: str, name: str, dataset: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    from trice.datasets.benchmark import Record
+    from trice.datasets.conversations import Unreadable, read_conversation
+
+    try:
+        read = read_conversation(Record(where, name, row), dataset)
+    except Unreadable as reason:
+        raise InputError(f"{where}: {reason}") from None
+    return read.question.model_dump(exclude_none=True)
 
 
 def _rows(source: Source) -> Iterator[tuple[str, Any]]:
@@ -66,8 +88,9 @@ def _rows(source: Source) -> Iterator[tuple[str, Any]]:
         source = frame.astype(object).where(frame.notna(), None).to_dict("records")
     if isinstance(source, Mapping | bytes) or not isinstance(source, Iterable):
         raise InputError(f"questions: expected a file or rows, not {type(source).__name__}")
+    is_table = hasattr(source, "features")  # a data set of Hugging Face
     for number, row in enumerate(source, start=1):
-        yield f"row {number}", row
+        yield f"row {number}", without_nulls(row) if is_table else row
 
 
 def require_questions(source: Source) -> list[Question]:

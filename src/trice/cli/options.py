@@ -69,8 +69,8 @@ class LocalModelOptions(Settings):
     adapter: Path | None = None
     """LoRA adapter folder in PEFT's format."""
     task: str | None = None
-    """Task: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml file. The default is the
-    adapter's task, without an adapter math."""
+    """Task: math, qa, lama, mlqa, hotpot, conversation, mix, or your own as module:name or a .yaml file. The default
+    is the adapter's task, without an adapter math."""
     format: str | None = None
     """How tool calls are written: paper (as text, name(arguments)) or chat (by the model's chat template, several of
     them and over several turns; with arguments: chat:enable_thinking=false). The default is the adapter's format,
@@ -210,8 +210,9 @@ class ImportOptions(Settings):
     """Input file of JSON lines in a form of TRL."""
     output: Path
     """Output file of JSON lines."""
-    form: Literal["questions"] | None = None
-    """Import questions for trice run and trice split, with the last answer as the gold answer."""
+    form: Literal["questions", "conversations"] | None = None
+    """Import questions for trice run and trice split: with the last answer as the gold answer, or with the messages,
+    tools and expected calls of conversations, for the chat template."""
 
 
 class TrainOptions(Input):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from trice.datasets import (
     asdiv,
+    bfcl,
     gsm8k,
     hotpotqa,
     lama,
@@ -28,6 +29,7 @@ from trice.datasets import (
     starter_facts,
     starter_math,
     svamp,
+    toolrl,
 )
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, present
 from trice.errors import InputError, TriceError
@@ -52,6 +54,8 @@ BENCHMARKS = {
         *multiarith.BENCHMARKS,
         lama.SQUAD,
         hotpotqa.BENCHMARK,
+        toolrl.BENCHMARK,
+        bfcl.BENCHMARK,
     )
 }
 MADE = {  # by us: task, licence, and what makes the questions
@@ -161,7 +165,7 @@ def _take(rows: Sequence[Question], wanted: int | None, default: int, what: str)
 
 
 def _key(question: Question) -> str:
-    return " ".join(question.input.lower().split())
+    return " ".join(" ".join(question.user_texts).lower().split())
 
 
 def _find(name: str) -> Benchmark:
@@ -217,7 +221,7 @@ def load(
 def _with_valid_answers(row: Question | Dropped, task: TaskLike) -> Question | Dropped:
     """A question with the gold answers that the task's judge can accept; dropped with the reason if there is
     none."""
-    if isinstance(row, Dropped):
+    if isinstance(row, Dropped) or row.expected_calls is not None:
         return row
     usable, reason = [], ""
     for answer in row.answers:

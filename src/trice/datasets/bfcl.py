@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trice.datasets.benchmark import Record, read_jsonl
-from trice.datasets.conversations import ConversationRow, Unreadable, as_tools
+from trice.datasets.benchmark import Benchmark, Parts, Record, read_jsonl
 from trice.errors import InputError
+from trice.messages import read_tools
 from trice.storage.files import validate
+from trice.tasks import CONVERSATION
+from trice.types import Question
 
 CATEGORIES = (
     "simple_python",
@@ -30,11 +32,12 @@ CATEGORIES = (
 _WITHOUT_ANSWERS: Mapping[str, list[Any] | str] = {"irrelevance": [], "live_relevance": "any"}
 """The expected calls of the categories that have no file of answers"""
 
+HOME = "bfcl_eval/data of the repository ShishirPatil/gorilla on GitHub"
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 """BFCL's types that JSON Schema does not have; `any` is a string for the leaderboard too"""
 
 
-def read_bfcl(folder: Path, category: str) -> list[ConversationRow]:
+def read_bfcl(folder: Path, category: str) -> list[Question]:
     """Read the questions of a category.
 
     Args:
@@ -44,30 +47,40 @@ def read_bfcl(folder: Path, category: str) -> list[ConversationRow]:
     Raises:
         InputError: The category is not one of these, or a file is missing or of another form.
     """
+    return [_question(record) for record in _with_answers(folder, category)]
+
+
+def _with_answers(folder: Path, category: str) -> list[Record]:
+    """The questions of a category, with the fields `category` and `ground_truth`."""
     if category not in CATEGORIES:
         raise InputError(f"BFCL category '{category}' is not valid; choose {', '.join(CATEGORIES)}")
     name = f"BFCL_v4_{category}.json"
-    records = _records(folder / name)
-    if category in _WITHOUT_ANSWERS:
-        return [_row(record, category, _WITHOUT_ANSWERS[category]) for record in records]
-    path = folder / "possible_answer" / name
-    answers = {each.name: each.items("ground_truth") for each in _records(path)}
-    missing = [record.name for record in records if record.name not in answers]
-    if missing:
-        raise InputError(f"{path}: no answer to '{missing[0]}'")
-    return [_row(record, category, answers[record.name]) for record in records]
+    records, answers = _records(folder / name), {}
+    if category not in _WITHOUT_ANSWERS:
+        path = folder / "possible_answer" / name
+        answers = {each.name: each.items("ground_truth") for each in _records(path)}
+        if missing := [record.name for record in records if record.name not in answers]:
+            raise InputError(f"{path}: no answer to '{missing[0]}'")
+    return [
+        record._replace(
+            fields={
+                **record.fields,
+                "category": category,
+                "ground_truth": answers.get(record.name, _WITHOUT_ANSWERS.get(category)),
+            }
+        )
+        for record in records
+    ]
 
 
 def _records(path: Path) -> list[Record]:
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such file. Get it from bfcl_eval/data of the repository ShishirPatil/gorilla on GitHub"
-        )
+        raise InputError(f"{path}: no such file. Get it from {HOME}")
     return read_jsonl(path, path.stem, "id")
 
 
-def _row(record: Record, category: str, answer: list[Any] | str) -> ConversationRow:
-    turns = record.items("question")
+def _question(record: Record) -> Question:
+    turns, answer = record.items("question"), record.fields["ground_truth"]
     if len(turns) != 1:
         raise InputError(f"{record.where}: field 'question': {len(turns)} turns where one is expected")
     try:
@@ -77,14 +90,14 @@ def _row(record: Record, category: str, answer: list[Any] | str) -> Conversation
         ]
         fields = {
             "id": record.name,
-            "dataset": category,
+            "dataset": record.fields["category"],
             "messages": turns[0],
-            "tools": as_tools(functions),
-            "expected": answer if isinstance(answer, str) else [_expected(call) for call in answer],
+            "tools": read_tools(functions),
+            "expected_calls": answer if isinstance(answer, str) else [_expected(call) for call in answer],
         }
-    except (AttributeError, KeyError, TypeError, ValueError, Unreadable):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{record.where}: not a row of BFCL; get the official file again") from None
-    return validate(ConversationRow, fields, record.where)
+    return validate(Question, fields, record.where)
 
 
 def _expected(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,3 +117,24 @@ def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     if "items" in schema:
         known["items"] = _schema(schema["items"])
     return known
+
+
+def _read(folder: Path) -> Parts:
+    return {
+        "test": [record for category in CATEGORIES for record in _with_answers(folder / "bfcl", category)]
+    }
+
+
+BENCHMARK = Benchmark(
+    name="BFCL",
+    task=CONVERSATION,
+    licence="Apache 2.0, for evaluation only",
+    files={"test": [f"bfcl/BFCL_v4_{category}.json" for category in CATEGORIES]},
+    home=HOME,
+    hub={},
+    train=0,
+    test=1514,
+    from_hub=lambda splits: {},
+    question=_question,
+    reader=_read,
+)

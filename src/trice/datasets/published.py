@@ -97,7 +97,7 @@ def from_candidates(row: Candidates) -> dict[str, Any]:
         raise InputError(
             f"{row.where or row.id}: field 'instruction': holds a line break, which the published form cannot express"
         )
-    if any(each.completion is not None for each in row.candidates):
+    if row.messages is not None or any(each.completion is not None for each in row.candidates):
         raise InputError(f"{row.where or row.id}: is a conversation, which the published form cannot express")
     ordered = sorted(row.candidates, key=lambda each: not each.target)
     published: dict[str, Any] = {

@@ -13,21 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trice.datasets.benchmark import Record, read_list
+from trice.datasets.benchmark import Benchmark, Dropped, Record, read_list
 from trice.datasets.conversations import (
     ConversationRow,
     Conversations,
-    Message,
     Unreadable,
-    as_tools,
-    assistant,
-    calls_of,
     make_row,
     read_calls,
     read_records,
 )
-from trice.tasks.call_judge import ExpectedCall, judge_calls
-from trice.types import ToolCall
+from trice.messages import ExpectedCall, Message, ToolCall, read_messages, read_tools
+from trice.tasks import CONVERSATION
+from trice.tasks.call_judge import judge_calls
+from trice.types import Question
 
 NAME = "ToolRL"
 
@@ -66,12 +64,25 @@ def read_toolrl(path: Path) -> Conversations:
 
 def _row(record: Record) -> ConversationRow:
     instruction, input, output = (record.text(field) for field in ("instruction", "input", "output"))
-    prompt, target = _messages(input.removeprefix(_HISTORY)), _messages(output)
-    calls = [call for message in (*prompt, *target) for call in calls_of(message)]
-    row = make_row(record, NAME, record.name, prompt, _read_tools(instruction, calls), target)
-    if not all(judge_calls([call], [ExpectedCall.of(call)], row.tools).correct for call in calls):
+    try:
+        prompt = _messages(input.removeprefix(_HISTORY))
+        whole = read_messages([*prompt, *_messages(output)])
+        calls = [call for message in whole for call in message.tool_calls]
+        tools = _read_tools(instruction, calls)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
+    fields = {"id": record.name, "dataset": NAME}
+    row = make_row(record, fields, whole[: len(prompt)], tools, whole[len(prompt) :])
+    if not all(judge_calls([call], [ExpectedCall.of(call)], tools).correct for call in calls):
         raise Unreadable("a call whose arguments are not those of its tool")
     return row
+
+
+def _question(record: Record) -> Question | Dropped:
+    try:
+        return _row(record).question
+    except Unreadable as reason:
+        return Dropped(record.name, str(reason))
 
 
 def _read_tools(instruction: str, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
@@ -88,7 +99,7 @@ def _read_tools(instruction: str, calls: Sequence[ToolCall]) -> list[dict[str, A
         parameters = _parameters(tool[3], [call.arguments for call in calls if call.name == name])
         functions.append({"name": name, "description": description, "parameters": parameters})
         end = tool.end()
-    return as_tools(functions)
+    return read_tools(functions)
 
 
 def _name(name: str) -> str:
@@ -134,9 +145,9 @@ def _schema(written: Any) -> dict[str, Any]:
     return {"type": outer, "items": _schema(item)}
 
 
-def _messages(text: str) -> list[Message]:
-    """The messages of a dialogue in tags."""
-    messages: list[Message] = []
+def _messages(text: str) -> list[Any]:
+    """The messages of a dialogue in tags. Results have no name yet."""
+    messages: list[Any] = []
     parts: dict[str, str] = {}
     end = 0
     while end < len(text):
@@ -165,12 +176,14 @@ def _assistant(parts: dict[str, str]) -> list[Message]:
         ToolCall(name=_name(call.name), arguments=call.arguments)
         for call in read_calls(parts.get("tool_call", ""))
     ]
-    return [assistant(parts.get("response", ""), calls, parts.get("think", ""))]
+    content, reasoning = parts.get("response", ""), parts.get("think") or None
+    return [Message(role="assistant", content=content, reasoning_content=reasoning, tool_calls=calls)]
 
 
-def _results(text: str, messages: Sequence[Message]) -> list[Message]:
+def _results(text: str, messages: Sequence[Any]) -> list[dict[str, str]]:
     """A tool message for each call, if the results are a list of as many; else one with the text."""
-    calls = messages[-1].get("tool_calls", ()) if messages else ()
+    last = messages[-1] if messages else None
+    calls = last.tool_calls if isinstance(last, Message) else ()
     try:
         results = json.loads(text)
     except (ValueError, RecursionError):
@@ -182,3 +195,18 @@ def _results(text: str, messages: Sequence[Message]) -> list[Message]:
         for each in results
     ]
     return [{"role": "tool", "content": content} for content in contents]
+
+
+BENCHMARK = Benchmark(
+    name=NAME,
+    task=CONVERSATION,
+    licence="Apache 2.0",
+    files={"train": ["toolrl/rlla_sft.json"]},
+    home="dataset/rlla_4k_raw of the repository qiancheng0/ToolRL on GitHub",
+    hub={},
+    train=388,
+    test=0,
+    from_hub=lambda splits: {},
+    question=_question,
+    parse=lambda path, part: read_list(path, NAME),
+)

@@ -9,8 +9,6 @@ execute anything.
 from __future__ import annotations
 
 import copy
-import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +17,14 @@ from importlib import resources
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from trice.errors import InputError, error_line
 from trice.formats.prompt import end_of_turn
-from trice.types import Execution, Message, Outcome, ToolCall
+from trice.messages import Execution, Message, ToolCall, read_call
+from trice.types import Outcome
 
 ToolSchema = dict[str, Any]
 """A tool in the form of the OpenAI API: `{"type": "function", "function": {name, description, parameters}}`."""
 
-MAX_DEPTH = 50  # of the values in a call's arguments
 MAX_RESULT = 2000  # characters of a tool's result that the model reads
 TURN_END = "<|im_end|>"  # of the template for models that have none with tools
 _PARSER_ERROR = re.compile(r"^Error: (.*)$", re.MULTILINE)
@@ -200,7 +196,7 @@ class ChatFormat:
         try:
             # A parser may look at the beginning of the message that the prompt contains.
             found = self.tokenizer.parse_response(list(ids), prefix=list(prompt), tools=list(tools) or None)
-            calls = [_tool_call(each) for each in found.get("tool_calls") or []]
+            calls = [read_call(each) for each in found.get("tool_calls") or []]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             parser = _PARSER_ERROR.search(str(error))
             reason = f"the tool call is not valid JSON: {parser[1]}" if parser else error_line(error)
@@ -290,23 +286,6 @@ def chat_format(tokenizer: Any, **kwargs: Any) -> ChatFormat:
     return ChatFormat(copied, training, kwargs)
 
 
-def read_message(value: Any) -> Message:
-    """A message in the form of the OpenAI API, its calls nested under `function` or not, their arguments an object or
-    JSON text. Raises InputError for another form."""
-    if isinstance(value, Message):
-        return value
-    if not isinstance(value, dict):
-        raise InputError(f"message: expected an object with role and content, not {type(value).__name__}")
-    try:
-        calls = [_tool_call(each) for each in value.get("tool_calls") or []]
-        content = value.get("content") or ""
-        return Message(role=value.get("role"), content=content, tool_calls=calls, name=value.get("name"))
-    except ValueError as error:  # pydantic's ValidationError is one
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = f"field '{first['loc'][0]}': {first['msg']}" if first else str(error)
-        raise InputError(f"message: {reason}") from None
-
-
 def result_text(execution: Execution) -> str:
     """An execution as the content of a tool message."""
     text = (execution.output if execution.error is None else f"Error: {execution.error}") or ""
@@ -335,37 +314,3 @@ def _use_own_template(tokenizer: Any) -> None:
             "content": {"close_pattern": rf"{re.escape(end)}\s*", "content": "text"},
         },
     }  # fmt: skip
-
-
-def _check_storable(value: Any, what: str, depth: int = 0) -> None:
-    """Raise ValueError for what no JSON file can hold: half of a surrogate pair, a number that is not finite, or a
-    value that is nested too deeply."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"{what} are nested more than {MAX_DEPTH} levels deep")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{what} cannot be written as UTF-8") from None
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{what} have a number that is not finite")
-    elif isinstance(value, dict | list):
-        for each in [*value, *value.values()] if isinstance(value, dict) else value:
-            _check_storable(each, what, depth + 1)
-
-
-def _tool_call(found: Any) -> ToolCall:
-    """One call of a parsed message. Raises ValueError for a call without a name or with other arguments than an
-    object."""
-    call = found.get("function", found) if isinstance(found, dict) else None
-    name = call.get("name") if isinstance(call, dict) else None
-    if not isinstance(call, dict) or not isinstance(name, str) or not name:
-        raise ValueError("the tool call has no name")
-    arguments = call.get("arguments")
-    if isinstance(arguments, str):
-        arguments = json.loads(arguments)
-    if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of {name} are not an object")
-    _check_storable(name, "the name")
-    _check_storable(arguments, f"the arguments of {name}")
-    return ToolCall(name=name, arguments=arguments)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trice.errors import InputError
 from trice.storage.files import read_text, validate
+from trice.types import Row
 
 PAPER = "paper"
 CHAT = "chat"  # a format, and a template of the format `paper`
@@ -186,6 +187,17 @@ def _chat_template(text: str, where: str) -> Template:
         except ValueError:
             found[name] = value
     return Template(name=CHAT, prompt_input="", prompt_no_input="", chat_template_kwargs=found, source=text)
+
+
+def check_expressible(rows: Iterable[Row], template: Template) -> None:
+    """Raise InputError for the first question or label that only the format `chat` can express, in another format."""
+    for row in rows if template.format != CHAT else ():
+        for field in ("messages", "tools"):
+            if getattr(row, field, None) is not None:
+                raise InputError(
+                    f"{row.where}: field '{field}': the format paper, in which calls are text, cannot express it; "
+                    "choose --format chat"
+                )
 
 
 def prompt_template(format: str | None = None, template: str | None = None) -> Template:

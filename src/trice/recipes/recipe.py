@@ -22,7 +22,7 @@ from trice.recipes.conditions import DEFAULT, RANKED, UNTRAINED, Evaluation
 from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Label, Origin, Score, Split
 from trice.settings import FREE, Settings, override, parse
 from trice.storage.files import read_text
-from trice.tasks import PUBLISHED, SHIPPED, split_sources
+from trice.tasks import CONVERSATION, PUBLISHED, SHIPPED, split_sources
 from trice.training.settings import Clone, Rlef
 
 
@@ -100,7 +100,8 @@ class Recipe(Settings):
             data = [data]
         if isinstance(data, list):
             value = {**value, "data": [_entry(each) for each in data]}
-        known, evaluate = (*SHIPPED, "mix", None), value.get("evaluate") or {}
+        known = (*(name for name in SHIPPED if name != CONVERSATION), "mix", None)
+        evaluate = value.get("evaluate") or {}
         tasks = [value.get("task"), *(each.get("task") for each in data or () if isinstance(each, dict))]
         if isinstance(evaluate, dict) and "conditions" not in evaluate and any(t not in known for t in tasks):
             without = [condition for condition in DEFAULT if condition != "few-shot"]

@@ -26,10 +26,12 @@ from trice.stages.mix import mix
 from trice.stages.score import score
 from trice.stages.split import answers_path, split
 from trice.stages.teachers import load_teacher
+from trice.storage.files import read_rows
 from trice.storage.run_store import Step
 from trice.tasks import Tasks
 from trice.tools.executor import sidecar
 from trice.tools.ray_executor import runner
+from trice.types import Question
 
 HALVES = ("wrong", "right")  # of a data set, as the base model answers without tools
 # The settings that the files of a step depend on, by their keys in `trice.recipes.inputs`.
@@ -136,7 +138,8 @@ class Steps:
             count = len(self.datasets)
             wrong, right, known = map(_filled, (labels[:count], labels[count:], halves[count:]))
             mix(wrong, paths.labeled, tasks, right=known, seed=seed)
-            mix([], paths.mixed("tool-0"), tasks, kind="answers", questions=questions, seed=seed)
+            if any(row.answers for path in questions for row in read_rows(path, Question)):
+                mix([], paths.mixed("tool-0"), tasks, kind="answers", questions=questions, seed=seed)
             if paths.reading:
                 wrong += _filled(map(reading_path, wrong))
                 right += _filled(map(reading_path, right))

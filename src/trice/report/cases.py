@@ -181,7 +181,7 @@ def _kind_title(kind: Kind, case: Case) -> str:
 
 
 def _table(title: str, case: Case, conditions: Sequence[str]) -> Table:
-    gold, dataset = shorten(" or ".join(case.question.answers), 80), shorten(case.question.dataset, 40)
+    gold, dataset = shorten(" or ".join(case.question.gold_texts), 80), shorten(case.question.dataset, 40)
     rows = [(name, case.responses[name]) for name in conditions if name in case.responses]
     return Table(
         ["condition", "response", "tool result", "verdict"],

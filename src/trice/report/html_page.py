@@ -104,7 +104,7 @@ def _case(case: Case, conditions: Sequence[str], texts: _Texts) -> dict[str, Any
         "id": texts.index(shorten(case.question.id, 200)),
         "asked": texts.index(question_text(case.question)),
         "input": texts.index(case.question.input),
-        "gold": [texts.index(answer) for answer in case.question.answers[:MAX_ANSWERS]],
+        "gold": [texts.index(answer) for answer in case.question.gold_texts[:MAX_ANSWERS]],
         "needed": case.needed,
         "changes": [
             [kinds.index(kind), conditions.index(before), conditions.index(after)]

@@ -26,7 +26,7 @@ from trice.server.events import (
 )
 from trice.server.jobs import Job
 from trice.server.schema import Refused
-from trice.stages.chat_responses import schemas, to_response
+from trice.stages.chat_responses import offered_tools, to_response
 from trice.stages.generate import content_key, with_instruction
 from trice.stages.rollouts import MAX_TURNS, Rollout, refused_call
 from trice.types import Execution, Message, Question, ToolCall
@@ -57,7 +57,7 @@ class ChatResponder:
         offered = () if self.request.tool_choice == "none" else self.task.tools
         self.tools = {tool.name: tool.for_question(self.question) for tool in offered}
         clients = () if self.request.tool_choice == "none" else conversation.tools
-        self.schemas = [*schemas(tuple(self.tools.values())), *clients]
+        self.schemas = [*offered_tools(self.question, tuple(self.tools.values())), *clients]
         self.names = tuple(schema["function"]["name"] for schema in self.schemas)
         self.client_tools = {tool["function"]["name"] for tool in clients}
         self.key = conversation_key(self.question, conversation.messages, conversation.tools)

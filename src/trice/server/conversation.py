@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trice.errors import InputError
-from trice.formats.chat import ToolSchema, read_message
+from trice.formats.chat import ToolSchema
+from trice.messages import Message, read_message
 from trice.server.events import ConversationRequest
 from trice.server.schema import ChatRequest, NamedTool, Refused, clip
 from trice.server.schema import Message as RequestMessage
 from trice.stages.rollouts import MAX_CALLS
-from trice.types import Message, Question
+from trice.types import Question
 
 
 def read(request: ChatRequest, server_tools: Sequence[str]) -> ConversationRequest:
@@ -120,7 +120,7 @@ def _read_message(each: RequestMessage, field: str) -> Message:
     calls = [call.function.model_dump() for call in each.tool_calls or ()]
     try:
         return read_message({"role": each.role, "content": each.text, "tool_calls": calls})
-    except (InputError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(400, f"{field}.tool_calls: {error}", f"{field}.tool_calls") from None
 
 
@@ -130,7 +130,7 @@ def _completion(given: Sequence[dict[str, Any]], field: str) -> list[Message]:
     invalid = Refused(400, f"{field}: is not a response of this server; leave it out", field)
     try:
         found = [read_message(each) for each in given]
-    except (InputError, RecursionError):
+    except (ValueError, RecursionError):
         raise invalid from None
     if found[-1].role == "tool":  # the model has not commented on the result, which is the answer
         found.append(Message(role="assistant", content=found[-1].content))

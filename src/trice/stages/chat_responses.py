@@ -1,9 +1,8 @@
 """Questions as conversations, and rollouts as responses: the format `chat` for all stages.
 
-Everything else treats such a response like one whose calls are text: it has an outcome, a call with its execution, and
-a prediction, and in addition the messages and the loss mask of its tokens. It is executed when it is generated, and
-never parsed again.
-"""
+Everything else treats such a response like one whose calls are text: it has an outcome, a call with its execution,
+and a prediction, and in addition the messages and the loss mask of its tokens. It is executed when it is generated,
+and never parsed again."""
 
 from __future__ import annotations
 
@@ -18,13 +17,14 @@ from trice.errors import InputError
 from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_text
 from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
+from trice.messages import Execution, Message, tool_names
 from trice.models.engine import Engine, Failure, GenerationSettings, too_long
 from trice.stages.generate import GRADED, NOTHING_KEPT, Unfinished
 from trice.tasks import TaskLike
 from trice.tasks.final_answer import unread_result
 from trice.tools import Tool
 from trice.tools.call_text import function_schema
-from trice.types import Execution, LabeledQuestion, Message, Question, Response
+from trice.types import Candidates, LabeledQuestion, Question, Response
 
 if TYPE_CHECKING:
     from trice.models.endpoint_engine import EndpointEngine
@@ -32,18 +32,27 @@ if TYPE_CHECKING:
 
 
 def prompt_messages(
-    instruction: str, input: str, examples: Sequence[Example] = (), tools: Sequence[Tool] = ()
+    row: Question | LabeledQuestion | Candidates, examples: Sequence[Example] = (), tools: Sequence[Tool] = ()
 ) -> list[Message]:
-    """The conversation that asks a question: the instruction as system message, few-shot examples as turns, in which
-    calls of the tools are native calls."""
+    """The conversation that asks a question: its own messages, or the instruction as system message and the input.
+    Few-shot examples follow the system message, with calls of the tools as native calls."""
     shown = [
         message
         for example in examples
         for message in (Message(role="user", content=example.input), written_message(example.output, tools))
     ]
-    if not instruction or not input:
-        return [*shown, Message(role="user", content=instruction or input)]
-    return [Message(role="system", content=instruction), *shown, Message(role="user", content=input)]
+    if row.messages is not None:
+        first = next(i for i, each in enumerate(row.messages) if each.role not in ("system", "developer"))
+        return [*row.messages[:first], *shown, *row.messages[first:]]
+    if not row.instruction or not row.input:
+        return [*shown, Message(role="user", content=row.instruction or row.input)]
+    asked = Message(role="user", content=row.input)
+    return [Message(role="system", content=row.instruction), *shown, asked]
+
+
+def offered_tools(row: Question | LabeledQuestion | Candidates, tools: Sequence[Tool]) -> list[ToolSchema]:
+    """The tools in the prompt of a question, as a chat template expects them: its own, else those of its task."""
+    return [function_schema(tool) for tool in tools] if row.tools is None else row.tools
 
 
 def written_message(text: str, tools: Sequence[Tool]) -> Message:
@@ -65,16 +74,11 @@ def target_messages(row: LabeledQuestion, tools: Sequence[Tool]) -> list[Message
             f"{row.where or row.id}: field 'result': is missing; format 'chat' needs the result of the call, which "
             "`trice label` records"
         )
-    answer = row.answer if isinstance(row.answer, str) else next(iter(row.answer), "")
+    answer = row.answer if isinstance(row.answer, str) else next(iter(row.answer or ()), "")
     result = Message(
         role="tool", name=first.tool_calls[0].name, content=result_text(Execution(output=row.result))
     )
     return [first, result, *([Message(role="assistant", content=answer)] if answer else [])]
-
-
-def schemas(tools: Sequence[Tool]) -> list[ToolSchema]:
-    """The tools as a chat template expects them."""
-    return [function_schema(tool) for tool in tools]
 
 
 def roll_out(
@@ -113,18 +117,16 @@ def roll_out(
     assert isinstance(engine, TransformersEngine)  # checked by `check_model_spec`
     loaded = engine.loaded
     chat = loaded.chat_format(**settings.template.chat_template_kwargs)
-    offered = () if settings.tool_choice == "none" else tuple(task.tools)
     opening = chat.call_opening() if settings.tool_choice == "required" else []
     failures, fitting = [], []
     for place, (number, (question, key, samples)) in enumerate(questions.items()):
-        tools = tuple(tool.for_question(question) for tool in offered)
-        messages = prompt_messages(question.instruction, question.input, settings.examples, task.tools)
-        prompt = chat.prompt(messages, schemas(tools))
+        offered, tools = _tools(question, task, settings)
+        prompt = chat.prompt(prompt_messages(question, settings.examples, task.tools), offered)
         length = len(prompt) + len(opening)
         if length >= loaded.context:
             failures.append(too_long(place, length, loaded.context - 1))
             continue
-        fitting.append((number, Conversation(prompt, tools, key, samples)))
+        fitting.append((number, Conversation(prompt, tools, key, samples, offered)))
     conversations = [each for _, each in fitting]
     sampling = replace(settings.sampling, samples=1)
     for place, sample, rollout in rollouts(
@@ -133,6 +135,15 @@ def roll_out(
         number = fitting[place][0]
         store(number, {sample: to_response(questions[number][0], task, rollout, chat, origin, sample)})
     return failures
+
+
+def _tools(
+    question: Question, task: TaskLike, settings: GenerationSettings
+) -> tuple[list[ToolSchema], list[Tool]]:
+    """The tools that a question is offered, and those of them that are executed."""
+    offered = [] if settings.tool_choice == "none" else offered_tools(question, task.tools)
+    names = tool_names(offered)
+    return offered, [tool.for_question(question) for tool in task.tools if tool.name in names]
 
 
 def _roll_out_piece(
@@ -159,14 +170,13 @@ def _roll_out_at_endpoint(
 ) -> list[Failure]:
     from trice.stages.endpoint_rollouts import Conversation, endpoint_rollouts
 
-    offered = () if settings.tool_choice == "none" else tuple(task.tools)
     conversations, numbers = [], list(questions)
     for number, (question, _, samples) in questions.items():
-        tools = tuple(tool.for_question(question) for tool in offered)
-        messages = prompt_messages(question.instruction, question.input, settings.examples, task.tools)
+        offered, tools = _tools(question, task, settings)
+        messages = prompt_messages(question, settings.examples, task.tools)
         begun = {sample: unfinished.get(number, sample) for sample in samples}
         kept = {sample: value for sample, value in begun.items() if value is not None}
-        conversations.append(Conversation(messages, tools, samples, kept))
+        conversations.append(Conversation(messages, tools, samples, kept, offered))
 
     def receive(place: int, sample: int, rollout: Rollout) -> None:
         question = questions[numbers[place]][0]

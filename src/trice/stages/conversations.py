@@ -1,37 +1,31 @@
 """Converts responses of the `paper` format to messages and back, for `trice export` and `trice import`.
 
-Messages have the form of chat templates and TRL: `role`, `content` and `tool_calls`. Imported messages may also have a
-call in their content, as `<tool_call>{"name": …, "arguments": …}</tool_call>`.
+Messages have the form of chat templates and TRL: `role`, `content` and `tool_calls`. Imported messages may also
+have a call in their content, as `<tool_call>{"name": …, "arguments": …}</tool_call>`.
 
-A response with a call becomes the text before it and one entry of `tool_calls`. Any other text, also a malformed call,
-is `content`. If writing the message back as text gives another text than the response, the message has the response in
-the field `text` as well, which templates ignore. A conversation that is not such a response raises `Unfit`.
-"""
+A response with a call becomes the text before it and one entry of `tool_calls`. Any other text, also a malformed
+call, is `content`. If writing the message back as text gives another text than the response, the message has the
+response in the field `text` as well, which templates ignore. A conversation that is not such a response raises
+`Unreadable`."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from trice.datasets.conversations import Unreadable, split_tagged_calls
 from trice.errors import InputError
 from trice.formats.paper import find_call, parse
+from trice.messages import read_message, read_text
 from trice.progress import notice
 from trice.stages.label import READING_FIELDS
+from trice.storage.row_reader import without_nulls
 from trice.tools import Tool
 from trice.tools.call_text import first_call_is, write_call
-from trice.types import LabeledQuestion, Question, ToolCall
+from trice.types import LabeledQuestion, Question
 
 Message = dict[str, Any]
-
-_TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)\s*", re.DOTALL)
-"""A call as JSON in a message's content, as models of the Hermes family write it."""
-
-
-class Unfit(Exception):
-    """A conversation that cannot be a response of the `paper` format; the message is the reason."""
 
 
 class LeftOut:
@@ -62,11 +56,11 @@ def prompt_messages(instruction: str, input: str) -> list[Message]:
 
 
 def read_question(messages: Sequence[Message]) -> tuple[str, str]:
-    """The instruction, which is empty without a system message, and the input. Raises Unfit for anything but one
+    """The instruction, which is empty without a system message, and the input. Raises Unreadable for anything but one
     question."""
     roles = [message["role"] for message in messages]
     if roles not in (["user"], ["system", "user"], ["developer", "user"]):
-        raise Unfit(f"not one question with at most a system message before it, but {', '.join(roles)}")
+        raise Unreadable(f"not one question with at most a system message before it, but {', '.join(roles)}")
     *system, user = messages
     return "".join(_content(message) for message in system), _content(user)
 
@@ -75,7 +69,7 @@ def assistant_message(tools: Sequence[Tool], text: str) -> Message:
     """A response as an assistant message."""
     reading = parse(text, {tool.name: tool.parse for tool in tools})
     if reading.call is None or reading.written is None:
-        own = {"text": text} if _TAGGED.search(text) else {}  # it must not be read as a tagged call
+        own = {"text": text} if "<tool_call>" in text else {}  # it must not be read as a tagged call
         return {"role": "assistant", "content": text} | own
     function = {"name": reading.call.name, "arguments": reading.call.arguments}
     message = {
@@ -85,58 +79,58 @@ def assistant_message(tools: Sequence[Tool], text: str) -> Message:
     }
     try:
         plain = read_response(tools, message)[0] == text
-    except Unfit:
+    except Unreadable:
         plain = False
     return message if plain else message | {"text": text}
 
 
 def read_response(tools: Sequence[Tool], message: Message) -> tuple[str, Tool | None]:
-    """An assistant message as a response, and the tool that it calls. Raises Unfit for several calls, for a tool that
-    is not offered, and for arguments that a call in text cannot express."""
+    """An assistant message as a response, and the tool that it calls. Raises Unreadable for several calls, for a tool
+    that is not offered, and for arguments that a call in text cannot express."""
     if message["role"] != "assistant":
-        raise Unfit(f"a {message['role']} message where the answer should be")
+        raise Unreadable(f"a {message['role']} message where the answer should be")
     text, content = message.get("text"), _content(message)
-    given = message.get("tool_calls") or []
-    if not isinstance(given, list):
-        raise Unfit("tool_calls that are not a list")
-    if not given and text == content:
+    if not message.get("tool_calls") and text == content:
         return content, None
-    calls = [_call(entry) for entry in given]
-    if not isinstance(text, str):  # else the content is ours, and its tags are text
-        calls += [call for call in map(_tagged, _TAGGED.findall(content)) if call not in calls]
-        content = _TAGGED.sub("", content)
+    try:
+        calls = read_message(message).tool_calls
+        if not isinstance(text, str):  # else the content is ours, and its tags are text
+            content, tagged = split_tagged_calls(content)
+            calls += [call for call in tagged if call not in calls]
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
     if not calls:
         return content, None
     if len(calls) > 1:
-        raise Unfit(f"{len(calls)} tool calls in one answer")
+        raise Unreadable(f"{len(calls)} tool calls in one answer")
     call = calls[0]
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
-        raise Unfit(f"a call of '{call.name}', which the task does not offer")
+        raise Unreadable(f"a call of '{call.name}', which the task does not offer")
     if isinstance(text, str) and first_call_is(tools, text, call):
         return text, tool
     try:
         written = write_call(tool, call.arguments)
     except ValueError as error:
-        raise Unfit(str(error)) from None
+        raise Unreadable(str(error)) from None
     apart = "\n" if content and not content[-1].isspace() else ""
     whole = f"{content}{apart}{written}"
     if not first_call_is(tools, whole, call):
-        raise Unfit("a text before a call that is read as another call, or as reasoning that never ends")
+        raise Unreadable("a text before a call that is read as another call, or as reasoning that never ends")
     return whole, tool
 
 
 def read_exchange(tools: Sequence[Tool], messages: Sequence[Message]) -> tuple[str, Tool | None, str, str]:
     """The messages after a question: the response, the tool that it calls, that tool's output and the answer over it,
-    each empty if it is missing. Raises Unfit for a longer conversation."""
+    each empty if it is missing. Raises Unreadable for a longer conversation."""
     if not messages:
-        raise Unfit("no answer")
+        raise Unreadable("no answer")
     text, tool = read_response(tools, messages[0])
     roles = [message["role"] for message in messages[1:]]
     if roles and not (tool and roles in (["tool"], ["tool", "assistant"])):
-        raise Unfit(f"a conversation that continues after the answer: {', '.join(roles)}")
+        raise Unreadable(f"a conversation that continues after the answer: {', '.join(roles)}")
     if len(roles) == 2 and messages[2].get("tool_calls"):
-        raise Unfit("calls one after the other")
+        raise Unreadable("calls one after the other")
     output, answer = (*map(_content, messages[1:]), "", "")[:2]
     return text, tool, output, answer
 
@@ -168,42 +162,12 @@ def check_messages(value: object, field: str, where: str) -> list[Message]:
     )
     if not known:
         raise InputError(f"{where}: field '{field}': not a list of messages with role and content")
-    return list(value)  # type: ignore[call-overload, no-any-return]
+    return list(without_nulls(value))
 
 
 def _content(message: Message) -> str:
-    """The text of a message. Raises Unfit for a part that is not text."""
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    if not all(isinstance(text, str) for text in texts):
-        raise Unfit("a message that is not of text alone")
-    return "".join(map(str, texts))
-
-
-def _call(entry: Any) -> ToolCall:
-    """One entry of `tool_calls`, its arguments an object or that as JSON. Raises Unfit for another form."""
-    function = entry.get("function", entry) if isinstance(entry, dict) else None
-    arguments = function.get("arguments") if isinstance(function, dict) else None
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            raise Unfit("a tool call whose arguments are not JSON") from None
-    # In a table, every call has the arguments of all tools, null if they belong to another one.
-    if isinstance(arguments, dict):
-        arguments = {name: value for name, value in arguments.items() if value is not None}
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str) or not isinstance(arguments, dict) or not arguments:
-        raise Unfit("a tool call without a name or arguments")
-    return ToolCall(name=name, arguments=arguments)
-
-
-def _tagged(text: str) -> ToolCall:
-    """The call between the tags in a message's content. Raises Unfit for another form."""
+    """The text of a message. Raises Unreadable for a part that is not text."""
     try:
-        return _call(json.loads(text))
-    except (ValueError, RecursionError):
-        raise Unfit("a <tool_call> that is not JSON") from None
+        return read_text(message.get("content"))
+    except ValueError as error:
+        raise Unreadable(str(error)) from None

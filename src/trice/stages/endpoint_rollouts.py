@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from trice.errors import TriceError
-from trice.formats.chat import ParsedTurn
+from trice.formats.chat import ParsedTurn, ToolSchema
 from trice.models.budget import ToolChat
 from trice.models.endpoint_engine import EndpointEngine
 from trice.models.engine import Failure, GenerationSettings
 from trice.models.replies import Reply
-from trice.stages.rollouts import MAX_TURNS, Rollout
+from trice.stages.rollouts import MAX_TURNS, Rollout, are_executed
 from trice.tools import Tool
 from trice.tools.call_text import function_schema
 from trice.tools.live_executor import LiveExecutor
@@ -36,13 +36,19 @@ _ROLLOUT = TypeAdapter(Rollout)
 
 
 class Conversation(NamedTuple):
-    """A conversation that the model continues, and the tools that it may call. `unfinished` are rollouts of some of
-    the samples as `endpoint_rollouts` kept them."""
+    """A conversation that the model continues, and the tools that are executed. `unfinished` are rollouts of some of
+    the samples as `endpoint_rollouts` kept them. `offered` are the tools in the requests, by default the same."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     samples: Sequence[int] = (0,)
     unfinished: dict[int, Any] = {}
+    offered: Sequence[ToolSchema] | None = None
+
+    @property
+    def schemas(self) -> list[ToolSchema]:
+        """The tools in the requests."""
+        return [function_schema(tool) for tool in self.tools] if self.offered is None else list(self.offered)
 
 
 Receive = Callable[[int, int, Rollout], None]
@@ -119,7 +125,7 @@ class _Run:
         conversation = self.conversations[number]
         return ToolChat(
             api_messages([*conversation.messages, *written]),
-            [function_schema(tool) for tool in conversation.tools],
+            conversation.schemas,
             tool_choice if tool_choice == "required" else None,
         )
 
@@ -130,12 +136,12 @@ class _Run:
             rollout = self.rollouts.setdefault((number, sample), Rollout([]))
             parsed = parsed_reply(reply)
             rollout.add_turn(parsed, complete=reply.complete)
-            if parsed.outcome is Outcome.CALLED and self.conversations[number].tools:
+            asked = self.conversations[number]
+            called = parsed.outcome is Outcome.CALLED
+            if called and are_executed(parsed.message.tool_calls, asked.tools, asked.schemas):
                 self._keep(number, sample)
             else:
-                rollout.complete &= (
-                    parsed.outcome is not Outcome.CALLED
-                )  # without tools, a call leads nowhere
+                rollout.complete &= not called or bool(asked.schemas)  # without tools, a call leads nowhere
                 self._finish(number, sample)
 
     def _keep(self, number: int, sample: int) -> None:

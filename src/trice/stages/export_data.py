@@ -19,15 +19,16 @@ from typing import Any, Literal, get_args
 
 from trice.datasets.published import from_candidates, is_published, to_candidates
 from trice.errors import InputError
+from trice.stages.chat_responses import offered_tools
 from trice.stages.conversations import LeftOut, Message, assistant_message, prompt_messages, second_turn_row
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import TaskLike, Tasks
-from trice.tools.call_text import function_schema
 from trice.tools.second_turn import split_context
 from trice.types import Candidate, Candidates, LabeledQuestion, Row
 
 Form = Literal["completion", "messages", "preference", "published"]
 TAKEN = {"prompt", "completion", "messages", "chosen", "rejected", "tools", "reading_turn"}
+NATIVE = {"messages", "tools", "completion"}  # fields of our records, which become fields of TRL
 COLUMNS = {
     "reward": "score",
     "target": "target",
@@ -37,7 +38,8 @@ COLUMNS = {
     "correct": "correct",
     "tokens": "tokens",
 }
-"""The fields of a candidate that become columns of a pair, and the columns' names: `score_chosen`, `score_rejected`."""
+"""The fields of a candidate that become columns of a pair, and the columns' names: `score_chosen`,
+`score_rejected`."""
 INDEX = "index"
 """The column with a candidate's place in the row."""
 
@@ -85,7 +87,7 @@ def _candidates(rows: Sequence[Row]) -> list[Candidates]:
 
 def _refuse_names(rows: Sequence[Row]) -> None:
     for row in rows:
-        for name in sorted(TAKEN & set(row.model_extra or {})):
+        for name in sorted(TAKEN - NATIVE & set(row.model_extra or {})):
             raise InputError(f"{row.where}: field '{name}': TRL has a field of this name; rename yours")
 
 
@@ -93,10 +95,13 @@ def _task(tasks: Tasks, row: LabeledQuestion | Candidates) -> TaskLike:
     return tasks.of_row(row.task, row.instruction, row.where)
 
 
-def _prompt(task: TaskLike, instruction: str, input: str) -> dict[str, Any]:
-    """The prompt and the tools. Without tools the field is left out, because some templates announce an empty list."""
-    offered = [function_schema(tool) for tool in task.tools]
-    return {"prompt": prompt_messages(instruction, input)} | ({"tools": offered} if offered else {})
+def _prompt(task: TaskLike, row: LabeledQuestion | Candidates) -> dict[str, Any]:
+    """The prompt and the tools. Without tools the field is left out, because some templates announce an empty
+    list."""
+    asked, offered = prompt_messages(row.instruction, row.input), offered_tools(row, task.tools)
+    if row.messages is not None:
+        asked = [message.for_template() for message in row.messages]
+    return {"prompt": asked} | ({"tools": offered} if offered else {})
 
 
 def _labeled(tasks: Tasks, rows: Sequence[LabeledQuestion]) -> Iterator[dict[str, Any]]:
@@ -118,8 +123,11 @@ def _labeled(tasks: Tasks, rows: Sequence[LabeledQuestion]) -> Iterator[dict[str
                 turn = {"reading_turn": second.turn}
                 joined.add(id(second))
                 break
-        fields = row.model_dump(mode="json", exclude={"instruction", "input", "output"}, exclude_unset=True)
-        prompt = _prompt(task, row.instruction, row.input)
+        if row.completion is not None:
+            completion = [message.for_template() for message in row.completion]
+        left_out = {"instruction", "input", "output", *NATIVE}
+        fields = row.model_dump(mode="json", exclude=left_out, exclude_unset=True)
+        prompt = _prompt(task, row)
         made.append((row, prompt | {"completion": completion} | fields | turn))
     return (line for row, line in made if id(row) not in joined)
 
@@ -141,7 +149,7 @@ def _tool_result(
 
 def _pairs(tasks: Tasks, row: Candidates, left: LeftOut) -> list[dict[str, Any]]:
     task = _task(tasks, row)
-    prompt, question = _prompt(task, row.instruction, row.input), _question_fields(row)
+    prompt, question = _prompt(task, row), _question_fields(row)
     messages = [_messages(task, each) for each in row.candidates]
     pairs = []
     for better, chosen in enumerate(row.candidates):
@@ -173,14 +181,11 @@ def _best(tasks: Tasks, row: Candidates) -> dict[str, Any]:
     task = _task(tasks, row)
     best = max(row.candidates, key=lambda each: each.reward)  # the first of equals
     completion = {"completion": _messages(task, best)}
-    return (
-        _prompt(task, row.instruction, row.input)
-        | completion
-        | _question_fields(row)
-        | {"score": best.reward}
-    )
+    return _prompt(task, row) | completion | _question_fields(row) | {"score": best.reward}
 
 
 def _question_fields(row: Candidates) -> dict[str, Any]:
     """The fields of the question that are not in its messages."""
-    return row.model_dump(mode="json", exclude={"instruction", "input", "candidates"}, exclude_unset=True)
+    return row.model_dump(
+        mode="json", exclude={"instruction", "input", "candidates", *NATIVE}, exclude_unset=True
+    )

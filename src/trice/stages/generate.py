@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError, TriceError
-from trice.formats.prompt import CHAT
+from trice.formats.prompt import CHAT, check_expressible
 from trice.models.engine import TOO_LONG, Engine, Failure, Generated, GenerationSettings, Prompt
 from trice.models.sampling import Sampling
 from trice.progress import Progress, notice
@@ -149,16 +149,21 @@ def generate(
 
 
 def with_instruction(question: Question, task: TaskLike) -> Question:
-    """The question with the task's instruction, unless it has its own."""
-    return question if question.instruction else question.model_copy(update={"instruction": task.instruction})
+    """The question with the task's instruction, unless it has its own or is a conversation."""
+    if question.instruction or question.messages is not None:
+        return question
+    return question.model_copy(update={"instruction": task.instruction})
 
 
 def group_by_task(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) -> list[Group]:
-    """The questions by task, in order of appearance. Raises InputError for tool choice `required` in a task without
-    tools."""
+    """The questions by task, in order of appearance. Raises InputError for a question that the template cannot
+    express, and for tool choice `required` without tools."""
+    check_expressible(questions, spec.prompt_template)
     groups: dict[str, Group] = {}
     for number, question in enumerate(questions):
         task = tasks.of(question)
+        if spec.tool_choice == "required" and not (question.tools or tasks.own_tools(task)):
+            raise InputError(f"tool choice 'required': task '{task.name}' has no tool to call")
         if task.name not in groups:
             groups[task.name] = Group(task, generation_settings(tasks, task, spec), {})
         groups[task.name].questions[number] = question
@@ -168,8 +173,6 @@ def group_by_task(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) 
 def generation_settings(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> GenerationSettings:
     """The generation settings for the questions of a task."""
     own = tuple(tool.name for tool in tasks.own_tools(task))
-    if spec.tool_choice == "required" and not own:
-        raise InputError(f"tool choice 'required': task '{task.name}' has no tool to call")
     return GenerationSettings(
         spec.prompt_template,
         spec.sampling,
@@ -185,7 +188,9 @@ def generation_settings(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> Genera
 def content_key(question: Question) -> str:
     """A hash of everything in a question that its responses depend on."""
     # These fields change nothing of how a question is asked, and so nothing that is sampled.
-    text = question.model_dump_json(exclude={*GRADED, "tool", "turn", "first_turn"})
+    left_out = {*GRADED, "tool", "turn", "first_turn", "expected_calls"}
+    left_out |= {name for name in ("messages", "tools") if getattr(question, name) is None}
+    text = question.model_dump_json(exclude=left_out)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 from trice.errors import InputError, TriceError
 from trice.formats.paper import visible
+from trice.stages.chat_responses import offered_tools
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import dump_row, read_text, write_text
-from trice.tasks import TaskLike, Tasks, answers_from_result
+from trice.tasks import TaskLike, Tasks, answers_from_result, whole_response_judge
+from trice.tasks.call_judge import Verdict, judge_calls
 from trice.tasks.final_answer import second_turn_text
 from trice.tasks.outcome import Parsed, parse
 from trice.tasks.task import Task
@@ -32,8 +34,8 @@ AnswerSecondTurns = Callable[[Sequence[Question]], list[str]]
 
 
 class Executed(NamedTuple):
-    """A response whose calls were run, and what judging it needs: how it was parsed, and the model's answers over each
-    passage alone, if these were asked for."""
+    """A response whose calls were run, and what judging it needs: how it was parsed, and the model's answers over
+    each passage alone, if these were asked for."""
 
     response: Response
     parsed: Parsed
@@ -91,18 +93,18 @@ def execute(
 
 
 def judge(tasks: Tasks, executed: Executed, *, any_passage: bool = False) -> Response:
-    """The response with the verdict on its prediction: `correct`, and for answers in words `exact` and `f1`.
+    """The response with the verdict: `correct`, and for answers in words `exact` and `f1`.
 
-    If the output of a call still has to be read and no model has read it, the verdict says whether the output supports
-    a gold answer. With `any_passage`, the field of that name says whether any of the answers over one passage is
-    right, as the paper counts; if no passage was read, whether the prediction is."""
-    row, (task, _, tool, is_own) = executed.response, executed.parsed
-    if tool is not None and tool.needs_second_turn and row.turns is None:
-        # The tool of another task may find the answer by chance.
-        correct = row.prediction is not None and is_own and tool.supports_answer(row, row.prediction)
-    else:
-        correct = task.judge(row.prediction, row.answers)
-    verdict: dict[str, Any] = {"correct": correct} | _strict(task, row.prediction, row.answers)
+    What is judged is what the question carries: its expected calls, else the prediction by the gold answers. A
+    task's `judge_response` judges the whole response instead. If the output of a call still
+    has to be read and no model has read it, the verdict says whether the output supports a gold answer. With
+    `any_passage`, the field of that name says whether any of the answers over one passage is right, as the paper
+    counts; if no passage was read, whether the prediction is."""
+    row, task = executed.response, executed.parsed.task
+    correct, reason = judge_response(row, executed.parsed)
+    verdict: dict[str, Any] = {"correct": correct} | _strict(task, row)
+    if row.expected_calls is not None and row.outcome is not Outcome.MALFORMED:
+        verdict["reason"] = reason or None
     if tasks.requires_tool(row):
         verdict["tool"] = REQUIRED  # for the metrics that count need
     if any_passage:
@@ -110,6 +112,21 @@ def judge(tasks: Tasks, executed: Executed, *, any_passage: bool = False) -> Res
         judged = [task.judge(task.predict(text), row.answers) for text in answers]
         verdict["any_passage"] = any(judged) if judged else correct
     return row.model_copy(update=verdict)
+
+
+def judge_response(row: Response, parsed: Parsed) -> Verdict:
+    """Whether an executed response is right. The reason is given if its calls are not the expected ones."""
+    task, _, tool, is_own = parsed
+    if judge_whole := whole_response_judge(task):
+        return Verdict(judge_whole(row))
+    if row.expected_calls is not None:
+        if row.outcome is Outcome.MALFORMED:
+            return Verdict(False)
+        return judge_calls(row.calls, row.expected_calls, offered_tools(row, task.tools))
+    if tool is not None and tool.needs_second_turn and row.turns is None:
+        # The tool of another task may find the answer by chance.
+        return Verdict(row.prediction is not None and is_own and tool.supports_answer(row, row.prediction))
+    return Verdict(task.judge(row.prediction, row.answers))
 
 
 def _run(
@@ -166,7 +183,7 @@ def with_execution(
     row: Response, found: Parsed, execution: Execution | None, turns: list[str] | None
 ) -> Response:
     """The response with its outcome, call, execution, second turns and prediction."""
-    if row.completion is not None:  # a conversation, which was executed when it was generated
+    if row.completion is not None:  # a native response, which was executed when it was generated
         return row
     task, (outcome, call, reason, _), tool, _ = found
     if turns is not None and tool is not None and execution is not None:
@@ -180,11 +197,14 @@ def with_execution(
     return row.model_copy(update=fields | {"turns": turns, "prediction": prediction})
 
 
-def _strict(task: TaskLike, prediction: str | None, answers: Sequence[str]) -> dict[str, Any]:
+def _strict(task: TaskLike, row: Response) -> dict[str, Any]:
     """The stricter metrics of a task whose answers are words."""
-    if not isinstance(task, Task) or task.answers == "numbers":
+    if not isinstance(task, Task) or task.answers == "numbers" or row.expected_calls is not None:
         return {"exact": None, "f1": None}
-    return {"exact": exact_match(prediction, answers), "f1": round(f1(prediction, answers), 6)}
+    return {
+        "exact": exact_match(row.prediction, row.answers),
+        "f1": round(f1(row.prediction, row.answers), 6),
+    }
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 `prompt` with `completion`, and `messages`, become labeled questions. `prompt` with `chosen` and `rejected` (or
 these with the prompt in them) become candidates, all pairs of one prompt together. With the form `questions` a
 conversation becomes a question: its last answer is the gold answer, and the arguments of its call are the
-`expression`. Each field may hold messages or plain text. A call must be of a tool of the task, since everything
-that is trained on can be executed. Images, conversations of several questions and answers that are not wanted
-(`label` false) are not covered: such rows are left out, and a notice gives the reason and the place of the first.
-"""
+`expression`. With the form `conversations` it becomes a question that keeps its messages, tools and expected calls,
+for the model's chat template. Each field may hold messages or plain text. Apart from the form `conversations`, a
+call must be of a tool of the task, since everything that is trained on can be executed, and conversations of
+several questions are left out. So are images and answers that are not wanted (`label` false). A notice gives the
+reason and the place of the first row that is left out."""
 
 from __future__ import annotations
 
@@ -14,21 +15,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trice.datasets.conversations import Unreadable, read_conversations, without_names
 from trice.errors import InputError
 from trice.formats.paper import parse
 from trice.progress import notice
 from trice.stages.conversations import (
     LeftOut,
     Message,
-    Unfit,
     check_messages,
     read_exchange,
     read_question,
     second_turn_row,
 )
 from trice.stages.export_data import COLUMNS, INDEX, TAKEN
-from trice.storage.files import check_output, read_rows, validate, write_rows
-from trice.tasks import TaskLike, Tasks
+from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
+from trice.tasks import TaskLike, Tasks, check_questions
 from trice.types import Candidates, LabeledQuestion, Question, Row
 
 SIDES = ("chosen", "rejected")
@@ -49,14 +50,17 @@ class Pair(NamedTuple):
 
 def import_(data: Path, output: Path, tasks: Tasks, *, form: str | None = None) -> str:
     """Write `data` to `output` as labeled questions or, if it holds preferences, as candidates; with the form
-    `questions` as questions. Returns a line that counts the rows.
+    `questions` as questions, and with `conversations` as questions that keep their messages and tools. Returns a line
+    that counts the rows.
 
     A row without a system message gets the task's instruction. `score_chosen` and `score_rejected` become the
     candidates' rewards; without them, a reward is the length of the longest chain of pairs below the candidate.
     Raises InputError for rows of another form, and if no row is left."""
     check_output(output, data)
-    if form not in (None, "questions"):
-        raise InputError(f"--form '{form}' is not valid; choose questions, or leave it out")
+    if form not in (None, "questions", "conversations"):
+        raise InputError(f"--form '{form}' is not valid; choose questions or conversations, or leave it out")
+    if form == "conversations":
+        return _import_conversations(data, output, tasks)
     rows, left = read_rows(data, Row), LeftOut()
     made: Sequence[LabeledQuestion] | Sequence[Candidates] | Sequence[Question]
     if form:
@@ -68,6 +72,22 @@ def import_(data: Path, output: Path, tasks: Tasks, *, form: str | None = None) 
         raise InputError(f"{data}: no row can be expressed")
     write_rows(output, (row.model_dump(mode="json", exclude_unset=True) for row in made))
     return f"{len(made)} rows in {output}, from {len(rows)} ({left.count} left out)"
+
+
+def _import_conversations(data: Path, output: Path, tasks: Tasks) -> str:
+    """Write the questions that keep their messages, tools and expected calls."""
+    found = read_conversations(data)
+    if not found.rows:
+        raise InputError(f"{data}: no row can be read: {', '.join(found.reasons)}")
+    questions = [row.question for row in found.rows]
+    check_questions(tasks, questions)
+    refuse_repeated(questions)
+    for reason, count in found.reasons.most_common():
+        first = next(each.id for each in found.dropped if without_names(each.reason) == reason)
+        notice(f"{count} rows left out: {reason} (the first: {first})")
+    write_rows(output, questions)
+    left = len(found.dropped)
+    return f"{len(questions)} rows in {output}, from {len(questions) + left} ({left} left out)"
 
 
 def _fields(row: Row) -> dict[str, Any]:
@@ -85,7 +105,7 @@ def _labeled(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[LabeledQu
         prompt, completion = _conversation(row)
         try:
             made += _taught(tasks, row, prompt, completion, left)
-        except Unfit as reason:
+        except Unreadable as reason:
             left.add(str(reason), row.where)
     return made
 
@@ -101,8 +121,8 @@ def _questions(tasks: Tasks, rows: Sequence[Row], left: LeftOut, name: str) -> l
             text, tool, output, answer = read_exchange(task.tools, completion)
             value = {"instruction": instruction, "input": input, "answer": answer or output or text}
             if tool and not output:
-                raise Unfit("a call without its result, so that the answer is not known")
-        except Unfit as reason:
+                raise Unreadable("a call without its result, so that the answer is not known")
+        except Unreadable as reason:
             left.add(str(reason), row.where)
             continue
         if tool and (written := parse(text, {tool.name: tool.parse}).written):
@@ -152,11 +172,11 @@ def _taught(
     if not isinstance(wanted := _fields(row).get("label", True), bool):
         raise InputError(f"{row.where}: field 'label': neither true nor false")
     if not wanted:
-        raise Unfit("an answer that is not wanted (label false)")
+        raise Unreadable("an answer that is not wanted (label false)")
     task, instruction, input = _asked(tasks, row, prompt)
     text, tool, output, answer = read_exchange(task.tools, completion)
     if not text.strip():
-        raise Unfit("an empty answer")
+        raise Unreadable("an empty answer")
     kept = {name: value for name, value in _fields(row).items() if name not in TAKEN}
     texts = {"instruction": instruction, "input": input, "output": text}
     made = validate(LabeledQuestion, kept | texts, row.where)
@@ -178,7 +198,7 @@ def _candidates(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[Candid
     for row in rows:
         try:
             pair = _pair(tasks, row)
-        except Unfit as reason:
+        except Unreadable as reason:
             left.add(str(reason), row.where)
         else:
             key = (str(pair.fields.get("id", "")), pair.instruction, pair.input)
@@ -187,7 +207,7 @@ def _candidates(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[Candid
     for pairs in groups.values():
         try:
             made.append(_joined(pairs))
-        except Unfit as reason:
+        except Unreadable as reason:
             left.add(str(reason), pairs[0].where)
     return made
 
@@ -207,7 +227,7 @@ def _pair(tasks: Tasks, row: Row) -> Pair:
     task, instruction, input = _asked(tasks, row, prompt)
     chosen, rejected = (read_exchange(task.tools, messages)[0] for messages in sides)
     if chosen == rejected and f"{INDEX}_chosen" not in _fields(row):
-        raise Unfit("a pair of twice the same answer")
+        raise Unreadable("a pair of twice the same answer")
     return Pair(instruction, input, (chosen, rejected), _fields(row), row.where)
 
 
@@ -247,11 +267,11 @@ def _joined(pairs: Sequence[Pair]) -> Candidates:
 
 
 def _chains(keys: Sequence[Key], below: dict[Key, set[Key]]) -> dict[Key, float]:
-    """The length of the longest chain of pairs below each candidate. Raises Unfit if pairs form a circle."""
+    """The length of the longest chain of pairs below each candidate. Raises Unreadable if pairs form a circle."""
     scores = dict.fromkeys(keys, 0.0)
     for _ in keys:
         raised = {key: 1 + max((scores[low] for low in below.get(key, ())), default=-1.0) for key in keys}
         if raised == scores:
             return scores
         scores = raised
-    raise Unfit("pairs of one question that contradict each other")
+    raise Unreadable("pairs of one question that contradict each other")

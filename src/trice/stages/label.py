@@ -1,10 +1,9 @@
 """Label: a teacher writes a tool call for each question that the base model does not know.
 
-Every label is executed, and kept only if it is a call whose result is the gold answer, or, for a passage, contains it.
-Next to the output `x.json`, `x_rejected.json` has the questions without an accepted label, each with the reason, and
-`x_yield.json` the counts. With `reading`, `x_reading.json` has the second turns of accepted calls with their gold
-answers. Direct answers to known questions are not labels: `trice.stages.mix` adds them.
-"""
+Every label is executed, and kept only if it is a call whose result is the gold answer, or, for a passage, contains
+it. Next to the output `x.json`, `x_rejected.json` has the questions without an accepted label, each with the
+reason, and `x_yield.json` the counts. With `reading`, `x_reading.json` has the second turns of accepted calls with
+their gold answers. Direct answers to known questions are not labels: `trice.stages.mix` adds them."""
 
 from __future__ import annotations
 
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError
+from trice.messages import Message
 from trice.progress import notice
-from trice.stages.generate import GRADED
-from trice.stages.gold_calls import MAX_SHOWN, gold_conversations
+from trice.stages.generate import GRADED, with_instruction
+from trice.stages.gold_calls import MAX_SHOWN, gold_conversations, gold_turns
 from trice.stages.grading import Executed, execute, judge
 from trice.stages.teachers import FAILURE, Labels, Teacher
 from trice.storage import files
@@ -30,7 +30,7 @@ from trice.tools.answer_matching import contains_answer
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
 from trice.tools.second_turn import split_context
-from trice.types import LabeledQuestion, Message, Outcome, Question, Response
+from trice.types import LabeledQuestion, Outcome, Question, Response
 
 # Fields of the base model's response or of an earlier label, which are not the question's.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)
@@ -54,12 +54,12 @@ class Yield:
 
 class _Verdict(NamedTuple):
     """The result for one question: the accepted call with its output and tool, or the reason for the rejection and the
-    label's text. `completion` are the messages of a label of several calls."""
+    label's text. `completion` are the messages of a label of several calls, or of a conversation."""
 
     reason: str
     text: str | None = None
     call: str | None = None
-    output: str = ""
+    output: str | None = None
     tool: Tool | None = None
     completion: list[Message] | None = None
 
@@ -94,6 +94,12 @@ def label(
     if data.resolve() in (path.resolve() for path in (output, _rejected_path(output), reading_path(output))):
         raise InputError(f"{data}: would be overwritten; choose another output than {output}")
     questions = _questions(data, tasks, limit)
+    for question in questions if teacher.endpoint is not None else ():
+        if question.messages is not None or question.expected_calls is not None:
+            raise InputError(
+                f"{question.where}: the teacher 'endpoint' labels neither conversations nor questions with expected "
+                "calls; choose --teacher annotations"
+            )
     settings = {"task": tasks.identity, **teacher.description, "data": files.digest(data), "limit": limit}
     with RowStore(
         output, settings | {"reading": reading, "tools": tasks.sources or None}, len(questions), retry=retry
@@ -155,8 +161,8 @@ def _teach(
 def _judge(
     tasks: Tasks, questions: Mapping[int, Question], labels: Labels, output: Path
 ) -> dict[int, _Verdict]:
-    """Execute labels, and judge their results by the gold answers."""
-    several = {i: questions[i] for i in labels if questions[i].gold_calls}
+    """Execute labels, and judge their results by what the questions carry."""
+    several = {i: questions[i] for i in labels if gold_turns(questions[i])}
     found = gold_conversations(tasks, several, output) if several else {}
     verdicts = {
         i: _Verdict("", labels[i], labels[i], completion=messages)
@@ -178,6 +184,8 @@ def _verdict(tasks: Tasks, executed: Executed) -> _Verdict:
     text = response.response
     if response.outcome is Outcome.MALFORMED:
         return _Verdict(f"malformed: {response.reason}", text)
+    if response.expected_calls == [] and response.correct:
+        return _Verdict("", text, text)
     if response.outcome is not Outcome.CALLED or response.execution is None:
         return _Verdict("no call", text)
     if response.execution.error:
@@ -214,7 +222,9 @@ def _spread(turns: Sequence[list[LabeledQuestion]], share: float) -> list[list[L
 def _reading(question: Question, verdict: _Verdict) -> list[LabeledQuestion]:
     """The second turns of an accepted call whose context contains a gold answer, with that answer as the target."""
     rows = []
-    for asked in verdict.tool.second_turn(question, verdict.output) if verdict.tool else []:
+    for asked in (
+        verdict.tool.second_turn(question, verdict.output) if verdict.tool and verdict.output else []
+    ):
         context = split_context(asked.input)[0]
         gold = [answer for answer in question.answers if contains_answer(context, [answer])]
         if gold:
@@ -229,9 +239,8 @@ def _question_fields(question: Question) -> dict[str, Any]:
 
 def _labeled(tasks: Tasks, question: Question, verdict: _Verdict) -> LabeledQuestion:
     """The stage-1 row: the accepted call alone is the target, without the text around it."""
-    instruction = question.instruction or tasks.of(question).instruction
     fields = {
-        "instruction": instruction,
+        "instruction": with_instruction(question, tasks.of(question)).instruction,
         "input": question.input,
         "output": verdict.call,
         "result": None if verdict.completion else verdict.output,

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from trice.errors import InputError
-from trice.stages.generate import GRADED
+from trice.progress import notice
+from trice.stages.generate import GRADED, with_instruction
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
 from trice.tasks import Tasks
 from trice.types import LabeledQuestion, Question, Response
@@ -47,7 +48,11 @@ def mix(
     if kind == "answers":
         asked = [row for path in questions for row in read_rows(path, Question)]
         refuse_repeated(asked)
-        rows = [_answer(tasks, row) for row in asked]
+        rows = [_answer(tasks, row) for row in asked if row.answers]
+        if len(rows) < len(asked):
+            notice(
+                f"{output}: left out {len(asked) - len(rows)} of {len(asked)} questions without a gold answer"
+            )
     else:
         rows = [row for path in labeled for row in read_rows(path, LabeledQuestion)]
         refuse_repeated(rows)
@@ -70,7 +75,7 @@ def mix(
 
 def _answer(tasks: Tasks, question: Question) -> LabeledQuestion:
     fields = {
-        "instruction": question.instruction or tasks.of(question).instruction,
+        "instruction": with_instruction(question, tasks.of(question)).instruction,
         "output": question.answers[0],
     }
     return LabeledQuestion.model_validate(question.model_dump() | fields)
@@ -79,7 +84,7 @@ def _answer(tasks: Tasks, question: Question) -> LabeledQuestion:
 def known_target(tasks: Tasks, response: Response) -> LabeledQuestion:
     """A known question with the model's own answer as its target."""
     fields = {
-        "instruction": response.instruction or tasks.of(response).instruction,
+        "instruction": with_instruction(response, tasks.of(response)).instruction,
         "output": response.response,
         "completion": response.completion,
     }

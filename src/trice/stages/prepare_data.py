@@ -69,10 +69,12 @@ def index(source: Path, output: Path) -> str:
 
 
 def raw_row(question: Question) -> dict[str, Any]:
-    """A question in the form of `data/raw`, its text under `question`."""
+    """A question in the form of `data/raw`, its text under `question`; a conversation as it is."""
+    if question.messages is not None:
+        return question.model_dump(mode="json", exclude={"instruction", "input"}, exclude_none=True)
     left_out = {"input"} if question.instruction else {"instruction", "input"}
     row = question.model_dump(mode="json", exclude=left_out, exclude_none=True)
-    return {"id": row.pop("id"), "question": question.input, "answer": row.pop("answer")} | row
+    return {"id": row.pop("id"), "question": question.input, "answer": row.pop("answer", None)} | row
 
 
 def listing(source: Path | None = None) -> str:

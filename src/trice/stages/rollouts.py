@@ -20,6 +20,7 @@ import torch
 
 from trice.errors import TriceError
 from trice.formats.chat import ChatFormat, ParsedTurn, ToolSchema, result_text
+from trice.messages import Execution, Message, ToolCall, tool_names
 from trice.models.batch_attention import batch_attention
 from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import EncodedPrompt, shared_prefix
@@ -31,20 +32,27 @@ from trice.models.sampling import Sampling
 from trice.tools import Tool
 from trice.tools.call_text import function_schema
 from trice.tools.live_executor import LiveExecutor
-from trice.types import Execution, Message, Outcome, ToolCall
+from trice.types import Outcome
 
 MAX_TURNS = 8  # assistant messages in one rollout
 MAX_CALLS = 16  # in one message; further ones get an error as their result
 
 
 class Conversation(NamedTuple):
-    """A conversation that a model continues, as token ids (`ChatFormat.prompt`), and the tools that it may call. `key`
-    and the sample numbers seed the samples."""
+    """A conversation that a model continues, as token ids (`ChatFormat.prompt`), and the tools that are executed.
+    `key` and the sample numbers seed the samples. `offered` are the tools in the prompt, by default the same; a
+    rollout ends with a call of one that is not executed."""
 
     prompt: list[int]
     tools: Sequence[Tool] = ()
     key: str = ""
     samples: Sequence[int] = (0,)
+    offered: Sequence[ToolSchema] | None = None
+
+    @property
+    def schemas(self) -> Sequence[ToolSchema]:
+        """The tools in the prompt."""
+        return [function_schema(tool) for tool in self.tools] if self.offered is None else self.offered
 
 
 @dataclass
@@ -154,6 +162,14 @@ class Rollout:
         return sum(message.role == "assistant" for message in self.messages)
 
 
+def are_executed(calls: Sequence[ToolCall], tools: Sequence[Tool], offered: Sequence[ToolSchema]) -> bool:
+    """Whether the calls of a message are executed: there are some, and none is of a tool that is offered as a schema
+    alone. A call of a tool that is not offered gets an error as its result."""
+    executed = {tool.name for tool in tools}
+    only_schemas = set(tool_names(offered)) - executed
+    return bool(calls and executed) and not any(call.name in only_schemas for call in calls)
+
+
 def refused_call(
     call: ToolCall, index: int, offered: Collection[str], max_calls: int = MAX_CALLS
 ) -> Execution | None:
@@ -225,7 +241,7 @@ class _Run:
     ) -> None:
         self.loaded, self.format, self.conversations = loaded, format, conversations
         self.settings, self.max_turns, self.opening = DecodingSettings(sampling), max_turns, list(opening)
-        self.schemas = [[function_schema(tool) for tool in each.tools] for each in conversations]
+        self.schemas = [each.schemas for each in conversations]
         self.rollouts: dict[_Owner, Rollout] = {}
         self.results: dict[_Owner, dict[int, Execution]] = {}  # of the calls of the latest message
         self.returned: Queue[tuple[_Owner, int, Execution | TriceError]] = Queue()
@@ -267,8 +283,10 @@ class _Run:
         parsed = rollout.add_message(row, self.format, self.schemas[owner.number])
         if row.cache is not None:
             self.caches[owner] = row.cache
-        if parsed.outcome is not Outcome.CALLED or not conversation.tools:
-            rollout.complete &= parsed.outcome is not Outcome.CALLED  # without tools, a call leads nowhere
+        offered = self.schemas[owner.number]
+        if not are_executed(parsed.message.tool_calls, conversation.tools, offered):
+            # Without tools, a call leads nowhere.
+            rollout.complete &= parsed.outcome is not Outcome.CALLED or bool(offered)
             self.finished.append(owner)
             return
         tools = {tool.name: tool for tool in conversation.tools}

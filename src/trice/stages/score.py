@@ -49,7 +49,8 @@ def score(
     labeled = read_rows(target_path, LabeledQuestion)
     questions = _questions(labeled, tasks)
     others = _responses(paths, target_path, tasks.name)
-    native = any("completion" in each for found in others.values() for each in found)
+    native = any(row.messages is not None or row.completion is not None for row in labeled)
+    native |= any("completion" in each for found in others.values() for each in found)
     written = []
     for row, question in zip(labeled, questions, strict=True):
         fields = question.model_dump(exclude=GRADED)
@@ -115,10 +116,8 @@ def _conversation(tasks: Tasks, labeled: LabeledQuestion, target: Response) -> R
     task = tasks.of(target)
     messages = target_messages(labeled, task.tools)
     calls = messages[0].tool_calls
-    results = [message.content for message in messages if message.role == "tool"]
-    prediction = (
-        messages[-1].content if messages[-1].role != "assistant" else task.predict(messages[-1].content)
-    )
+    last, results = messages[-1], [message.content for message in messages if message.role == "tool"]
+    prediction = last.content if last.role == "tool" else task.predict(last.content)
     return target.model_copy(
         update={
             "completion": messages,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.formats.paper import visible
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.stages.generate import Resample, generate
+from trice.stages.grading import judge_response, with_execution
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import read_rows, write_rows
 from trice.tasks import Tasks, check_questions
@@ -133,13 +133,11 @@ def _known_and_unknown(
 
 
 def _judged(tasks: Tasks, row: Response) -> Response:
-    task, reading, *_ = parse(tasks, row)
-    prediction = task.predict(visible(row.response)) if reading.outcome is Outcome.ANSWERED else None
-    if row.completion is not None and reading.outcome is Outcome.ANSWERED:
-        prediction = row.prediction
-    verdict = {"outcome": reading.outcome, "reason": reading.reason, "call": reading.call}
-    correct = task.judge(prediction, row.answers)
-    return row.model_copy(update=verdict | {"prediction": prediction, "correct": correct})
+    """The response with its verdict. One with a call is wrong, whatever it says."""
+    parsed = parse(tasks, row)
+    row = with_execution(row, parsed, None, None)
+    correct = row.outcome is Outcome.ANSWERED and judge_response(row, parsed).correct
+    return row.model_copy(update={"correct": correct})
 
 
 def _write(path: Path, rows: list[Response]) -> None:

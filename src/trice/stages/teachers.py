@@ -21,15 +21,17 @@ from pydantic import BaseModel, ConfigDict
 
 from trice.errors import InputError
 from trice.formats import paper
+from trice.messages import ToolCall, calls_text
 from trice.models.endpoint import Endpoint
 from trice.models.endpoint_engine import write_offered_call
 from trice.models.replies import Reply
 from trice.progress import Progress
+from trice.stages.gold_calls import gold_turns
 from trice.storage.files import read_text, validate
 from trice.tasks import MIXED, Tasks
 from trice.tools import Tool, annotated_call
 from trice.tools.call_text import write_call
-from trice.types import Question, ToolCall
+from trice.types import Question
 
 CHUNK = 500  # offline labels that are stored at once
 FAILURE = "endpoint failure"
@@ -81,11 +83,15 @@ class Offline(ABC):
     ) -> dict[int, str]:
         labels: Labels = {}
         for i, question in questions.items():
-            if question.gold_calls:
-                calls = (call for turn in question.gold_calls for call in turn)
+            if turns := gold_turns(question):
+                calls = (call for turn in turns for call in turn)
                 labels[i] = "\n".join(_call_text(tasks.of(question).tools, call) for call in calls)
                 continue
             tools = tasks.own_tools(tasks.of(question))
+            if question.expected_calls is not None:
+                if text := expected_response(question, tools):
+                    labels[i] = text
+                continue
             call = annotated_call(question) or ""
             parsers = {tool.name: tool.parse for tool in tools if call.startswith(f"{tool.name}(")}
             if parsers and paper.parse(call, parsers).written == call:
@@ -98,16 +104,38 @@ class Offline(ABC):
         items = list(labels.items())
         for start in range(0, len(items), CHUNK):
             done(dict(items[start : start + CHUNK]))
-        return {i: self.nothing for i in questions if i not in labels}
+        unknown = "no call and no answer is known to be right"
+        return {
+            i: self.nothing if question.expected_calls is None else unknown
+            for i, question in questions.items()
+            if i not in labels
+        }
+
+
+def expected_response(question: Question, tools: Sequence[Tool]) -> str | None:
+    """The right response by the expected calls of a question: its answer if no call is right, else the only call, if it
+    is of one of the tools; None if neither is known."""
+    if not question.expected_calls or question.expected_calls == "any":
+        return next(iter(question.answers), None) if question.expected_calls == [] else None
+    call = question.expected_calls[0].call()
+    tool = next((tool for tool in tools if tool.name == call.name), None)
+    try:
+        return write_call(tool, call.arguments) if tool else None
+    except ValueError:
+        return None
 
 
 def _call_text(tools: Sequence[Tool], call: ToolCall) -> str:
+    """A call as the format paper writes it, if it can, else as text for people."""
     tool = next((tool for tool in tools if tool.name == call.name), None)
-    return write_call(tool, call.arguments) if tool else f"{call.name}({call.arguments})"
+    try:
+        return write_call(tool, call.arguments) if tool else calls_text([call])
+    except ValueError:
+        return calls_text([call])
 
 
 class Annotations(Offline):
-    """The data set's annotation: the question's field `expression`."""
+    """The data set's annotation: the question's field `gold_calls`, `expected_calls` or `expression`."""
 
     name, nothing = "annotations", "no field 'expression'"
 
@@ -117,8 +145,8 @@ class Annotations(Offline):
 
 
 class Rule(Offline):
-    """What the task's tool suggests for a question: key terms for WikiSearch, the cloze sentence as a question for QA,
-    the question itself for the translator, the data set's annotation for the calculator."""
+    """What the task's tool suggests for a question: key terms for WikiSearch, the cloze sentence as a question for
+    QA, the question itself for the translator, the data set's annotation for the calculator."""
 
     name, nothing = "rule", "no suggested call"
 
@@ -182,8 +210,8 @@ def _prompt(task: str) -> TeacherPrompt:
 
 @dataclass
 class EndpointTeacher:
-    """A model behind an endpoint, which sees the question and its gold answer. `prompts` has one prompt for each task.
-    A question whose label is rejected is asked again up to `retries` times."""
+    """A model behind an endpoint, which sees the question and its gold answer. `prompts` has one prompt for each
+    task. A question whose label is rejected is asked again up to `retries` times."""
 
     endpoint: Endpoint
     prompts: Mapping[str, TeacherPrompt]

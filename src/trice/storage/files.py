@@ -108,7 +108,7 @@ def read_rows(
         path: the file.
         row_type: the model that each row is validated with.
         repeated: allow two rows with the same key.
-        unanswered: allow a question without a gold answer.
+        unanswered: allow a question that nothing can judge.
         make_ids: name rows without an id by the file and their number (`shop-1`).
 
     Raises:
@@ -121,7 +121,7 @@ def read_rows(
         rows.append(validate(row_type, value, where))
     if not unanswered:
         for row in rows:
-            if isinstance(row, Question) and row.answer is None:
+            if isinstance(row, Question) and not row.is_judgeable:
                 raise InputError(f"{row.where}: field 'answer': Field required")
     if not rows:
         raise InputError(f"{path}: holds no rows")

@@ -241,11 +241,18 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
                     number += 1
                     where = f"{path}: row {number}"
                     _check_finite(row, where)
-                    yield where, _plain(row, where)
+                    yield where, without_nulls(_plain(row, where))
     except pyarrow.ArrowException as error:
         raise InputError(
             f"{path}: cannot be read as Parquet ({' '.join(str(error).split())[:200]})"
         ) from None
+
+
+def without_nulls(value: Any) -> Any:
+    """A value without fields that are null. A table gives each object the fields of all others, as nulls."""
+    if isinstance(value, dict):
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _plain(row: dict[str, Any], where: str) -> dict[str, Any]:

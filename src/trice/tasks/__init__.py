@@ -6,18 +6,19 @@ question's own task. Grading responses is `trice.stages.grading`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from trice.errors import InputError
+from trice.messages import tool_names
 from trice.storage.files import validate
 from trice.tools import BUILT_IN as TOOLS
 from trice.tools import Tool, canonical_name, load_tool
 from trice.tools.mcp import McpTool, read_server, tools_of
 from trice.tools.mcp_server import McpServer
 from trice.tools.second_turn import SECOND_TURN, SECOND_TURN_INSTRUCTION
-from trice.types import REQUIRED, Question
+from trice.types import REQUIRED, Candidates, LabeledQuestion, Question, Response
 
 Sources = Mapping[str, str] | Sequence[Mapping[str, Any]]
 """The sources of tools by the tools' names: a path, a URL, a model. Several mappings are a list. A mapping with the
@@ -32,7 +33,8 @@ ASSISTANT = (
     "Answer the question, and only with the answer. Use the tools for arithmetic and for facts; call several in one "
     "message if they do not need each other's results."
 )
-SHIPPED = (*MIXED, "hotpot", "assistant")
+CONVERSATION = "conversation"  # for questions that have messages and tools of their own
+SHIPPED = (*MIXED, "hotpot", "assistant", CONVERSATION)
 # The last three are files of `data/stage1/<task>`, where a task's own is called after it.
 RESERVED = (*SHIPPED, "mix", SECOND_TURN, "answers", "calls", "questions")
 PUBLISHED = "@words-published"
@@ -53,8 +55,8 @@ class TaskLike(Protocol):
     def tools(self) -> Sequence[Tool]: ...
 
     def predict(self, text: str) -> str | None:
-        """The prediction in a response without a call, or in the model's answer over a tool's output; None if there is
-        none."""
+        """The prediction in a response without a call, or in the model's answer over a tool's output; None if there
+        is none."""
 
     def judge(self, prediction: str | None, answers: Sequence[str]) -> bool:
         """Whether a prediction matches one of the gold answers."""
@@ -146,7 +148,7 @@ class Tasks:
         if named is not None:
             return self.of(validate(Question, {"id": "-", "input": "-", "task": named}, where))
         names = (SECOND_TURN, *SHIPPED, *self._named) if self.mixed else (SECOND_TURN,)
-        found = (task for task in map(self._load, names) if task.instruction == instruction)
+        found = (task for task in map(self._load, names) if instruction and task.instruction == instruction)
         return next(found, None) or self._load(MIXED[0] if self.mixed else self._default)
 
     @property
@@ -199,6 +201,8 @@ def identity(task: str | TaskLike) -> str | dict[str, Any]:
     tools = [_described(tool) for tool in task.tools]
     named: dict[str, Any] = {"name": task.name, "instruction": task.instruction, "tools": tools}
     named |= {"answers": getattr(task, "answers", None), "tool": getattr(task, "tool", None)}
+    if judge := whole_response_judge(task):
+        named["judge_response"] = getattr(judge, "__qualname__", type(judge).__qualname__)
     return named | ({"answer_from_result": True} if answers_from_result(task) else {})
 
 
@@ -260,6 +264,8 @@ def load_task(name: str, sources: Mapping[str, str] | None = None) -> TaskLike:
         "mlqa": (word_judge.MLQA, "translator"),
         "hotpot": (word_judge.HOTPOT, "retriever"),
     }
+    if name == CONVERSATION:
+        return Task(name, "", answers="auto")
     if name == "math":
         return Task(name, math.INSTRUCTION, tools("calculator"), "numbers")
     if name in texts:
@@ -279,24 +285,54 @@ def load_task(name: str, sources: Mapping[str, str] | None = None) -> TaskLike:
     return custom.from_module(name)
 
 
-def task_asked(instructions: Iterable[str]) -> str | None:
-    """The shipped task, or `mix`, whose instruction is the first of these; None if there is none. The instruction of
-    second turns belongs to several tasks and is ignored."""
-    asked = next((each for each in instructions if each != SECOND_TURN_INSTRUCTION), None)
-    if asked == MIX:
+def task_asked(rows: Iterable[LabeledQuestion | Candidates]) -> str | None:
+    """The shipped task, or `mix`, that the first row belongs to, by its instruction or as a conversation; None if
+    there is none. The instruction of second turns belongs to several tasks, so these rows are ignored."""
+    first = next((row for row in rows if row.instruction != SECOND_TURN_INSTRUCTION), None)
+    if first is None:
+        return None
+    if first.messages is not None:
+        return CONVERSATION
+    if first.instruction == MIX:
         return "mix"
-    return next((name for name in SHIPPED if load_task(name).instruction == asked), None)
+    named = (name for name in SHIPPED if name != CONVERSATION)
+    return next((name for name in named if load_task(name).instruction == first.instruction), None)
 
 
 def check_questions(tasks: Tasks, questions: Sequence[Question]) -> None:
-    """Raise InputError for the first question whose gold answer its task's own judge could never accept."""
+    """Raise InputError for the first question that its task could not judge: its gold answer could never be
+    accepted by the task's own judge, an expected call is of a tool that is not offered, or it has neither."""
     for question in questions:
+        task = tasks.of(question)
+        if whole_response_judge(task):
+            continue
+        if question.expected_calls is not None:
+            _check_expected_calls(task, question)
+            continue
         if question.answer is None:
-            raise InputError(f"{question.where}: field 'answer': is missing")
+            raise InputError(f"{question.where}: field 'answer': is missing, and field 'expected_calls' too")
         try:
-            tasks.of(question).check(question.answers)
+            task.check(question.answers)
         except ValueError as error:
             raise InputError(f"{question.where}: field 'answer': {error}") from None
+
+
+def _check_expected_calls(task: TaskLike, question: Question) -> None:
+    offered = [tool.name for tool in task.tools] if question.tools is None else tool_names(question.tools)
+    expected = question.expected_calls or ()
+    for call in () if isinstance(expected, str) else expected:
+        if call.name not in offered:
+            raise InputError(
+                f"{question.where}: field 'expected_calls': '{call.name}' is not among the tools of the question: "
+                f"{', '.join(offered) or 'it has none; give them in the field tools'}"
+            )
+
+
+def whole_response_judge(task: TaskLike) -> Callable[[Response], bool] | None:
+    """The task's function `judge_response(response) -> bool`, which judges whole responses; None if it has none. A
+    response holds its question, its calls with their results, and the prediction."""
+    judge: Callable[[Response], bool] | None = getattr(task, "judge_response", None)
+    return judge
 
 
 def check_tools(tasks: Tasks, questions: Sequence[Question]) -> None:

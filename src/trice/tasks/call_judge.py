@@ -18,9 +18,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
-
-from trice.types import ToolCall
+from trice.messages import ExpectedCall, ToolCall
 
 _TYPES: dict[object, type] = {
     "string": str,
@@ -34,34 +32,6 @@ _TYPES: dict[object, type] = {
 
 _SHORT = reprlib.Repr()  # bounded in length and depth
 _SHORT.maxstring = _SHORT.maxother = 60
-
-
-class ExpectedCall(BaseModel):
-    """A call that is right, with all values that are accepted for its arguments."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    name: str
-    """the tool's name"""
-    arguments: dict[str, list[Any]]
-    """the accepted values of each argument; `""` among them means that the argument may be missing. The values in an
-    accepted object are lists of accepted values too"""
-
-    @classmethod
-    def of(cls, call: ToolCall) -> ExpectedCall:
-        """Expects exactly the arguments of `call`."""
-        return cls(
-            name=call.name, arguments={name: [_accepted(value)] for name, value in call.arguments.items()}
-        )
-
-
-def _accepted(value: Any) -> Any:
-    """A value as an accepted one: the values in an object, and in a list's objects, are lists of one value."""
-    if isinstance(value, dict):
-        return {name: [each] for name, each in value.items()}
-    if isinstance(value, list):
-        return [_accepted(each) if isinstance(each, dict) else each for each in value]
-    return value
 
 
 Expected: TypeAlias = Sequence[ExpectedCall] | Literal["any"]

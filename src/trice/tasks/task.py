@@ -2,7 +2,8 @@
 
 `answers` names the judge: `numbers` compares the last number of a response after rounding to two decimals, `words`
 looks for a gold answer as whole words, `auto` compares numbers if the gold answer is one and words otherwise, and
-`words-published` is the substring rule of the paper. Another judge needs a class with the members of `TaskLike`.
+`words-published` is the substring rule of the paper. `judge_response` is a function that judges whole responses.
+Another judge of predictions needs a class with the members of `TaskLike`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from trice.errors import InputError
 from trice.tasks import number_judge, word_judge
 from trice.tools import Tool
 from trice.tools.function_tool import as_tool
+from trice.types import Response
 
 Answers = Literal["words", "words-published", "auto", "numbers"]
 """How a prediction is compared with the gold answers."""
@@ -33,6 +35,8 @@ class Task:
         tool: `required` if only a tool can know the answers (stock, prices, time).
         answer_from_result: Whether the model reads a tool's result and answers in a sentence, in a second turn.
             Without it the result itself is the answer.
+        judge_response: A function that says whether a `Response` is right, with its messages, calls and results. It
+            replaces the judge, and conversations then need no gold answers.
 
     Raises:
         InputError: If there is no such judge, or a function cannot be a tool. The other fields are checked where
@@ -55,6 +59,7 @@ class Task:
     answers: Answers
     tool: Literal["required"] | None
     answer_from_result: bool
+    judge_response: Callable[[Response], bool] | None
 
     def __init__(
         self,
@@ -64,12 +69,14 @@ class Task:
         answers: Answers = "words",
         tool: Literal["required"] | None = None,
         answer_from_result: bool = False,
+        judge_response: Callable[[Response], bool] | None = None,
     ) -> None:
         if answers not in get_args(Answers):
             raise InputError(
                 f"task '{name}': answers '{answers}' is no judge; choose {', '.join(get_args(Answers))}"
             )
-        given = (name, instruction, tuple(map(as_tool, tools)), answers, tool, answer_from_result)
+        offered = tuple(map(as_tool, tools))
+        given = (name, instruction, offered, answers, tool, answer_from_result, judge_response)
         for field, value in zip(fields(self), given, strict=True):
             object.__setattr__(self, field.name, value)
 

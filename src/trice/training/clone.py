@@ -8,10 +8,10 @@ from typing import Any
 
 from trice.datasets.conversations import holds_conversations, read_conversations
 from trice.errors import InputError
-from trice.formats.chat import ToolSchema, read_message
-from trice.formats.prompt import CHAT, Template, load_template
+from trice.formats.chat import ToolSchema
+from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.progress import notice
-from trice.stages.chat_responses import chat_format_of, prompt_messages, schemas, target_messages
+from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages, target_messages
 from trice.storage.files import read_rows
 from trice.tasks import Tasks, recorded_task, task_asked
 from trice.training.settings import Clone
@@ -34,6 +34,7 @@ def examples(
 
         return render
     rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
+    check_expressible(rows, template)
     for row in rows:
         calls = sum(len(message.tool_calls) for message in row.completion or ())
         if calls > 1:
@@ -61,17 +62,20 @@ def _conversations(
         found = read_conversations(data)
         for reason, count in found.reasons.most_common():
             notice(f"{data}: {count} rows left out: {reason}")
-        kept = [row for row in found.rows if row.target][:limit]
+        kept = [row for row in found.rows if row.completion][:limit]
         if not kept:
             raise InputError(f"{data}: no conversation ends with a message of the assistant")
-        return [([read_message(each) for each in (*row.messages, *row.target)], row.tools) for row in kept]
+        return [
+            ([*prompt_messages(question), *response], offered_tools(question, ()))
+            for question, response in kept
+        ]
     rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
-    known = tasks or Tasks(task_asked(row.instruction for row in rows) or "math")
+    known = tasks or Tasks(task_asked(rows) or "math")
     conversations = []
     for row in rows:
         tools = known.of_row(row.task, row.instruction, row.where).tools
-        messages = [*prompt_messages(row.instruction, row.input), *target_messages(row, tools)]
-        conversations.append((messages, schemas(tools)))
+        messages = [*prompt_messages(row), *target_messages(row, tools)]
+        conversations.append((messages, offered_tools(row, tools)))
     return conversations
 
 
@@ -106,7 +110,7 @@ def clone(
 
     task = recorded_task(tasks)
     if task is None and not holds_conversations(data):
-        task = task_asked(row.instruction for row in read_rows(data, LabeledQuestion))
+        task = task_asked(read_rows(data, LabeledQuestion, repeated=True))
     from trice.training.fine_tune import fit
 
     return fit(

@@ -9,8 +9,8 @@ from typing import Any
 from trice.datasets.published import read_candidates
 from trice.errors import InputError
 from trice.formats.chat import ChatFormat
-from trice.formats.prompt import CHAT, Template, load_template
-from trice.stages.chat_responses import chat_format_of, prompt_messages, schemas
+from trice.formats.prompt import CHAT, Template, check_expressible, load_template
+from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
 from trice.tasks import Tasks, recorded_task, task_asked
 from trice.training.settings import Rlef
 from trice.training.validation import load_validation
@@ -22,13 +22,14 @@ def examples(
 ) -> Callable[[Any], list[Any]]:
     """A function from the tokenizer to the training set. Raises InputError for data that do not fit."""
     rows = read_candidates(data)[:limit]
+    check_expressible(rows, template)
 
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
 
         if template.format == CHAT:
             chat = chat_format_of(template, tokenizer)
-            known = tasks or Tasks(task_asked(row.instruction for row in rows) or "math")
+            known = tasks or Tasks(task_asked(rows) or "math")
             return [_conversations(chat, known, row) for row in rows]
         return [
             tokenize_example(
@@ -52,7 +53,7 @@ def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:
     from trice.training.tokenization import tokenize_conversation
 
     tools = tasks.of_row(row.task, row.instruction, row.where).tools
-    asked, offered = prompt_messages(row.instruction, row.input), schemas(tools)
+    asked, offered = prompt_messages(row), offered_tools(row, tools)
     prompt, responses = chat.prompt(asked, offered), []
     for each in row.candidates:
         if each.completion is None:
@@ -106,7 +107,7 @@ def rlef(
     make = examples(data, template, limit, tasks)
     held_out = load_validation(settings, validation, tasks, max_new_tokens)
 
-    task = recorded_task(tasks) or task_asked(row.instruction for row in read_candidates(data))
+    task = recorded_task(tasks) or task_asked(read_candidates(data))
     from trice.training.fine_tune import fit
 
     return fit(

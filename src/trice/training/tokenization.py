@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trice.errors import InputError
-from trice.formats.chat import ChatFormat, ToolSchema, chat_format, read_message
+from trice.formats.chat import ChatFormat, ToolSchema, chat_format
 from trice.formats.prompt import Template
+from trice.messages import Message, read_messages, read_tools
 from trice.progress import notice
 from trice.training.packing import ResponseTokens, TokenizedExample
-from trice.types import Message
 
 VERBATIM = Template(name="verbatim", prompt_input="{instruction}", prompt_no_input="{instruction}")
 
@@ -56,8 +56,11 @@ def tokenize_record(
         >>> tokenize_record(tokenizer, {"prompt": "What is 6 * 7?", "response": " 42"})      # doctest: +SKIP
     """
     if "messages" in record:
-        messages = [read_message(each) for each in record["messages"]]
-        return tokenize_conversation(format or chat_format(tokenizer), messages, record.get("tools") or ())
+        try:
+            messages, tools = read_messages(record["messages"]), read_tools(record.get("tools") or [])
+        except ValueError as error:
+            raise InputError(f"training record: {error}") from None
+        return tokenize_conversation(format or chat_format(tokenizer), messages, tools)
     if "prompt" in record and "response" in record:
         responses, rewards = [record["response"]], [0.0]
     elif {"prompt", "responses", "rewards"} <= set(record):
