@@ -58,7 +58,7 @@ def test_extra_fields_travel_on_and_empty_ones_and_seconds_are_not_written() -> 
 
 def test_a_published_stage_1_row_has_three_fields() -> None:
     row = LabeledQuestion.model_validate({"instruction": "i", "input": "q", "output": "4"})
-    assert (row.id, row.answer) == ("", "")
+    assert (row.id, row.answer) == ("", None)
     with pytest.raises(ValidationError, match="output"):
         LabeledQuestion.model_validate({"instruction": "i", "input": "q", "output": ""})
 
