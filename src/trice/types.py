@@ -289,6 +289,10 @@ class Response(Question):
         return next(iter(value), None) if isinstance(value, list) else value
 
 
+# The fields that a response adds to its question. A user's question may have fields of these names.
+GRADED = set(Response.model_fields) - set(Question.model_fields)
+
+
 class LabeledQuestion(Row):
     """A question and its target: what stage 1 trains on. Published files hold only the first three fields."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.errors import InputError
 from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_text
@@ -19,16 +19,25 @@ from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
 from trice.messages import Execution, Message, tool_names
 from trice.models.engine import Engine, Failure, GenerationSettings, too_long
-from trice.stages.generate import GRADED, NOTHING_KEPT, Unfinished
 from trice.tasks import TaskLike
 from trice.tasks.final_answer import unread_result
 from trice.tools import Tool
 from trice.tools.call_text import function_schema
-from trice.types import Candidates, LabeledQuestion, Question, Response
+from trice.types import GRADED, Candidates, LabeledQuestion, Question, Response
 
 if TYPE_CHECKING:
     from trice.models.endpoint_engine import EndpointEngine
     from trice.stages.rollouts import Rollout
+
+
+class Unfinished(NamedTuple):
+    """Reads and stores the paid part of a response that is not finished, by the numbers of question and sample."""
+
+    get: Callable[[int, int], Any]
+    keep: Callable[[int, int, object], None]
+
+
+NOTHING_KEPT = Unfinished(lambda number, sample: None, lambda number, sample, value: None)
 
 
 def prompt_messages(

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trice.errors import InputError
-from trice.stages.generate import GRADED, generate
+from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import read_rows, write_rows
 from trice.tasks import Tasks
-from trice.types import LabeledQuestion, Response
+from trice.types import GRADED, LabeledQuestion, Response
 
 GOLD = "gold"
 

@@ -19,6 +19,7 @@ from trice.formats.prompt import CHAT, check_expressible
 from trice.models.engine import TOO_LONG, Engine, Failure, Generated, GenerationSettings, Prompt
 from trice.models.sampling import Sampling
 from trice.progress import Progress, notice
+from trice.stages.chat_responses import NOTHING_KEPT, Unfinished, roll_out, unchanged_by_tool_choice
 from trice.stages.few_shot import find_examples
 from trice.stages.model_spec import ModelSpec, check_model_spec, open_engine
 from trice.storage.files import check_output, digest, read_rows
@@ -27,10 +28,7 @@ from trice.tasks import TaskLike, Tasks
 from trice.tasks.outcome import called
 from trice.tools.call_text import write_call
 from trice.tools.executor import BackgroundExecutor, remove_sidecars
-from trice.types import Question, Response
-
-# The fields that a response adds to its question. A user's question may have fields of these names.
-GRADED = set(Response.model_fields) - set(Question.model_fields)
+from trice.types import GRADED, Question, Response
 
 
 class Group(NamedTuple):
@@ -39,16 +37,6 @@ class Group(NamedTuple):
     task: TaskLike
     settings: GenerationSettings
     questions: dict[int, Question]
-
-
-class Unfinished(NamedTuple):
-    """Reads and stores the paid part of a response that is not finished, by the numbers of question and sample."""
-
-    get: Callable[[int, int], Any]
-    keep: Callable[[int, int, object], None]
-
-
-NOTHING_KEPT = Unfinished(lambda number, sample: None, lambda number, sample, value: None)
 
 
 class Resample(NamedTuple):
@@ -268,7 +256,6 @@ def _unchanged(
     if spec.client is not None or spec.engine != "transformers" or spec.sampling != greedy:
         return {}
     from trice.models.local import load_tokenizer
-    from trice.stages.chat_responses import unchanged_by_tool_choice
 
     native = spec.template.format == CHAT
     known = {(row.dataset, row.id): row for row in read_rows(auto_responses, Response)}
@@ -320,8 +307,6 @@ def answer(
     wanted = wanted if wanted is not None else dict.fromkeys(group.questions, samples)
     numbers = list(wanted)
     if group.settings.template.format == CHAT:
-        from trice.stages.chat_responses import roll_out
-
         asked = {n: (group.questions[n], content_key(group.questions[n]), wanted[n]) for n in numbers}
         return roll_out(engine, group.task, group.settings, asked, origin, store, unfinished, output)
     prompts = [

@@ -15,13 +15,12 @@ from typing import NamedTuple
 from trice.errors import InputError
 from trice.formats.chat import result_text
 from trice.messages import Execution, Message, ToolCall
-from trice.stages.generate import GRADED
 from trice.stages.grading import judge_response
 from trice.tasks import Tasks
 from trice.tasks.outcome import parse
 from trice.tools import Tool
 from trice.tools.executor import run_all
-from trice.types import Outcome, Question, Response
+from trice.types import GRADED, Outcome, Question, Response
 
 MAX_SHOWN = 200  # characters of a wrong answer in a reason
 

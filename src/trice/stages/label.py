@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from trice.errors import InputError
 from trice.messages import Message
 from trice.progress import notice
-from trice.stages.generate import GRADED, with_instruction
+from trice.stages.generate import with_instruction
 from trice.stages.gold_calls import MAX_SHOWN, gold_conversations, gold_turns
 from trice.stages.grading import Executed, execute, judge
 from trice.stages.teachers import FAILURE, Labels, Teacher
@@ -30,7 +30,7 @@ from trice.tools.answer_matching import contains_answer
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
 from trice.tools.second_turn import split_context
-from trice.types import LabeledQuestion, Outcome, Question, Response
+from trice.types import GRADED, LabeledQuestion, Outcome, Question, Response
 
 # Fields of the base model's response or of an earlier label, which are not the question's.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)

@@ -14,10 +14,10 @@ from typing import Literal, cast, get_args
 
 from trice.errors import InputError
 from trice.progress import notice
-from trice.stages.generate import GRADED, with_instruction
+from trice.stages.generate import with_instruction
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
 from trice.tasks import Tasks
-from trice.types import LabeledQuestion, Question, Response
+from trice.types import GRADED, LabeledQuestion, Question, Response
 
 Kind = Literal["selective", "answers", "calls"]
 

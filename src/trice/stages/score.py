@@ -16,13 +16,12 @@ from trice.errors import InputError
 from trice.rewards import RewardFunction, paper
 from trice.stages.chat_responses import target_messages
 from trice.stages.collect import GOLD
-from trice.stages.generate import GRADED
 from trice.stages.grading import SecondTurnModel, grade
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
 from trice.tasks import Tasks, check_questions
 from trice.tools.executor import Runner, remove_sidecars
-from trice.types import Candidates, Execution, LabeledQuestion, Outcome, Question, Response
+from trice.types import GRADED, Candidates, Execution, LabeledQuestion, Outcome, Question, Response
 
 
 def score(
