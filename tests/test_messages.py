@@ -35,6 +35,7 @@ CALLS = [
         ({"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}, "the tool call has no name"),
         ({"role": "assistant", "tool_calls": {"name": "f"}}, "tool_calls of a message are not a list"),
         ({"role": "user", "content": [{"type": "image"}]}, "a message is not text alone"),
+        ({"role": "user", "content": "x", "name": 5}, "^the name of a message is not text$"),
     ],
 )  # fmt: skip
 def test_a_message_of_another_form_is_refused(value: Any, complaint: str) -> None:
@@ -61,6 +62,29 @@ def test_tools_are_read_as_schemas_or_functions() -> None:
     assert read_tools([function])[0]["function"].keys() == schema["function"].keys()  # type: ignore[attr-defined]
     assert read_tools([function]) == read_tools(read_tools([function])) == [schema]
     assert read_tools('[{"name": "now", "description": "The time."}]') == [schema]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    ["x", 3, [1], {"properties": ["a"]}, {"properties": "a"}, {"required": "a"}, {"required": True}],
+)
+def test_a_tool_whose_parameters_are_no_schema_is_refused(parameters: object) -> None:
+    with pytest.raises(
+        ValueError, match="the parameters of the tool 'now' are not a JSON schema of an object"
+    ):
+        read_tools([{"name": "now", "parameters": parameters}])
+
+
+def test_results_take_the_order_of_their_calls() -> None:
+    calls = [
+        {"id": each, "function": {"name": "stock", "arguments": {"at": each}}} for each in ("a", "b", "c")
+    ]
+    results = [{"role": "tool", "tool_call_id": each, "content": f"of {each}"} for each in ("c", "a", "b")]
+    asked = [{"role": "user", "content": "How many?"}, {"role": "assistant", "tool_calls": calls}]
+    answer = {"role": "assistant", "content": "3"}
+    messages = read_messages([*asked, *results, answer])
+    assert [each.content for each in messages] == ["How many?", "", "of a", "of b", "of c", "3"]
+    assert read_messages(messages) == messages
 
 
 def test_an_expected_call_as_a_call() -> None:

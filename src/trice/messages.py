@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -146,6 +147,9 @@ def read_message(value: Any) -> Message:
     role = value.get("role")
     if role not in get_args(Role):
         raise ValueError(f"a message has the role '{role}'; expected {', '.join(get_args(Role))}")
+    name = value.get("name")
+    if name is not None and not isinstance(name, str):
+        raise ValueError("the name of a message is not text")
     calls = value.get("tool_calls") or []
     if not isinstance(calls, list):
         raise ValueError("the tool_calls of a message are not a list")
@@ -154,17 +158,19 @@ def read_message(value: Any) -> Message:
         content=read_text(value.get("content")),
         reasoning_content=read_text(value.get("reasoning_content") or value.get("thinking")) or None,
         tool_calls=[read_call(call) for call in calls],
-        name=value.get("name"),
+        name=name,
     )
 
 
 def read_messages(value: Any) -> list[Message]:
-    """A conversation. A tool message without a name gets the name of its call: that of its `tool_call_id`, else the
-    next in order. Raises ValueError for another form, and for a result without a call."""
+    """A conversation. A tool message belongs to the call of its `tool_call_id`, else to the next in order: it gets the
+    call's name if it has none, and results take the order of their calls, since templates write no ids. Raises
+    ValueError for another form, and for a result without a call."""
     if not isinstance(value, list):
         raise ValueError("expected a list of messages with role and content")
     messages: list[Message] = []
-    open_calls: list[tuple[Any, str]] = []  # id and name of the latest message's calls without a result
+    open_calls: list[tuple[Any, str, int]] = []  # id, name and number of the latest calls without a result
+    results: list[int] = []  # the numbers of the calls whose results are the latest messages
     for each in value:
         message = read_message(each)
         if message.role == "tool":
@@ -174,11 +180,15 @@ def read_messages(value: Any) -> list[Message]:
             found = next((call for call in open_calls if id is not None and call[0] == id), open_calls[0])
             open_calls = [call for call in open_calls if call is not found] or [found]
             message = message.model_copy(update={"name": message.name or found[1]})
+            place = bisect(results, found[2])
+            messages.insert(len(messages) - len(results) + place, message)
+            results.insert(place, found[2])
         else:
             written = each.get("tool_calls") or [] if isinstance(each, dict) else message.tool_calls
             ids = [call.get("id") if isinstance(call, dict) else None for call in written]
-            open_calls = list(zip(ids, (call.name for call in message.tool_calls), strict=True))
-        messages.append(message)
+            names = [call.name for call in message.tool_calls]
+            open_calls, results = list(zip(ids, names, range(len(ids)), strict=True)), []
+            messages.append(message)
     return messages
 
 
@@ -207,9 +217,25 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
     names = [each["name"] for each in functions]
     if len(set(names)) < len(names):
         raise ValueError("two tools have the same name")
-    no_parameters = {"type": "object", "properties": {}}
-    whole = [{**each, "parameters": each.get("parameters", no_parameters)} for each in functions]
+    whole = [{**each, "parameters": _parameters(each)} for each in functions]
     return [{"type": "function", "function": function} for function in whole]
+
+
+def _parameters(function: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's parameters; one without parameters if there is none. Raises ValueError for another
+    form."""
+    schema = function.get("parameters")
+    if schema is None or schema == []:
+        return {"type": "object", "properties": {}}
+    if not (
+        isinstance(schema, dict)
+        and isinstance(schema.get("properties") or {}, dict)
+        and isinstance(schema.get("required") or [], list)
+    ):
+        raise ValueError(
+            f"the parameters of the tool '{function['name']}' are not a JSON schema of an object"
+        )
+    return schema
 
 
 def tool_names(tools: Sequence[dict[str, Any]]) -> list[str]:

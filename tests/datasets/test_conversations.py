@@ -150,7 +150,8 @@ def test_results_are_named_by_the_id_of_their_call(tmp_path: Path) -> None:
     results = [{"role": "tool", "content": "noon", "tool_call_id": "c2"}, {**RESULT, "tool_call_id": "c1"}]
     asked = {"role": "assistant", "content": "", "tool_calls": calls}
     row = only(tmp_path, {"messages": [USER, asked, *results, ANSWER], "tools": [TOOL, {"name": "clock"}]})
-    assert [message.name for message in row.completion] == [None, "clock", "weather", None]
+    assert [message.name for message in row.completion] == [None, "weather", "clock", None]
+    assert row.completion[2].content == "noon"
     open_end = {"messages": [USER, asked, *results], "tools": [TOOL, {"name": "clock"}], "id": "q"}
     question = Question.model_validate(open_end)  # the same rule where a question is read directly
     assert [message.name for message in question.messages or ()] == [None, None, "clock", "weather"]

@@ -15,11 +15,11 @@ from trice.formats.prompt import load_template
 from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
 from trice.stages.few_shot import find_examples
-from trice.stages.generate import generate, generation_settings
+from trice.stages.generate import content_key, generate, generation_settings
 from trice.stages.grading import grade
 from trice.stages.model_spec import ModelSpec, load_tool_choice
 from trice.tasks import MIX, MIXED, Tasks, load_task
-from trice.types import Outcome
+from trice.types import Outcome, Question
 
 SAMPLED = Sampling(max_new_tokens=8, temperature=1.0, top_k=50, top_p=0.95, samples=3, seed=5)
 
@@ -45,6 +45,12 @@ def test_responses_come_in_order_with_all_that_the_questions_hold(tmp_path: Path
     assert {row["instruction"] for row in written} == {load_task("math").instruction}
     assert not {"outcome", "prediction", "correct"} & set(written[0])
     assert sorted(tree(tmp_path)) == ["in.json", "out.json"]
+
+
+def test_fields_that_a_question_lacks_change_no_sample() -> None:
+    fields = {"id": "S_1", "input": "What is 1+7?", "answer": "8", "expression": "1+7", "instruction": "x"}
+    # The key with which earlier versions seeded the samples of this question.
+    assert content_key(Question.model_validate(fields)) == "d6010cb19c5556d1b3e2c3f0a8549c6a"
 
 
 def test_a_question_keeps_its_own_instruction(tmp_path: Path, spec: ModelSpec) -> None:

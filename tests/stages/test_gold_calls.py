@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
 import trice
 from tiny import read, write
 from trice.errors import InputError
-from trice.formats.prompt import load_template
+from trice.formats.prompt import load_template, prompt_template
 from trice.stages.label import label
 from trice.stages.teachers import Annotations
 from trice.tasks import Tasks
 from trice.training.clone import examples
+from trice.types import Question
 
 
 @trice.tool
@@ -72,12 +76,47 @@ def test_rejected_labels_say_why(tmp_path: Path) -> None:
     assert rejected["failing"].startswith("execution error: stock failed: nothing found")
 
 
+class _Model:
+    """A teacher that is a model, and answers every question with the same text."""
+
+    turns = 1
+    description: ClassVar[dict[str, Any]] = {"teacher": "model"}
+    endpoint: Any = SimpleNamespace(account=SimpleNamespace(resume=lambda spent: None, so_far={}))
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def teach(self, tasks: Tasks, questions: Mapping[int, Question], turn: int, done: Any) -> dict[int, str]:
+        done(dict.fromkeys(questions, self.text))
+        return {}
+
+
+def test_the_label_of_a_model_is_judged_and_not_replaced(tmp_path: Path) -> None:
+    data = write(tmp_path / "q.json", [QUESTIONS[1]])
+    found = label(data, tmp_path / "none.json", Tasks(TASK), _Model("I cannot call."))
+    assert (found.kept, found.reasons) == (0, {"no call": 1})
+    assert label(data, tmp_path / "one.json", Tasks(TASK), _Model("add(7, 2)")).kept == 1
+    (row,) = read(tmp_path / "one.json")
+    assert (row["output"], row["result"]) == ("add(7, 2)", "9")
+    assert "completion" not in row
+
+
 def test_a_call_of_another_tool_is_refused() -> None:
     row = QUESTIONS[0] | {"gold_calls": [[call("weather", place="north")]]}
     with pytest.raises(
         InputError, match="field 'gold_calls': the task offers no tool 'weather'; it offers: stock, add"
     ):
         trice.label([row], TASK)
+
+
+def test_the_format_chat_trains_with_the_tools_of_a_known_task_alone(tmp_path: Path) -> None:
+    data = tmp_path / "labels.json"
+    label(write(tmp_path / "q.json", QUESTIONS[:1]), data, Tasks(TASK), Annotations())
+    examples(data, prompt_template("chat"), tasks=Tasks(TASK))
+    with pytest.raises(
+        InputError, match=r"labels.json:1: no task that ships has this instruction, .* --task"
+    ):
+        examples(data, prompt_template("chat"))
 
 
 def test_the_format_paper_refuses_several_calls(tmp_path: Path) -> None:

@@ -99,6 +99,15 @@ def test_answers_turns_every_question_into_its_first_gold_answer(tmp_path: Path)
     assert {row["instruction"] for row in read(tmp_path / "answers.json")} == {INSTRUCTION}
 
 
+def test_the_gold_answer_replaces_a_conversation_of_the_model(tmp_path: Path) -> None:
+    row = {"id": "A_1", "question": "q1", "answer": "4", "response": "no", "outcome": "answered"}
+    questions = write(tmp_path / "q.json", [row | {"completion": [{"role": "assistant", "content": "no"}]}])
+    mix([], tmp_path / "answers.json", Tasks("math"), kind="answers", questions=[questions])
+    (written,) = read(tmp_path / "answers.json")
+    assert written["output"] == "4"
+    assert "completion" not in written
+
+
 def test_published_rows_of_several_files_join(tmp_path: Path) -> None:
     files = [
         write(tmp_path / f"{name}.json", [{"instruction": name, "input": "q", "output": "o"}] * 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trice import InputError, PackedForward, losses
 from trice.formats.chat import chat_format
+from trice.formats.prompt import prompt_template
+from trice.training.clone import examples
 from trice.training.packing import ResponseTokens, TokenizedExample
 from trice.training.tokenization import tokenize, tokenize_record
 
@@ -111,6 +114,21 @@ def test_a_tools_result_carries_no_loss(result: str, tokenizer: Any) -> None:
 
     assert learned(first) == learned(second)
     assert first.prompt == second.prompt
+
+
+def test_of_a_labeled_question_the_target_alone_carries_loss(tokenizer: Any, tmp_path: Path) -> None:
+    history = record("chair")["messages"]
+    row = {
+        "id": "1", "messages": [*history, {"role": "user", "content": "Sure?"}], "tools": TOOLS, "output": "Yes.",
+        "completion": [{"role": "assistant", "content": "Yes."}],
+    }  # fmt: skip
+    data = tmp_path / "labels.json"
+    data.write_text(json.dumps(row) + "\n")
+    (example,) = examples(data, prompt_template("chat"))(tokenizer)
+    prompt, (response,) = example.prompt, example.responses
+    assert tokenizer.decode(response.ids).strip() == f"Yes.{tokenizer.eos_token}"
+    assert all(response.loss)
+    assert "There are 7." in tokenizer.decode(prompt)
 
 
 def test_the_packed_forward_masks_tool_results_and_shares_beginnings_across_turns(

@@ -50,7 +50,7 @@ def _train(
     recorded = adapter_record(adapter) if adapter else AdapterRecord()
     template = recorded.prompt_template(files.format, files.template)
     if files.dry_run:
-        _dry_run(examples(files.data, template, files.limit), files, adapter, training, device)
+        _dry_run(examples(files.data, template, files.limit, _tasks(files)), files, adapter, training, device)
         return
     trained = stage(
         files.data, files.output, files.model, settings=training, template=template,

@@ -177,7 +177,7 @@ def content_key(question: Question) -> str:
     """A hash of everything in a question that its responses depend on."""
     # These fields change nothing of how a question is asked, and so nothing that is sampled.
     left_out = {*GRADED, "tool", "turn", "first_turn", "expected_calls"}
-    left_out |= {name for name in ("messages", "tools") if getattr(question, name) is None}
+    left_out |= {name for name in ("messages", "tools", "gold_calls") if getattr(question, name) is None}
     text = question.model_dump_json(exclude=left_out)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

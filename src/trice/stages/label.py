@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +149,9 @@ def _teach(
 
         missing = teacher.teach(tasks, unasked, turn, store) if unasked else {}
         labels = {i: replies[turn, i] for i in rejected if (turn, i) in replies}
-        verdicts |= _judge(tasks, rejected, labels, finished.output)
+        # The reply of a model is judged, not the data's own calls.
+        native = {i for i in labels if client is None and gold_turns(rejected[i])}
+        verdicts |= _judge(tasks, rejected, labels, native, finished.output)
         for i in rejected.keys() - labels.keys():  # the label of an earlier turn says more than a missing one
             verdicts.setdefault(i, _Verdict(missing[i]))
     for i, verdict in verdicts.items():
@@ -159,10 +161,11 @@ def _teach(
 
 
 def _judge(
-    tasks: Tasks, questions: Mapping[int, Question], labels: Labels, output: Path
+    tasks: Tasks, questions: Mapping[int, Question], labels: Labels, native: Collection[int], output: Path
 ) -> dict[int, _Verdict]:
-    """Execute labels, and judge their results by what the questions carry."""
-    several = {i: questions[i] for i in labels if gold_turns(questions[i])}
+    """Execute labels, and judge their results by what the questions carry. Those of `native` questions become
+    conversations."""
+    several = {i: questions[i] for i in labels if i in native}
     found = gold_conversations(tasks, several, output) if several else {}
     verdicts = {
         i: _Verdict("", labels[i], labels[i], completion=messages)

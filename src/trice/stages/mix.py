@@ -78,7 +78,7 @@ def _answer(tasks: Tasks, question: Question) -> LabeledQuestion:
         "instruction": with_instruction(question, tasks.of(question)).instruction,
         "output": question.answers[0],
     }
-    return LabeledQuestion.model_validate(question.model_dump() | fields)
+    return LabeledQuestion.model_validate(question.model_dump(exclude=GRADED) | fields)
 
 
 def known_target(tasks: Tasks, response: Response) -> LabeledQuestion:

@@ -299,6 +299,19 @@ def task_asked(rows: Iterable[LabeledQuestion | Candidates]) -> str | None:
     return next((name for name in named if load_task(name).instruction == first.instruction), None)
 
 
+def tasks_asked(rows: Sequence[LabeledQuestion | Candidates]) -> Tasks:
+    """The tasks of rows, by `task_asked`, for the format `chat`, whose prompts have the tasks' tools. Raises InputError
+    for a row without tools whose task is not known."""
+    name = task_asked(rows)
+    for row in rows if name is None else ():
+        if row.tools is None and row.instruction != SECOND_TURN_INSTRUCTION:
+            raise InputError(
+                f"{row.where}: no task that ships has this instruction, so the tools of the prompt are not known; "
+                "choose --task"
+            )
+    return Tasks(name or MIXED[0])
+
+
 def check_questions(tasks: Tasks, questions: Sequence[Question]) -> None:
     """Raise InputError for the first question that its task could not judge: its gold answer could never be
     accepted by the task's own judge, an expected call is of a tool that is not offered, or it has neither."""

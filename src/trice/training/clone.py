@@ -13,7 +13,7 @@ from trice.formats.prompt import CHAT, Template, check_expressible, load_templat
 from trice.progress import notice
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages, target_messages
 from trice.storage.files import read_rows
-from trice.tasks import Tasks, recorded_task, task_asked
+from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
 from trice.training.settings import Clone
 from trice.training.validation import load_validation
 from trice.types import LabeledQuestion, Message
@@ -30,7 +30,7 @@ def examples(
             from trice.training.tokenization import tokenize_conversation
 
             chat = chat_format_of(template, tokenizer)
-            return [tokenize_conversation(chat, messages, tools) for messages, tools in conversations]
+            return [tokenize_conversation(chat, *each) for each in conversations]
 
         return render
     rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
@@ -56,8 +56,9 @@ def examples(
 
 def _conversations(
     data: Path, limit: int | None, tasks: Tasks | None
-) -> list[tuple[list[Message], list[ToolSchema]]]:
-    """The training conversations in a file of labeled questions, or of conversations in a form of TRL or ShareGPT."""
+) -> list[tuple[list[Message], list[ToolSchema], int]]:
+    """The training conversations in a file of labeled questions, or of conversations in a form of TRL or ShareGPT, with
+    their tools, and the number of messages at the beginning that carry no loss: of a labeled question, its prompt."""
     if holds_conversations(data):
         found = read_conversations(data)
         for reason, count in found.reasons.most_common():
@@ -66,16 +67,17 @@ def _conversations(
         if not kept:
             raise InputError(f"{data}: no conversation ends with a message of the assistant")
         return [
-            ([*prompt_messages(question), *response], offered_tools(question, ()))
+            ([*prompt_messages(question), *response], offered_tools(question, ()), 0)
             for question, response in kept
         ]
     rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
-    known = tasks or Tasks(task_asked(rows) or "math")
+    known = tasks or tasks_asked(rows)
     conversations = []
     for row in rows:
         tools = known.of_row(row.task, row.instruction, row.where).tools
-        messages = [*prompt_messages(row), *target_messages(row, tools)]
-        conversations.append((messages, offered_tools(row, tools)))
+        prompt = prompt_messages(row)
+        messages = [*prompt, *target_messages(row, tools)]
+        conversations.append((messages, offered_tools(row, tools), len(prompt)))
     return conversations
 
 

@@ -11,7 +11,7 @@ from trice.errors import InputError
 from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
-from trice.tasks import Tasks, recorded_task, task_asked
+from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
 from trice.training.settings import Rlef
 from trice.training.validation import load_validation
 from trice.types import Candidate, Candidates
@@ -23,13 +23,19 @@ def examples(
     """A function from the tokenizer to the training set. Raises InputError for data that do not fit."""
     rows = read_candidates(data)[:limit]
     check_expressible(rows, template)
+    for row in rows if template.format == CHAT else ():
+        if any(each.completion is None for each in row.candidates):
+            raise InputError(
+                f"{row.where}: field 'completion' of a candidate is missing; format 'chat' needs candidates that were "
+                "generated with it"
+            )
 
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
 
         if template.format == CHAT:
             chat = chat_format_of(template, tokenizer)
-            known = tasks or Tasks(task_asked(rows) or "math")
+            known = tasks or tasks_asked(rows)
             return [_conversations(chat, known, row) for row in rows]
         return [
             tokenize_example(
@@ -56,15 +62,10 @@ def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:
     asked, offered = prompt_messages(row), offered_tools(row, tools)
     prompt, responses = chat.prompt(asked, offered), []
     for each in row.candidates:
-        if each.completion is None:
-            raise InputError(
-                f"{row.where or row.id}: field 'completion' of a candidate is missing; format 'chat' needs "
-                "candidates that were generated with it"
-            )
         if each.tokens is not None and each.loss is not None and _written_with(chat, each):
             responses.append(ResponseTokens(each.tokens, each.loss))
         else:
-            rendered = tokenize_conversation(chat, [*asked, *each.completion], offered)
+            rendered = tokenize_conversation(chat, [*asked, *(each.completion or ())], offered)
             whole = [*rendered.prompt, *rendered.responses[0].ids]
             loss = [False] * len(rendered.prompt) + rendered.responses[0].loss
             responses.append(ResponseTokens(whole[len(prompt) :], loss[len(prompt) :]))

@@ -79,11 +79,17 @@ def tokenize_record(
 
 
 def tokenize_conversation(
-    format: ChatFormat, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
+    format: ChatFormat, messages: Sequence[Message], tools: Sequence[ToolSchema] = (), prompt: int = 0
 ) -> TokenizedExample:
-    """Tokenize a conversation. All assistant messages carry loss, the others and the template's text around them do
-    not. Raises InputError if there is no assistant message, or the template cannot express the conversation."""
+    """Tokenize a conversation. All assistant messages after the first `prompt` messages carry loss, the others and the
+    template's text around them do not. Raises InputError if there is no such message, or the template cannot express
+    the conversation."""
     ids, loss = format.render(messages, tools)
+    if any(message.role == "assistant" for message in messages[:prompt]):
+        given = sum(format.render(messages[:prompt], tools).loss)
+        marked = [place for place, mark in enumerate(loss) if mark]
+        for place in marked[:given]:
+            loss[place] = False
     if not any(loss):
         raise InputError("the conversation has no assistant message, so that there is nothing to learn")
     start, end = loss.index(True), len(loss) - loss[::-1].index(True)
