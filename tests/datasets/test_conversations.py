@@ -154,7 +154,7 @@ def test_results_are_named_by_the_id_of_their_call(tmp_path: Path) -> None:
     assert row.completion[2].content == "noon"
     open_end = {"messages": [USER, asked, *results], "tools": [TOOL, {"name": "clock"}], "id": "q"}
     question = Question.model_validate(open_end)  # the same rule where a question is read directly
-    assert [message.name for message in question.messages or ()] == [None, None, "clock", "weather"]
+    assert [message.name for message in question.messages or ()] == [None, None, "weather", "clock"]
 
 
 def test_sharegpt(tmp_path: Path) -> None:
