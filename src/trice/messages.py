@@ -125,7 +125,7 @@ def read_call(value: Any) -> ToolCall:
     name = call.get("name") if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(name, str) or not name:
         raise ValueError("the tool call has no name")
-    _check_storable(name, "the name")
+    check_storable(name, "the name")
     arguments = call.get("arguments", call.get("parameters", {}))
     if isinstance(arguments, str):
         try:
@@ -134,7 +134,7 @@ def read_call(value: Any) -> ToolCall:
             raise ValueError(f"the arguments of '{name}' are not JSON") from None
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of '{name}' are not an object")
-    _check_storable(arguments, f"the arguments of '{name}'")
+    check_storable(arguments, f"the arguments of '{name}'")
     return ToolCall(name=name, arguments=arguments)
 
 
@@ -252,7 +252,7 @@ def calls_text(calls: Sequence[ToolCall]) -> str:
     return ", ".join(texts)
 
 
-def _check_storable(value: Any, what: str, depth: int = 0) -> None:
+def check_storable(value: Any, what: str, depth: int = 0) -> None:
     """Raise ValueError for what no JSON file can hold: half of a surrogate pair, a number that is not finite, or a
     value that is nested too deeply."""
     if depth > MAX_DEPTH:
@@ -266,7 +266,7 @@ def _check_storable(value: Any, what: str, depth: int = 0) -> None:
         raise ValueError(f"{what} have a number that is not finite")
     elif isinstance(value, dict | list):
         for each in [*value, *value.values()] if isinstance(value, dict) else value:
-            _check_storable(each, what, depth + 1)
+            check_storable(each, what, depth + 1)
 
 
 Messages = Annotated[list[Message], BeforeValidator(read_messages)]

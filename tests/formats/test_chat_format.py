@@ -10,6 +10,8 @@ import pytest
 
 from trice.errors import InputError
 from trice.formats.chat import ChatFormat, chat_format
+from trice.server.events import TextSoFar, TurnStarted, TurnWritten
+from trice.server.streamed_conversation import StreamedConversation
 from trice.types import Message, Outcome, ToolCall
 
 MULTIPLY = {
@@ -100,6 +102,30 @@ def test_what_is_rendered_is_parsed_again(name: str, template_format: Callable[[
     last = written[len(first) + len(results) :]
     answered = chat.parse(last, [*prompt, *first, *results], [MULTIPLY])
     assert (answered.outcome, answered.message.content) == (Outcome.ANSWERED, "12 and 30.")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_stream_shows_the_text_and_not_the_calls(
+    name: str, template_format: Callable[[str], ChatFormat]
+) -> None:
+    chat = template_format(name)
+    prompt = chat.tokenizer.decode(chat.prompt(ASKED, [MULTIPLY]))
+
+    def joined(answer: Message, pieces: int) -> str:
+        ids, _ = chat.render([*ASKED, answer], [MULTIPLY])
+        text = chat.tokenizer.decode(ids)[len(prompt) :].rstrip()
+        for end in ("<|user|>", "<|observation|>", "<turn|>"):  # an end token is not part of a row's text
+            text = text.removesuffix(end)
+        streamed, found = StreamedConversation(chat, ()), ""
+        beginnings = [TextSoFar(0, text[: len(text) * count // pieces]) for count in range(1, pieces)]
+        written = TurnWritten(0, text, answer, Outcome.ANSWERED, None, False)
+        for event in (TurnStarted(0, prompt), *beginnings, written):
+            streamed.update(event)
+            found += "".join(delta.get("content", "") for delta in streamed.deltas(event))
+        return found
+
+    assert joined(ANSWER, 20) == "12 and 30."
+    assert joined(Message(role="assistant", tool_calls=CALLS[:1]), 1) == ""
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

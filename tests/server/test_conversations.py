@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from serving_tools import held as held
 
 import trice
 from tiny import command
+from trice.models.continuous_batch import ContinuousBatch
 from trice.server.model_registry import open_registry
 from trice.server.startup import Server
 
@@ -203,6 +205,25 @@ def test_stop_texts_limits_and_samples(free: Server) -> None:
     assert probability["call"] == probability["tools"]["price"]
 
 
+def test_the_probability_of_many_tools_takes_no_more_rows_than_the_batch(
+    free: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(free.state.worker, "limits", replace(free.state.limits, batch_size=4))
+    counts: list[int] = []
+    computed = ContinuousBatch.probabilities
+
+    def counted(batch: ContinuousBatch, prompt: Any, beginnings: Any) -> list[float]:
+        counts.append(len(beginnings))
+        return computed(batch, prompt, beginnings)
+
+    monkeypatch.setattr(ContinuousBatch, "probabilities", counted)
+    others = [{"type": "function", "function": {"name": f"t{n}"}} for n in range(5)]
+    answer = send(free, "chair?", [PRICE, *others], trice={"probability": True}, max_tokens=1)
+    tools = answer.choices[0].message.trice["probability"]["tools"]
+    assert list(tools) == ["price", *(f"t{n}" for n in range(5))]
+    assert counts == [4, 2]
+
+
 def test_the_servers_tools_are_executed(shop: Server) -> None:
     answer = send(shop, "chair?")
     (choice,) = answer.choices
@@ -276,6 +297,7 @@ def test_a_system_message_replaces_the_instruction(shop: Server) -> None:
 CALL = {"id": "a", "type": "function", "function": {"name": "price", "arguments": "{}"}}
 USER = {"role": "user", "content": "chair?"}
 RESULT = {"role": "tool", "tool_call_id": "a", "content": "7"}
+DEEP: dict[str, Any] = json.loads('{"items": ' * 240 + "{}" + "}" * 240)
 
 
 def called(*calls: Any, **fields: Any) -> dict[str, Any]:
@@ -292,7 +314,8 @@ def called(*calls: Any, **fields: Any) -> dict[str, Any]:
         ({"messages": [USER, RESULT]}, "messages.1.tool_call_id"),
         ({"messages": [USER, called(CALL), RESULT, RESULT]}, "messages.3"),
         ({"messages": [USER, called(CALL, CALL), RESULT]}, "messages.1.tool_calls"),
-        ({"messages": [USER | {"tool_calls": [CALL]}]}, "messages.0"),
+        ({"messages": [USER | {"tool_calls": [CALL]}]}, "messages.0.tool_calls"),
+        ({"messages": [USER, called(CALL, tool_call_id="a"), RESULT]}, "messages.1.tool_call_id"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "robot", "content": "Hi."}]}, "messages.0.role"),
         ({"messages": [USER, called(CALL | {"function": {"name": "price", "arguments": "[]"}}), RESULT]},
@@ -305,6 +328,8 @@ def called(*calls: Any, **fields: Any) -> dict[str, Any]:
         ({"tools": [PRICE, PRICE]}, "tools.1.function.name"),
         ({"tools": [{"type": "function", "function": {"name": "stock"}}]}, "tools.0.function.name"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [PRICE, {"type": "function", "function": {"name": "deep", "parameters": DEEP}}]},
+         "tools.1.function.parameters"),
         ({"tools": [{"type": "web_search"}]}, "tools.0"),
         ({"tool_choice": {"type": "function", "function": {"name": "search"}}}, "tool_choice"),
         ({"tool_choice": "sometimes"}, "tool_choice"),

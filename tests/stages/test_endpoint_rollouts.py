@@ -126,6 +126,27 @@ def test_what_a_model_may_do_wrong(tmp_path: Path) -> None:
     assert (rows[2].response, rows[2].prediction) == ("", None)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("", "{}", "the reply holds a tool call without a name, or whose arguments are not a JSON object"),
+        ("calculator", '{"expression": NaN}', "the arguments of 'calculator' have a number that is not finite"),
+        ("calculator", '{"expression": ' + "[" * 60 + "]" * 60 + "}",
+         "the arguments of 'calculator' are nested more than 50 levels deep"),
+        ("calculator", '{"expression": "' + "1+" * 60_000 + '"}',
+         "the tool calls in the reply have more than 100000 characters"),
+    ],
+)  # fmt: skip
+def test_a_call_that_no_file_can_hold_is_malformed(
+    tmp_path: Path, name: str, arguments: str, reason: str
+) -> None:
+    torn = {"tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+    with StandIn(lambda content: torn) as server:
+        [row] = answered(tmp_path, server.url)
+    assert (row.outcome, row.reason, row.prediction, row.call) == (Outcome.MALFORMED, reason, None, None)
+    assert read(tmp_path / "out.json")[0]["reason"] == reason
+
+
 def test_no_turn_is_paid_again(tmp_path: Path) -> None:
     with StandIn(model) as server:
         for requests in (1, 2):

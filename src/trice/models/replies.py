@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, WrapValidator
 
 from trice.formats.paper import MAX_RESPONSE
+from trice.messages import read_call
 from trice.models.api_keys import KeyRing
 from trice.models.budget import Spent
 from trice.models.http import (
@@ -26,6 +27,8 @@ from trice.models.http import (
     read_error_object,
 )
 from trice.types import ToolCall
+
+MAX_CALLS_TEXT = 100_000  # characters of a reply's tool calls as JSON
 
 
 class Reply(NamedTuple):
@@ -106,10 +109,14 @@ class _Choice(BaseModel):
             written = ring.hide(json.dumps(message.tool_calls, ensure_ascii=False))
             text = ring.hide(text or "")
             try:
+                if len(written) > MAX_CALLS_TEXT:
+                    raise ValueError(
+                        f"the tool calls in the reply have more than {MAX_CALLS_TEXT} characters"
+                    )
                 calls = [_call(each) for each in json.loads(written)]
-            except ValueError:
+            except ValueError as error:
                 text = f"{text}\n{written}".strip()
-                return Reply(text[:MAX_RESPONSE], unreadable=UNREADABLE_CALL, complete=complete)
+                return Reply(text[:MAX_RESPONSE], unreadable=str(error), complete=complete)
             return Reply(text[:MAX_RESPONSE], calls=calls, complete=complete)
         if not text and (refusal := self._refusal()):
             return _unusable(f"the model refused: {ring.message(refusal)}")
@@ -209,13 +216,17 @@ def _unusable(reason: str) -> Fault:
 
 
 def _call(entry: Any) -> ToolCall:
-    """One of a reply's `tool_calls`, whose arguments are an object or its JSON. Raises ValueError for another form."""
+    """One of a reply's `tool_calls`, whose arguments are an object or its JSON. Raises ValueError for another form, and
+    for arguments that no file can hold."""
     function = entry.get("function") if isinstance(entry, dict) else None
     if not isinstance(function, dict):
         raise ValueError(UNREADABLE_CALL)
     name, arguments = function.get("name"), function.get("arguments")
     if isinstance(arguments, str):
-        arguments = parse_json(arguments.encode())
-    if not isinstance(name, str) or not isinstance(arguments, dict):
+        try:
+            arguments = parse_json(arguments.encode())
+        except ValueError:
+            raise ValueError(UNREADABLE_CALL) from None
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
         raise ValueError(UNREADABLE_CALL)
-    return ToolCall(name=name, arguments=arguments)
+    return read_call({"name": name, "arguments": arguments})

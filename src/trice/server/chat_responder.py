@@ -104,7 +104,10 @@ class ChatResponder:
             openings = [self.chat.call_opening(name) for name in self.names]
         except InputError:  # this template does not begin a call with the name
             return
-        probabilities = batch.probabilities(ids, openings)
+        probabilities: list[float] = []
+        size = self.worker.limits.batch_size  # a client may have more tools than there is memory for rows
+        for start in range(0, len(openings), size):
+            probabilities += batch.probabilities(ids, openings[start : start + size])
         self.job.emit(CallProbability(dict(zip(self.names, probabilities, strict=True))))
 
     def _announce(self, samples: Sequence[int], prompt: Sequence[int]) -> None:

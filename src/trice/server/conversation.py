@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trice.formats.chat import ToolSchema
-from trice.messages import Message, read_message
+from trice.messages import Message, check_storable, read_message
 from trice.server.events import ConversationRequest
 from trice.server.schema import ChatRequest, NamedTool, Refused, clip
 from trice.server.schema import Message as RequestMessage
@@ -25,7 +25,8 @@ def read(request: ChatRequest, server_tools: Sequence[str]) -> ConversationReque
 
 
 def read_tools(request: ChatRequest, server_tools: Sequence[str]) -> list[ToolSchema]:
-    """The client's tools as a chat template expects them. Raises Refused if two tools have the same name."""
+    """The client's tools as a chat template expects them. Raises Refused if two tools have the same name, or if the
+    parameters of one are nested too deeply."""
     tools: list[ToolSchema] = []
     seen: set[str] = set()
     for number, tool in enumerate(request.tools or ()):
@@ -38,6 +39,11 @@ def read_tools(request: ChatRequest, server_tools: Sequence[str]) -> list[ToolSc
             raise Refused(400, f"{field}: two tools are named '{name}'; rename one", field)
         seen.add(name)
         parameters = tool.function.parameters or {"type": "object", "properties": {}}
+        field = f"tools.{number}.function.parameters"
+        try:
+            check_storable(parameters, "the parameters")
+        except ValueError as error:
+            raise Refused(400, f"{field}: {error}", field) from None
         function = {
             "name": name, "description": tool.function.description or "", "parameters": parameters
         }  # fmt: skip
@@ -113,8 +119,8 @@ def _check_answered(names: dict[str, str], results: dict[str, Message]) -> None:
 
 def _read_message(each: RequestMessage, field: str) -> Message:
     if each.tool_call_id is not None or (each.tool_calls and each.role != "assistant"):
-        name = "tool_calls" if each.tool_calls else "tool_call_id"
-        raise Refused(400, f"{field}.{name}: does not belong to a message of the role {each.role}", field)
+        name = f"{field}.tool_{'calls' if each.tool_call_id is None else 'call_id'}"
+        raise Refused(400, f"{name}: does not belong to a message of the role {each.role}", name)
     if each.content is None and not each.tool_calls:
         raise Refused(400, f"{field}.content: is missing", f"{field}.content")
     calls = [call.function.model_dump() for call in each.tool_calls or ()]

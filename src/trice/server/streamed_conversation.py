@@ -177,8 +177,10 @@ class StreamedConversation:
 def _text_template(template: dict[str, Any]) -> dict[str, Any]:
     """The template of a parser that takes the text of every field as it is, so that no incomplete call is an error."""
     kept = ("open", "open_pattern", "close", "close_pattern", "repeats")
+    # The parser accepts a pattern with named groups, such as that of Llama's calls, only with a transform.
+    plain = {"content": "text", "transform": "{content}"}
     fields = {
-        name: {key: value for key, value in field.items() if key in kept} | {"content": "text"}
+        name: {key: value for key, value in field.items() if key in kept} | plain
         for name, field in template["fields"].items()
     }
     return {**template, "fields": fields}
