@@ -187,8 +187,10 @@ def test_what_an_adapter_records_is_the_default() -> None:
 
 def test_a_record_of_the_former_name_is_read(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    (tmp_path / "trice.json").write_text('{"template": "tools:effort=low"}')
-    assert adapter_record(tmp_path).prompt_template() == prompt_template("chat:effort=low")
+    (tmp_path / "trice.json").write_text('{"template": "tools/mine.json"}')  # a file of the user
+    assert adapter_record(tmp_path).template == "tools/mine.json"
+    (tmp_path / "trice.json").write_text('{"template": "tools:tools_in_user_message=false"}')
+    assert adapter_record(tmp_path).prompt_template() == prompt_template("chat:tools_in_user_message=false")
 
 
 @pytest.mark.parametrize("name", ["plain", "alpaca", "vicuna"])

@@ -129,6 +129,10 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
         ("collect=[{origin: a, from: base, top_k: 5}]", "'top_k' does not apply at temperature 0; set"),
         ("collect=[{origin: a, from: base, samples: 5}]", "'samples' does not apply at temperature 0"),
         (
+            "collect=[{origin: a, from: model, model: m, format: chat}]",
+            "key 'collect': origin 'a' has the format chat, and the recipe paper; training needs candidates of one",
+        ),
+        (
             "collect=[{origin: a, from: endpoint, temperature: 1,"
             " endpoint: {url: u, model: m, send_temperature: false}}]",
             "'temperature' does not apply to an endpoint with send_temperature: false",

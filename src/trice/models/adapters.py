@@ -97,8 +97,9 @@ def adapter_record(adapter: Path) -> AdapterRecord:
     # The record of a checkpoint is in the folder of its training.
     record = training_record(adapter) or training_record(adapter.parent)
     found = {name: record.get(name) for name in AdapterRecord._fields}
-    if str(found["template"]).startswith("tools"):  # the name of the format chat before it had its own option
-        found |= {"format": str(found["template"]).replace("tools", "chat"), "template": None}
+    name, colon, arguments = str(found["template"]).partition(":")
+    if name == "tools":  # the name of the format chat before it had its own option
+        found |= {"format": f"chat{colon}{arguments}", "template": None}
     found["model"] = found["model"] or read_object(adapter / CONFIG).get("base_model_name_or_path")
     return AdapterRecord(**{name: str(value) if value else None for name, value in found.items()})
 

@@ -186,6 +186,18 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _candidates_have_one_format(self) -> Recipe:
+        kind = self.format.partition(":")[0]
+        for origin in self.collect:
+            other = origin.format or ("paper" if origin.template else self.format)
+            if other.partition(":")[0] != kind:
+                raise ValueError(
+                    f"key 'collect': origin '{origin.origin}' has the format {other}, and the recipe {self.format}; "
+                    "training needs candidates of one format"
+                )
+        return self
+
     @property
     def tasks(self) -> str:
         """The name that `Tasks` takes: a mix is followed by the user's tasks and the judge's rule."""
