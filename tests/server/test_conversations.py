@@ -19,6 +19,7 @@ import trice
 from tiny import command
 from trice.models.continuous_batch import ContinuousBatch
 from trice.server.model_registry import open_registry
+from trice.server.schema import Refused, read_request
 from trice.server.startup import Server
 
 PRICES = {"chair": "7", "lamp": "9"}
@@ -348,6 +349,26 @@ def test_what_cannot_be_answered_is_refused_by_name(shop: Server, fields: dict[s
             )
         assert caught.value.body["param"].startswith(param), caught.value.body
         assert caught.value.body["type"] == "invalid_request_error"
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tool_choice": "sometimes"}, "tool_choice: Input should be 'auto', 'none' or 'required'"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function: Field required"),
+        ({"messages": [USER | {"content": 5}]}, "messages.0.content: Input should be a valid string"),
+        ({"messages": [USER, USER | {"content": [IMAGE]}]}, "messages.1.content.0.type: Input should be 'text'"),
+        ({"stop": 5}, "stop: Input should be a valid string"),
+        ({"n": 9}, "n: Input should be less than or equal to 8"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_field_as_the_client_wrote_it(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused) as caught:
+        read_request(json.dumps({"model": "m", "messages": [USER]} | fields).encode())
+    assert (caught.value.message, caught.value.param) == (message, message.partition(":")[0])
 
 
 def test_a_call_is_required_only_where_there_is_a_tool(free: Server) -> None:

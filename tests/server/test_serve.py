@@ -257,7 +257,7 @@ def test_the_probability_of_a_call_is_the_plain_models(
         ({"top_p": 0}, "top_p"),
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
-        ({"max_tokens": 65}, "max_completion_tokens"),
+        ({"max_tokens": 65}, "max_tokens"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": ""}, "stop"),

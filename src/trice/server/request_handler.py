@@ -97,7 +97,8 @@ class ServerState:
         longest = self.limits.max_new_tokens
         max_new_tokens = request.max_completion_tokens or request.max_tokens or min(NEW_TOKENS, longest)
         if max_new_tokens > longest:
-            raise Refused(400, f"max_completion_tokens: at most {longest} here", "max_completion_tokens")
+            field = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+            raise Refused(400, f"{field}: at most {longest} here", field)
         samples = request.n or 1
         if samples > self.limits.batch_size:
             raise Refused(400, f"n: at most {self.limits.batch_size} here", "n")

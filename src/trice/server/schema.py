@@ -247,9 +247,22 @@ def _check_others(fields: Mapping[str, Any], harmless: Container[str], prefix: s
 
 
 def _invalid(error: ValidationError) -> Refused:
-    first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(clip(str(part)) for part in first["loc"])
+    errors = error.errors(include_url=False, include_input=False)
+    first = errors[0]
+    *place, last = first["loc"]
+    if _is_form(last):  # the value has none of several forms: report the one that it fits furthest
+        first = max((each for each in errors if [*each["loc"]][: len(place)] == place), key=_depth)
+    field = ".".join(clip(str(part)) for part in first["loc"] if not _is_form(part))
     return Refused(400, f"{field}: {first['msg']}", field)
+
+
+def _depth(error: Mapping[str, Any]) -> int:
+    return len(error["loc"])
+
+
+def _is_form(part: str | int) -> bool:
+    """Whether a part of a location is not a field, but the form that pydantic has tried for a field's value."""
+    return str(part) in ("str", NamedTool.__name__) or str(part).startswith(("list[", "literal["))
 
 
 class Answer(Protocol):
