@@ -119,7 +119,7 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_plain_models_log_prob
     (group,) = group_by_task(Tasks("math"), list(rows[:: HOT.samples]), spec)
     drawn = sampled(loaded, group)
 
-    made = examples(ranked_path, "plain")(tokenizer)
+    made = examples(ranked_path, PLAIN)(tokenizer)
     trained = by_sample(made, ranked)
     again = {
         (row.id, row.sample): [*PLAIN.encode_response(tokenizer, row.response, end=False), end]
@@ -142,7 +142,7 @@ def test_training_holds_the_sampled_ids_and_gives_them_the_plain_models_log_prob
     plain = {
         (row.id, row.sample): plain_logprob(loaded, row, drawn[row.id, row.sample], opened) for row in rows
     }
-    recut = examples(write(folder / "texts.json", without_tokens(ranked_path)), "plain")(tokenizer)
+    recut = examples(write(folder / "texts.json", without_tokens(ranked_path)), PLAIN)(tokenizer)
     forward = PackedForward(loaded.model, made)
     assert forward.strategy.layout == "blocks"
     theirs, others = (logprobs(forward, each, ranked, opened) for each in (made, recut))
@@ -161,7 +161,7 @@ def test_another_familys_ids_are_never_trained_on(
     assert any("tokens" in each for each in candidates)
     texts = write(folder / "texts.json", without_tokens(folder / "math.json"))
     policy = families.tokenizer(family)
-    assert examples(folder / "math.json", "plain")(policy) == examples(texts, "plain")(policy)
+    assert examples(folder / "math.json", PLAIN)(policy) == examples(texts, load_template("plain"))(policy)
 
 
 def test_ids_are_taken_where_they_read_as_the_response_and_only_there(
