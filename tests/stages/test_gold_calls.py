@@ -17,6 +17,7 @@ from trice.stages.label import label
 from trice.stages.teachers import Annotations
 from trice.tasks import Tasks
 from trice.training.clone import examples
+from trice.training.rlef import examples as rlef_examples
 from trice.types import Question
 
 
@@ -126,3 +127,18 @@ def test_the_format_paper_refuses_several_calls(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=message):
         examples(tmp_path / "labels.json", load_template("plain"))
+
+
+def test_stage_2_refuses_native_calls_in_the_format_paper(tmp_path: Path) -> None:
+    calls = {"role": "assistant", "tool_calls": [NORTH]}
+    candidates = [
+        {"response": "<tool_call>…</tool_call>", "reward": 1, "completion": [calls]},
+        {"response": "5", "reward": 0},
+    ]
+    row = {"id": "north", "instruction": "Answer.", "input": "How many?", "candidates": candidates}
+    data = write(tmp_path / "candidates.json", [row])
+    message = (
+        "candidates.json:1: field 'completion': a candidate has native tool calls.*; choose --format chat"
+    )
+    with pytest.raises(InputError, match=message):
+        rlef_examples(data, load_template("plain"))

@@ -30,6 +30,13 @@ def examples(
                 "generated with it"
             )
 
+    for row in rows if template.format != CHAT else ():
+        if any(message.tool_calls for each in row.candidates for message in each.completion or ()):
+            raise InputError(
+                f"{row.where}: field 'completion': a candidate has native tool calls, which the format paper cannot "
+                "express; choose --format chat"
+            )
+
     def make(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
 
