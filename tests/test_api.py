@@ -109,7 +109,7 @@ def test_a_name_of_a_data_set_is_in_ids_and_rows() -> None:
         ([{"answer": "2"}], r"^row 1: field '(input|question)'"),
         ([{"question": "1?", "answer": {}}], r"^row 1: field 'answer'"),
         ([{"id": "a", "question": "1?"}, {"id": "a", "question": "2?"}], r"^row 2: field 'id': 'a' .* row 1"),
-        ([{"messages": []}], "^row 1: is a chat row.*trice import --form questions"),
+        ([{"messages": []}], "^row 1: field 'messages': the last message has to be of the user or a tool"),
         (7, "^questions: expected a file or rows, not int"),
         ({"question": "1?"}, "^questions: expected a file or rows, not dict"),
         ("nosuch.jsonl", r"^nosuch\.jsonl: no such file"),

@@ -58,7 +58,13 @@ def test_every_native_call_is_shown_with_its_result() -> None:
         {"role": "tool", "name": "stock", "content": "9"},
         {"role": "assistant", "content": "7 and\n9."},
     ]
-    fields = {"id": "x", "input": "?", "response": "<tool_call>…", "outcome": "called", "messages": messages}
+    fields = {
+        "id": "x",
+        "input": "?",
+        "response": "<tool_call>…",
+        "outcome": "called",
+        "completion": messages,
+    }
     row = Response.model_validate(fields)
     assert show(row, final_text(row, Tasks("math").of(row))).splitlines() == [
         "  response  <tool_call>…", "  call      stock chair, York", "  call      stock lamp, York", "  result    7",

@@ -83,7 +83,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
             {"query": row["input"], "responses": [row["output"], "7", "no"], "scores": [20, 5, 0]}
             for row in rows
         ]
-        call = {"template": member.template, "device": "cpu", "dtype": "float32"}
+        call = {"template": load_template(member.template), "device": "cpu", "dtype": "float32"}
         stage1 = clone(
             write(folder / "math.json", rows), folder / "stage1", str(model), settings=CLONE, **call
         )
@@ -190,7 +190,7 @@ def test_the_end_token_is_learned_and_ends_whatever_token_pads(name: str, tmp_pa
     )
     adapter = clone(
         write(tmp_path / "rows.json", rows), tmp_path / "run", str(model),
-        settings=settings, template=member.template, device="cpu", dtype="float32",
+        settings=settings, template=load_template(member.template), device="cpu", dtype="float32",
     )  # fmt: skip
     loaded = load(str(model), adapter, device="cpu", dtype="float32")
     template = load_template(member.template)

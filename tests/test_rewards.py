@@ -169,7 +169,7 @@ def test_one_that_is_not_there_is_refused(folder: Path) -> None:
     (folder / "unsound.py").write_text("def reward(:\n")
     (folder / "present.py").write_text("")
     for name, complaint in {
-        "papers": " is not valid; choose paper, released, or your own as module:function",
+        "papers": " is not valid; choose paper, released, execution, or your own as module:function",
         "no_such_module:reward": ": ModuleNotFoundError: No module named 'no_such_module'",
         "present:reward": ": AttributeError: module 'present' has no attribute 'reward'",
         "unsound:reward": ": SyntaxError: ",

@@ -26,7 +26,7 @@ from trice.tasks import Tasks
 from trice.tasks.math import INSTRUCTION
 from trice.tools.calculator import Calculator
 from trice.tools.call_text import function_schema
-from trice.types import Outcome, Response
+from trice.types import Outcome, Question, Response
 
 
 def call(*expressions: str, name: str = "calculator") -> dict[str, Any]:
@@ -202,7 +202,11 @@ def test_killed_anywhere_it_ends_the_same(tmp_path: Path) -> None:
 
 
 def test_an_example_with_a_call_gets_the_result_that_servers_require() -> None:
-    asked = prompt_messages("Solve.", "5*5?", [Example("2*3?", "calculator(2*3)")], [Calculator()])
+    asked = prompt_messages(
+        Question(id="a", instruction="Solve.", input="5*5?"),
+        [Example("2*3?", "calculator(2*3)")],
+        [Calculator()],
+    )
     sent = api_messages(asked)
     assert [message["role"] for message in sent] == ["system", "user", "assistant", "tool", "user"]
     assert (sent[3]["content"], sent[3]["tool_call_id"]) == (NOT_SHOWN, sent[2]["tool_calls"][0]["id"])

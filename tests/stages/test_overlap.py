@@ -135,6 +135,7 @@ def test_a_limited_evaluation_leaves_the_other_calls_where_they_are(
 def test_score_finds_what_was_run_while_candidates_were_collected(
     tmp_path: Path, spec: ModelSpec, tools: Any
 ) -> None:
+    threads = threading.active_count()
     tools.seen.append("none hangs")
     gold = [
         {
@@ -154,4 +155,4 @@ def test_score_finds_what_was_run_while_candidates_were_collected(
     assert len(tools.seen) == len(set(tools.seen))
     assert tools.seen[: len(ran)] == ran
     assert not list(folder.glob(".*calls*"))
-    assert threading.active_count() < 20
+    assert threading.active_count() < threads + 8
