@@ -24,7 +24,7 @@ from statistics import median
 
 import torch
 
-from trice.formats.chat import ChatFormat, result_text
+from trice.formats.chat import ChatFormat, result_message
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
 from trice.stages.rollouts import Conversation, rollouts
@@ -101,10 +101,7 @@ class Loop:
         parsed = self.chat.parse(ids[start:], [*asked.prompt, *ids[:start]], schemas)
         if parsed.outcome is not Outcome.CALLED or ids[-1] not in self.ends:
             return False
-        results = [
-            Message(role="tool", name=call.name, content=result_text(executed(asked, call)))
-            for call in parsed.message.tool_calls
-        ]
+        results = [result_message(call, executed(asked, call)) for call in parsed.message.tool_calls]
         ids += self.chat.results(parsed.message, results, ids[-1])
         starts[number] = len(ids)
         return True

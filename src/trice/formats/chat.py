@@ -292,6 +292,11 @@ def result_text(execution: Execution) -> str:
     return text if len(text) <= MAX_RESULT else f"{text[: MAX_RESULT - 1]}…"
 
 
+def result_message(call: ToolCall, execution: Execution) -> Message:
+    """The tool message with the result of a call."""
+    return Message(role="tool", name=call.name, content=result_text(execution))
+
+
 def _use_own_template(tokenizer: Any) -> None:
     """Give a tokenizer the template with tools, and the parser for it."""
     end = TURN_END if TURN_END in tokenizer.get_vocab() else tokenizer.eos_token

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.errors import InputError
-from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_text
+from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_message
 from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
 from trice.messages import Execution, Message, tool_names
@@ -84,9 +84,7 @@ def target_messages(row: LabeledQuestion, tools: Sequence[Tool]) -> list[Message
             "`trice label` records"
         )
     answer = row.answer if isinstance(row.answer, str) else next(iter(row.answer or ()), "")
-    result = Message(
-        role="tool", name=first.tool_calls[0].name, content=result_text(Execution(output=row.result))
-    )
+    result = result_message(first.tool_calls[0], Execution(output=row.result))
     return [first, result, *([Message(role="assistant", content=answer)] if answer else [])]
 
 
@@ -197,13 +195,13 @@ def _roll_out_at_endpoint(
     return endpoint_rollouts(engine, conversations, settings, receive, keep, output=output)
 
 
-def unchanged_by_tool_choice(settings: GenerationSettings, tokenizer: Any, row: Response) -> bool:
+def unchanged_by_tool_choice(settings: GenerationSettings, tokenizer: Any) -> Callable[[Response], bool]:
     """Whether a greedy response with tool choice `auto` is the same with that of `settings`: with `required` if it
     begins with a call anyway. With `none`, the prompt is another one."""
-    if settings.tool_choice != "required" or row.tokens is None:
-        return settings.tool_choice == "auto"
+    if settings.tool_choice != "required":
+        return lambda row: settings.tool_choice == "auto"
     opening = chat_format_of(settings.template, tokenizer).call_opening()
-    return row.tokens[: len(opening)] == opening
+    return lambda row: row.tokens is not None and row.tokens[: len(opening)] == opening
 
 
 def to_response(

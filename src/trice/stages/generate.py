@@ -257,20 +257,24 @@ def _unchanged(
         return {}
     from trice.models.local import load_tokenizer
 
-    native = spec.template.format == CHAT
     known = {(row.dataset, row.id): row for row in read_rows(auto_responses, Response)}
     tokenizer = load_tokenizer(spec.model)
     found = {}
     for group in groups:
+        settings = group.settings
+        if spec.template.format == CHAT:
+            unchanged = unchanged_by_tool_choice(settings, tokenizer)
+        else:
+            unchanged = partial(_text_unchanged, settings, tokenizer)
         for number, question in group.questions.items():
             row = known.get((question.dataset, question.id))
-            if row and (
-                unchanged_by_tool_choice(group.settings, tokenizer, row)
-                if native
-                else group.settings.unchanged_by_tool_choice(tokenizer, row.response, row.tokens)
-            ):
+            if row and unchanged(row):
                 found[keys[number][0]] = row.model_copy(update={"origin": origin})
     return found
+
+
+def _text_unchanged(settings: GenerationSettings, tokenizer: Any, row: Response) -> bool:
+    return settings.unchanged_by_tool_choice(tokenizer, row.response, row.tokens)
 
 
 def _passing(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trice.errors import InputError
-from trice.formats.chat import result_text
+from trice.formats.chat import result_message
 from trice.messages import Execution, Message, ToolCall
 from trice.stages.grading import judge_response
 from trice.tasks import Tasks
@@ -84,10 +84,7 @@ def _conversation(tasks: Tasks, question: Question, executions: Sequence[Executi
     for turn in gold_turns(question):
         results = [next(left) for _ in turn] if executions else []
         messages.append(Message(role="assistant", tool_calls=list(turn)))
-        messages += [
-            Message(role="tool", name=call.name, content=result_text(result))
-            for call, result in zip(turn, results, strict=False)
-        ]
+        messages += [result_message(call, result) for call, result in zip(turn, results, strict=False)]
     for execution in executions:
         if execution.error:
             return GoldConversation(messages, f"execution error: {execution.error}")

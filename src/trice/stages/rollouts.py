@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from trice.errors import TriceError
-from trice.formats.chat import ChatFormat, ParsedTurn, ToolSchema, result_text
+from trice.formats.chat import ChatFormat, ParsedTurn, ToolSchema, result_message
 from trice.messages import Execution, Message, ToolCall, tool_names
 from trice.models.batch_attention import batch_attention
 from trice.models.batch_decoder import BatchDecoder
@@ -149,8 +149,8 @@ class Rollout:
     def add_tool_messages(self, executions: Sequence[Execution]) -> list[Message]:
         """Append the results of the last message's calls as tool messages, and return them."""
         results = [
-            Message(role="tool", name=each.name, content=result_text(execution))
-            for each, execution in zip(self.messages[-1].tool_calls, executions, strict=True)
+            result_message(call, execution)
+            for call, execution in zip(self.messages[-1].tool_calls, executions, strict=True)
         ]
         self.executions += executions
         self.messages += results
