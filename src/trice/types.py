@@ -374,6 +374,8 @@ class Candidate(BaseModel):
     """as in responses"""
     loss: list[bool] | None = None
     """as in responses"""
+    count: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """how often this response was sampled, if more than once; the objectives `grpo` and `reinforce` use it"""
 
 
 class Candidates(Row):

@@ -14,12 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny import read_settings
+from trice import TriceConfig
 from trice.errors import InputError
 from trice.recipes.recipe import load_recipe
 from trice.training.losses import ranking, sequence_scores
 from trice.training.settings import RankingObjective, Rlef
 
 NAMES: tuple[RankingObjective, ...] = get_args(RankingObjective)
+POLICY_GRADIENTS: tuple[RankingObjective, ...] = ("grpo", "reinforce")
+RANKINGS = tuple(name for name in NAMES if name not in POLICY_GRADIENTS)
 
 
 def ranked(
@@ -167,14 +170,14 @@ def plain(
 NUMBERS = st.floats(-20, 0)
 
 
-@pytest.mark.parametrize("objective", NAMES)
+@pytest.mark.parametrize("objective", RANKINGS)
 @given(
     st.lists(st.tuples(NUMBERS, st.sampled_from([20, 15, 10]), NUMBERS), min_size=1, max_size=6),
     st.floats(0, 2),
     st.floats(0.01, 2),
 )
 @settings(deadline=None)
-def test_every_objective_is_its_definition(
+def test_every_ranking_loss_is_its_definition(
     objective: RankingObjective, candidates: list, margin: float, beta: float
 ) -> None:
     scores, rewards, reference = ([list(values)] for values in zip(*candidates, strict=True))
@@ -187,6 +190,40 @@ def test_every_objective_is_its_definition(
         (i, j) for i, low in enumerate(candidates) for j, high in enumerate(candidates) if low[1] < high[1]
     ]
     assert (pairs, ordered) == ([len(unequal)], [sum(values[i] < values[j] for i, j in unequal)])
+
+
+def slopes(
+    objective: RankingObjective, rewards: list[list[float]], real: list[list[int]] | None = None
+) -> list[list[float]]:
+    """The gradient of the loss with respect to each score, which a policy gradient does not take from the scores."""
+    scores_QK = torch.randn(len(rewards), len(rewards[0]), dtype=torch.float64).mul(1e4).requires_grad_()
+    real_QK = None if real is None else torch.tensor(real).bool()
+    loss_Q = ranking(objective, scores_QK, torch.tensor(rewards, dtype=torch.float64), real_QK).loss_Q
+    assert loss_Q.tolist() == [pytest.approx(0, abs=1e-9)] * len(rewards)
+    (slope_QK,) = torch.autograd.grad(loss_Q.sum(), scores_QK)
+    return slope_QK.tolist()
+
+
+def test_reinforce_moves_by_the_difference_from_the_mean() -> None:
+    # Means 2 and 3, without the missing candidate; −(r − mean) divided by the number of candidates.
+    assert slopes("reinforce", [[3, 1, 2, 2], [5, 1, 9, 3]], [[1, 1, 1, 1], [1, 1, 0, 1]]) == [
+        [-1 / 4, 1 / 4, 0, 0],
+        [pytest.approx(-2 / 3), pytest.approx(2 / 3), 0, 0],
+    ]
+
+
+def test_grpo_divides_by_the_standard_deviation() -> None:
+    # 3, 1, 2: mean 2 and unbiased deviation 1. 6, 0, 0: mean 2, squares 16 + 4 + 4 over 2 are 12.
+    one, two = 1 / 1.0001, 1 / (math.sqrt(12) + 1e-4)
+    first, second = slopes("grpo", [[3, 1, 2, 7], [6, 0, 0, 7]], [[1, 1, 1, 0], [1, 1, 1, 0]])
+    assert first == pytest.approx([-one / 3, one / 3, 0, 0])
+    assert second == pytest.approx([-4 * two / 3, 2 * two / 3, 2 * two / 3, 0])
+
+
+@pytest.mark.parametrize("objective", POLICY_GRADIENTS)
+def test_equal_rewards_move_nothing(objective: RankingObjective) -> None:
+    # The mean of six times 0.1 is not 0.1 in floating point.
+    assert slopes(objective, [[0.1] * 6, [0.7] * 6], [[1] * 6, [1] + [0] * 5]) == [[0] * 6] * 2
 
 
 QUESTIONS = {  # levels of one, of two and of three; a question of one level, and ones with fewer candidates
@@ -212,8 +249,8 @@ def test_questions_do_not_touch_each_other(objective: RankingObjective) -> None:
         assert [part[question] for part in together] == [pytest.approx(part[0], rel=1e-12) for part in alone]
 
 
-@pytest.mark.parametrize("objective", NAMES)
-def test_gradients_of_every_objective(objective: RankingObjective) -> None:
+@pytest.mark.parametrize("objective", RANKINGS)
+def test_gradients_of_every_ranking_loss(objective: RankingObjective) -> None:
     draw = torch.Generator().manual_seed(4)
     scores_QK, reference_QK = torch.randn(2, 4, 4, generator=draw, dtype=torch.float64).mul(5)
     rewards_QK, real_QK = torch.tensor(QUESTIONS["rewards"]).double(), torch.tensor(QUESTIONS["real"]).bool()
@@ -228,7 +265,7 @@ def test_gradients_of_every_objective(objective: RankingObjective) -> None:
     assert slope_QK[[0, 1, 3]].abs().sum(1).all()
 
 
-@pytest.mark.parametrize("objective", NAMES)
+@pytest.mark.parametrize("objective", RANKINGS)
 @pytest.mark.parametrize("far", [1e4, 1e30])
 def test_extreme_scores_stay_finite(objective: RankingObjective, far: float) -> None:
     # A question ranked as wrongly as can be, then one ranked rightly; in float32, as in training.
@@ -322,8 +359,18 @@ def test_dpo_sums_log_probabilities_unless_told_otherwise() -> None:
 
 
 def test_an_unknown_objective_is_refused() -> None:
-    with pytest.raises(InputError, match=r"key 'objective': .*'rank', 'weighted', 'dpo' or 'listwise'"):
+    with pytest.raises(InputError, match=r"key 'objective': .*'listwise', 'grpo' or 'reinforce'"):
         read_settings(Rlef, ["objective=ppo"])
+
+
+def test_a_policy_gradient_may_train_alone_but_something_must_train() -> None:
+    settings = load_recipe("demo", ["rlef.objective=grpo", "rlef.sft=0"]).rlef
+    assert (settings.objective, settings.sft) == ("grpo", 0)
+    assert Rlef(objective="grpo").length_penalty == 1
+    with pytest.raises(InputError, match="'alpha' and 'sft' are both 0"):
+        read_settings(Rlef, ["alpha=0", "sft=0"])
+    with pytest.raises(ValueError, match="'alpha' and 'sft' are both 0"):
+        TriceConfig(alpha=0, sft=0)
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_the_command_fails_where_it_cannot_fit(
     data = write(tmp_path / "ranked.json", rows)
     monkeypatch.setattr("trice.training.capacity.free_memory", lambda: 1000)
     words = training("rlef", llama, data, tmp_path / "run")
-    code, out, errors = command(capsys, *words, "--dry-run")
+    code, out, errors = command(capsys, *words, "--objective", "grpo", "--sft", 0, "--dry-run")
     assert code == 2
     assert "3 questions, 6 responses" in out
     assert len(errors) == 1

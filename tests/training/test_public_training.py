@@ -93,7 +93,13 @@ def test_the_trainer_takes_a_model_a_tokenizer_and_records(
     monkeypatch.chdir(tmp_path)
     attention = state(model)[:2]
     args = TriceConfig(
-        num_train_epochs=4, batch_size=2, learning_rate=1e-2, objective=objective, use_cpu=True, seed=3
+        num_train_epochs=4,
+        batch_size=2,
+        learning_rate=1e-2,
+        objective=objective,
+        sft=0.5,
+        use_cpu=True,
+        seed=3,
     )
     trainer = TriceTrainer(model, args, ROWS, tokenizer)
     trainer.train()
@@ -102,7 +108,52 @@ def test_the_trainer_takes_a_model_a_tokenizer_and_records(
     assert len(steps) == 4
     assert steps[-1]["sft_loss"] < steps[0]["sft_loss"]
     assert {"rank_loss", "ordered"} <= set(steps[0])
+    assert steps[0]["loss"] == pytest.approx(steps[0]["rank_loss"] + steps[0]["sft_loss"] / 2, abs=1e-3)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("objective", "scale_rewards"), [("grpo", "group"), ("reinforce", "none")])
+def test_a_policy_gradient_is_that_of_trls_trainer(
+    objective: str, scale_rewards: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """TRL scores the completions, computes the advantages and the loss; ours takes the same tokens and rewards."""
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+
+    examples = [
+        TokenizedExample.of([1, 5, 9, 30, 4], [[7, 8, 2], [7, 9, 11, 12, 2], [40, 2]], [1.0, 0.0, 0.9]),
+        TokenizedExample.of([1, 6], [[50, 2], [50, 51, 52, 2], [50, 2]], [0.0, 0.0, 1.0]),
+    ]
+    folder = tiny_model("llama")
+    theirs, ours = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+    tokens = {
+        "prompt_ids": [example.prompt for example in examples for _ in example.responses],
+        "completion_ids": [response.ids for example in examples for response in example.responses],
+        "logprobs": None,
+    }
+    rows = [
+        {"prompt": str(number), "r": r} for number, example in enumerate(examples) for r in example.rewards
+    ]
+    arguments = trl.GRPOConfig(
+        output_dir=str(tmp_path), loss_type="grpo", scale_rewards=scale_rewards, num_generations=3,
+        per_device_train_batch_size=6, use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
+    )  # fmt: skip
+    assert (arguments.beta, arguments.num_iterations) == (0, 1)
+    trainer = trl.GRPOTrainer(
+        model=theirs, reward_funcs=lambda completions, r, **_: r, args=arguments, train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(folder), rollout_func=lambda prompts, trainer: dict(tokens),
+    )  # fmt: skip
+    trainer.current_gradient_accumulation_steps = 1
+    expected = trainer.compute_loss(theirs.train(), trainer._generate_and_score_completions(rows))
+    expected.backward()
+
+    args = TriceConfig(objective=objective, sft=0.0, batch_size=2, use_cpu=True)
+    found = TriceTrainer(ours, args, examples).training_step(ours, examples)
+    assert float(found) == pytest.approx(float(expected.detach()), abs=1e-6)
+    of_theirs = {name: weight.grad for name, weight in theirs.named_parameters()}
+    for name, weight in ours.named_parameters():
+        torch.testing.assert_close(weight.grad, of_theirs[name], rtol=1e-4, atol=1e-6)
+        assert weight.grad.abs().max() > 1e-3
 
 
 def test_the_trainers_first_loss_of_stage_1_is_the_mean_over_response_tokens(

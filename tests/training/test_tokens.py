@@ -23,7 +23,7 @@ from trice.stages.model_spec import ModelSpec
 from trice.stages.score import score
 from trice.tasks import Tasks
 from trice.training.packed_forward import PackedForward
-from trice.training.packing import TokenizedExample
+from trice.training.packing import TokenizedExample, pack
 from trice.training.rlef import examples
 from trice.types import Candidates, Response
 
@@ -184,3 +184,23 @@ def test_ids_are_taken_where_they_read_as_the_response_and_only_there(
         ([], "", []),
     ]:
         assert PLAIN.encode_response(tokenizer, response, tokens=written) == [*expected, end]
+
+
+def test_a_count_is_as_many_copies_for_a_policy_gradient_and_costs_no_tokens(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    def file(name: str, *candidates: dict[str, Any]) -> Path:
+        return write(tmp_path / name, [{"instruction": "Solve.", "input": "1+2?", "candidates": candidates}])
+
+    right, wrong = {"response": "3", "reward": 1.0}, {"response": "12", "reward": 0.0}
+    tokenizer = load(str(tiny_model("llama")), device="cpu", dtype="float32").tokenizer
+    counted = file("counted.json", right | {"count": 3}, wrong)
+    copies = file("copies.json", right, right, right, wrong)
+    (once,) = examples(counted, PLAIN)(tokenizer)
+    (expected,) = examples(copies, PLAIN)(tokenizer)
+    for objective in ("grpo", "reinforce"):
+        (made,) = examples(counted, PLAIN, objective=objective)(tokenizer)
+        assert made == expected
+    assert (once.rewards, made.rewards) == ([1.0, 0.0], [1.0, 1.0, 1.0, 0.0])
+    for name in ("tokens_RT", "source_M", "target_E"):
+        assert torch.equal(getattr(pack([made]), name), getattr(pack([once]), name))

@@ -101,7 +101,7 @@ def rlef(
     **settings: Any,
 ) -> Model:
     """Stage 2, reinforcement learning with execution feedback: sample responses, execute and reward them, and train
-    on the ranking. `L = alpha * L_rank + L_sft`, with L_sft on the response of highest reward.
+    on the ranking. `L = alpha * L_rank + sft * L_sft`, with L_sft on the response of highest reward.
 
     Args:
         model: The policy, usually of `trice.clone`.

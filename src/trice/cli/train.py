@@ -30,7 +30,8 @@ def rlef(files: RlefOptions, training: Rlef, device: DeviceOptions) -> None:
     from trice.training.rlef import examples
     from trice.training.rlef import rlef as stage
 
-    _train(partial(stage, adapter=files.adapter), examples, files, files.adapter, training, device)
+    made = partial(examples, objective=training.objective)
+    _train(partial(stage, adapter=files.adapter), made, files, files.adapter, training, device)
 
 
 def _train(

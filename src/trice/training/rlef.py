@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
 from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
-from trice.training.settings import Rlef
+from trice.training.settings import RankingObjective, Rlef
 from trice.training.validation import load_validation
 from trice.types import Candidate, Candidates
 
 
 def examples(
-    data: Path, template: Template, limit: int | None = None, tasks: Tasks | None = None
+    data: Path,
+    template: Template,
+    limit: int | None = None,
+    tasks: Tasks | None = None,
+    objective: RankingObjective = "rank",
 ) -> Callable[[Any], list[Any]]:
-    """A function from the tokenizer to the training set. Raises InputError for data that do not fit."""
+    """A function from the tokenizer to the training set. Raises InputError for data that do not fit.
+
+    For a policy gradient, a response that was sampled several times is as many candidates.
+    """
     rows = read_candidates(data)[:limit]
     check_expressible(rows, template)
     for row in rows if template.format == CHAT else ():
@@ -37,7 +45,7 @@ def examples(
                 "express; choose --format chat"
             )
 
-    def make(tokenizer: Any) -> list[Any]:
+    def tokenized(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
 
         if template.format == CHAT:
@@ -57,7 +65,23 @@ def examples(
             for row in rows
         ]
 
+    def make(tokenizer: Any) -> list[Any]:
+        made = tokenized(tokenizer)
+        if objective in ("grpo", "reinforce"):
+            return [_repeated(example, row) for example, row in zip(made, rows, strict=True)]
+        return made
+
     return make
+
+
+def _repeated(example: Any, row: Candidates) -> Any:
+    """The example with each response as often as it was sampled. Packing computes equal responses once."""
+    numbers = [number for number, each in enumerate(row.candidates) for _ in range(each.count or 1)]
+    return replace(
+        example,
+        responses=[example.responses[number] for number in numbers],
+        rewards=[example.rewards[number] for number in numbers],
+    )
 
 
 def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:
@@ -106,13 +130,13 @@ def rlef(
 ) -> Path:
     """Train the stage-1 `adapter` further, or a new one on the base model, and save it in `output`.
 
-    `data` has candidates with rewards. The objective is α·L_rank + L_sft (`trice.training.trainer`). Validation and
+    `data` has candidates with rewards. The objective is α·L_rank + sft·L_sft (`trice.training.trainer`). Validation and
     the recorded task are as in `clone`. Raises InputError before training if data, model, adapter, template or
     settings do not fit.
     """
     settings = settings or Rlef()
     template = template or load_template()
-    make = examples(data, template, limit, tasks)
+    make = examples(data, template, limit, tasks, settings.objective)
     held_out = load_validation(settings, validation, tasks, max_new_tokens)
 
     task = recorded_task(tasks) or task_asked(read_candidates(data))

@@ -13,7 +13,9 @@ from pydantic import Field, field_validator, model_validator
 from trice.settings import FREE, Settings
 
 Scheduler = Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"]
-RankingObjective = Literal["rank", "weighted", "dpo", "listwise"]
+RankingObjective = Literal["rank", "weighted", "dpo", "listwise", "grpo", "reinforce"]
+
+NOTHING_TO_TRAIN = "'alpha' and 'sft' are both 0, so there is nothing to train; choose one above 0"
 
 
 class Lora(Settings):
@@ -86,7 +88,7 @@ class Clone(Settings):
 
 
 class Rlef(Clone):
-    """Training of stage 2: `L = alpha · L_rank + L_sft`, on top of the stage-1 adapter."""
+    """Training of stage 2: `L = alpha · L_rank + sft · L_sft`, on top of the stage-1 adapter."""
 
     num_train_epochs: float = Field(2, gt=0)
     batch_size: int = Field(256, ge=1)
@@ -95,9 +97,13 @@ class Rlef(Clone):
     save_steps: Annotated[int, FREE] = Field(10, ge=0)
     objective: RankingObjective = "rank"
     """L_rank: `rank` (the paper's), `weighted` (each pair weighted by its difference of rewards), `dpo` (all pairs
-    of unequal rewards, relative to the policy before stage 2), or `listwise` (Plackett-Luce)"""
+    of unequal rewards, relative to the policy before stage 2), `listwise` (Plackett-Luce), or a policy gradient with
+    the mean reward of a question's candidates as the baseline: `grpo` (divided by their standard deviation) or
+    `reinforce` (not divided)"""
     alpha: float = Field(1.0, ge=0)
-    """the weight of the ranking loss: alpha · L_rank + L_sft"""
+    """the weight of the ranking loss: alpha · L_rank + sft · L_sft"""
+    sft: float = Field(1.0, ge=0)
+    """the weight of L_sft, the stage-1 loss on each question's best response; with 0 the objective trains alone"""
     margin: float = Field(0.0, ge=0)
     """for `rank` and `weighted`: by how much the better response must score higher before its pair costs nothing"""
     beta: float = Field(0.1, gt=0)
@@ -115,6 +121,8 @@ class Rlef(Clone):
 
     @model_validator(mode="after")
     def _fits_the_objective(self) -> Self:
+        if not (self.alpha or self.sft):
+            raise ValueError(NOTHING_TO_TRAIN)
         if self.margin and self.objective not in ("rank", "weighted"):
             raise ValueError(f"'margin' does not apply to the objective '{self.objective}'; leave it out")
         if self.beta != type(self).model_fields["beta"].default and self.objective != "dpo":

@@ -4,7 +4,7 @@ Checkpoints, resuming, schedulers, early stopping and trackers are those of `Tra
 micro-batches by token budget, shares them among the processes, and divides by the counts of the whole batch, so the
 loss depends neither on the division nor on the number of processes.
 
-The loss is `L = α·L_rank + L_sft`. L_sft is the mean of −log p over the response tokens of the best-rewarded
+The loss is `L = α·L_rank + sft·L_sft`. L_sft is the mean of −log p over the response tokens of the best-rewarded
 responses in the batch, which is the stage-1 loss. L_rank is the mean over the batch's questions of the ranking
 objective (`trice.training.losses`). Padding never counts. With one response to each question L_rank has no pairs,
 and the objective is that of stage 1.
@@ -29,7 +29,7 @@ from trice.storage.files import write_rows
 from trice.training.losses import ranking, sequence_scores
 from trice.training.packed_forward import PackedForward, half_precision_autocast
 from trice.training.packing import Packed, TokenizedExample, micro_batches
-from trice.training.settings import Rlef
+from trice.training.settings import NOTHING_TO_TRAIN, Rlef
 from trice.training.tokenization import drop_long, tokenize
 from trice.training.validation import METRICS, validation_metrics
 
@@ -152,8 +152,11 @@ class TriceConfig(TrainingArguments):  # type: ignore[misc]
         default=512,
         metadata={"help": "tokens of prompt and response; longer questions are left out and counted"},
     )
-    objective: Any = field(default="rank", metadata={"help": "L_rank: rank, weighted, dpo or listwise"})
+    objective: Any = field(
+        default="rank", metadata={"help": "L_rank: rank, weighted, dpo, listwise, grpo or reinforce"}
+    )
     alpha: float = field(default=1.0, metadata={"help": "the weight of L_rank"})
+    sft: float = field(default=1.0, metadata={"help": "the weight of L_sft"})
     margin: float = field(default=0.0, metadata={"help": "the margin of rank and weighted"})
     beta: float = field(default=0.1, metadata={"help": "the inverse temperature of dpo"})
     length_penalty: float = field(
@@ -161,6 +164,8 @@ class TriceConfig(TrainingArguments):  # type: ignore[misc]
     )
 
     def __post_init__(self) -> None:
+        if not (self.alpha or self.sft):
+            raise ValueError(NOTHING_TO_TRAIN)
         if self.output_dir is None:  # type: ignore[has-type]
             self.output_dir = mkdtemp(prefix="trice-")
             if self.save_strategy == "steps":  # type: ignore[has-type]
@@ -246,6 +251,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         gathered.
         """
         model.train()
+        sft, alpha = self.args.sft, self.args.alpha
         tokens, questions = _sft_tokens(inputs), len(inputs)
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         parts = micro_batches(inputs, self.args.token_budget, processes)[process::processes]
@@ -258,14 +264,14 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
                 with nullcontext() if last else self.accelerator.no_sync(model):
                     with self.compute_loss_context_manager():
                         part_sums = loss_sums(self.forward(packed, through=model), packed, self.args)
-                    loss = part_sums.sft / tokens + self.args.alpha * part_sums.rank / questions
+                    loss = sft * part_sums.sft / tokens + alpha * part_sums.rank / questions
                     # Gradients are averaged over processes.
                     self.accelerator.backward(loss * (processes if part else 0))
                 if part:
                     sums += part_sums.tensor()
         sums = self.accelerator.reduce(sums)
         self._step_metrics = _step_metrics(*sums.tolist())
-        mean: torch.Tensor = sums[0] / tokens + self.args.alpha * sums[2] / questions
+        mean: torch.Tensor = sft * sums[0] / tokens + alpha * sums[2] / questions
         return mean.float()
 
     @torch.no_grad()
