@@ -15,6 +15,8 @@ import pytest
 
 import trice
 from tiny import says
+from trice.storage.files import digest
+from trice.storage.row_state import read_state
 from trice.training.settings import Clone
 
 FAST: dict[str, Any] = {"num_train_epochs": 1, "batch_size": 4, "lora": {"r": 2}}
@@ -243,23 +245,27 @@ def test_with_an_output_a_finished_call_does_nothing_and_its_adapter_is_loaded_b
     )
 
 
-def test_rounds_train_on_from_one_another(model: trice.Model, tmp_path: Path) -> None:
+def test_each_round_samples_from_the_policy_of_the_round_before(model: trice.Model, tmp_path: Path) -> None:
     both = trice.rlef(
         model, sums(1, 2, 3), sums_task(), rounds=2, samples=2, max_new_tokens=3, output=tmp_path / "both",
         reward=lambda question, response: 1.0, **FAST,
     )  # fmt: skip
     assert both.adapter == tmp_path / "both"
     assert (tmp_path / "both/round-1/adapter_config.json").is_file()
-    made = json.loads((tmp_path / "both/trice.json").read_text())
-    assert made["adapter"] is not None
-    assert json.loads((tmp_path / "both/round-1/trice.json").read_text())["adapter"] is None
+    rounds = [tmp_path / "both/round-1", tmp_path / "both"]
+    first, second = (json.loads((folder / "round.json").read_text()) for folder in rounds)
+    assert (first["new"], second["solved"], second["new"]) == (3, 3, 0)
+    used = [read_state(folder / "samples-1.json").settings["adapter"] for folder in rounds]  # type: ignore[union-attr]
+    assert used == [None, digest(rounds[0] / "adapter_model.safetensors")]
+    for folder in rounds:  # and trains the policy that it was given
+        assert json.loads((folder / "trice.json").read_text())["adapter"] is None
 
 
 def test_the_default_reward_takes_the_cost_of_calls_off_and_wrong_answers_teach_nothing(
     speaking: Callable[[str], trice.Model], tmp_path: Path
 ) -> None:
     seven = speaking("7")
-    with pytest.raises(trice.InputError, match="no question has a candidate with a reward above 0"):
+    with pytest.raises(trice.InputError, match="no question has a response with a reward above 0 among 32"):
         trice.rlef(seven, sums(1), sums_task(), samples=1, max_new_tokens=1, **FAST)
     both = trice.rlef(
         seven, sums(4, 1), sums_task(), samples=1, max_new_tokens=1, output=tmp_path / "both", **FAST

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from trice.api.data import Source, require_questions
+from trice.api.data import Source, require_questions, write_questions
 from trice.api.models import Model
-from trice.api.stages import graded
 from trice.errors import InputError
 from trice.progress import notice
 from trice.storage.files import read_rows, validate, write_rows
-from trice.types import Candidates, LabeledQuestion, Outcome, Question, Response
+from trice.types import LabeledQuestion, Outcome, Question, Response
 
 if TYPE_CHECKING:
     from trice.tasks import TaskLike, Tasks
@@ -91,9 +90,9 @@ def rlef(
     *,
     rounds: int = 1,
     samples: int = 4,
-    temperature: float = 1.0,
-    top_k: int = 50,
+    max_samples: int = 32,
     cost: float = 0.1,
+    labels: Examples | None = None,
     reward: Reward | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
@@ -101,66 +100,73 @@ def rlef(
     **settings: Any,
 ) -> Model:
     """Stage 2, reinforcement learning with execution feedback: sample responses, execute and reward them, and train
-    on the ranking. `L = alpha * L_rank + sft * L_sft`, with L_sft on the response of highest reward.
+    on them. `L = alpha * L_rank + sft * L_sft`, with L_sft on the best response of each question.
+
+    Each round samples from the latest policy. Questions without a right response get more samples. Then `model` is
+    trained on everything that is solved so far, on each question's own best response.
 
     Args:
         model: The policy, usually of `trice.clone`.
-        questions: As for `trice.questions`. Gold answers are enough; no calls are needed.
+        questions: As for `trice.questions`, preferably others than those of stage 1. Gold answers are enough; no
+            calls are needed.
         task: A `trice.Task` or the name of one that ships.
-        rounds: How often it samples from the latest policy and trains it.
-        samples: The number of candidates for each question.
-        temperature: The temperature of the samples.
-        top_k: The samples are drawn from the k likeliest tokens; 0 means the whole vocabulary.
-        cost: The cost of a call in the default reward: 1 for a correct response minus `cost` for a call, and minus
+        rounds: How often it samples from the latest policy and trains.
+        samples: The number of responses to each question.
+        max_samples: The number of responses to a question without a right one, in passes of twice as many.
+        cost: The cost of a call in the default reward: 1 for a correct response minus `cost` for each call, and minus
             `cost` for a malformed response.
+        labels: The examples of stage 1, which each round trains on again.
         reward: A function `(question, response) -> float` instead. `response` has `outcome`, `call`, `execution`,
             `prediction` and `correct`.
         max_new_tokens: The length limit of a response, in tokens.
         seed: The seed of the samples and of training.
         output: A folder for the adapter. Earlier rounds are in `round-1`, `round-2` and so on within it.
-        settings: Hyper-parameters of stage 2 (docs/reference/recipes.md), such as `num_train_epochs`, `alpha` or
-        `objective`.
+        settings: `temperature`, `top_k`, `budget`, `arms` and `candidates` of the samples, and hyper-parameters of
+            stage 2 (docs/reference/recipes.md), such as `num_train_epochs`, `alpha` or `objective`.
 
     Returns:
-        The trained `Model`. Without `output` its adapter is deleted with it. Questions whose best reward is not
-        above 0 are left out of training.
+        The trained `Model`. Without `output` its adapter is deleted with it.
 
     Raises:
-        InputError: If a setting is not known, or no question has a candidate to learn from.
+        InputError: If a setting is not known, or no question has a response to learn from.
 
     Example:
         >>> import trice
         >>> stage1 = trice.load("runs/units/stage-1")                                 # doctest: +SKIP
-        >>> both = trice.rlef(stage1, "train.jsonl", "math", output="runs/units/both")  # doctest: +SKIP
+        >>> both = trice.rlef(stage1, "train.jsonl", "math", rounds=2, output="runs/units/both")  # doctest: +SKIP
     """
+    from trice import rewards
     from trice.settings import parse
+    from trice.stages.on_policy import RANKED_FILE, describe_round, sample_round
     from trice.tasks import Tasks
     from trice.training.rlef import rlef as train
-    from trice.training.settings import Rlef
+    from trice.training.settings import OnPolicy
 
     _trainable(model)
     if rounds < 1:
         raise InputError(f"trice.rlef: rounds={rounds}; expected 1 or more")
-    chosen, rows = parse(Rlef, settings, "trice.rlef"), require_questions(questions)
+    named = {"rounds": rounds, "samples": samples, "max_samples": max(samples, max_samples), "cost": cost}
+    chosen, rows = parse(OnPolicy, named | settings, "trice.rlef"), require_questions(questions)
     tasks = Tasks(task)
     last, kept = _adapter_folder(output)
-    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "top_k": top_k}
-    how["max_new_tokens"] = max_new_tokens
-    policy = model
+    data, examples = write_questions(last, rows), None
+    if labels is not None:
+        examples = last / "examples.json"
+        write_rows(examples, _targets(labels, tasks))
+    rewarded = rewards.from_function(reward, getattr(reward, "__name__", "reward")) if reward else None
+    policy, earlier = model, None
     for number in range(1, rounds + 1):
         folder = last if number == rounds else last / f"round-{number}"
-        candidates = folder / "candidates.json"
-        drawn = graded(policy, rows, tasks, candidates, seed=seed + number - 1, **how)
-        ranked = _ranked(drawn, cost, reward)
-        if not ranked:
-            raise InputError("trice.rlef: no question has a candidate with a reward above 0")
-        notice(f"rlef, round {number}: {len(ranked)} of {len(rows)} questions have a candidate to learn from")
-        data = folder / "ranked.json"
-        write_rows(data, ranked)
+        summary = sample_round(
+            [data], folder, tasks, policy.spec(max_new_tokens=max_new_tokens), chosen, reward=rewarded,
+            earlier=earlier, labels=examples, seed=seed + number - 1,
+        )  # fmt: skip
+        notice(f"rlef, round {number}: {describe_round(summary)}")
         policy.unload()
+        earlier = folder / RANKED_FILE
         adapter = train(
-            data, folder, policy.name, policy.adapter, settings=chosen, template=policy.template,
-            tasks=tasks, seed=seed, device=policy.device, dtype=policy.dtype,
+            earlier, folder, model.name, model.adapter, settings=chosen.training, template=model.template,
+            tasks=tasks, seed=seed, device=model.device, dtype=model.dtype,
         )  # fmt: skip
         policy = replace(model, adapter=adapter, _kept=kept)
     return policy
@@ -187,25 +193,6 @@ def run(recipe: str | Path, *overrides: str) -> Path:
     from trice.recipes.recipe import load_recipe
 
     return runner.run(load_recipe(str(recipe), overrides))
-
-
-def _ranked(drawn: Sequence[Response], cost: float, reward: Reward | None) -> list[Candidates]:
-    """The distinct candidates of each question with their rewards, where the best reward is above 0."""
-    from trice import rewards
-
-    rewarded = rewards.execution(cost)
-    if reward is not None:
-        rewarded = rewards.from_function(reward, getattr(reward, "__name__", "reward"))
-    by_question: dict[tuple[str, str], dict[str, Response]] = {}
-    for row in drawn:
-        by_question.setdefault((row.dataset, row.id), {}).setdefault(row.response, row)
-    found = []
-    for distinct in by_question.values():
-        rows = [row.model_copy(update={"origin": "policy"}) for row in distinct.values()]
-        scores = rewarded(rows, None)
-        if max(scores) > 0:
-            found.append(Candidates.of(rows[0], rows, scores))
-    return found
 
 
 def _targets(examples: Examples, tasks: Tasks) -> list[LabeledQuestion]:

@@ -7,18 +7,21 @@ from pathlib import Path
 
 from trice.models.adapters import CONFIG, WEIGHTS
 from trice.recipes.conditions import RANKED, Variant
+from trice.stages.on_policy import RANKED_FILE
 
 
 @dataclass(frozen=True)
 class RunPaths:
     """The files of one task in the run's `folder`. With `per_task` each task has a folder of models.
 
-    `reading` says that stage 1 also trains on second turns, so that its data are not the questions alone."""
+    `reading` says that stage 1 also trains on second turns, so that its data are not the questions alone. `rounds` is
+    the number of rounds of stage 2, 0 if it trains on collected candidates."""
 
     folder: Path
     task: str
     per_task: bool = False
     reading: bool = False
+    rounds: int = 0
 
     def _data(self, stage: str, name: str) -> Path:
         return self.folder / "data" / stage / self.task / f"{name}.json"
@@ -26,6 +29,10 @@ class RunPaths:
     def train(self, dataset: str) -> Path:
         """The training questions of a data set."""
         return self._data("raw", dataset)
+
+    def feedback(self, dataset: str) -> Path:
+        """The questions of a data set for the rounds of stage 2."""
+        return self._data("raw", f"{dataset}_feedback")
 
     def half(self, dataset: str, half: str) -> Path:
         """The training questions that the base model answered `right` or `wrong`."""
@@ -56,7 +63,18 @@ class RunPaths:
 
     def training_data(self, variant: Variant) -> Path:
         """The file that a variant is trained on."""
-        return self.ranked if variant.condition in RANKED else self.mixed(variant.condition)
+        if variant.condition not in RANKED:
+            return self.mixed(variant.condition)
+        return self.round(variant, self.rounds) / RANKED_FILE if self.rounds else self.ranked
+
+    def round(self, variant: Variant, number: int) -> Path:
+        """The folder of the responses that a variant learns from in a round."""
+        return self.candidates / variant.name / f"round-{number}"
+
+    def round_model(self, variant: Variant, number: int) -> Path:
+        """The folder of the policy after a round; the last is the variant."""
+        model = self.model(variant)
+        return model if number == self.rounds else model.with_name(f"{model.name}.round{number}")
 
     @property
     def tests(self) -> Path:
@@ -85,6 +103,7 @@ class RunPaths:
         """The adapter's weights in that folder."""
         return self.model(variant) / WEIGHTS[0]
 
-    def adapter(self, variant: Variant) -> tuple[Path, Path]:
-        """The files that make an adapter whole."""
-        return self.model(variant) / CONFIG, self.weights(variant)
+
+def adapter_files(folder: Path) -> tuple[Path, Path]:
+    """The files that make an adapter whole."""
+    return folder / CONFIG, folder / WEIGHTS[0]

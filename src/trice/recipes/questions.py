@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from trice import datasets
 from trice.progress import notice
 from trice.recipes.paths import RunPaths
@@ -14,29 +16,42 @@ from trice.tasks import Tasks
 from trice.types import Question
 
 
-def load_questions(recipe: Recipe, entry: DataSet) -> datasets.Split:
-    """The questions of an entry of `data`. `scale` multiplies the training questions. In a mix each question names
-    its task. Raises InputError if they cannot be read."""
-    train = entry.train and max(1, round(entry.train * recipe.scale))
+class Part(NamedTuple):
+    """The questions of a data set: for stage 1, for the rounds of stage 2, and for testing."""
+
+    train: list[Question]
+    feedback: list[Question]
+    test: list[Question]
+
+
+def load_questions(recipe: Recipe, entry: DataSet) -> Part:
+    """The questions of an entry of `data`. `scale` multiplies those to train on. In a mix each question names its
+    task. Raises InputError if they cannot be read."""
+    train, feedback = (
+        count and max(1, round(count * recipe.scale)) for count in (entry.train, entry.feedback)
+    )
+    both = train if train is None or entry.feedback_file else train + (feedback or 0)
     if entry.file:
-        part = datasets.load_file(entry.dataset, entry.file, train=train, test=entry.test, seed=recipe.seed)
+        part = datasets.load_file(entry.dataset, entry.file, train=both, test=entry.test, seed=recipe.seed)
     elif entry.train_file and entry.test_file:
         files = entry.train_file, entry.test_file
-        part = datasets.load_files(entry.dataset, *files, train=train, test=entry.test)
+        part = datasets.load_files(entry.dataset, *files, train=both, test=entry.test)
     else:
-        part = datasets.load(entry.dataset, hub=entry.hub, train=train, test=entry.test)
+        part = datasets.load(entry.dataset, hub=entry.hub, train=both, test=entry.test)
+    rows, others = part.train, []
+    if both != train:
+        rows, others = part.train[:train], part.train[train:]
+    elif entry.feedback_file and entry.test_file:
+        files = entry.feedback_file, entry.test_file
+        others = datasets.load_files(entry.dataset, *files, train=feedback, test=entry.test).train
     fields = {"task": entry.task if recipe.task == "mix" else None, "tool": entry.tool}
     given = {name: value for name, value in fields.items() if value}
-    if not given:
-        return part
-    train_rows, test_rows = (
-        [row.model_copy(update=given) for row in rows] for rows in (part.train, part.test)
-    )
-    return part._replace(train=train_rows, test=test_rows)
+    return Part(*([row.model_copy(update=given) for row in each] for each in (rows, others, part.test)))
 
 
 def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:
-    """Write the training, held-out and test questions of all data sets; returns how many there are."""
+    """Write the questions of all data sets: for training, for the rounds of stage 2, held out, and for testing. Returns
+    how many there are."""
     tests: list[Question] = []
     held_out: list[Question] = []
     counts = []
@@ -53,8 +68,11 @@ def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:
             test = part.test if recipe.validates else validation
         if train:
             write_rows(paths.train(entry.dataset), map(raw_row, train))
+        if part.feedback:
+            write_rows(paths.feedback(entry.dataset), map(raw_row, part.feedback))
         tests += [with_instruction(question, tasks.of(question)) for question in test]
-        counts.append(f"{entry.dataset} {len(train)} + {len(test)}")
+        more = f" (+ {len(part.feedback)} of answers alone)" if part.feedback else ""
+        counts.append(f"{entry.dataset} {len(train)}{more} + {len(test)}")
     write_rows(paths.tests, tests)
     if recipe.validates:
         write_rows(paths.validation, held_out)

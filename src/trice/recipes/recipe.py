@@ -23,7 +23,7 @@ from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Label, Origin, Scor
 from trice.settings import FREE, Settings, override, parse
 from trice.storage.files import read_text
 from trice.tasks import CONVERSATION, PUBLISHED, SHIPPED, split_sources
-from trice.training.settings import Clone, Rlef
+from trice.training.settings import Clone, OnPolicy
 
 
 class Recipe(Settings):
@@ -85,7 +85,7 @@ class Recipe(Settings):
     clone: Clone = Clone()
     collect: list[Origin] = list(DEFAULT_ORIGINS)
     score: Score = Score()
-    rlef: Rlef = Rlef()
+    rlef: OnPolicy = OnPolicy()
     evaluate: Evaluation = Evaluation()
 
     @model_validator(mode="before")
@@ -180,6 +180,12 @@ class Recipe(Settings):
             raise ValueError(
                 f"key 'workers': does not apply to engine '{self.engine}'; leave it out, or use ray"
             )
+        for entry in self.data:
+            if (entry.feedback or entry.feedback_file) and not (self.rlef.rounds and self.ranked):
+                raise ValueError(
+                    f"data set '{entry.dataset}': key 'feedback': questions for stage 2 need rounds; set rlef.rounds, "
+                    "or leave it out"
+                )
         if self.scale != 1 and not any(entry.train for entry in self.data):
             raise ValueError(
                 "key 'scale': multiplies 'train', which no data set has; set it, or leave 'scale' out"

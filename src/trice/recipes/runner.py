@@ -115,10 +115,10 @@ def check(recipe: Recipe, tasks: Tasks) -> None:
     _check_questions(recipe, tasks)
     if recipe.label.teacher == "endpoint":
         load_teacher_prompts(tasks, recipe.label.prompt)
-    if recipe.ranked and not recipe.collect:
+    if recipe.ranked and not recipe.collect and not recipe.rlef.rounds:
         raise InputError(
-            f"{recipe.name}: key 'collect': stage 2 needs candidates; name their origins, or leave the conditions "
-            "'stage-2-alone' and 'both' out of evaluate.conditions"
+            f"{recipe.name}: key 'collect': stage 2 needs candidates; name their origins, set rlef.rounds, or "
+            "leave the conditions 'stage-2-alone' and 'both' out of evaluate.conditions"
         )
     for origin in recipe.collect:
         origin_path(recipe.folder, tasks, origin.origin)
@@ -140,7 +140,7 @@ def _check_questions(recipe: Recipe, tasks: Tasks) -> None:
     for entry in recipe.data:
         part = load_questions(recipe, entry)
         asked += part.test[:1]
-        check_questions(tasks, [*part.train, *part.test])
+        check_questions(tasks, [*part.train, *part.feedback, *part.test])
         if entry.train != 0 and len(part.train) <= recipe.validation:
             there_are = f"{entry.dataset} has {len(part.train)} training questions"
             raise InputError(f"validation={recipe.validation}: {there_are}; hold out fewer")

@@ -50,6 +50,11 @@ class DataSet(Settings):
     800 of `starter-mlqa`, each fact once of the others), or your whole file"""
     test: int | None = Field(None, ge=1)
     """test questions; by default the same (300 of `starter`, 200 of `starter-mlqa`, a fifth of `file`)"""
+    feedback: int | None = Field(None, ge=1)
+    """questions for the rounds of stage 2 (`rlef.rounds`) apart from those of stage 1, before `scale`; only their
+    answers are used; by default the rounds ask the training questions"""
+    feedback_file: Path | None = None
+    """your own questions for these rounds in the same form, with `train_file`"""
     tool: Literal["required"] | None = None
     """`required` if only a tool can know the answers (stock, prices, time): no question counts as known, each is
     labelled with a call, and each counts as needing the tool"""
@@ -75,6 +80,10 @@ class DataSet(Settings):
             raise ValueError(
                 "'file' is split into train and test; leave it out, or 'train_file' and 'test_file'"
             )
+        if self.feedback_file and not self.train_file:
+            raise ValueError("'feedback_file' comes with 'train_file' and 'test_file'; give them too")
+        if self.feedback and self.train is None and not self.feedback_file:
+            raise ValueError("'feedback' takes the questions after those of 'train'; set 'train' too")
         if self.files and (self.dataset in NAMES or self.hub):
             raise ValueError(
                 f"'{self.dataset}' names files: choose another name than trice's, and leave out 'hub'"
@@ -88,7 +97,8 @@ class DataSet(Settings):
     @property
     def files(self) -> list[Path]:
         """The user's own files of questions."""
-        return [path for path in (self.file, self.train_file, self.test_file) if path]
+        named = (self.file, self.train_file, self.test_file, self.feedback_file)
+        return [path for path in named if path]
 
 
 class Split(Settings):

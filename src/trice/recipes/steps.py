@@ -13,7 +13,7 @@ from typing import Any
 from trice.formats.prompt import prompt_template
 from trice.recipes.conditions import RANKED, TOOL_CHOICES, Variant
 from trice.recipes.models import model_spec, opened_origin_model, split_model, variant_model
-from trice.recipes.paths import RunPaths
+from trice.recipes.paths import RunPaths, adapter_files
 from trice.recipes.questions import write_questions
 from trice.recipes.recipe import Recipe
 from trice.recipes.sections import Origin
@@ -23,6 +23,7 @@ from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import generate
 from trice.stages.label import label, reading_path
 from trice.stages.mix import mix
+from trice.stages.on_policy import RANKED_FILE, SUMMARY_FILE, describe_round, sample_round
 from trice.stages.score import score
 from trice.stages.split import answers_path, split
 from trice.stages.teachers import load_teacher
@@ -56,7 +57,9 @@ class Steps:
     def __init__(self, recipe: Recipe, *, retry: bool = False) -> None:
         self.recipe, self.retry = recipe, retry
         self.tasks = Tasks(recipe.tasks, recipe.tools)
-        self.paths = RunPaths(recipe.folder, self.tasks.name, recipe.per_task, bool(recipe.label.reading))
+        self.paths = RunPaths(
+            recipe.folder, self.tasks.name, recipe.per_task, bool(recipe.label.reading), recipe.rlef.rounds
+        )
         self.datasets = [entry.dataset for entry in recipe.data if entry.train != 0]
 
     def __iter__(self) -> Iterator[Step]:
@@ -71,6 +74,11 @@ class Steps:
         trained = self.recipe.evaluate.trained()
         first_ranked = next((variant for variant in trained if variant.condition in RANKED), None)
         for variant in trained:
+            if variant.condition in RANKED and self.recipe.rlef.rounds:
+                for number in range(1, self.recipe.rlef.rounds + 1):
+                    yield self.sample(variant, number)
+                    yield self.train(variant, number)
+                continue
             if variant == first_ranked:
                 yield self.collect_gold()
                 yield from map(self.collect, self.recipe.collect)
@@ -205,9 +213,52 @@ class Steps:
             outputs=(output,), progress=sidecar(output, "turned"),
         )  # fmt: skip
 
-    def train(self, variant: Variant) -> Step:
-        """Stage 1, stage 2, or a baseline."""
+    def _feedback(self) -> list[Path]:
+        """The questions of the rounds: those that are set aside for them, else the training questions."""
+        apart = {entry.dataset for entry in self.recipe.data if entry.feedback or entry.feedback_file}
+        return [
+            self.paths.feedback(name) if name in apart else self.paths.train(name)
+            for name in [
+                entry.dataset for entry in self.recipe.data if entry.train != 0 or entry.dataset in apart
+            ]
+        ]
+
+    def sample(self, variant: Variant, number: int) -> Step:
+        """The policy answers the questions of a round of stage 2."""
+        recipe, paths, labels = self.recipe, self.paths, None
+        policy = paths.round_model(variant, number - 1) if number > 1 else None
+        if variant.condition == "both":
+            labels = paths.mixed("stage-1")
+            policy = policy or paths.model(Variant("stage-1", variant.seed))
+        earlier = paths.round(variant, number - 1) / RANKED_FILE if number > 1 else None
+        output, seed = paths.round(variant, number), recipe.evaluate.seed_of(variant)
+
+        def work() -> str:
+            own = (
+                ":" in recipe.score.reward
+            )  # the others compare with a target, which answers alone do not give
+            summary = sample_round(
+                self._feedback(), output, self.tasks, model_spec(recipe, adapter=policy), recipe.rlef,
+                reward=load_reward(recipe.score.reward) if own else None, earlier=earlier, labels=labels,
+                seed=seed + number - 1, retry=self.retry,
+            )  # fmt: skip
+            return describe_round(summary)
+
+        inputs = (*self._feedback(), earlier, labels, policy and adapter_files(policy)[1])
+        return self._step(
+            "sample", work, variant.name, f"round {number}", condition=variant.condition, seed=seed,
+            keys=(*MODEL, "score", "rlef"), inputs=tuple(filter(None, inputs)),
+            outputs=(output / RANKED_FILE, output / SUMMARY_FILE), progress=output / "samples-1.json",
+        )  # fmt: skip
+
+    def train(self, variant: Variant, number: int = 0) -> Step:
+        """Stage 1, stage 2 or a round of it, or a baseline."""
         recipe, data, output = self.recipe, self.paths.training_data(variant), self.paths.model(variant)
+        if number:
+            data, output = (
+                self.paths.round(variant, number) / RANKED_FILE,
+                self.paths.round_model(variant, number),
+            )
         ranked, seed = variant.condition in RANKED, recipe.evaluate.seed_of(variant)
         stage1 = Variant("stage-1", variant.seed) if variant.condition == "both" else None
 
@@ -224,13 +275,14 @@ class Steps:
                 options |= {"max_new_tokens": recipe.max_new_tokens}
             if ranked:
                 adapter = self.paths.model(stage1) if stage1 else None
-                rlef(data, output, recipe.model, adapter, settings=recipe.rlef, **options)
+                rlef(data, output, recipe.model, adapter, settings=recipe.rlef.training, **options)
             else:
                 clone(data, output, recipe.model, settings=recipe.clone, **options)
 
+        subject = (variant.name, f"round {number}") if number else (variant.name,)
         return self._step(
-            "train", work, variant.name, condition=variant.condition, seed=seed,
-            keys=(*TRAIN, "rlef" if ranked else "clone"), outputs=self.paths.adapter(variant), progress=output,
+            "train", work, *subject, condition=variant.condition, seed=seed,
+            keys=(*TRAIN, "rlef" if ranked else "clone"), outputs=adapter_files(output), progress=output,
             inputs=(data, self.paths.weights(stage1)) if stage1 else (data,),
         )  # fmt: skip
 

@@ -64,7 +64,7 @@ def score(
     graded = iter(grade(tasks, flat, model, output=output, runner=runner, earlier=paths))
     scored = []
     for question, rows in zip(questions, written, strict=True):
-        target, *rest = [_without_guess(tasks, next(graded)) for _ in rows]
+        target, *rest = [without_guess(tasks, next(graded)) for _ in rows]
         responses = [target, *rest]
         scored.append(Candidates.of(question, responses, reward(responses, target), target))
     write_rows(output, scored)
@@ -143,7 +143,7 @@ def _numbered(rows: Sequence[Response]) -> list[Response]:
     return [row.model_copy(update={"sample": sample}) for sample, row in enumerate(rows)]
 
 
-def _without_guess(tasks: Tasks, row: Response) -> Response:
+def without_guess(tasks: Tasks, row: Response) -> Response:
     """The response; if only a tool can know the answer, one without a call is a guess and counts as wrong."""
     guessed = row.outcome is Outcome.ANSWERED and tasks.requires_tool(row)
     return row.model_copy(update={"correct": False}) if guessed else row

@@ -130,3 +130,44 @@ class Rlef(Clone):
                 f"'beta' does not apply to the objective '{self.objective}'; leave it out, or use dpo"
             )
         return self
+
+
+class Rounds(Settings):
+    """How the policy's own responses are sampled in each round of stage 2."""
+
+    rounds: int = Field(0, ge=0)
+    """how often stage 2 samples responses from the latest policy, and trains the policy of stage 1 on what is solved so
+    far; 0: it trains once, on the candidates of `collect`, as in the paper"""
+    samples: int = Field(4, ge=1)
+    """responses to each question in a round"""
+    max_samples: int = Field(32, ge=1)
+    """responses in a round to a question without a right one, in passes of twice as many"""
+    budget: int | None = Field(None, ge=1)
+    """responses in a round to all questions together; without it, `max_samples` alone bounds them"""
+    arms: int = Field(0, ge=0)
+    """further responses with tool choice `none`, and as many with `required`, so that the value of a call is known
+    for every question; for tasks that can be answered both ways"""
+    temperature: float = Field(1.0, gt=0)
+    """the temperature of the samples"""
+    top_k: int = Field(50, ge=0)
+    """the samples are drawn from the k likeliest tokens; 0 is the whole vocabulary"""
+    cost: float = Field(0.1, ge=0)
+    """the cost of a call: a response's reward is 1 if it is correct, minus `cost` for each call; a malformed one gets
+    minus `cost`"""
+    candidates: int = Field(4, ge=1)
+    """responses to a question that are trained on: the target and the most frequent others, for the ranking"""
+
+    @model_validator(mode="after")
+    def _no_more_at_first(self) -> Self:
+        if self.max_samples < self.samples:
+            raise ValueError(f"max_samples={self.max_samples} is less than samples={self.samples}; raise it")
+        return self
+
+
+class OnPolicy(Rlef, Rounds):
+    """Stage 2 in a recipe: its training, and with `rounds` the sampling of the policy's own responses."""
+
+    @property
+    def training(self) -> Rlef:
+        """The settings of the training alone."""
+        return Rlef.model_validate({name: getattr(self, name) for name in Rlef.model_fields})

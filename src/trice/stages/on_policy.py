@@ -1,0 +1,244 @@
+"""One on-policy round of stage 2: the policy answers questions, and what it can learn from its responses becomes
+candidates with rewards.
+
+Questions need answers and no labels. Every question gets a few samples. Those without a target get twice as many in
+each further pass, up to a maximum for one question and a budget for the round; with `arms`, some samples are drawn with
+tool choice `none` and as many with `required`, so that the value of a call is known for each question and policy.
+
+`trice.stages.targets` chooses what a question teaches. A solved question keeps its target in later rounds. This module
+trains nothing: `trice.training.rlef` trains on the file `ranked.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trice.errors import InputError
+from trice.formats.prompt import CHAT
+from trice.models.engine import ToolChoice
+from trice.progress import notice
+from trice.rewards import RewardFunction, execution
+from trice.stages.chat_responses import target_messages
+from trice.stages.collect import GOLD
+from trice.stages.generate import generate
+from trice.stages.grading import SecondTurnModel, grade
+from trice.stages.model_spec import ModelSpec
+from trice.stages.score import without_guess
+from trice.stages.targets import POLICY, Samples, is_sampled
+from trice.storage.files import read_object, read_rows, refuse_repeated, write_rows, write_text
+from trice.tasks import Tasks, check_questions
+from trice.tools.executor import remove_sidecars
+from trice.training.settings import Rounds
+from trice.types import Candidate, Candidates, LabeledQuestion, Outcome, Question, Response
+
+RANKED_FILE, SUMMARY_FILE = "ranked.json", "round.json"
+Key = tuple[str, str]
+
+
+class Draw(NamedTuple):
+    """One pass of sampling: how many responses each question gets, and with which tool choice."""
+
+    tool_choice: ToolChoice
+    samples: int
+
+
+def sample_round(
+    data: Sequence[Path],
+    folder: Path,
+    tasks: Tasks,
+    spec: ModelSpec,
+    settings: Rounds,
+    *,
+    reward: RewardFunction | None = None,
+    earlier: Path | None = None,
+    labels: Path | None = None,
+    seed: int = 0,
+    retry: bool = False,
+) -> dict[str, Any]:
+    """Sample responses to the questions of the files `data`, and write `ranked.json` and `round.json` to `folder`.
+
+    Args:
+        data: Files of questions with answers, or whatever else their task judges by.
+        folder: The folder of the round. Its responses are stored in `samples-1.json` and so on.
+        tasks: What the questions belong to.
+        spec: The policy; its sampling gives the length limit.
+        settings: The numbers of samples, their temperature, and the cost of a call.
+        reward: What a response is worth; by default `execution` with the cost of the settings.
+        earlier: The ranked file of the round before, whose solved questions are kept.
+        labels: The examples of stage 1, which are trained on again.
+        seed: The seed of the samples, and of the choice of questions if the budget does not suffice for all.
+        retry: Whether questions without a response are asked again.
+
+    Returns:
+        The summary that `round.json` holds.
+
+    Raises:
+        InputError: If the questions do not fit the task, or none has a response to learn from.
+    """
+    questions = [row for path in data for row in read_rows(path, Question)]
+    refuse_repeated(questions)
+    check_questions(tasks, questions)
+    reward = reward or execution(settings.cost)
+    samples = {_key(question): Samples(tasks, question, reward) for question in questions}
+    known = {_key(row): row for row in read_rows(earlier, Candidates)} if earlier else {}
+    known = {key: row for key, row in known.items() if key in samples and is_sampled(row)}
+    passes: list[dict[str, Any]] = []
+    for number, draw in enumerate(_draws(settings), start=1):
+        asked = _to_ask(draw, samples, known, settings, seed, passes)
+        if not asked:
+            continue
+        output = folder / f"samples-{number}.json"
+        for row in _drawn(asked, output, tasks, spec, settings, draw, seed * 1000 + number, retry):
+            samples[_key(row)].rows.append(row)
+        solved = sum(samples[_key(question)].choose() is not None for question in asked)
+        passes.append(draw._asdict() | {"questions": len(asked), "solved": solved})
+    ranked = [each.ranked(settings.candidates, known.get(key)) for key, each in samples.items()]
+    rows = [row for row in ranked if row is not None]
+    if not rows:
+        named = ", ".join(map(str, data))
+        raise InputError(
+            f"{named}: no question has a response with a reward above 0 among {settings.max_samples}, so nothing can "
+            "be learned; train stage 1 on more labels, or give easier questions"
+        )
+    summary = _summary(samples, rows, known, passes, settings.samples)
+    warn(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
+    rows += _labels(labels, tasks, {_key(row) for row in rows}, chat=spec.prompt_template.format == CHAT)
+    write_rows(folder / RANKED_FILE, rows)
+    write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def describe_round(summary: Mapping[str, Any]) -> str:
+    """A round in one line."""
+    return (
+        f"{summary['solved']} of {summary['questions']} questions solved ({summary['new']} of them new) with "
+        f"{summary['responses']} responses; of the first {summary['samples']} of each, {summary['right']:.0%} are "
+        f"right and {summary['called']:.0%} call"
+    )
+
+
+def warn(summary: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    """Show a notice if the policy has collapsed: to one response, to malformed ones, or since the round `before` to
+    calling always or never."""
+    if summary["samples"] > 1 and summary["distinct"] < 1.05:
+        notice("the policy gives nearly the same response in all samples; a higher temperature explores more")
+    if summary["malformed"] > 0.5:
+        notice(
+            f"{summary['malformed']:.0%} of the responses are malformed; a lower learning rate does less harm"
+        )
+    if before and 0.02 < before["called"] < 0.98 and not 0.02 < summary["called"] < 0.98:
+        notice(
+            f"the policy's share of calls went from {before['called']:.0%} to {summary['called']:.0%}; change `cost`"
+        )
+
+
+def _key(row: Question | Candidates) -> Key:
+    return row.dataset, row.id
+
+
+def _draws(settings: Rounds) -> Iterator[Draw]:
+    """The passes of a round: the first samples of every question, its arms, and as often as needed as many more for
+    those that are not solved."""
+    yield Draw("auto", settings.samples)
+    if settings.arms:
+        yield from (Draw("none", settings.arms), Draw("required", settings.arms))
+    drawn = settings.samples
+    while drawn < settings.max_samples:
+        more = min(drawn, settings.max_samples - drawn)
+        yield Draw("auto", more)
+        drawn += more
+
+
+def _to_ask(
+    draw: Draw,
+    samples: Mapping[Key, Samples],
+    known: Mapping[Key, Candidates],
+    settings: Rounds,
+    seed: int,
+    passes: Sequence[Mapping[str, Any]],
+) -> list[Question]:
+    """The questions of a pass: all in the first passes, then those without a target. If the budget does not suffice,
+    the seed chooses."""
+    first = len(passes) < (3 if settings.arms else 1)
+    asked = [each.question for key, each in samples.items() if first or not (key in known or each.target)]
+    if settings.budget is None:
+        return asked
+    spent = sum(each["samples"] * each["questions"] for each in passes)
+    affordable = max(0, settings.budget - spent) // draw.samples
+    if affordable >= len(asked):
+        return asked
+    chosen = set(random.Random(seed * 1000 + len(passes)).sample(range(len(asked)), affordable))
+    return [question for place, question in enumerate(asked) if place in chosen]
+
+
+def _drawn(
+    questions: Sequence[Question],
+    output: Path,
+    tasks: Tasks,
+    spec: ModelSpec,
+    settings: Rounds,
+    draw: Draw,
+    seed: int,
+    retry: bool,
+) -> list[Response]:
+    """The executed and judged responses of one pass."""
+    asked = output.with_name(output.name.replace("samples", "questions"))
+    write_rows(asked, questions)
+    sampling = replace(
+        spec.sampling, samples=draw.samples, temperature=settings.temperature, top_k=settings.top_k, seed=seed
+    )
+    spec = replace(spec, sampling=sampling, tool_choice=draw.tool_choice)
+    rows = generate(asked, output, tasks, spec, origin=POLICY, retry=retry)
+    results = output.with_name(output.name.replace("samples", "results"))
+    graded = grade(tasks, rows, SecondTurnModel(tasks, spec, results), output=results, earlier=[output])
+    write_rows(results, graded)
+    remove_sidecars(results)
+    return [without_guess(tasks, row) for row in graded]
+
+
+def _labels(path: Path | None, tasks: Tasks, solved: set[Key], *, chat: bool) -> list[Candidates]:
+    """The examples of stage 1, except those of solved questions, with one candidate each."""
+    found = []
+    for row in read_rows(path, LabeledQuestion, repeated=True) if path else ():
+        if row.turn is None and (row.dataset, row.id) in solved:
+            continue
+        tools = tasks.of_row(row.task, row.instruction, row.where).tools
+        completion = target_messages(row, tools) if chat else None
+        gold = Candidate(response=row.output, reward=1.0, target=True, origin=GOLD, completion=completion)
+        fields = row.model_dump(include=set(Candidates.model_fields) - {"candidates"})
+        found.append(Candidates.model_validate(fields | {"candidates": [gold]}))
+    return found
+
+
+def _summary(
+    samples: Mapping[Key, Samples],
+    ranked: Sequence[Candidates],
+    known: Mapping[Key, Candidates],
+    passes: Sequence[Mapping[str, Any]],
+    first: int,
+) -> dict[str, Any]:
+    """The numbers of a round. Shares are over the first samples of every question with tool choice `auto`."""
+    rows = [row for each in samples.values() for row in each.rows[:first]]
+    outcomes = Counter(row.outcome for row in rows)
+    distinct = sum(len({row.response for row in each.rows[:first]}) for each in samples.values())
+    targets = [row.target for row in ranked if is_sampled(row) and row.target]
+    called = sum(each.outcome is Outcome.CALLED for each in targets)
+    return {
+        "questions": len(samples),
+        "samples": first,
+        "responses": sum(len(each.rows) for each in samples.values()),
+        "passes": list(passes),
+        "solved": len(ranked),
+        "new": sum(_key(row) not in known for row in ranked),
+        "targets": {"called": called, "answered": len(targets) - called},
+        "right": sum(bool(row.correct) for row in rows) / len(rows),
+        "called": outcomes[Outcome.CALLED] / len(rows),
+        "malformed": outcomes[Outcome.MALFORMED] / len(rows),
+        "distinct": distinct / len(samples),  # of the first samples of a question
+    }

@@ -1,0 +1,129 @@
+"""What the policy's own responses to a question teach: the target, and the candidates to rank below it.
+
+The target has a reward above 0 and is well formed as a whole. It is of the decision (to call a tool or to answer) that
+is worth more, and then the response with the highest reward and the most frequent one. Responses are executed and
+judged already; this module draws none and trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trice.formats.paper import visible
+from trice.rewards import RewardFunction
+from trice.tasks import Tasks
+from trice.tasks.final_answer import unread_result
+from trice.tasks.outcome import parse
+from trice.types import Candidates, Outcome, Question, Response
+
+POLICY = "policy"  # the origin of its responses
+TRUSTED = 0.5  # the value from which direct answers are knowledge and not luck
+
+
+@dataclass
+class Samples:
+    """The policy's executed responses to one question in one round."""
+
+    tasks: Tasks
+    question: Question
+    reward: RewardFunction
+    rows: list[Response] = field(default_factory=list)
+    target: Response | None = None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each response was sampled."""
+        return Counter(row.response for row in self.rows)
+
+    @property
+    def rewards(self) -> dict[str, float]:
+        """The reward of each distinct response."""
+        distinct = list({row.response: row for row in self.rows}.values())
+        return {row.response: each for row, each in zip(distinct, self.reward(distinct, None), strict=True)}
+
+    def choose(self) -> Response | None:
+        """Choose the target among the responses with a reward above 0, and return it.
+
+        A direct answer is trusted only if most direct answers are right, since one among many is right by luck; a call
+        whose result is right seldom is."""
+        rewards, counts = self.rewards, self.counts
+        right = [row for row in self.rows if rewards[row.response] > 0 and is_well_formed(self.tasks, row)]
+        if self.question.tools or self.tasks.of(self.question).tools:
+            trusted = self._mean([float(rewards[row.response] > 0) for row in self.rows if not calls(row)])
+            right = [row for row in right if calls(row) or trusted >= TRUSTED]
+        worth = {
+            each: self._mean([rewards[row.response] for row in self.rows if calls(row) == each])
+            for each in (False, True)
+        }
+        self.target = max(
+            right,
+            key=lambda row: (
+                worth[calls(row)],
+                rewards[row.response],
+                counts[row.response],
+                -len(row.response),
+            ),
+            default=None,
+        )
+        return self.target
+
+    @staticmethod
+    def _mean(values: Sequence[float]) -> float:
+        """The mean with two more values of 0 as a prior, so that few samples count less."""
+        return sum(values) / (len(values) + 2)
+
+    def ranked(self, limit: int, earlier: Candidates | None) -> Candidates | None:
+        """The target and the most frequent other responses; what is known from earlier rounds if there is no target
+        now. Right responses of the other decision are left out, because their reward is luck or costs a call."""
+        if self.target is None:
+            return earlier if earlier is not None and is_sampled(earlier) else None
+        rewards, counts, target = self.rewards, self.counts, self.target
+        first = {row.response: row for row in reversed(self.rows)}
+        others = [
+            row
+            for text, row in first.items()
+            if text != target.response and not (rewards[text] > 0 and calls(row) != calls(target))
+        ]
+        others.sort(key=lambda row: (-counts[row.response], row.response))
+        kept = [target, *others[: limit - 1]]
+        found = Candidates.of(self.question, kept, [rewards[row.response] for row in kept], target)
+        for candidate in found.candidates:
+            candidate.count = counts[candidate.response]
+        return _with_earlier(found, earlier)
+
+
+def _with_earlier(found: Candidates, earlier: Candidates | None) -> Candidates:
+    """The candidates of this round, with the target of the rounds before instead if it is of the same decision and
+    has a higher reward, or was sampled more often."""
+    before = earlier.target if earlier is not None and is_sampled(earlier) else None
+    target, *others = found.candidates
+    if before is None or (before.call is None) != (target.call is None):
+        return found
+    if before.response == target.response:
+        target = target.model_copy(update={"count": (target.count or 1) + (before.count or 1)})
+    elif (before.reward, before.count or 1) > (target.reward, target.count or 1):
+        target, others = before, [each for each in others if each.response != before.response]
+    return found.model_copy(update={"candidates": [target, *others]})
+
+
+def is_sampled(row: Candidates) -> bool:
+    """Whether the target of a question is the policy's own response, not a label."""
+    return row.target is not None and row.target.origin == POLICY
+
+
+def calls(row: Response) -> bool:
+    """Whether a response tries to call a tool."""
+    return row.outcome is not Outcome.ANSWERED
+
+
+def is_well_formed(tasks: Tasks, row: Response) -> bool:
+    """Whether a right response is sound as a whole, and so fit to be imitated: a call and nothing else, or an answer
+    without a piece of a call. A conversation has to end with words or calls of the model."""
+    if row.completion is not None:
+        return unread_result(row.completion) is None
+    parsed, text = parse(tasks, row), visible(row.response).strip()
+    if parsed.reading.written is not None:
+        return text == parsed.reading.written
+    return not any(tool.name in text for tool in parsed.task.tools)

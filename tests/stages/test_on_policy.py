@@ -1,0 +1,232 @@
+"""On-policy rounds: which responses become targets, how many samples a question gets, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import read, says, sums, write
+from trice.errors import InputError
+from trice.models.sampling import Sampling
+from trice.rewards import execution
+from trice.stages import on_policy
+from trice.stages.model_spec import ModelSpec
+from trice.stages.on_policy import sample_round
+from trice.stages.targets import Samples
+from trice.tasks import Tasks
+from trice.training.settings import Rounds
+from trice.types import Candidates, Question, Response
+
+MATH = Tasks("math")
+
+
+def samples(*written: tuple[str, bool], answer: str = "5", cost: float = 0.1) -> Samples:
+    """Judged responses to one question; each is a text and whether it is right."""
+    from trice.stages.grading import grade
+
+    question = Question(
+        id="q", dataset="d", input="What is 14 + 19 - 28?", instruction="Compute.", answer=answer
+    )
+    found = Samples(MATH, question, execution(cost))
+    rows = [Response.model_validate(question.model_dump() | {"response": text}) for text, _ in written]
+    found.rows = grade(MATH, rows)
+    assert [row.correct for row in found.rows] == [right for _, right in written]
+    return found
+
+
+def target(found: Samples) -> str | None:
+    chosen = found.choose()
+    return chosen and chosen.response
+
+
+def test_the_target_is_the_most_frequent_right_response() -> None:
+    calls = [("calculator(10-5)", True), ("calculator(14+19-28)", True), ("calculator(14+19)", False)]
+    assert target(samples(*calls, ("calculator(14+19-28)", True))) == "calculator(14+19-28)"
+
+
+def test_a_wrong_response_is_never_a_target() -> None:
+    found = samples(("calculator(14+19)", False), ("calculator(14+19)", False), ("7", False))
+    assert target(found) is None
+    assert found.ranked(4, None) is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "calculator(14-(28-19->calculator(14-(28-19))",  # a valid call in broken text
+        "The answer is calculator(14+19-28).",
+        "calculator(14+19-28)calculator(14+19-28)",
+    ],
+)
+def test_a_right_call_in_broken_text_is_not_imitated(broken: str) -> None:
+    assert target(samples((broken, True))) is None
+    assert target(samples((broken, True), (broken, True), ("calculator(5)", True))) == "calculator(5)"
+
+
+def test_text_with_a_piece_of_a_call_is_not_imitated() -> None:
+    assert target(samples(*[("calculator14-9 is 5", True)] * 4)) is None
+
+
+def test_a_direct_answer_needs_most_direct_answers_to_be_right() -> None:
+    lucky = [("5", True), ("6", False), ("7", False)]
+    assert target(samples(*lucky)) is None
+    assert target(samples(*lucky, ("calculator(14+19-28)", True))) == "calculator(14+19-28)"
+    assert target(samples(("5", True))) is None  # one alone may be luck
+    assert target(samples(("5", True), ("5", True))) == "5"
+
+
+def test_the_decision_of_more_value_is_the_target_and_the_other_is_left_out() -> None:
+    """Values with two samples of 0 as a prior: answers 3/(3+2) = 0.6, calls 3·0.9/5 = 0.54 and with cost 0 0.6."""
+    both = [("5", True)] * 3 + [("calculator(14+19-28)", True)] * 3 + [("calculator(3)", False)]
+    ranked = samples(*both).ranked(4, None)
+    assert ranked is None  # `choose` comes first
+    found = samples(*both)
+    assert target(found) == "5"
+    ranked = found.ranked(4, None)
+    assert ranked
+    assert [(each.response, each.reward, each.count, each.target) for each in ranked.candidates] == [
+        ("5", 1.0, 3, True),
+        ("calculator(3)", -0.1, 1, False),
+    ]
+    calls = samples(*[("5", True)] * 3, *[("calculator(14+19-28)", True)] * 5)  # 5·0.9/7 = 0.64
+    assert target(calls) == "calculator(14+19-28)"
+
+
+def test_candidates_are_bounded_and_the_most_frequent_others_are_kept() -> None:
+    found = samples(
+        ("calculator(1)", False), ("calculator(2)", False), ("calculator(2)", False), ("calculator(5)", True)
+    )
+    found.choose()
+    ranked = found.ranked(2, None)
+    assert ranked
+    assert [each.response for each in ranked.candidates] == ["calculator(5)", "calculator(2)"]
+
+
+def earlier(response: str, count: int) -> Candidates:
+    found = samples(*[(response, True)] * count)
+    found.choose()
+    row = found.ranked(4, None)
+    assert row
+    for each in row.candidates:
+        each.origin = "policy"
+    return row
+
+
+def test_a_solved_question_keeps_its_target_and_the_more_frequent_one_wins() -> None:
+    before = earlier("calculator(14+19-28)", 3)
+    nothing = samples(("calculator(3)", False))
+    nothing.choose()
+    assert nothing.ranked(4, before) == before
+    once = samples(("calculator(10-5)", True), ("calculator(3)", False))
+    once.choose()
+    ranked = once.ranked(4, before)
+    assert ranked
+    assert [each.response for each in ranked.candidates] == ["calculator(14+19-28)", "calculator(3)"]
+    again = samples(*[("calculator(10-5)", True)] * 4)
+    again.choose()
+    ranked = again.ranked(4, before)
+    assert ranked
+    assert ranked.target
+    assert (ranked.target.response, ranked.target.count) == ("calculator(10-5)", 4)
+
+
+# Rounds of a real, tiny model
+
+
+@pytest.fixture
+def seven(tiny_model: Callable[[str], Path], tmp_path: Path) -> ModelSpec:
+    """A model that answers 7 to everything, so that it knows the first question of `sums` and no other."""
+    folder = says(tiny_model("llama"), tmp_path / "says-7", "7")
+    return ModelSpec(str(folder), sampling=Sampling(1), device="cpu", dtype="float32")
+
+
+def round_of(spec: ModelSpec, folder: Path, **settings: Any) -> dict[str, Any]:
+    data = folder.parent / "sums.jsonl"
+    sums(data, 4)
+    return sample_round([data], folder, MATH, spec, Rounds(**settings))
+
+
+def passes(summary: dict[str, Any]) -> list[tuple[str, int, int, int]]:
+    return [
+        tuple(each[key] for key in ("tool_choice", "samples", "questions", "solved"))
+        for each in summary["passes"]
+    ]  # type: ignore[misc]
+
+
+def test_questions_without_a_target_get_twice_as_many_samples_up_to_the_maximum(
+    seven: ModelSpec, tmp_path: Path
+) -> None:
+    summary = round_of(seven, tmp_path / "round", samples=2, max_samples=7)
+    assert passes(summary) == [("auto", 2, 4, 1), ("auto", 2, 3, 0), ("auto", 3, 3, 0)]
+    assert (summary["solved"], summary["new"], summary["responses"]) == (1, 1, 8 + 6 + 9)
+    assert (summary["right"], summary["called"], summary["distinct"]) == (0.25, 0, 1)
+    assert summary["targets"] == {"called": 0, "answered": 1}
+    (row,) = read(tmp_path / "round/ranked.json")
+    assert (row["id"], row["candidates"][0]["response"], row["candidates"][0]["count"]) == ("S_0", "7", 2)
+
+
+def test_the_budget_bounds_a_round(seven: ModelSpec, tmp_path: Path) -> None:
+    summary = round_of(seven, tmp_path / "round", samples=2, max_samples=32, budget=15)
+    assert passes(summary) == [("auto", 2, 4, 1), ("auto", 2, 3, 0)]  # 14 of 15; a third pass needs 4
+
+
+def test_arms_are_drawn_for_every_question_with_both_tool_choices(seven: ModelSpec, tmp_path: Path) -> None:
+    summary = round_of(seven, tmp_path / "round", samples=2, max_samples=2, arms=1)
+    assert passes(summary) == [("auto", 2, 4, 1), ("none", 1, 4, 1), ("required", 1, 4, 1)]
+    assert all(row["response"].startswith("calculator(") for row in read(tmp_path / "round/samples-3.json"))
+
+
+def test_labels_are_trained_on_again_unless_their_question_is_solved(
+    seven: ModelSpec, tmp_path: Path
+) -> None:
+    rows = [
+        {"instruction": "Compute.", "input": "x", "output": "calculator(1+7)", "id": id, "dataset": "S"}
+        for id in ("S_0", "T_1")
+    ]
+    data = tmp_path / "sums.jsonl"
+    sums(data, 2)
+    labels = write(tmp_path / "labels.json", rows)
+    settings = Rounds(samples=2, max_samples=2)
+    sample_round([data], tmp_path / "round", MATH, seven, settings, labels=labels)
+    found = read(tmp_path / "round/ranked.json")
+    assert [(row["id"], row["candidates"][0]["origin"]) for row in found] == [
+        ("S_0", "policy"),
+        ("T_1", "gold"),
+    ]
+
+
+def test_a_round_that_is_repeated_draws_nothing_again_and_gives_the_same_bytes(
+    seven: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = round_of(seven, tmp_path / "round", samples=2, max_samples=4)
+    before = (tmp_path / "round/ranked.json").read_bytes()
+    (tmp_path / "round/ranked.json").unlink()
+
+    def refuse(spec: ModelSpec) -> Any:
+        raise AssertionError("the model is loaded again")
+
+    monkeypatch.setattr("trice.stages.generate.open_engine", refuse)
+    assert round_of(seven, tmp_path / "round", samples=2, max_samples=4) == first
+    assert (tmp_path / "round/ranked.json").read_bytes() == before
+
+
+def test_nothing_to_learn_from_is_an_error_that_says_what_to_do(seven: ModelSpec, tmp_path: Path) -> None:
+    data = tmp_path / "sums.jsonl"
+    sums(data, 2, answer=lambda i: str(i + 1000))
+    with pytest.raises(
+        InputError, match="no question has a response with a reward above 0 among 4, so nothing"
+    ):
+        sample_round([data], tmp_path / "round", MATH, seven, Rounds(samples=2, max_samples=4))
+
+
+def test_a_collapse_is_noticed(seven: ModelSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    round_of(seven, tmp_path / "round", samples=2, max_samples=2)
+    assert "nearly the same response in all samples" in capsys.readouterr().err
+    now = {"samples": 1, "distinct": 1, "malformed": 0.6, "called": 1.0}
+    on_policy.warn(now, {"called": 0.5})
+    shown = capsys.readouterr().err
+    assert "60% of the responses are malformed" in shown
+    assert "share of calls went from 50% to 100%" in shown
