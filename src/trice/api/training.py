@@ -115,7 +115,7 @@ def rlef(
         max_samples: The number of responses to a question without a right one, in passes of twice as many.
         cost: The cost of a call in the default reward: 1 for a correct response minus `cost` for each call, and minus
             `cost` for a malformed response.
-        labels: The examples of stage 1, which each round trains on again.
+        labels: The examples of stage 1, which each round trains on again, or a share of them (`replay`).
         reward: A function `(question, response) -> float` instead. `response` has `outcome`, `call`, `execution`,
             `prediction` and `correct`.
         max_new_tokens: The length limit of a response, in tokens.

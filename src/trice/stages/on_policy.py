@@ -71,7 +71,7 @@ def sample_round(
         settings: The numbers of samples, their temperature, and the cost of a call.
         reward: What a response is worth; by default `execution` with the cost of the settings.
         earlier: The ranked file of the round before, whose solved questions are kept.
-        labels: The examples of stage 1, which are trained on again.
+        labels: The examples of stage 1, a share of which (`settings.replay`) is trained on again.
         seed: The seed of the samples, and of the choice of questions if the budget does not suffice for all.
         retry: Whether questions without a response are asked again.
 
@@ -108,7 +108,12 @@ def sample_round(
         )
     summary = _summary(samples, rows, known, passes, settings.samples)
     warn(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
-    rows += _labels(labels, tasks, {_key(row) for row in rows}, chat=spec.prompt_template.format == CHAT)
+    if labels and settings.replay:
+        examples = read_rows(labels, LabeledQuestion, repeated=True)
+        examples = random.Random(seed).sample(examples, round(settings.replay * len(examples)))
+        rows += _replayed(
+            examples, tasks, {_key(row) for row in rows}, chat=spec.prompt_template.format == CHAT
+        )
     write_rows(folder / RANKED_FILE, rows)
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -202,10 +207,12 @@ def _drawn(
     return [without_guess(tasks, row) for row in graded]
 
 
-def _labels(path: Path | None, tasks: Tasks, solved: set[Key], *, chat: bool) -> list[Candidates]:
-    """The examples of stage 1, except those of solved questions, with one candidate each."""
+def _replayed(
+    examples: Sequence[LabeledQuestion], tasks: Tasks, solved: set[Key], *, chat: bool
+) -> list[Candidates]:
+    """Examples of stage 1, except those of solved questions, with one candidate each."""
     found = []
-    for row in read_rows(path, LabeledQuestion, repeated=True) if path else ():
+    for row in examples:
         if row.turn is None and (row.dataset, row.id) in solved:
             continue
         tools = tasks.of_row(row.task, row.instruction, row.where).tools

@@ -157,6 +157,9 @@ class Rounds(Settings):
     candidates: int = Field(4, ge=1)
     """responses to a question that are trained on: the target and the most frequent others, for the ranking"""
 
+    replay: float = Field(1.0, ge=0, le=1)
+    """the share of the examples of stage 1 that each round trains on again"""
+
     @model_validator(mode="after")
     def _no_more_at_first(self) -> Self:
         if self.max_samples < self.samples:
