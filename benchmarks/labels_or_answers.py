@@ -1,10 +1,10 @@
 """Labels against answers: stage 1 on a few labeled questions, and RLEF on the answers of the others.
 
-The questions are those of ASDiv and SVAMP (1,752 to train on, 466 for testing; TRICE_DATA names the folder of the official
-files). The first `--labels` of them, in an order that the seed decides, have expressions; of the others only the answers
-are used. Stage 1 trains on the labels, RLEF on the answers, and `--control` goes on with stage 1 for as many steps. All
-models answer the test questions and MultiArith, on which nothing is trained. Killed and started again, the benchmark
-resumes. Each evaluation is one line of `results.jsonl`.
+The questions are those of ASDiv and SVAMP (1,752 to train on, 466 for testing; TRICE_DATA names the folder of the
+official files). The first `--labels` of them, in an order that the seed decides, have expressions; of the others only
+the answers are used. Stage 1 trains on the labels, RLEF on the answers. Both models answer the test questions and
+MultiArith, on which nothing is trained. Killed and started again, the benchmark resumes. Each evaluation is one line of
+`results.jsonl`.
 
     python benchmarks/labels_or_answers.py smollm2-135m-instruct --labels 300 --seed 0 --output runs/labels-300
 """
@@ -73,9 +73,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, default=2, help="of stage 1")
     parser.add_argument("--name", default="both", help="of this variant of RLEF")
-    parser.add_argument("--control", action="store_true", help="also train stage 1 for as many steps more")
     parser.add_argument("settings", nargs="*", help="key=value for trice.rlef, such as rounds=2 or alpha=0")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     chosen: dict[str, Any] = {
         "rounds": 2, "samples": 4, "max_samples": 32, "num_train_epochs": 1, "learning_rate": 3e-4,
         "lr_scheduler_type": "linear", "alpha": 0, "candidates": 1,
