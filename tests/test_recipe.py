@@ -40,6 +40,18 @@ def test_stage_2_has_the_layers_of_stage_1_unless_it_is_given_others(own: str) -
     assert load_recipe("real-math").rlef.lora == load_recipe("real-math").clone.lora
 
 
+def test_rounds_have_defaults_of_their_own_which_a_recipe_may_change(own: str) -> None:
+    rounds = load_recipe(own, ["rlef.rounds=2"]).rlef
+    assert (rounds.num_train_epochs, rounds.batch_size, rounds.learning_rate, rounds.alpha) == (
+        1,
+        16,
+        2e-4,
+        0,
+    )
+    assert load_recipe(own, ["rlef.rounds=2", "rlef.alpha=0.5"]).rlef.alpha == 0.5
+    assert load_recipe(own, ["rlef.rounds=2", "rlef.objective=grpo", "rlef.sft=0"]).rlef.alpha == 1
+
+
 def test_the_demo_ships() -> None:
     assert "demo" in SHIPPED
 

@@ -230,3 +230,25 @@ def test_a_collapse_is_noticed(seven: ModelSpec, tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr().err
     assert "60% of the responses are malformed" in shown
     assert "share of calls went from 50% to 100%" in shown
+
+
+def test_without_ranking_only_the_target_is_trained_on(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    from transformers import AutoTokenizer
+
+    from trice.formats.prompt import load_template
+    from trice.training.rlef import examples
+    from trice.training.settings import Rlef
+
+    found = samples(("calculator(3)", False), ("calculator(10-5)", True), ("calculator(5)", True))
+    found.choose()
+    row = found.ranked(4, None)
+    assert row
+    data = write(tmp_path / "ranked.json", [row.model_dump(mode="json", exclude_none=True)])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    (ranked,), (best,) = (
+        examples(data, load_template(), settings=Rlef(alpha=alpha))(tokenizer) for alpha in (1, 0)
+    )
+    assert ranked.rewards == [0.9, 0.9, -0.1]
+    assert (best.rewards, best.responses) == ([0.9], ranked.responses[:1])

@@ -30,7 +30,7 @@ def rlef(files: RlefOptions, training: Rlef, device: DeviceOptions) -> None:
     from trice.training.rlef import examples
     from trice.training.rlef import rlef as stage
 
-    made = partial(examples, objective=training.objective)
+    made = partial(examples, settings=training)
     _train(partial(stage, adapter=files.adapter), made, files, files.adapter, training, device)
 
 

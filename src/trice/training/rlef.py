@@ -13,7 +13,7 @@ from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
 from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
-from trice.training.settings import RankingObjective, Rlef
+from trice.training.settings import Rlef
 from trice.training.validation import load_validation
 from trice.types import Candidate, Candidates
 
@@ -23,13 +23,17 @@ def examples(
     template: Template,
     limit: int | None = None,
     tasks: Tasks | None = None,
-    objective: RankingObjective = "rank",
+    settings: Rlef | None = None,
 ) -> Callable[[Any], list[Any]]:
     """A function from the tokenizer to the training set. Raises InputError for data that do not fit.
 
-    For a policy gradient, a response that was sampled several times is as many candidates.
+    For a policy gradient, a response that was sampled several times is as many candidates. Without ranking (alpha 0)
+    only the best candidate is computed.
     """
+    settings = settings or Rlef()
     rows = read_candidates(data)[:limit]
+    if not settings.alpha:
+        rows = [row.model_copy(update={"candidates": [_best(row)]}) for row in rows]
     check_expressible(rows, template)
     for row in rows if template.format == CHAT else ():
         if any(each.completion is None for each in row.candidates):
@@ -67,11 +71,16 @@ def examples(
 
     def make(tokenizer: Any) -> list[Any]:
         made = tokenized(tokenizer)
-        if objective in ("grpo", "reinforce"):
+        if settings.objective in ("grpo", "reinforce"):
             return [_repeated(example, row) for example, row in zip(made, rows, strict=True)]
         return made
 
     return make
+
+
+def _best(row: Candidates) -> Candidate:
+    """The candidate that L_sft trains on: the first of those with the highest reward."""
+    return max(row.candidates, key=lambda each: each.reward)
 
 
 def _repeated(example: Any, row: Candidates) -> Any:
@@ -136,7 +145,7 @@ def rlef(
     """
     settings = settings or Rlef()
     template = template or load_template()
-    make = examples(data, template, limit, tasks, settings.objective)
+    make = examples(data, template, limit, tasks, settings)
     held_out = load_validation(settings, validation, tasks, max_new_tokens)
 
     task = recorded_task(tasks) or task_asked(read_candidates(data))

@@ -137,7 +137,8 @@ class Rounds(Settings):
 
     rounds: int = Field(0, ge=0)
     """how often stage 2 samples responses from the latest policy, and trains the policy of stage 1 on what is solved so
-    far; 0: it trains once, on the candidates of `collect`, as in the paper"""
+    far; 0: it trains once, on the candidates of `collect`, as in the paper. With rounds, the defaults of training are
+    one epoch, `batch_size` 16, `learning_rate` 2e-4, falling linearly, and `alpha` 0 unless an `objective` is set"""
     samples: int = Field(4, ge=1)
     """responses to each question in a round"""
     max_samples: int = Field(32, ge=1)
@@ -155,7 +156,7 @@ class Rounds(Settings):
     """the cost of a call: a response's reward is 1 if it is correct, minus `cost` for each call; a malformed one gets
     minus `cost`"""
     candidates: int = Field(4, ge=1)
-    """responses to a question that are trained on: the target and the most frequent others, for the ranking"""
+    """responses to a question that are kept: the target and the most frequent others, which `alpha` above 0 ranks"""
 
     replay: float = Field(1.0, ge=0, le=1)
     """the share of the examples of stage 1 that each round trains on again"""
@@ -168,9 +169,30 @@ class Rounds(Settings):
 
 
 class OnPolicy(Rlef, Rounds):
-    """Stage 2 in a recipe: its training, and with `rounds` the sampling of the policy's own responses."""
+    """Stage 2 in a recipe: its training, and with `rounds` the sampling of the policy's own responses.
+
+    With rounds the defaults of the training are other ones (`ROUNDS`), for hundreds of questions and not for the
+    paper's thousands, and without ranking."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_rounds(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not value.get("rounds"):
+            return value
+        ranked = (
+            {} if value.get("objective") else {"alpha": 0.0}
+        )  # an objective that is asked for has weight 1
+        return ROUNDS | ranked | value
 
     @property
     def training(self) -> Rlef:
         """The settings of the training alone."""
         return Rlef.model_validate({name: getattr(self, name) for name in Rlef.model_fields})
+
+
+ROUNDS: dict[str, Any] = {
+    "num_train_epochs": 1,
+    "batch_size": 16,
+    "learning_rate": 2e-4,
+    "lr_scheduler_type": "linear",
+}
