@@ -168,6 +168,14 @@ def test_questions_without_a_target_get_twice_as_many_samples_up_to_the_maximum(
     assert (row["id"], row["candidates"][0]["response"], row["candidates"][0]["count"]) == ("S_0", "7", 2)
 
 
+def test_a_question_is_trained_on_with_the_instruction_that_it_was_asked_with(
+    seven: ModelSpec, tmp_path: Path
+) -> None:
+    round_of(seven, tmp_path / "round", samples=2, max_samples=2)
+    (row,), (asked, *_) = read(tmp_path / "round/ranked.json"), read(tmp_path / "round/samples-1.json")
+    assert row["instruction"] == asked["instruction"] == MATH.of(Question(id="-", input="-")).instruction
+
+
 def test_the_budget_bounds_a_round(seven: ModelSpec, tmp_path: Path) -> None:
     summary = round_of(seven, tmp_path / "round", samples=2, max_samples=32, budget=15)
     assert passes(summary) == [("auto", 2, 4, 1), ("auto", 2, 3, 0)]  # 14 of 15; a third pass needs 4

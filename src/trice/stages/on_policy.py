@@ -26,7 +26,7 @@ from trice.progress import notice
 from trice.rewards import RewardFunction, execution
 from trice.stages.chat_responses import target_messages
 from trice.stages.collect import GOLD
-from trice.stages.generate import generate
+from trice.stages.generate import generate, with_instruction
 from trice.stages.grading import SecondTurnModel, grade
 from trice.stages.model_spec import ModelSpec
 from trice.stages.score import without_guess
@@ -81,7 +81,7 @@ def sample_round(
     Raises:
         InputError: If the questions do not fit the task, or none has a response to learn from.
     """
-    questions = [row for path in data for row in read_rows(path, Question)]
+    questions = [with_instruction(row, tasks.of(row)) for path in data for row in read_rows(path, Question)]
     refuse_repeated(questions)
     check_questions(tasks, questions)
     reward = reward or execution(settings.cost)
