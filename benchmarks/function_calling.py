@@ -83,12 +83,10 @@ def main() -> None:
     read = read_toolrl(folder / "toolrl" / "rlla_sft.json").rows
     train = short_rows(options.model, [row for row in read if row.completion], options.longest)
     train += refused(train, options.refused, rng)
-    overlap = check_overlap(
-        [row.question for row in train], [row for c in CATEGORIES for row in read_bfcl(folder / "bfcl", c)]
-    )
-    print(
-        f"{len(train)} conversations to train on; shared with BFCL: {len(overlap.exact)} exact, {len(overlap.near)} near"
-    )
+    every = [row for category in CATEGORIES for row in read_bfcl(folder / "bfcl", category)]
+    overlap = check_overlap([row.question for row in train], every)
+    shared = f"{len(overlap.exact)} exact, {len(overlap.near)} near"
+    print(f"{len(train)} conversations to train on; shared with BFCL: {shared}", flush=True)
     model = trice.load(options.model, format="chat")
     how = {
         "batch_size": 8, "token_budget": 2048, "seed": options.seed,
