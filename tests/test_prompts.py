@@ -183,6 +183,13 @@ def test_what_an_adapter_records_is_the_default() -> None:
     assert chat.prompt_template("paper").record == {"template": "plain"}
     with pytest.raises(InputError, match="template 'alpaca' does not apply to format 'chat'"):
         chat.prompt_template(template="alpaca")
+    quiet = AdapterRecord(format="chat:enable_thinking=false")
+    assert (
+        quiet.prompt_template("chat")
+        == quiet.prompt_template()
+        == prompt_template("chat:enable_thinking=false")
+    )
+    assert quiet.prompt_template("chat:a=1") == prompt_template("chat:a=1")
 
 
 def test_a_record_of_the_former_name_is_read(tmp_path: Path) -> None:

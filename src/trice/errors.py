@@ -6,6 +6,9 @@ runs and fails raises `ToolError`, which becomes data too. A tool that cannot ru
 `TriceError`, which stops the stage and is never stored.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TriceError(Exception):
     """Something failed; the message is one line for the user. Exit code 1."""
@@ -26,3 +29,12 @@ class ToolError(Exception):
 def error_line(error: BaseException) -> str:
     """The first line of a library's error message, or the name of its class if there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put a row's place before the message of an InputError that does not know the row."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}" if where else str(error)) from None

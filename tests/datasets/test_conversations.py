@@ -110,6 +110,7 @@ def test_a_question_alone_has_no_response(tmp_path: Path) -> None:
         {"level": 3},
     )
     assert answers.answer == ["-3", "minus three"]
+    assert answers.tools is None  # so that its task's tools are offered
     assert any_call.expected_calls == "any"
     with pytest.raises(InputError, match=r"chats.jsonl:1: field 'expected_calls"):
         read(tmp_path, {"messages": [USER], "expected_calls": [{"name": "weather"}]})

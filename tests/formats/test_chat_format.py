@@ -199,6 +199,26 @@ def test_templates_that_write_one_call_refuse_several(template_format: Callable[
                 template_format(name).render(conversation(2), [MULTIPLY])
 
 
+def test_the_row_that_a_template_cannot_express_is_named(
+    template_format: Callable[[str], ChatFormat], tmp_path: Path
+) -> None:
+    from tiny import write
+    from trice.formats.prompt import prompt_template
+    from trice.training.clone import examples
+
+    name = next(name for name, (_, parallel) in TEMPLATES.items() if not parallel)
+    rows = [
+        {
+            "messages": [each.model_dump(exclude_none=True) for each in conversation(calls)],
+            "tools": [MULTIPLY],
+        }
+        for calls in (1, 2)
+    ]
+    data = write(tmp_path / "chats.jsonl", rows)
+    with pytest.raises(InputError, match=r"chats.jsonl:2: .*(single tool-calls|only one tool call)"):
+        examples(data, prompt_template("chat"))(template_format(name).tokenizer)
+
+
 @pytest.mark.parametrize("name", ["own", "qwen2_5"])
 @pytest.mark.parametrize(
     ("text", "reason"),

@@ -159,7 +159,7 @@ def read_conversation(record: Record, dataset: str) -> ConversationRow:
         raise Unreadable("an answer that is not wanted")
     try:
         prompt, completion = _prompt_and_completion(fields)
-        tools = read_tools(fields.get("tools", []))
+        tools = read_tools(fields["tools"]) if "tools" in fields else None
     except ValueError as error:
         raise Unreadable(str(error)) from None
     given = {name: value for name, value in fields.items() if name not in FIELDS}
@@ -172,12 +172,12 @@ def make_row(
     record: Record,
     fields: Mapping[str, Any],
     prompt: Sequence[Message],
-    tools: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
     completion: list[Message],
 ) -> ConversationRow:
     """A row with the expected calls and the answer of its completion, unless `fields` have one of them. Without
-    tools only the answer is judged. Raises Unreadable for messages that are no prompt and response, and for a call
-    that is not of one of the tools."""
+    tools only the answer is judged; if `tools` is None, the question is asked with those of its task. Raises
+    Unreadable for messages that are no prompt and response, and for a call that is not of one of the tools."""
     if not prompt:
         raise Unreadable("no question")
     if prompt[-1].role not in ("user", "tool"):
@@ -187,7 +187,7 @@ def make_row(
         raise Unreadable("an answer that holds another question")
     if any(each.role == "assistant" and not each.content and not each.tool_calls for each in whole):
         raise Unreadable("an empty answer")
-    if not {call.name for call in _calls(whole)} <= set(tool_names(tools)):
+    if not {call.name for call in _calls(whole)} <= set(tool_names(tools or [])):
         raise Unreadable("a call of a tool that is not offered")
     own: dict[str, Any] = {}
     if completion and not fields.keys() & {"expected_calls", "answer"}:

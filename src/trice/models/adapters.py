@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trice.errors import InputError, error_line
-from trice.formats.prompt import Template, prompt_template
+from trice.formats.prompt import CHAT, Template, prompt_template
 from trice.storage.files import read_object
 
 CONFIG = "adapter_config.json"
@@ -81,9 +81,10 @@ class AdapterRecord(NamedTuple):
     template: str | None = None
 
     def prompt_template(self, format: str | None = None, template: str | None = None) -> Template:
-        """The template of the prompts: of `format` and `template` if given, else of those that are recorded. Raises
-        InputError if they do not fit together."""
-        format = format or self.format
+        """The template of the prompts: of `format` and `template` if given, else of those that are recorded. `chat`
+        alone keeps the recorded arguments of the chat template. Raises InputError if they do not fit together."""
+        if format is None or (format == CHAT and (self.format or "").startswith(f"{CHAT}:")):
+            format = self.format
         if template is None and (format or "paper") == (self.format or "paper"):
             template = self.template
         return prompt_template(format, template)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trice.errors import InputError
+from trice.errors import InputError, naming
 from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_message
 from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
@@ -128,7 +128,8 @@ def roll_out(
     failures, fitting = [], []
     for place, (number, (question, key, samples)) in enumerate(questions.items()):
         offered, tools = _tools(question, task, settings)
-        prompt = chat.prompt(prompt_messages(question, settings.examples, task.tools), offered)
+        with naming(question.where or question.id):
+            prompt = chat.prompt(prompt_messages(question, settings.examples, task.tools), offered)
         length = len(prompt) + len(opening)
         if length >= loaded.context:
             failures.append(too_long(place, length, loaded.context - 1))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trice.datasets.conversations import holds_conversations, read_conversations
-from trice.errors import InputError
+from trice.errors import InputError, naming
 from trice.formats.chat import ToolSchema
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.progress import notice
@@ -30,7 +30,11 @@ def examples(
             from trice.training.tokenization import tokenize_conversation
 
             chat = chat_format_of(template, tokenizer)
-            return [tokenize_conversation(chat, *each) for each in conversations]
+            made = []
+            for where, messages, tools, context in conversations:
+                with naming(where):
+                    made.append(tokenize_conversation(chat, messages, tools, context))
+            return made
 
         return render
     rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
@@ -56,9 +60,10 @@ def examples(
 
 def _conversations(
     data: Path, limit: int | None, tasks: Tasks | None
-) -> list[tuple[list[Message], list[ToolSchema], int]]:
-    """The training conversations in a file of labeled questions, or of conversations in a form of TRL or ShareGPT, with
-    their tools, and the number of messages at the beginning that carry no loss: of a labeled question, its prompt."""
+) -> list[tuple[str, list[Message], list[ToolSchema], int]]:
+    """The training conversations in a file of labeled questions, or of conversations in a form of TRL or ShareGPT. Each
+    has its place in the file, its messages, its tools, and the number of messages at the beginning that carry no loss:
+    those of a labeled question's prompt."""
     if holds_conversations(data):
         found = read_conversations(data)
         for reason, count in found.reasons.most_common():
@@ -67,7 +72,7 @@ def _conversations(
         if not kept:
             raise InputError(f"{data}: no conversation ends with a message of the assistant")
         return [
-            ([*prompt_messages(question), *response], offered_tools(question, ()), 0)
+            (question.where, [*prompt_messages(question), *response], offered_tools(question, ()), 0)
             for question, response in kept
         ]
     rows = read_rows(data, LabeledQuestion, repeated=True)[:limit]
@@ -77,7 +82,7 @@ def _conversations(
         tools = known.of_row(row.task, row.instruction, row.where).tools
         prompt = prompt_messages(row)
         messages = [*prompt, *target_messages(row, tools)]
-        conversations.append((messages, offered_tools(row, tools), len(prompt)))
+        conversations.append((row.where, messages, offered_tools(row, tools), len(prompt)))
     return conversations
 
 

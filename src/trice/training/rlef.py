@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trice.datasets.published import read_candidates
-from trice.errors import InputError
+from trice.errors import InputError, naming
 from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
@@ -55,7 +55,11 @@ def examples(
         if template.format == CHAT:
             chat = chat_format_of(template, tokenizer)
             known = tasks or tasks_asked(rows)
-            return [_conversations(chat, known, row) for row in rows]
+            made = []
+            for row in rows:
+                with naming(row.where or row.id):
+                    made.append(_conversations(chat, known, row))
+            return made
         return [
             tokenize_example(
                 template,
