@@ -24,7 +24,7 @@ from trice.cli.app import DATA, STAGES, USE, WHOLE
 from trice.recipes import conditions, sections
 from trice.recipes.recipe import Recipe
 from trice.report import schema
-from trice.training.settings import Clone, Lora, Rlef
+from trice.training.settings import Clone, Lora, Rlef, Rounds
 
 DOCS = Path(__file__).parent
 MARK = re.compile(r"(<!-- table of ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -73,6 +73,8 @@ def tables(name: str) -> str:
         return keys(Lora, {"clone": Lora, "rlef": Lora})
     if name == "Rlef":
         return keys(Rlef, {"default": Rlef}, without=set(Clone.model_fields))
+    if name == "Rounds":
+        return keys(Rounds, {"default": Rounds})
     if name == "Recipe":
         return keys(Recipe, {"default": Recipe})
     if kind := getattr(sections, name, getattr(conditions, name, None)):

@@ -190,18 +190,20 @@ def test_arms_are_drawn_for_every_question_with_both_tool_choices(seven: ModelSp
 def test_labels_are_trained_on_again_unless_their_question_is_solved(
     seven: ModelSpec, tmp_path: Path
 ) -> None:
-    rows = [
-        {"instruction": "Compute.", "input": "x", "output": "calculator(1+7)", "id": id, "dataset": "S"}
-        for id in ("S_0", "T_1")
-    ]
     data = tmp_path / "sums.jsonl"
     sums(data, 2)
+    asked = read(data)[0]["question"]
+    rows = [
+        {"instruction": "Compute.", "input": text, "output": "calculator(1+7)", "id": id, "dataset": "S"}
+        for id, text in (("S_0", asked), ("S_0", "another question of this id"), ("T_1", asked))
+    ]
     labels = write(tmp_path / "labels.json", rows)
     settings = Rounds(samples=2, max_samples=2)
     sample_round([data], tmp_path / "round", MATH, seven, settings, labels=labels)
     found = read(tmp_path / "round/ranked.json")
     assert [(row["id"], row["candidates"][0]["origin"]) for row in found] == [
         ("S_0", "policy"),
+        ("S_0", "gold"),
         ("T_1", "gold"),
     ]
 

@@ -50,7 +50,7 @@ class Evaluation(Settings):
     it needs worked examples of that task"""
     seeds: list[int] = Field([0], min_length=1)
     """training seeds; each seed after the first trains and evaluates `stage-1` and `both` again, on the
-    candidates of the first seed"""
+    candidates of the first seed, or with `rlef.rounds` on its own samples"""
     few_shot: str = "mixed"
     """the worked examples of `few-shot`, as in `split`"""
     any_passage: bool = False
@@ -65,13 +65,14 @@ class Evaluation(Settings):
                     raise ValueError(f"'{key}' holds {value!r} twice; remove one")
         return self
 
-    def trained(self) -> list[Variant]:
-        """The variants to train, each after the one that it builds on."""
+    def trained(self, *, rounds: bool = False) -> list[Variant]:
+        """The variants to train, each after the one that it builds on. With `rounds`, `stage-2-alone` samples from the
+        base model and needs no stage 1."""
         wanted = set(self.conditions)
         variants = []
         if wanted & REPEATED:
             variants += self._with_seeds("stage-1")
-        elif wanted & {"stage-2-alone", *TOOL_CHOICES}:
+        elif wanted & TOOL_CHOICES.keys() or ("stage-2-alone" in wanted and not rounds):
             variants += [Variant("stage-1")]
         variants += [Variant(each) for each in ("tool-0", "tool-100", "stage-2-alone") if each in wanted]
         return variants + (self._with_seeds("both") if "both" in wanted else [])

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from trice.datasets import NAMES
 from trice.errors import InputError
 from trice.models.engine import EngineName as Engine
-from trice.recipes.conditions import DEFAULT, RANKED, UNTRAINED, Evaluation
+from trice.recipes.conditions import DEFAULT, RANKED, Evaluation, Variant
 from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Label, Origin, Score, Split
 from trice.settings import FREE, Settings, override, parse
 from trice.storage.files import read_text
@@ -181,10 +181,11 @@ class Recipe(Settings):
                 f"key 'workers': does not apply to engine '{self.engine}'; leave it out, or use ray"
             )
         for entry in self.data:
-            if (entry.feedback or entry.feedback_file) and not (self.rlef.rounds and self.ranked):
+            if (entry.feedback or entry.feedback_file) and not self.rlef.rounds:
+                key = "feedback_file" if entry.feedback_file else "feedback"
                 raise ValueError(
-                    f"data set '{entry.dataset}': key 'feedback': questions for stage 2 need rounds; set rlef.rounds, "
-                    "or leave it out"
+                    f"data set '{entry.dataset}': key '{key}': is for the rounds of stage 2; set rlef.rounds, or leave "
+                    "it out"
                 )
         if self.scale != 1 and not any(entry.train for entry in self.data):
             raise ValueError(
@@ -212,9 +213,14 @@ class Recipe(Settings):
         return named + PUBLISHED if self.judge == "words-published" else named
 
     @property
-    def trains(self) -> bool:
-        """Whether a condition needs training."""
-        return not UNTRAINED.issuperset(self.evaluate.conditions)
+    def trained(self) -> list[Variant]:
+        """The variants to train, each after the one that it builds on."""
+        return self.evaluate.trained(rounds=self.rlef.rounds > 0)
+
+    @property
+    def clones(self) -> bool:
+        """Whether a variant needs the data of stage 1: all but `stage-2-alone` with rounds."""
+        return bool(self.trained) and self.trained != [Variant("stage-2-alone")]
 
     @property
     def ranked(self) -> bool:

@@ -97,7 +97,7 @@ def report(steps: Steps) -> None:
     recipe, paths = steps.recipe, steps.paths
     write_report([recipe.folder])
     measures = card_measures(recipe.folder, {entry.dataset for entry in recipe.data})
-    for variant in recipe.evaluate.trained():
+    for variant in recipe.trained:
         write_card(
             paths.model(variant), paths.training_data(variant), measures.get(variant.name),
             licences=licences(recipe), task=recipe.tasks,
@@ -128,7 +128,7 @@ def check(recipe: Recipe, tasks: Tasks) -> None:
     resolve_dtype(recipe.dtype, recipe.device)
     for spec in (model_spec(recipe), *(origin_model(recipe, origin) for origin in recipe.collect)):
         check_model_spec(spec)
-    if recipe.trains:
+    if recipe.clones:
         check_machine(recipe.clone, recipe.device)
     if recipe.ranked:
         check_machine(recipe.rlef, recipe.device)

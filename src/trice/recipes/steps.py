@@ -65,13 +65,13 @@ class Steps:
     def __iter__(self) -> Iterator[Step]:
         """The steps in order, finished ones too. Which steps follow may depend on the files of those before."""
         yield self.data()
-        if self.recipe.trains:
+        if self.recipe.clones:
             yield from map(self.split, self.datasets)
             for dataset in self.datasets:
                 for half in self._halves(dataset):
                     yield self.label(dataset, half)
             yield self.mix()
-        trained = self.recipe.evaluate.trained()
+        trained = self.recipe.trained
         first_ranked = next((variant for variant in trained if variant.condition in RANKED), None)
         for variant in trained:
             if variant.condition in RANKED and self.recipe.rlef.rounds:
@@ -97,7 +97,7 @@ class Steps:
         return self._step(
             "data", lambda: write_questions(self.recipe, self.tasks, self.paths),
             keys=(*TASK, *VALIDATION, "data", "scale", "seed"),
-            outputs=(*map(self.paths.train, self.datasets), self.paths.tests),
+            outputs=(*dict.fromkeys([*map(self.paths.train, self.datasets), *self._feedback()]), self.paths.tests),
         )  # fmt: skip
 
     def split(self, dataset: str) -> Step:
@@ -234,9 +234,7 @@ class Steps:
         output, seed = paths.round(variant, number), recipe.evaluate.seed_of(variant)
 
         def work() -> str:
-            own = (
-                ":" in recipe.score.reward
-            )  # the others compare with a target, which answers alone do not give
+            own = ":" in recipe.score.reward  # `paper` and `released` compare with a label
             summary = sample_round(
                 self._feedback(), output, self.tasks, model_spec(recipe, adapter=policy), recipe.rlef,
                 reward=load_reward(recipe.score.reward) if own else None, earlier=earlier, labels=labels,

@@ -111,9 +111,7 @@ def sample_round(
     if labels and settings.replay:
         examples = read_rows(labels, LabeledQuestion, repeated=True)
         examples = random.Random(seed).sample(examples, round(settings.replay * len(examples)))
-        rows += _replayed(
-            examples, tasks, {_key(row) for row in rows}, chat=spec.prompt_template.format == CHAT
-        )
+        rows += _replayed(examples, tasks, rows, chat=spec.prompt_template.format == CHAT)
     write_rows(folder / RANKED_FILE, rows)
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -208,12 +206,14 @@ def _drawn(
 
 
 def _replayed(
-    examples: Sequence[LabeledQuestion], tasks: Tasks, solved: set[Key], *, chat: bool
+    examples: Sequence[LabeledQuestion], tasks: Tasks, ranked: Sequence[Candidates], *, chat: bool
 ) -> list[Candidates]:
-    """Examples of stage 1, except those of solved questions, with one candidate each."""
+    """Examples of stage 1, except those of solved questions, with one candidate each. Questions of two files may have
+    the same id, so their text counts too."""
+    solved = {(*_key(row), row.input) for row in ranked}
     found = []
     for row in examples:
-        if row.turn is None and (row.dataset, row.id) in solved:
+        if row.turn is None and (row.dataset, row.id, row.input) in solved:
             continue
         tools = tasks.of_row(row.task, row.instruction, row.where).tools
         completion = target_messages(row, tools) if chat else None

@@ -162,9 +162,11 @@ class Rounds(Settings):
     """the share of the examples of stage 1 that each round trains on again"""
 
     @model_validator(mode="after")
-    def _no_more_at_first(self) -> Self:
+    def _first_samples_are_affordable(self) -> Self:
         if self.max_samples < self.samples:
             raise ValueError(f"max_samples={self.max_samples} is less than samples={self.samples}; raise it")
+        if self.budget is not None and self.budget < self.samples:
+            raise ValueError(f"budget={self.budget} is less than samples={self.samples}; raise it")
         return self
 
 
