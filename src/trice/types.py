@@ -402,6 +402,10 @@ class Candidates(Row):
     """as in questions"""
     candidates: list[Candidate] = Field(min_length=1)
     """the responses, each a record of its own"""
+    call_value: Number | None = None
+    """the mean reward of the policy's responses that called a tool, if it was sampled in rounds"""
+    answer_value: Number | None = None
+    """the mean reward of those that did not"""
 
     @classmethod
     def of(
@@ -429,7 +433,7 @@ class Candidates(Row):
             )
             for row, reward in zip(responses, rewards, strict=True)
         ]
-        fields = question.model_dump(include=set(cls.model_fields) - {"candidates"})
+        fields = question.model_dump(include=set(cls.model_fields) & set(Question.model_fields))
         return cls(**fields, candidates=candidates)
 
     @model_validator(mode="after")

@@ -262,3 +262,35 @@ def test_without_ranking_only_the_target_is_trained_on(
     )
     assert ranked.rewards == [0.9, 0.9, -0.1]
     assert (best.rewards, best.responses) == ([0.9], ranked.responses[:1])
+
+
+def test_the_worth_of_both_decisions_is_known_if_both_were_sampled(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    from transformers import AutoTokenizer
+
+    from trice.formats.prompt import load_template
+    from trice.training.rlef import examples
+    from trice.training.settings import Rlef
+
+    found = samples(("calculator(3)", False), ("calculator(5)", True), ("6", False))
+    found.choose()
+    row = found.ranked(4, None)
+    assert row
+    assert (row.call_value, row.answer_value) == (pytest.approx(0.4), 0)  # (0.9 − 0.1) / 2
+    alone = samples(("calculator(5)", True))
+    alone.choose()
+    other = alone.ranked(4, None)
+    assert other
+    assert (other.call_value, other.answer_value) == (0.9, None)
+    rows = [
+        each.model_dump(mode="json", exclude_none=True) | {"id": i}
+        for i, each in zip("ab", (row, other), strict=True)
+    ]
+    data = write(tmp_path / "ranked.json", rows)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    both, one = examples(data, load_template(), tasks=MATH, settings=Rlef(utility=1))(tokenizer)
+    assert both.utility == (pytest.approx(0.4), 0)
+    assert len(both.responses) == len(both.rewards) + 1
+    assert tokenizer.decode(both.responses[-1].ids).strip() == "calculator"
+    assert (one.utility, len(one.responses)) == (None, len(one.rewards))

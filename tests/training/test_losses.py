@@ -17,7 +17,7 @@ from tiny import read_settings
 from trice import TriceConfig
 from trice.errors import InputError
 from trice.recipes.recipe import load_recipe
-from trice.training.losses import ranking, sequence_scores
+from trice.training.losses import expected_utility, ranking, sequence_scores
 from trice.training.settings import RankingObjective, Rlef
 
 NAMES: tuple[RankingObjective, ...] = get_args(RankingObjective)
@@ -367,9 +367,9 @@ def test_a_policy_gradient_may_train_alone_but_something_must_train() -> None:
     settings = load_recipe("demo", ["rlef.objective=grpo", "rlef.sft=0"]).rlef
     assert (settings.objective, settings.sft) == ("grpo", 0)
     assert Rlef(objective="grpo").length_penalty == 1
-    with pytest.raises(InputError, match="'alpha' and 'sft' are both 0"):
+    with pytest.raises(InputError, match="'alpha', 'sft' and 'utility' are all 0"):
         read_settings(Rlef, ["alpha=0", "sft=0"])
-    with pytest.raises(ValueError, match="'alpha' and 'sft' are both 0"):
+    with pytest.raises(ValueError, match="'alpha', 'sft' and 'utility' are all 0"):
         TriceConfig(alpha=0, sft=0)
 
 
@@ -382,3 +382,14 @@ def test_sequence_scores(length_penalty: float, expected: list[float]) -> None:
     logps_N = torch.tensor([-1.0, -4.0, -3.0, -3.0, -5.0, -9.0])
     response_N = torch.tensor([0, 2, 0, 1, 2, 2])
     assert sequence_scores(logps_N, response_N, 4, length_penalty).tolist() == expected
+
+
+def test_the_expected_utility_is_that_of_the_decision_and_its_gradient_is_exact() -> None:
+    """Two tools with probabilities 0.2 and 0.3: 0.5·0.9 + 0.5·0.1; d/d log p is p·(U_call − U_answer)."""
+    opening = torch.tensor([[0.2, 0.3], [0.6, 0.5]]).log().requires_grad_()
+    real = torch.tensor([[True, True], [True, False]])
+    utility = expected_utility(opening, torch.tensor([[0.9, 0.1], [0.0, 1.0]]), real)
+    assert utility.tolist() == pytest.approx([0.5, 0.4])
+    utility.sum().backward()
+    assert opening.grad is not None
+    assert opening.grad.flatten().tolist() == pytest.approx([0.16, 0.24, -0.6, 0.0])

@@ -30,7 +30,7 @@ from trice.training.packing import ResponseTokens, TokenizedExample
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef
 from trice.training.tokenization import drop_long
-from trice.training.trainer import TriceTrainer, loss_sums
+from trice.training.trainer import TriceConfig, TriceTrainer, loss_sums
 
 LORA = Lora(r=4, lora_dropout=0.1, target_modules="all-linear")
 CLONE = Clone(
@@ -125,6 +125,52 @@ def test_a_step_has_one_gradient_however_its_batch_is_cut(exact: Any, tmp_path: 
     torch.testing.assert_close(step(questions(), budget), whole, rtol=1e-10, atol=1e-12)
     turned = [replace(e, responses=e.responses[::-1], rewards=e.rewards[::-1]) for e in questions()[::-1]]
     torch.testing.assert_close(step(turned, budget), whole, rtol=1e-10, atol=1e-12)
+
+
+def test_the_expected_utility_is_that_of_the_plain_model_and_changes_nothing_else(exact: Any) -> None:
+    first, second, third = questions()
+    openings = [ResponseTokens(ids, [True] * len(ids)) for ids in ([9, 8], first.responses[0].ids[:1])]
+    asked = replace(first, responses=[*first.responses, *openings], utility=(0.9, 0.2))
+    forward = PackedForward(exact, questions())
+    parts, without = (
+        loss_sums(forward(packed), packed, Rlef(utility=0.5))
+        for packed in (forward.pack([asked, second, third]), forward.pack(questions()))
+    )
+    with torch.no_grad():
+        called = sum(float(logps.sum().exp()) for logps in plainly.alone(exact, asked)[-2:])
+    assert float(torch.as_tensor(parts.utility).detach()) == pytest.approx(
+        called * 0.9 + (1 - called) * 0.2, rel=1e-10
+    )
+    assert (parts.decisions, without.decisions) == (1, 0)
+    for name in ("sft", "tokens", "rank", "questions", "pairs", "ordered"):
+        ours, theirs = (float(torch.as_tensor(getattr(each, name)).detach()) for each in (parts, without))
+        assert ours == pytest.approx(theirs, rel=1e-10)
+
+
+@pytest.mark.parametrize("call_value", [0.9, -0.1])
+def test_training_on_the_expected_utility_alone_moves_the_decision(
+    tiny_model: Callable[[str], Path], tmp_path: Path, call_value: float
+) -> None:
+    model = load_base(str(tiny_model("llama")), device="cpu", dtype="float32").model
+    model.requires_grad_(True)
+    (first, *_) = questions()
+    opening = ResponseTokens([40], [True])
+    asked = replace(first, responses=[*first.responses, opening], utility=(call_value, 0.3))
+    args = TriceConfig(
+        output_dir=str(tmp_path), max_steps=12, learning_rate=1e-2, sft=0, alpha=0, utility=1, use_cpu=True,
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+
+    def p_call() -> float:
+        with torch.no_grad():
+            return float(plainly.alone(model, asked)[-1].exp())
+
+    before = p_call()
+    trainer = TriceTrainer(model, args, [asked])
+    trainer.train()
+    assert p_call() > 10 * before if call_value > 0 else p_call() < before / 2
+    utility = [entry["utility"] for entry in trainer.state.log_history if "utility" in entry]
+    assert utility == sorted(utility)
 
 
 def test_the_same_step_gives_the_same_bits_on_several_threads(tiny_model: Callable[[str], Path]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from trice.formats.paper import visible
 from trice.rewards import RewardFunction
@@ -91,6 +92,11 @@ class Samples:
         found = Candidates.of(self.question, kept, [rewards[row.response] for row in kept], target)
         for candidate in found.candidates:
             candidate.count = counts[candidate.response]
+        called, answered = (
+            [rewards[row.response] for row in self.rows if calls(row) == each] for each in (True, False)
+        )
+        found.call_value = fmean(called) if called else None
+        found.answer_value = fmean(answered) if answered else None
         return _with_earlier(found, earlier)
 
 

@@ -351,6 +351,35 @@ def _log_before(scores_LK: torch.Tensor, level_LK: torch.Tensor, below_LK: torch
     return (drawn_LN + x_N - x_N.exp()).logsumexp(1) + math.log(step)
 
 
+def expected_utility(
+    opening_QJ: torch.Tensor, utility_Q2: torch.Tensor, real_QJ: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What the decision to call a tool or not is worth in expectation: P(call)·U_call + (1 − P(call))·U_answer.
+
+    P(call) is the sum of the probabilities with which a response begins as a call of each tool. Its gradient is exact,
+    without samples of the decision; U_call and U_answer are constants, the mean rewards of responses of each kind.
+
+    Args:
+        opening_QJ: log-probabilities of the beginnings of calls, sums over their tokens, by question and tool.
+        utility_Q2: U_call and U_answer of each question, without gradient.
+        real_QJ: Which beginnings exist; all of them if None.
+
+    Returns:
+        [Q], in the unit of the rewards; 0·P + U_answer for a question without a tool.
+
+    Example:
+        >>> import torch
+        >>> opening = torch.tensor([[0.25]]).log()
+        >>> expected_utility(opening, torch.tensor([[0.9, 0.1]])).tolist()  # 0.25·0.9 + 0.75·0.1
+        [0.30000001192092896]
+    """
+    if real_QJ is not None:
+        opening_QJ = opening_QJ.masked_fill(~real_QJ, -torch.inf)
+    call_Q = opening_QJ.exp().sum(1)
+    worth_Q2 = utility_Q2.to(call_Q.dtype)
+    return call_Q * worth_Q2[:, 0] + (1 - call_Q) * worth_Q2[:, 1]
+
+
 def _pairs(rewards_QK: torch.Tensor, real_QK: torch.Tensor | None) -> torch.Tensor:
     """Where r_i < r_j and both responses exist, [Q, K, K] by question, i and j."""
     lower_QKK = rewards_QK.unsqueeze(2) < rewards_QK.unsqueeze(1)

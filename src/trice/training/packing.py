@@ -44,13 +44,16 @@ class TokenizedExample:
     """One question to train on: token ids of the prompt, candidate responses, and the reward of each.
 
     Of several candidates with the highest reward the first is the target of L_sft. `reference` are the candidates'
-    scores under the policy before training, for an objective that compares with it.
+    scores under the policy before training, for an objective that compares with it. `utility` is what a call and an
+    answer without one are worth; the last responses, beyond the rewards, are then the beginnings of a call of each
+    tool.
     """
 
     prompt: list[int]
     responses: list[ResponseTokens]
     rewards: list[float]
     reference: list[float] | None = None
+    utility: tuple[float, float] | None = None
 
     @classmethod
     def of(
@@ -73,9 +76,10 @@ class Packed:
 
     M hidden states, at the places `source_M` of the flattened [R·T], predict E distinct next tokens: `target_E`
     after the state `state_E`. Response token n is the prediction `edge_N[n]` and belongs to response
-    `response_N[n]`. `slot_QK` holds the response numbers of each question, -1 if it has fewer than K. `allowed_BQK`
-    says which keys a query sees: all T tokens in the layout `mask`; in `blocks` the tokens `keys_BK` of a block,
-    its own tokens last; in `padded`, as [R, T], which tokens are not padding.
+    `response_N[n]`. `slot_QK` holds the response numbers of each question, -1 if it has fewer than K, and
+    `opening_QJ` those of the beginnings of calls, whose questions have `utility_Q2`, the worth of a call and of an
+    answer. `allowed_BQK` says which keys a query sees: all T tokens in the layout `mask`; in `blocks` the tokens
+    `keys_BK` of a block, its own tokens last; in `padded`, as [R, T], which tokens are not padding.
     """
 
     tokens_RT: torch.Tensor
@@ -87,19 +91,17 @@ class Packed:
     target_E: torch.Tensor
     edge_N: torch.Tensor
     response_N: torch.Tensor
+    responses: int
     slot_QK: torch.Tensor
     rewards_QK: torch.Tensor
     reference_QK: torch.Tensor | None
+    opening_QJ: torch.Tensor | None
+    utility_Q2: torch.Tensor | None
 
     @property
     def real_QK(self) -> torch.Tensor:
         """Which candidates exist; a question may have fewer than K."""
         return self.slot_QK >= 0
-
-    @property
-    def responses(self) -> int:
-        """The number of responses S."""
-        return int(self.slot_QK.max()) + 1
 
     def by_question(self, values_S: torch.Tensor) -> torch.Tensor:
         """Values of the responses as [Q, K]; entries that are not real are arbitrary."""
@@ -113,7 +115,7 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         """A copy on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
         return replace(self, **moved)
@@ -223,8 +225,8 @@ def pack(
         positions_RT=positions,
         allowed_BQK=allowed,
         keys_BK=keys,
-        **_edges(examples, paths),
-        **_candidates(examples),  # type: ignore[arg-type]
+        **_edges(examples, paths),  # type: ignore[arg-type]
+        **_candidates(examples),
     ).to(device)
 
 
@@ -316,18 +318,29 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[order], place[which]
 
 
-def _candidates(examples: Sequence[TokenizedExample]) -> dict[str, torch.Tensor | None]:
-    """Response numbers, rewards and reference scores by question, each [Q, K]."""
-    counts = [len(example.responses) for example in examples]
-    slots = itertools.count()
+def _candidates(examples: Sequence[TokenizedExample]) -> dict[str, Any]:
+    """Response numbers, rewards and reference scores by question, each [Q, K]; the beginnings of calls, [Q, J], and
+    the worth of both decisions, [Q, 2]."""
+    openings = [len(each.responses) - len(each.rewards) if each.utility else 0 for each in examples]
+    counts = [len(each.responses) - opening for each, opening in zip(examples, openings, strict=True)]
+    number = itertools.count()
+    slots, first = [], []
+    for count, opening in zip(counts, openings, strict=True):
+        slots.append([next(number) for _ in range(count)])
+        first.append([next(number) for _ in range(opening)])
 
-    def table(rows: list[list[float]], dtype: torch.dtype, empty: float) -> torch.Tensor:
-        padded = [row + [empty] * (max(counts) - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=dtype)
+    def table(rows: Sequence[Sequence[float]], dtype: torch.dtype, empty: float) -> torch.Tensor:
+        width = max(map(len, rows))
+        return torch.tensor([[*row, *[empty] * (width - len(row))] for row in rows], dtype=dtype)
 
-    references = [example.reference for example in examples if example.reference is not None]
+    pairs = list(zip(examples, counts, strict=True))
+    references = [each.reference[:count] for each, count in pairs if each.reference is not None]
+    utilities = [example.utility or (0.0, 0.0) for example in examples]
     return {
-        "slot_QK": table([[next(slots) for _ in range(count)] for count in counts], torch.long, -1),
-        "rewards_QK": table([example.rewards for example in examples], torch.float64, 0.0),
+        "responses": next(number),
+        "slot_QK": table(slots, torch.long, -1),
+        "rewards_QK": table([each.rewards[:count] for each, count in pairs], torch.float64, 0.0),
         "reference_QK": table(references, torch.float64, 0.0) if references else None,
+        "opening_QJ": table(first, torch.long, -1) if any(openings) else None,
+        "utility_Q2": table(utilities, torch.float64, 0.0) if any(openings) else None,
     }

@@ -76,7 +76,10 @@ def examples(
     def make(tokenizer: Any) -> list[Any]:
         made = tokenized(tokenizer)
         if settings.objective in ("grpo", "reinforce"):
-            return [_repeated(example, row) for example, row in zip(made, rows, strict=True)]
+            made = [_repeated(example, row) for example, row in zip(made, rows, strict=True)]
+        if settings.utility:
+            known = tasks or tasks_asked(rows)
+            made = [_with_utility(*each, known, template, tokenizer) for each in zip(made, rows, strict=True)]
         return made
 
     return make
@@ -95,6 +98,23 @@ def _repeated(example: Any, row: Candidates) -> Any:
         responses=[example.responses[number] for number in numbers],
         rewards=[example.rewards[number] for number in numbers],
     )
+
+
+def _with_utility(example: Any, row: Candidates, tasks: Tasks, template: Template, tokenizer: Any) -> Any:
+    """The example with the worth of both decisions, if both are known, and the beginnings of a call: the tokens of each
+    tool's name, or those that open a call in the chat template."""
+    from trice.training.packing import ResponseTokens
+
+    if row.call_value is None or row.answer_value is None:
+        return example
+    if template.format == CHAT:
+        openings = [chat_format_of(template, tokenizer).call_opening()]
+    else:
+        tools = tasks.of_row(row.task, row.instruction, row.where).tools
+        openings = [template.encode_response(tokenizer, tool.name, end=False) for tool in tools]
+    beginnings = [ResponseTokens(ids, [True] * len(ids)) for ids in openings]
+    utility = (row.call_value, row.answer_value)
+    return replace(example, responses=[*example.responses, *beginnings], utility=utility)
 
 
 def _conversations(chat: ChatFormat, tasks: Tasks, row: Candidates) -> Any:

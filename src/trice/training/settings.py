@@ -15,7 +15,7 @@ from trice.settings import FREE, Settings
 Scheduler = Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"]
 RankingObjective = Literal["rank", "weighted", "dpo", "listwise", "grpo", "reinforce"]
 
-NOTHING_TO_TRAIN = "'alpha' and 'sft' are both 0, so there is nothing to train; choose one above 0"
+NOTHING_TO_TRAIN = "'alpha', 'sft' and 'utility' are all 0, so there is nothing to train; choose one above 0"
 
 
 class Lora(Settings):
@@ -104,6 +104,9 @@ class Rlef(Clone):
     """the weight of the ranking loss: alpha · L_rank + sft · L_sft"""
     sft: float = Field(1.0, ge=0)
     """the weight of L_sft, the stage-1 loss on each question's best response; with 0 the objective trains alone"""
+    utility: float = Field(0.0, ge=0)
+    """the weight of the expected utility of the decision to call, P(call)·U_call + (1 − P(call))·U_answer, which is
+    maximised; for candidates of `rounds`, in which both decisions were sampled (`arms`)"""
     margin: float = Field(0.0, ge=0)
     """for `rank` and `weighted`: by how much the better response must score higher before its pair costs nothing"""
     beta: float = Field(0.1, gt=0)
@@ -121,7 +124,7 @@ class Rlef(Clone):
 
     @model_validator(mode="after")
     def _fits_the_objective(self) -> Self:
-        if not (self.alpha or self.sft):
+        if not (self.alpha or self.sft or self.utility):
             raise ValueError(NOTHING_TO_TRAIN)
         if self.margin and self.objective not in ("rank", "weighted"):
             raise ValueError(f"'margin' does not apply to the objective '{self.objective}'; leave it out")

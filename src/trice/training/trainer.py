@@ -7,7 +7,8 @@ loss depends neither on the division nor on the number of processes.
 The loss is `L = α·L_rank + sft·L_sft`. L_sft is the mean of −log p over the response tokens of the best-rewarded
 responses in the batch, which is the stage-1 loss. L_rank is the mean over the batch's questions of the ranking
 objective (`trice.training.losses`). Padding never counts. With one response to each question L_rank has no pairs,
-and the objective is that of stage 1.
+and the objective is that of stage 1. If the examples say what a call and an answer are worth, `utility` times the mean
+expected utility of the decision is subtracted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from trice.progress import Progress
 from trice.storage.files import write_rows
-from trice.training.losses import ranking, sequence_scores
+from trice.training.losses import expected_utility, ranking, sequence_scores
 from trice.training.packed_forward import PackedForward, half_precision_autocast
 from trice.training.packing import Packed, TokenizedExample, micro_batches
 from trice.training.settings import NOTHING_TO_TRAIN, Rlef
@@ -47,12 +48,15 @@ class LossSums:
     questions: int
     pairs: int
     ordered: int
+    utility: torch.Tensor | int = 0
+    decisions: int = 0
 
     def tensor(self) -> torch.Tensor:
-        """All six sums, detached, in float64, on the device of the losses. This does not wait for a GPU, so the next
+        """All sums, detached, in float64, on the device of the losses. This does not wait for a GPU, so the next
         micro-batch is packed while the GPU computes gradients."""
         values: list[torch.Tensor | int] = [
             self.sft, self.tokens, self.rank, self.questions, self.pairs, self.ordered,
+            self.utility, self.decisions,
         ]  # fmt: skip
         sums = torch.zeros(len(values), dtype=torch.float64, device=self.sft.device)
         for place, value in enumerate(values):
@@ -73,6 +77,13 @@ def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: TriceConfig | Rl
         beta=objective.beta,
     )
     best_N = packed.best_N()
+    decided: dict[str, Any] = {}
+    if packed.opening_QJ is not None and packed.utility_Q2 is not None:
+        sums_S = sequence_scores(logps_N, packed.response_N, packed.responses, 0.0)
+        real_QJ = packed.opening_QJ >= 0
+        opening_QJ = sums_S[packed.opening_QJ.clamp(min=0)]
+        decided["utility"] = expected_utility(opening_QJ, packed.utility_Q2, real_QJ).sum()
+        decided["decisions"] = int(real_QJ.any(1).sum())
     return LossSums(
         sft=-logps_N[best_N].sum(),
         tokens=int(best_N.sum()),
@@ -80,15 +91,19 @@ def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: TriceConfig | Rl
         questions=len(packed.slot_QK),
         pairs=int(pairs_Q.sum()),
         ordered=int(ordered_Q.sum()),
+        **decided,
     )
 
 
 def _step_metrics(
-    sft: float, tokens: float, rank: float, questions: float, pairs: float, ordered: float
-) -> dict[str, float]:
+    sft: float, tokens: float, rank: float, questions: float, pairs: float, ordered: float, utility: float,
+    decisions: float,
+) -> dict[str, float]:  # fmt: skip
     metrics = {"sft_loss": sft / max(1, tokens)}
     if pairs:
         metrics |= {"rank_loss": rank / questions, "ordered": ordered / pairs}
+    if decisions:
+        metrics["utility"] = utility / decisions
     return metrics
 
 
@@ -157,6 +172,9 @@ class TriceConfig(TrainingArguments):  # type: ignore[misc]
     )
     alpha: float = field(default=1.0, metadata={"help": "the weight of L_rank"})
     sft: float = field(default=1.0, metadata={"help": "the weight of L_sft"})
+    utility: float = field(
+        default=0.0, metadata={"help": "the weight of the expected utility of the decision"}
+    )
     margin: float = field(default=0.0, metadata={"help": "the margin of rank and weighted"})
     beta: float = field(default=0.1, metadata={"help": "the inverse temperature of dpo"})
     length_penalty: float = field(
@@ -164,7 +182,7 @@ class TriceConfig(TrainingArguments):  # type: ignore[misc]
     )
 
     def __post_init__(self) -> None:
-        if not (self.alpha or self.sft):
+        if not (self.alpha or self.sft or self.utility):
             raise ValueError(NOTHING_TO_TRAIN)
         if self.output_dir is None:  # type: ignore[has-type]
             self.output_dir = mkdtemp(prefix="trice-")
@@ -251,11 +269,11 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         gathered.
         """
         model.train()
-        sft, alpha = self.args.sft, self.args.alpha
+        sft, alpha, utility = self.args.sft, self.args.alpha, self.args.utility
         tokens, questions = _sft_tokens(inputs), len(inputs)
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         parts = micro_batches(inputs, self.args.token_budget, processes)[process::processes]
-        sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
+        sums = torch.zeros(8, dtype=torch.float64, device=self.args.device)
         with self.forward:
             for number, part in enumerate(parts):
                 last = number == len(parts) - 1
@@ -265,13 +283,16 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
                     with self.compute_loss_context_manager():
                         part_sums = loss_sums(self.forward(packed, through=model), packed, self.args)
                     loss = sft * part_sums.sft / tokens + alpha * part_sums.rank / questions
+                    loss = loss - utility * part_sums.utility / questions
                     # Gradients are averaged over processes.
                     self.accelerator.backward(loss * (processes if part else 0))
                 if part:
                     sums += part_sums.tensor()
         sums = self.accelerator.reduce(sums)
         self._step_metrics = _step_metrics(*sums.tolist())
-        mean: torch.Tensor = sft * sums[0] / tokens + alpha * sums[2] / questions
+        mean: torch.Tensor = (
+            sft * sums[0] / tokens + alpha * sums[2] / questions - utility * sums[6] / questions
+        )
         return mean.float()
 
     @torch.no_grad()
