@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tiny import read, says, sums, write
 from trice.errors import InputError
 from trice.models.sampling import Sampling
-from trice.rewards import execution
-from trice.stages import on_policy
+from trice.rewards import execution, from_function
+from trice.stages import grading, on_policy
 from trice.stages.model_spec import ModelSpec
 from trice.stages.on_policy import sample_round
-from trice.stages.targets import Samples
+from trice.stages.targets import Samples, is_well_formed
 from trice.tasks import Tasks
+from trice.tasks.task import Task
 from trice.training.settings import Rounds
 from trice.types import Candidates, Question, Response
 
@@ -32,7 +34,8 @@ def samples(*written: tuple[str, bool], answer: str = "5", cost: float = 0.1) ->
     )
     found = Samples(MATH, question, execution(cost))
     rows = [Response.model_validate(question.model_dump() | {"response": text}) for text, _ in written]
-    found.rows = grade(MATH, rows)
+    for row in grade(MATH, rows):
+        found.add(row)
     assert [row.correct for row in found.rows] == [right for _, right in written]
     return found
 
@@ -68,6 +71,43 @@ def test_a_right_call_in_broken_text_is_not_imitated(broken: str) -> None:
 
 def test_text_with_a_piece_of_a_call_is_not_imitated() -> None:
     assert target(samples(*[("calculator14-9 is 5", True)] * 4)) is None
+
+
+def test_a_tool_name_within_a_word_is_no_piece_of_a_call() -> None:
+    def search(query: str) -> str:
+        """Search."""
+        return query
+
+    tasks = Tasks(Task("library", "Answer.", [search], answers="words"))
+    row = Response(id="q", input="Who?", answer="Curie", response="Marie Curie did this research")
+    assert is_well_formed(tasks, row)
+    assert not is_well_formed(tasks, row.model_copy(update={"response": "search[Marie Curie"}))
+
+
+def test_a_response_that_is_not_well_formed_is_never_the_one_with_the_highest_reward() -> None:
+    """L_sft trains on the candidate with the highest reward, which has to be the target."""
+    found = samples(("The answer is calculator(5).", True), ("calculator(14+19-28)", True))
+    found.rewards["The answer is calculator(5)."] = 2.0
+    assert target(found) == "calculator(14+19-28)"
+    ranked = found.ranked(4, None)
+    assert ranked
+    assert [each.response for each in ranked.candidates] == ["calculator(14+19-28)"]
+
+
+def test_a_reward_is_computed_once_for_each_text() -> None:
+    asked: list[str] = []
+
+    def reward(question: Question, response: Response) -> float:
+        asked.append(response.response)
+        return 1.0
+
+    question = Question(id="q", input="What is 2 + 3?", answer="5")
+    found = Samples(MATH, question, from_function(reward, "reward"))
+    for text in ("5", "6", "5", "5"):
+        found.add(Response.model_validate(question.model_dump() | {"response": text, "outcome": "answered"}))
+        found.choose()
+    assert found.ranked(4, None)
+    assert asked == ["5", "6"]
 
 
 def test_a_direct_answer_needs_most_direct_answers_to_be_right() -> None:
@@ -179,6 +219,29 @@ def test_a_question_is_trained_on_with_the_instruction_that_it_was_asked_with(
 def test_the_budget_bounds_a_round(seven: ModelSpec, tmp_path: Path) -> None:
     summary = round_of(seven, tmp_path / "round", samples=2, max_samples=32, budget=15)
     assert passes(summary) == [("auto", 2, 4, 1), ("auto", 2, 3, 0)]  # 14 of 15; a third pass needs 4
+    with pytest.raises(ValidationError, match="budget=1 is less than samples=2"):
+        Rounds(samples=2, budget=1)
+
+
+def test_shares_are_of_the_questions_that_the_budget_suffices_for(seven: ModelSpec, tmp_path: Path) -> None:
+    summary = round_of(seven, tmp_path / "round", samples=2, max_samples=2, budget=7, arms=2)
+    assert passes(summary) == [("auto", 2, 3, 1)]
+    assert (summary["distinct"], summary["right"]) == (1, 1 / 3)
+
+
+def test_after_arms_that_the_budget_did_not_suffice_for_only_unsolved_questions_are_asked(
+    seven: ModelSpec, tmp_path: Path
+) -> None:
+    summary = round_of(seven, tmp_path / "round", samples=2, max_samples=4, budget=14, arms=7)
+    assert passes(summary) == [("auto", 2, 4, 1), ("auto", 2, 3, 0)]
+    assert "S_0" not in {row["id"] for row in read(tmp_path / "round/questions-4.json")}
+
+
+def test_questions_without_tools_have_no_arms(seven: ModelSpec, tmp_path: Path) -> None:
+    data = sums(tmp_path / "sums.jsonl", 2)
+    plain = Tasks(Task("plain", "Answer.", answers="numbers"))
+    summary = sample_round([data], tmp_path / "round", plain, seven, Rounds(samples=2, max_samples=2, arms=1))
+    assert passes(summary) == [("auto", 2, 2, 1)]
 
 
 def test_arms_are_drawn_for_every_question_with_both_tool_choices(seven: ModelSpec, tmp_path: Path) -> None:
@@ -190,21 +253,20 @@ def test_arms_are_drawn_for_every_question_with_both_tool_choices(seven: ModelSp
 def test_labels_are_trained_on_again_unless_their_question_is_solved(
     seven: ModelSpec, tmp_path: Path
 ) -> None:
-    data = tmp_path / "sums.jsonl"
-    sums(data, 2)
+    """Questions of two files may have the same ids, so their texts are compared."""
+    data = sums(tmp_path / "sums.jsonl", 2)
     asked = read(data)[0]["question"]
     rows = [
-        {"instruction": "Compute.", "input": text, "output": "calculator(1+7)", "id": id, "dataset": "S"}
+        {"instruction": "Compute.", "input": text, "output": "calculator(1+7)", "id": id}
         for id, text in (("S_0", asked), ("S_0", "another question of this id"), ("T_1", asked))
     ]
     labels = write(tmp_path / "labels.json", rows)
     settings = Rounds(samples=2, max_samples=2)
     sample_round([data], tmp_path / "round", MATH, seven, settings, labels=labels)
     found = read(tmp_path / "round/ranked.json")
-    assert [(row["id"], row["candidates"][0]["origin"]) for row in found] == [
-        ("S_0", "policy"),
-        ("S_0", "gold"),
-        ("T_1", "gold"),
+    assert [(row["input"], row["candidates"][0]["origin"]) for row in found] == [
+        (asked, "policy"),
+        ("another question of this id", "gold"),
     ]
 
 
@@ -218,9 +280,38 @@ def test_a_round_that_is_repeated_draws_nothing_again_and_gives_the_same_bytes(
     def refuse(spec: ModelSpec) -> Any:
         raise AssertionError("the model is loaded again")
 
-    monkeypatch.setattr("trice.stages.generate.open_engine", refuse)
+    monkeypatch.setattr(on_policy, "open_engine", refuse)
     assert round_of(seven, tmp_path / "round", samples=2, max_samples=4) == first
     assert (tmp_path / "round/ranked.json").read_bytes() == before
+
+
+def test_what_a_tool_returned_is_read_greedily_and_once(
+    seven: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_with: list[Sampling] = []
+    tasks = Tasks("math", answer_from_result=True)
+    generate = grading.generate
+
+    def recorded(data: Path, output: Path, tasks: Tasks, spec: ModelSpec, **options: Any) -> list[Response]:
+        read_with.append(spec.sampling)
+        return generate(data, output, tasks, spec, **options)
+
+    def calls(data: Path, *_: object, **options: Any) -> list[Response]:
+        fields = {"response": "calculator(0+7)", "origin": options["origin"]}
+        return [Response.model_validate(row | fields) for row in read(data)]
+
+    monkeypatch.setattr(grading, "generate", recorded)
+    monkeypatch.setattr(on_policy, "generate", calls)
+    settings = Rounds(samples=1, max_samples=1)
+    data = sums(tmp_path / "sums.jsonl", 4)
+    first = sample_round([data], tmp_path / "round", tasks, seven, settings)
+    assert [each.temperature for each in read_with] == [0]
+
+    def refuse(spec: ModelSpec) -> Any:
+        raise AssertionError("the model is loaded again")
+
+    monkeypatch.setattr(on_policy, "open_engine", refuse)
+    assert sample_round([data], tmp_path / "round", tasks, seven, settings) == first
 
 
 def test_nothing_to_learn_from_is_an_error_that_says_what_to_do(seven: ModelSpec, tmp_path: Path) -> None:

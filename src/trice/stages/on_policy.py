@@ -16,6 +16,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +29,11 @@ from trice.stages.chat_responses import target_messages
 from trice.stages.collect import GOLD
 from trice.stages.generate import generate, with_instruction
 from trice.stages.grading import SecondTurnModel, grade
-from trice.stages.model_spec import ModelSpec
+from trice.stages.model_spec import ModelSpec, open_engine
 from trice.stages.score import without_guess
 from trice.stages.targets import POLICY, Samples, is_sampled
 from trice.storage.files import read_object, read_rows, refuse_repeated, write_rows, write_text
+from trice.storage.inputs import to_json
 from trice.tasks import Tasks, check_questions
 from trice.tools.executor import remove_sidecars
 from trice.training.settings import Rounds
@@ -88,14 +90,19 @@ def sample_round(
     samples = {_key(question): Samples(tasks, question, reward) for question in questions}
     known = {_key(row): row for row in read_rows(earlier, Candidates)} if earlier else {}
     known = {key: row for key, row in known.items() if key in samples and is_sampled(row)}
+    spec = replace(spec, opened=cache(partial(open_engine, spec)))  # once for all passes
     passes: list[dict[str, Any]] = []
+    first: list[Response] = []
     for number, draw in enumerate(_draws(settings), start=1):
-        asked = _to_ask(draw, samples, known, settings, seed, passes)
+        spent = sum(each["samples"] * each["questions"] for each in passes)
+        asked = _to_ask(draw, number, samples, known, settings, seed, spent)
         if not asked:
             continue
         output = folder / f"samples-{number}.json"
-        for row in _drawn(asked, output, tasks, spec, settings, draw, seed * 1000 + number, retry):
-            samples[_key(row)].rows.append(row)
+        drawn = _drawn(asked, output, tasks, spec, settings, draw, seed * 1000 + number, retry)
+        first = first or drawn
+        for row in drawn:
+            samples[_key(row)].add(row)
         solved = sum(samples[_key(question)].choose() is not None for question in asked)
         passes.append(draw._asdict() | {"questions": len(asked), "solved": solved})
     ranked = [each.ranked(settings.candidates, known.get(key)) for key, each in samples.items()]
@@ -106,7 +113,7 @@ def sample_round(
             f"{named}: no question has a response with a reward above 0 among {settings.max_samples}, so nothing can "
             "be learned; train stage 1 on more labels, or give easier questions"
         )
-    summary = _summary(samples, rows, known, passes, settings.samples)
+    summary = _summary(samples, first, rows, known, passes)
     warn(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
     if labels and settings.replay:
         examples = read_rows(labels, LabeledQuestion, repeated=True)
@@ -160,23 +167,28 @@ def _draws(settings: Rounds) -> Iterator[Draw]:
 
 def _to_ask(
     draw: Draw,
+    number: int,
     samples: Mapping[Key, Samples],
     known: Mapping[Key, Candidates],
     settings: Rounds,
     seed: int,
-    passes: Sequence[Mapping[str, Any]],
+    spent: int,
 ) -> list[Question]:
-    """The questions of a pass: all in the first passes, then those without a target. If the budget does not suffice,
-    the seed chooses."""
-    first = len(passes) < (3 if settings.arms else 1)
-    asked = [each.question for key, each in samples.items() if first or not (key in known or each.target)]
+    """The questions of a pass: all in the first, those with two arms in the next, then those without a target. If the
+    budget does not suffice, the seed chooses."""
+
+    def wants(key: Key, each: Samples) -> bool:
+        if draw.tool_choice != "auto":
+            return each.has_two_arms
+        return number == 1 or not (key in known or each.target)
+
+    asked = [each.question for key, each in samples.items() if wants(key, each)]
     if settings.budget is None:
         return asked
-    spent = sum(each["samples"] * each["questions"] for each in passes)
     affordable = max(0, settings.budget - spent) // draw.samples
     if affordable >= len(asked):
         return asked
-    chosen = set(random.Random(seed * 1000 + len(passes)).sample(range(len(asked)), affordable))
+    chosen = set(random.Random(seed * 1000 + number).sample(range(len(asked)), affordable))
     return [question for place, question in enumerate(asked) if place in chosen]
 
 
@@ -190,30 +202,29 @@ def _drawn(
     seed: int,
     retry: bool,
 ) -> list[Response]:
-    """The executed and judged responses of one pass."""
+    """The executed and judged responses of one pass. As for a user, tool outputs are read greedily."""
     asked = output.with_name(output.name.replace("samples", "questions"))
     write_rows(asked, questions)
     sampling = replace(
         spec.sampling, samples=draw.samples, temperature=settings.temperature, top_k=settings.top_k, seed=seed
     )
-    spec = replace(spec, sampling=sampling, tool_choice=draw.tool_choice)
-    rows = generate(asked, output, tasks, spec, origin=POLICY, retry=retry)
+    sampled = replace(spec, sampling=sampling, tool_choice=draw.tool_choice)
+    rows = generate(asked, output, tasks, sampled, origin=POLICY, retry=retry)
     results = output.with_name(output.name.replace("samples", "results"))
     graded = grade(tasks, rows, SecondTurnModel(tasks, spec, results), output=results, earlier=[output])
     write_rows(results, graded)
-    remove_sidecars(results)
+    remove_sidecars(results, "calls")  # they are next to the samples, and what was read is used again
     return [without_guess(tasks, row) for row in graded]
 
 
 def _replayed(
-    examples: Sequence[LabeledQuestion], tasks: Tasks, ranked: Sequence[Candidates], *, chat: bool
+    examples: Sequence[LabeledQuestion], tasks: Tasks, solved: Sequence[Candidates], *, chat: bool
 ) -> list[Candidates]:
-    """Examples of stage 1, except those of solved questions, with one candidate each. Questions of two files may have
-    the same id, so their text counts too."""
-    solved = {(*_key(row), row.input) for row in ranked}
-    found = []
+    """Examples of stage 1, except those of solved questions, with one candidate each. Questions are compared by their
+    text, because those of two files may have the same ids."""
+    found, known = [], {_text(row) for row in solved}
     for row in examples:
-        if row.turn is None and (row.dataset, row.id, row.input) in solved:
+        if row.turn is None and _text(row) in known:
             continue
         tools = tasks.of_row(row.task, row.instruction, row.where).tools
         completion = target_messages(row, tools) if chat else None
@@ -223,29 +234,33 @@ def _replayed(
     return found
 
 
+def _text(row: LabeledQuestion | Candidates) -> tuple[str, str]:
+    return row.input, to_json(row.messages)
+
+
 def _summary(
     samples: Mapping[Key, Samples],
+    first: Sequence[Response],
     ranked: Sequence[Candidates],
     known: Mapping[Key, Candidates],
     passes: Sequence[Mapping[str, Any]],
-    first: int,
 ) -> dict[str, Any]:
-    """The numbers of a round. Shares are over the first samples of every question with tool choice `auto`."""
-    rows = [row for each in samples.values() for row in each.rows[:first]]
-    outcomes = Counter(row.outcome for row in rows)
-    distinct = sum(len({row.response for row in each.rows[:first]}) for each in samples.values())
-    targets = [row.target for row in ranked if is_sampled(row) and row.target]
+    """The numbers of a round. Shares are over the responses of the first pass."""
+    count, outcomes = max(1, len(first)), Counter(row.outcome for row in first)
+    distinct = len({(*_key(row), row.response) for row in first})
+    targets = [row.target for row in ranked if row.target]
     called = sum(each.outcome is Outcome.CALLED for each in targets)
     return {
         "questions": len(samples),
-        "samples": first,
+        "samples": passes[0]["samples"],
         "responses": sum(len(each.rows) for each in samples.values()),
         "passes": list(passes),
         "solved": len(ranked),
         "new": sum(_key(row) not in known for row in ranked),
         "targets": {"called": called, "answered": len(targets) - called},
-        "right": sum(bool(row.correct) for row in rows) / len(rows),
-        "called": outcomes[Outcome.CALLED] / len(rows),
-        "malformed": outcomes[Outcome.MALFORMED] / len(rows),
-        "distinct": distinct / len(samples),  # of the first samples of a question
+        "right": sum(bool(row.correct) for row in first) / count,
+        "called": outcomes[Outcome.CALLED] / count,
+        "malformed": outcomes[Outcome.MALFORMED] / count,
+        "distinct": distinct
+        / max(1, len({_key(row) for row in first})),  # of the first samples of a question
     }

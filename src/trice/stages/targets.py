@@ -7,6 +7,7 @@ judged already; this module draws none and trains nothing.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from trice.rewards import RewardFunction
 from trice.tasks import Tasks
 from trice.tasks.final_answer import unread_result
 from trice.tasks.outcome import parse
+from trice.tools import Tool
 from trice.types import Candidates, Outcome, Question, Response
 
 POLICY = "policy"  # the origin of its responses
@@ -31,18 +33,28 @@ class Samples:
     question: Question
     reward: RewardFunction
     rows: list[Response] = field(default_factory=list)
+    rewards: dict[str, float] = field(default_factory=dict)  # of each distinct response
     target: Response | None = None
+
+    def add(self, row: Response) -> None:
+        """Add a response, and compute the reward of its text unless it is known."""
+        if row.response not in self.rewards:
+            (self.rewards[row.response],) = self.reward([row], None)
+        self.rows.append(row)
+
+    @property
+    def has_two_arms(self) -> bool:
+        """Whether the question can be answered with its task's tools and without."""
+        own = self.tasks.own_tools(self.tasks.of(self.question))
+        return bool(self._offered(own)) and not self.tasks.requires_tool(self.question)
+
+    def _offered(self, tools: Sequence[Tool]) -> Sequence[object]:
+        return tools if self.question.tools is None else self.question.tools
 
     @property
     def counts(self) -> Counter[str]:
         """How often each response was sampled."""
         return Counter(row.response for row in self.rows)
-
-    @property
-    def rewards(self) -> dict[str, float]:
-        """The reward of each distinct response."""
-        distinct = list({row.response: row for row in self.rows}.values())
-        return {row.response: each for row, each in zip(distinct, self.reward(distinct, None), strict=True)}
 
     def choose(self) -> Response | None:
         """Choose the target among the responses with a reward above 0, and return it.
@@ -51,7 +63,7 @@ class Samples:
         whose result is right seldom is."""
         rewards, counts = self.rewards, self.counts
         right = [row for row in self.rows if rewards[row.response] > 0 and is_well_formed(self.tasks, row)]
-        if self.question.tools or self.tasks.of(self.question).tools:
+        if self._offered(self.tasks.of(self.question).tools):
             trusted = self._mean([float(rewards[row.response] > 0) for row in self.rows if not calls(row)])
             right = [row for row in right if calls(row) or trusted >= TRUSTED]
         worth = {
@@ -77,7 +89,8 @@ class Samples:
 
     def ranked(self, limit: int, earlier: Candidates | None) -> Candidates | None:
         """The target and the most frequent other responses; what is known from earlier rounds if there is no target
-        now. Right responses of the other decision are left out, because their reward is luck or costs a call."""
+        now. Right responses of the other decision are left out, because their reward is luck or costs a call, and
+        those that are worth more than the target, because they are not well formed."""
         if self.target is None:
             return earlier if earlier is not None and is_sampled(earlier) else None
         rewards, counts, target = self.rewards, self.counts, self.target
@@ -85,7 +98,9 @@ class Samples:
         others = [
             row
             for text, row in first.items()
-            if text != target.response and not (rewards[text] > 0 and calls(row) != calls(target))
+            if text != target.response
+            and not (rewards[text] > 0 and calls(row) != calls(target))
+            and rewards[text] <= rewards[target.response]
         ]
         others.sort(key=lambda row: (-counts[row.response], row.response))
         kept = [target, *others[: limit - 1]]
@@ -127,9 +142,13 @@ def calls(row: Response) -> bool:
 def is_well_formed(tasks: Tasks, row: Response) -> bool:
     """Whether a right response is sound as a whole, and so fit to be imitated: a call and nothing else, or an answer
     without a piece of a call. A conversation has to end with words or calls of the model."""
+    if row.outcome is Outcome.MALFORMED:
+        return False
     if row.completion is not None:
         return unread_result(row.completion) is None
     parsed, text = parse(tasks, row), visible(row.response).strip()
     if parsed.reading.written is not None:
         return text == parsed.reading.written
-    return not any(tool.name in text for tool in parsed.task.tools)
+    names = "|".join(re.escape(tool.name) for tool in parsed.task.tools)
+    # A name within a word is none: `search` in "research".
+    return not names or not re.search(rf"(?<![A-Za-z0-9_])({names})(?![a-z_])", text)
