@@ -261,6 +261,27 @@ def test_each_round_samples_from_the_policy_of_the_round_before(model: trice.Mod
         assert json.loads((folder / "trice.json").read_text())["adapter"] is None
 
 
+def test_a_folder_with_other_rounds_is_refused_before_anything_is_sampled(
+    speaking: Callable[[str], trice.Model], tmp_path: Path
+) -> None:
+    def learn(*numbers: int, **settings: Any) -> trice.Model:
+        options: dict[str, Any] = {"samples": 2, "max_samples": 2, "max_new_tokens": 1, **FAST, **settings}
+        return trice.rlef(speaking("7"), sums(*numbers), sums_task(), output=tmp_path / "both", **options)
+
+    with pytest.raises(trice.InputError, match="so nothing can be learned"):
+        learn(1)  # nothing was trained, so that other questions may follow
+    learn(4, 1)
+    before = (tmp_path / "both/questions.json").read_bytes()
+    with pytest.raises(
+        trice.InputError, match="both: was begun with other settings .questions was .* another output"
+    ):
+        learn(4, 2)
+    with pytest.raises(trice.InputError, match="rounds was 1, is now 2.; use those again, or another output"):
+        learn(4, 1, rounds=2)
+    assert (tmp_path / "both/questions.json").read_bytes() == before
+    learn(4, 1, token_budget=512)
+
+
 def test_the_default_reward_takes_the_cost_of_calls_off_and_wrong_answers_teach_nothing(
     speaking: Callable[[str], trice.Model], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +14,8 @@ from trice.api.data import Source, require_questions, write_questions
 from trice.api.models import Model
 from trice.errors import InputError
 from trice.progress import notice
-from trice.storage.files import read_rows, validate, write_rows
+from trice.storage.files import read_object, read_rows, validate, write_rows, write_text
+from trice.storage.inputs import check_same_inputs, input_hash, to_json
 from trice.types import LabeledQuestion, Outcome, Question, Response
 
 if TYPE_CHECKING:
@@ -128,7 +130,8 @@ def rlef(
         The trained `Model`. Without `output` its adapter is deleted with it.
 
     Raises:
-        InputError: If a setting is not known, or no question has a response to learn from.
+        InputError: If a setting is not known, no question has a response to learn from, or `output` holds rounds
+            with other inputs.
 
     Example:
         >>> import trice
@@ -149,11 +152,20 @@ def rlef(
     chosen, rows = parse(OnPolicy, named | settings, "trice.rlef"), require_questions(questions)
     tasks = Tasks(task)
     last, kept = _adapter_folder(output)
+    known = None if labels is None else _targets(labels, tasks)
+    name = getattr(reward, "__name__", "reward") if reward else "execution"
+    _check_rounds(
+        last,
+        model.spec(max_new_tokens=max_new_tokens).settings()
+        | chosen.identity()
+        | {"task": tasks.identity, "reward": name, "seed": seed}
+        | {"questions": input_hash(rows), "labels": input_hash(known)},
+    )
     data, examples = write_questions(last, rows), None
-    if labels is not None:
+    if known is not None:
         examples = last / "examples.json"
-        write_rows(examples, _targets(labels, tasks))
-    rewarded = rewards.from_function(reward, getattr(reward, "__name__", "reward")) if reward else None
+        write_rows(examples, known)
+    rewarded = rewards.from_function(reward, name) if reward else None
     policy, earlier = model, None
     for number in range(1, rounds + 1):
         folder = last if number == rounds else last / f"round-{number}"
@@ -211,8 +223,22 @@ def _targets(examples: Examples, tasks: Tasks) -> list[LabeledQuestion]:
         else:
             rows.append(validate(LabeledQuestion, row, f"example {number}"))
     if not rows:
-        raise InputError("trice.clone: there are no examples")
+        raise InputError("there are no labeled examples")
     return rows
+
+
+def _check_rounds(folder: Path, inputs: dict[str, Any]) -> None:
+    """Record what the rounds in a folder depend on. Raises InputError if a policy was trained there on others, before
+    its questions are replaced and responses are sampled that no training could use."""
+    from trice.models.adapters import TRAINING_RECORD
+
+    record, now = folder / "rlef.json", json.loads(to_json(inputs))
+    trained = (
+        path for pattern in (TRAINING_RECORD, f"round-*/{TRAINING_RECORD}") for path in folder.glob(pattern)
+    )
+    if record.is_file() and any(trained):
+        check_same_inputs(folder, read_object(record), now, "another output")
+    write_text(record, json.dumps(now, indent=2) + "\n")
 
 
 def _trainable(model: Model) -> None:
