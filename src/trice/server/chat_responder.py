@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from trice.errors import InputError
 from trice.models.batching import EncodedPrompt
@@ -30,9 +30,6 @@ from trice.stages.chat_responses import offered_tools, to_response
 from trice.stages.generate import content_key, with_instruction
 from trice.stages.rollouts import MAX_TURNS, Rollout, refused_call
 from trice.types import Execution, Message, Question, ToolCall
-
-if TYPE_CHECKING:
-    from trice.server.worker import Worker
 
 
 class RowOwner(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from trice.models.batching import EncodedPrompt
 from trice.models.call_blocker import CallBlocker
@@ -20,14 +20,12 @@ from trice.server.events import (
     TextSoFar,
 )
 from trice.server.jobs import Job
+from trice.server.worker import Worker
 from trice.stages.generate import content_key, generation_settings, with_instruction
 from trice.stages.grading import second_turn, with_execution
 from trice.stages.model_spec import ModelSpec
 from trice.tasks.outcome import Parsed, parse
 from trice.types import Execution, Outcome, Question, Response
-
-if TYPE_CHECKING:
-    from trice.server.worker import Worker
 
 
 class RowOwner(NamedTuple):

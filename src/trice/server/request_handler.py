@@ -18,10 +18,12 @@ from trice.progress import notice
 from trice.server import conversation
 from trice.server import events as e
 from trice.server.auth import Auth
-from trice.server.jobs import QueueFull, WorkerStopped
+from trice.server.chat_responder import ChatResponder
+from trice.server.jobs import Job, QueueFull, Responder, WorkerStopped
 from trice.server.limits import Limits
 from trice.server.metrics import Metrics
 from trice.server.model_registry import ModelRegistry, ServedModel
+from trice.server.paper_responder import PaperResponder
 from trice.server.schema import Answer, ChatRequest, NamedTool, Refused, ResponseWriter, clip, event
 from trice.server.streamed_conversation import StreamedConversation
 from trice.server.streamed_text import StreamedAnswer
@@ -39,7 +41,7 @@ class ServerState:
         self.registry, self.auth, self.limits, self.closing = registry, auth, limits, False
         self.worker: Worker
         self.metrics = Metrics(lambda: len(self.worker.jobs.waiting), lambda: len(self.worker.jobs.running))
-        self.worker = Worker(registry, limits, self.metrics.count_call)
+        self.worker = Worker(registry, limits, _responder, self.metrics.count_call)
 
     def timed_out(self) -> Refused:
         """The error of a request that reached its deadline."""
@@ -176,6 +178,11 @@ class RequestHandler:
         """Cancel the job if it is unfinished."""
         if not self.usage:
             self.state.worker.cancel(self.job)
+
+
+def _responder(worker: Worker, job: Job) -> Responder:
+    """What answers a job in its model's format."""
+    return ChatResponder(worker, job) if job.request.conversation else PaperResponder(worker, job)
 
 
 def _worker_stopped() -> Refused:

@@ -1,7 +1,8 @@
 """The one thread that uses the models. It generates a token for every running response, and passes calls to the tools.
 
-What a response is depends on the model's format: `trice.server.paper_responder` and `trice.server.chat_responder`. This
-module knows no time limits: whoever submits a request cancels it.
+What a response is depends on the model's format, so a request is answered by a responder that the caller chooses
+(`trice.server.paper_responder`, `trice.server.chat_responder`). This module knows no time limits: whoever submits a
+request cancels it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,10 @@ from trice.models.call_blocker import CallBlocker
 from trice.models.continuous_batch import BatchRow
 from trice.progress import notice
 from trice.server.batches import PrefixBatches
-from trice.server.chat_responder import ChatResponder
 from trice.server.events import Event, JobRequest, RequestDone, RequestFailed, ResponseDone
-from trice.server.jobs import Job, JobQueue, WorkerStopped
+from trice.server.jobs import Job, JobQueue, Responder, WorkerStopped
 from trice.server.limits import Limits
 from trice.server.model_registry import ModelRegistry
-from trice.server.paper_responder import PaperResponder
 from trice.tasks.final_answer import final_text
 from trice.tools import Tool
 from trice.tools.live_executor import LiveExecutor
@@ -34,13 +33,18 @@ from trice.types import Execution, Response, ToolCall
 
 
 class Worker:
-    """A context manager; requests are answered inside it. `on_execution` is called with each tool's name and
-    execution."""
+    """A context manager; requests are answered inside it. `make_responder` gives the responder of a job, and
+    `on_execution` is called with each tool's name and execution."""
 
     def __init__(
-        self, registry: ModelRegistry, limits: Limits, on_execution: Callable[[str, Execution], None]
+        self,
+        registry: ModelRegistry,
+        limits: Limits,
+        make_responder: Callable[[Worker, Job], Responder],
+        on_execution: Callable[[str, Execution], None],
     ) -> None:
         self.registry, self.limits, self.on_execution = registry, limits, on_execution
+        self._make_responder = make_responder
         self.jobs = JobQueue(limits.batch_size, limits.max_waiting)
         self.batches = PrefixBatches()
         self.call_blockers: dict[tuple[str, tuple[str, ...]], CallBlocker] = {}
@@ -139,7 +143,7 @@ class Worker:
         self._end(job)
 
     def _start(self, job: Job) -> None:
-        job.responder = ChatResponder(self, job) if job.request.conversation else PaperResponder(self, job)
+        job.responder = self._make_responder(self, job)
         job.responder.start()
 
     def _step(self) -> None:
