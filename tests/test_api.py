@@ -273,10 +273,12 @@ def test_a_folder_with_other_rounds_is_refused_before_anything_is_sampled(
     learn(4, 1)
     before = (tmp_path / "both/questions.json").read_bytes()
     with pytest.raises(
-        trice.InputError, match="both: was begun with other settings .questions was .* another output"
+        trice.InputError, match=r"both: was begun with other settings .questions was .* another output"
     ):
         learn(4, 2)
-    with pytest.raises(trice.InputError, match="rounds was 1, is now 2.; use those again, or another output"):
+    with pytest.raises(
+        trice.InputError, match=r"rounds was 1, is now 2.; use those again, or another output"
+    ):
         learn(4, 1, rounds=2)
     assert (tmp_path / "both/questions.json").read_bytes() == before
     learn(4, 1, token_budget=512)

@@ -270,6 +270,19 @@ def test_labels_are_trained_on_again_unless_their_question_is_solved(
     ]
 
 
+def test_a_solved_question_is_kept_if_a_label_of_another_file_has_its_id(
+    seven: ModelSpec, tmp_path: Path
+) -> None:
+    label = {"instruction": "Compute.", "input": "Another?", "output": "calculator(1+7)", "id": "S_0"}
+    labels, data = write(tmp_path / "labels.json", [label]), sums(tmp_path / "sums.jsonl", 2)
+    settings, earlier = Rounds(samples=2, max_samples=2), tmp_path / "round-1/ranked.json"
+    sample_round([data], earlier.parent, MATH, seven, settings, labels=labels)
+    summary = sample_round(
+        [data], tmp_path / "round-2", MATH, seven, settings, earlier=earlier, labels=labels
+    )
+    assert (summary["solved"], summary["new"]) == (1, 0)
+
+
 def test_a_round_that_is_repeated_draws_nothing_again_and_gives_the_same_bytes(
     seven: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,8 +88,8 @@ def sample_round(
     check_questions(tasks, questions)
     reward = reward or execution(settings.cost)
     samples = {_key(question): Samples(tasks, question, reward) for question in questions}
-    known = {_key(row): row for row in read_rows(earlier, Candidates)} if earlier else {}
-    known = {key: row for key, row in known.items() if key in samples and is_sampled(row)}
+    solved_before = filter(is_sampled, read_rows(earlier, Candidates)) if earlier else ()
+    known = {_key(row): row for row in solved_before if _key(row) in samples}
     spec = replace(spec, opened=cache(partial(open_engine, spec)))  # once for all passes
     passes: list[dict[str, Any]] = []
     first: list[Response] = []

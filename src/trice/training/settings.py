@@ -184,10 +184,8 @@ class OnPolicy(Rlef, Rounds):
     def _defaults_of_rounds(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not value.get("rounds"):
             return value
-        ranked = (
-            {} if value.get("objective") else {"alpha": 0.0}
-        )  # an objective that is asked for has weight 1
-        return ROUNDS | ranked | value
+        asks_for_ranking = value.get("objective") or value.get("margin")  # it then has weight 1
+        return ROUNDS | ({} if asks_for_ranking else {"alpha": 0.0}) | value
 
     @property
     def training(self) -> Rlef:
