@@ -26,6 +26,7 @@ from trice.server.events import (
 )
 from trice.server.jobs import Job
 from trice.server.schema import Refused
+from trice.server.worker import Worker
 from trice.stages.chat_responses import offered_tools, to_response
 from trice.stages.generate import content_key, with_instruction
 from trice.stages.rollouts import MAX_TURNS, Rollout, refused_call
