@@ -15,6 +15,8 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,25 @@ from trice.datasets import load
 from trice.settings import override
 from trice.types import Question, Response
 
+ROUNDS: dict[str, Any] = {"rounds": 2, "learning_rate": 3e-4}
 TRAINING: dict[str, Any] = {
     "batch_size": 8,
     "token_budget": 2048,
     "lora": {"r": 16, "lora_alpha": 32, "lora_dropout": 0, "target_modules": "all-linear"},
 }
+
+
+@dataclass(frozen=True)
+class Options:
+    """How many labels, at most how many answers and questions of MultiArith, and how stage 1 is trained. `name` is that
+    of a variant of RLEF on the same stage 1."""
+
+    labels: int = 300
+    answers: int = 1752
+    multiarith: int = 600
+    seed: int = 0
+    epochs: float = 2.0
+    name: str = "both"
 
 
 def questions(seed: int) -> tuple[list[Question], list[Question]]:
@@ -44,21 +60,46 @@ def without_labels(rows: list[Question]) -> list[Question]:
     return [Question.model_validate({name: getattr(row, name) for name in names}) for row in rows]
 
 
-def record(options: argparse.Namespace, name: str, rows: list[Response], seconds: float) -> None:
-    """Append one evaluation to the results."""
-    by_set = {each: [row for row in rows if row.dataset == each] for each in {row.dataset for row in rows}}
-    shown = {
-        each: round(100 * sum(bool(row.correct) for row in part) / len(part), 1)
-        for each, part in by_set.items()
+def measured(rows: list[Response]) -> dict[str, Any]:
+    """The accuracy on each data set in percent, and the share of calls."""
+    by_set: dict[str, list[Response]] = {}
+    for row in rows:
+        by_set.setdefault(row.dataset, []).append(row)
+    accuracy = {
+        name: round(100 * sum(bool(row.correct) for row in part) / len(part), 1)
+        for name, part in by_set.items()
     }
-    calls = sum(row.outcome == "called" for row in rows) / len(rows)
-    line = {
-        "model": name, "labels": options.labels, "seed": options.seed, "accuracy": shown, "calls": round(calls, 3),
-        "seconds": round(seconds), "right": [row.id for row in rows if row.correct],
-    }  # fmt: skip
-    print({key: value for key, value in line.items() if key != "right"}, flush=True)
-    with (options.output / "results.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    return {"accuracy": accuracy, "calls": round(sum(row.outcome == "called" for row in rows) / len(rows), 3)}
+
+
+def compare(model: trice.Model, output: Path, options: Options, **settings: Any) -> Iterator[dict[str, Any]]:
+    """Train and evaluate stage 1, and then RLEF with these settings. Gives a record of each evaluation."""
+    train, test = questions(options.seed)
+    _, unseen, _ = load("MultiArith", train=0, test=options.multiarith)
+    labeled, others = train[: options.labels], train[options.labels :][: options.answers]
+    labels = trice.label(labeled, "math", teacher="annotations", output=output / "labels")
+
+    def evaluated(name: str, policy: trice.Model) -> dict[str, Any]:
+        start = time.perf_counter()
+        found = trice.evaluate(
+            policy, [*test, *unseen], "math", max_new_tokens=40, output=output / f"evaluated-{name}"
+        )
+        policy.unload()
+        (rows,) = found.responses.values()
+        record = {"model": name, "labels": options.labels, "seed": options.seed} | measured(rows)
+        right = [row.id for row in rows if row.correct]
+        return record | {"seconds": round(time.perf_counter() - start), "right": right}
+
+    stage1 = trice.clone(
+        model, labels, "math", output=output / "stage-1", num_train_epochs=options.epochs, learning_rate=5e-4,
+        seed=options.seed, **TRAINING,
+    )  # fmt: skip
+    yield evaluated("stage-1", stage1)
+    both = trice.rlef(
+        stage1, without_labels(others), "math", labels=labels, max_new_tokens=40, seed=options.seed,
+        output=output / options.name, **(ROUNDS | settings), **TRAINING,
+    )  # fmt: skip
+    yield evaluated(options.name, both)
 
 
 def main() -> None:
@@ -67,44 +108,18 @@ def main() -> None:
     )
     parser.add_argument("model")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--labels", type=int, default=300)
-    parser.add_argument("--answers", type=int, default=1752, help="at most so many questions for RLEF")
-    parser.add_argument("--multiarith", type=int, default=600, help="questions of MultiArith")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=float, default=2, help="of stage 1")
-    parser.add_argument("--name", default="both", help="of this variant of RLEF")
-    parser.add_argument("settings", nargs="*", help="key=value for trice.rlef, such as rounds=2 or alpha=0")
-    options = parser.parse_intermixed_args()
-    chosen: dict[str, Any] = {
-        "rounds": 2, "samples": 4, "max_samples": 32, "num_train_epochs": 1, "learning_rate": 3e-4,
-        "lr_scheduler_type": "linear", "alpha": 0, "candidates": 1,
-    }  # fmt: skip
-    for text in options.settings:
-        override(chosen, text)
-    train, test = questions(options.seed)
-    _, unseen, _ = load("MultiArith", train=0, test=options.multiarith)
-    labeled, others = train[: options.labels], train[options.labels :][: options.answers]
-    model = trice.load(options.model)
-    labels = trice.label(labeled, "math", teacher="annotations", output=options.output / "labels")
-
-    def finished(name: str, policy: trice.Model) -> None:
-        start = time.perf_counter()
-        rows = trice.evaluate(
-            policy, [*test, *unseen], "math", max_new_tokens=40, output=options.output / f"evaluated-{name}"
-        )
-        record(options, name, next(iter(rows.responses.values())), time.perf_counter() - start)
-        policy.unload()
-
-    stage1 = trice.clone(
-        model, labels, "math", output=options.output / "stage-1", num_train_epochs=options.epochs,
-        learning_rate=5e-4, seed=options.seed, **TRAINING,
-    )  # fmt: skip
-    finished("stage-1", stage1)
-    both = trice.rlef(
-        stage1, without_labels(others), "math", labels=labels, max_new_tokens=40, seed=options.seed,
-        output=options.output / options.name, **chosen, **TRAINING,
-    )  # fmt: skip
-    finished(options.name, both)
+    for each in fields(Options):
+        parser.add_argument(f"--{each.name}", type=type(each.default), default=each.default)
+    parser.add_argument("settings", nargs="*", help="key=value for trice.rlef, such as rounds=2 or alpha=0.1")
+    given = vars(parser.parse_intermixed_args())
+    model, output, texts = trice.load(given.pop("model")), given.pop("output"), given.pop("settings")
+    settings: dict[str, Any] = {}
+    for text in texts:
+        override(settings, text)
+    for line in compare(model, output, Options(**given), **settings):
+        print({key: value for key, value in line.items() if key != "right"}, flush=True)
+        with (output / "results.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
