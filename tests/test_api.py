@@ -257,6 +257,8 @@ def test_each_round_samples_from_the_policy_of_the_round_before(model: trice.Mod
     assert (first["new"], second["solved"], second["new"]) == (3, 3, 0)
     used = [read_state(folder / "samples-1.json").settings["adapter"] for folder in rounds]  # type: ignore[union-attr]
     assert used == [None, digest(rounds[0] / "adapter_model.safetensors")]
+    seeds = [read_state(folder / "samples-1.json").settings["sampling"]["seed"] for folder in rounds]  # type: ignore[union-attr]
+    assert seeds == [1001, 2001]  # none is that of a round with another `seed`
     for folder in rounds:  # and trains the policy that it was given
         assert json.loads((folder / "trice.json").read_text())["adapter"] is None
 

@@ -84,6 +84,17 @@ def test_a_tool_name_within_a_word_is_no_piece_of_a_call() -> None:
     assert not is_well_formed(tasks, row.model_copy(update={"response": "search[Marie Curie"}))
 
 
+def test_a_conversation_that_ends_with_a_piece_of_a_call_is_not_imitated() -> None:
+    def ends_with(text: str) -> Response:
+        completion = [{"role": "assistant", "content": text}]
+        fields = {"response": text, "outcome": "answered", "completion": completion}
+        return Response.model_validate({"id": "q", "input": "Hello?", "expected_calls": []} | fields)
+
+    assert is_well_formed(MATH, ends_with("Hello! I have a calculator."))
+    assert not is_well_formed(MATH, ends_with("Hello!</tool_call>"))
+    assert not is_well_formed(MATH, ends_with('{"name": "calculator", "arguments": {'))
+
+
 def test_a_response_that_is_not_well_formed_is_never_the_one_with_the_highest_reward() -> None:
     """L_sft trains on the candidate with the highest reward, which has to be the target."""
     found = samples(("The answer is calculator(5).", True), ("calculator(14+19-28)", True))

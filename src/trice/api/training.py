@@ -171,7 +171,7 @@ def rlef(
         folder = last if number == rounds else last / f"round-{number}"
         summary = sample_round(
             [data], folder, tasks, policy.spec(max_new_tokens=max_new_tokens), chosen, reward=rewarded,
-            earlier=earlier, labels=examples, seed=seed + number - 1,
+            earlier=earlier, labels=examples, seed=1000 * seed + number,
         )  # fmt: skip
         notice(f"rlef, round {number}: {describe_round(summary)}")
         policy.unload()

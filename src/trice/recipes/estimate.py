@@ -1,6 +1,7 @@
 """How long the demo takes on this machine, from its speed in matrix products now and the recipe's amount of work.
 
-The figures are those of Gemma 3 270M on the starter sets; there is no estimate for another model, or for a GPU.
+The figures are those of Gemma 3 270M on the starter sets; there is no estimate for another model, a GPU, or stage 2 in
+rounds.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def estimate(recipe: Recipe) -> str | None:
     from trice.models.embedded import GEMMA
     from trice.models.local import pick_device, resolve_dtype
 
-    if recipe.model != GEMMA.name or pick_device(recipe.device).type != "cpu":
+    if recipe.model != GEMMA.name or recipe.rlef.rounds or pick_device(recipe.device).type != "cpu":
         return None
     dtype = resolve_dtype(recipe.dtype, recipe.device)
     speed = rate(dtype) / 1e9

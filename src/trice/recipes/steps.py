@@ -238,7 +238,7 @@ class Steps:
             summary = sample_round(
                 self._feedback(), output, self.tasks, model_spec(recipe, adapter=policy), recipe.rlef,
                 reward=load_reward(recipe.score.reward) if own else None, earlier=earlier, labels=labels,
-                seed=seed + number - 1, retry=self.retry,
+                seed=1000 * seed + number, retry=self.retry,
             )  # fmt: skip
             return describe_round(summary)
 

@@ -74,7 +74,7 @@ def sample_round(
         reward: What a response is worth; by default `execution` with the cost of the settings.
         earlier: The ranked file of the round before, whose solved questions are kept.
         labels: The examples of stage 1, a share of which (`settings.replay`) is trained on again.
-        seed: The seed of the samples, and of the choice of questions if the budget does not suffice for all.
+        seed: The seed of this round's samples, and of the choice of questions if the budget does not suffice for all.
         retry: Whether questions without a response are asked again.
 
     Returns:

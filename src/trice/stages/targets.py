@@ -22,6 +22,7 @@ from trice.tools import Tool
 from trice.types import Candidates, Outcome, Question, Response
 
 POLICY = "policy"  # the origin of its responses
+CALL_MARKUP = re.compile(r"tool_call|\"(?:arguments|parameters)\"", re.IGNORECASE)
 TRUSTED = 0.5  # the value from which direct answers are knowledge and not luck
 
 
@@ -52,6 +53,14 @@ class Samples:
         return tools if self.question.tools is None else self.question.tools
 
     @property
+    def distinct(self) -> list[Response]:
+        """The first response of each text."""
+        found: dict[str, Response] = {}
+        for row in self.rows:
+            found.setdefault(row.response, row)
+        return list(found.values())
+
+    @property
     def counts(self) -> Counter[str]:
         """How often each response was sampled."""
         return Counter(row.response for row in self.rows)
@@ -62,7 +71,9 @@ class Samples:
         A direct answer is trusted only if most direct answers are right, since one among many is right by luck; a call
         whose result is right seldom is."""
         rewards, counts = self.rewards, self.counts
-        right = [row for row in self.rows if rewards[row.response] > 0 and is_well_formed(self.tasks, row)]
+        right = [
+            row for row in self.distinct if rewards[row.response] > 0 and is_well_formed(self.tasks, row)
+        ]
         if self._offered(self.tasks.of(self.question).tools):
             trusted = self._mean([float(rewards[row.response] > 0) for row in self.rows if not calls(row)])
             right = [row for row in right if calls(row) or trusted >= TRUSTED]
@@ -94,13 +105,12 @@ class Samples:
         if self.target is None:
             return earlier if earlier is not None and is_sampled(earlier) else None
         rewards, counts, target = self.rewards, self.counts, self.target
-        first = {row.response: row for row in reversed(self.rows)}
         others = [
             row
-            for text, row in first.items()
-            if text != target.response
-            and not (rewards[text] > 0 and calls(row) != calls(target))
-            and rewards[text] <= rewards[target.response]
+            for row in self.distinct
+            if row is not target
+            and not (rewards[row.response] > 0 and calls(row) != calls(target))
+            and rewards[row.response] <= rewards[target.response]
         ]
         others.sort(key=lambda row: (-counts[row.response], row.response))
         kept = [target, *others[: limit - 1]]
@@ -145,7 +155,7 @@ def is_well_formed(tasks: Tasks, row: Response) -> bool:
     if row.outcome is Outcome.MALFORMED:
         return False
     if row.completion is not None:
-        return unread_result(row.completion) is None
+        return unread_result(row.completion) is None and not CALL_MARKUP.search(row.completion[-1].content)
     parsed, text = parse(tasks, row), visible(row.response).strip()
     if parsed.reading.written is not None:
         return text == parsed.reading.written
