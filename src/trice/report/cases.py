@@ -17,7 +17,7 @@ from trice.formats import paper
 from trice.metrics import needs_tool
 from trice.report.elements import MAX_CELL, MISSING, Cell, Table, shorten
 from trice.report.run_reader import BASE, BOTH, STAGE_1, Run, without_seed
-from trice.types import Outcome, Question, Response, ToolCall
+from trice.types import Candidates, Outcome, Question, Response, ToolCall
 
 TITLE = "Cases"
 CASES_PER_KIND = 3  # in the tables
@@ -118,7 +118,7 @@ def change_kind(before: Response, after: Response) -> Kind | None:
     return None
 
 
-def question_text(question: Question) -> str:
+def question_text(question: Question | Candidates) -> str:
     """The question without its context: the last line of an input of several lines."""
     *context, last = question.input.strip().split("\n")
     return f"… {last.removeprefix('Question:').strip()}" if context else question.input

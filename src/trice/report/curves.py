@@ -1,4 +1,4 @@
-"""The plots of training and its data in a report: losses, ordered pairs, rewards, labels.
+"""The plots of training and its data in a report: losses, ordered pairs, rounds of stage 2, rewards, labels.
 
 Each function returns a `Figure`, or None if there is nothing to draw. `trice.report.plot_style` draws.
 """
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from trice.recipes.conditions import RANKED
 from trice.report import plot_style
 from trice.report.elements import Figure
 from trice.report.results import Results
-from trice.report.run_reader import Log, Run, without_seed
+from trice.report.run_reader import ROUND, Log, Run, without_seed
 
 MAX_LEVELS = 6
 MAX_REASONS = 4
@@ -21,7 +22,7 @@ MAX_REASONS = 4
 
 def cloning(run: Run, results: Results) -> Figure | None:
     """The loss of every model that had stage 1 only."""
-    logs = {name: log for name, log in run.logs.items() if not _ranks(log)}
+    logs = {name: log for name, log in run.logs.items() if not _is_stage_2(name, log)}
     canvas, axes = plot_style.new_canvas(2.9)
     if not _lines(axes, logs, "loss"):
         return None
@@ -30,11 +31,17 @@ def cloning(run: Run, results: Results) -> Figure | None:
 
 
 def ranking(run: Run, results: Results) -> Figure | None:
-    """The two terms of the stage-2 loss."""
-    logs = {name: log for name, log in run.logs.items() if _ranks(log)}
+    """The two terms of the stage-2 loss, or the loss on the best response alone if nothing was ranked."""
+    logs = _stage_2_logs(run)
+    if not any("rank_loss" in entry for log in logs.values() for entry in log):
+        canvas, axes = plot_style.new_canvas(2.9)
+        if not _lines(axes, logs, "sft_loss"):
+            return None
+        _finish(canvas, axes, "SFT loss")
+        return plot_style.figure(canvas, "best-response-loss", "Stage 2: the loss on the best response.")
     canvas, (above, below) = plot_style.new_canvas(3.9, 2)
-    if not _lines(above, logs, "rank_loss") | _lines(below, logs, "sft_loss"):
-        return None
+    _lines(above, logs, "rank_loss")
+    _lines(below, logs, "sft_loss")
     above.set_ylabel("ranking loss")
     _finish(canvas, below, "SFT loss")
     return plot_style.figure(
@@ -45,12 +52,33 @@ def ranking(run: Run, results: Results) -> Figure | None:
 def ordered(run: Run, results: Results) -> Figure | None:
     """The share of candidate pairs that the policy ranks in the order of their rewards."""
     canvas, axes = plot_style.new_canvas(2.9)
-    if not _lines(axes, {name: log for name, log in run.logs.items() if _ranks(log)}, "ordered", 100):
+    if not _lines(axes, _stage_2_logs(run), "ordered", 100):
         return None
     _finish(canvas, axes, "correctly ordered pairs, %")
     return plot_style.figure(
         canvas, "ordered-pairs", "Stage 2: candidate pairs ranked in the order of their rewards."
     )
+
+
+def rounds(run: Run, results: Results) -> Figure | None:
+    """The share of solved questions, and of right responses among the first ones, by round."""
+    found = {
+        name: [
+            {"step": float(number), "solved": each.solved / (each.questions or 1), "right": each.right}
+            for number, each in enumerate(rounds, start=1)
+        ]
+        for name, rounds in run.rounds.items()
+        if len(rounds) > 1
+    }
+    if not found:
+        return None
+    canvas, (above, below) = plot_style.new_canvas(3.9, 2)
+    _lines(above, found, "solved", 100)
+    _lines(below, found, "right", 100)
+    above.set_ylabel("solved, %")
+    _finish(canvas, below, "right, %", "round")
+    caption = "Stage 2 by round: solved questions, and right responses of the first ones to each question."
+    return plot_style.figure(canvas, "rounds", caption)
 
 
 def rewards(run: Run, results: Results) -> Figure | None:
@@ -120,11 +148,11 @@ def _lines(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:
     return bool(drawn)
 
 
-def _finish(canvas: Any, axes: Any, unit: str) -> None:
-    """Add labels and legend to curves over steps."""
+def _finish(canvas: Any, axes: Any, unit: str, over: str = "step") -> None:
+    """Add labels and legend to curves."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlabel("step")
+    axes.set_xlabel(over)
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plot_style.legend(canvas, axes)
@@ -141,5 +169,11 @@ def _bins(levels: Sequence[float]) -> list[tuple[str, float, float]]:
     return [(f"{low:.3g} to {min(high, top):.3g}", low, high) for low, high in ends]
 
 
-def _ranks(log: Log) -> bool:
-    return any("rank_loss" in entry for entry in log)
+def _stage_2_logs(run: Run) -> dict[str, Log]:
+    return {name: log for name, log in run.logs.items() if _is_stage_2(name, log)}
+
+
+def _is_stage_2(name: str, log: Log) -> bool:
+    """Whether a model was trained in stage 2, also if it had one candidate for each question and nothing to rank."""
+    condition = without_seed(name).partition(ROUND)[0].rpartition("/")[2]
+    return condition in RANKED or any("rank_loss" in entry for entry in log)

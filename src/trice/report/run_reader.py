@@ -5,17 +5,22 @@
     data/raw/<task>/<dataset>_right.json, _wrong     the split by the base model
     data/stage1/<task>/<dataset>_wrong_yield.json    `Yield`
     data/stage2/<task>/<task>.json                   rows `Candidates`
+    data/stage2/<task>/<variant>/round-<n>           `Round`, and what it was trained on
     data/dev/<task>/<task>_<condition>_result.json     graded rows `Response`
     models/<condition>/log.jsonl                       one object of numbers a logged step
 
-A condition named `<group>.seed<n>` is another training seed of `<group>`. A damaged file raises InputError. This
-module does not compute measures.
+A condition named `<group>.seed<n>` is another training seed of `<group>`, and the model `<condition>.round<n>` is the
+policy after an earlier round of stage 2. A damaged file raises InputError. This module does not compute measures.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +29,15 @@ from pydantic import BaseModel, ConfigDict
 
 from trice.datasets.published import read_candidates
 from trice.errors import InputError
-from trice.recipes.conditions import CONDITIONS, Variant
+from trice.recipes.conditions import CONDITIONS, RANKED, Variant
+from trice.stages.on_policy import RANKED_FILE, SUMMARY_FILE
+from trice.stages.targets import is_sampled
 from trice.storage import files
-from trice.types import Candidates, Response
+from trice.types import Candidates, Question, Response
 
 BASE, STAGE_1, BOTH = "zero-shot", "stage-1", "both"
 NEVER, ALWAYS = "never", "always"
+ROUND = ", round "  # between a variant and the number of a round
 Log = list[dict[str, float]]
 
 
@@ -82,10 +90,53 @@ class Yield(LenientModel):
     reasons: dict[str, int] = {}
 
 
+class Pass(LenientModel):
+    """One pass of sampling: `samples` responses to each of `questions`, of which `solved` have a target after it."""
+
+    number: int
+    tool_choice: str = "auto"
+    samples: int
+    questions: int
+    solved: int
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether its questions were asked before with the same tool choice."""
+        return self.number > 1 and self.tool_choice == "auto"
+
+
+class Round(LenientModel):
+    """One round of stage 2. `right`, `called` and `malformed` are shares of the first `samples` responses to each
+    question, `distinct` is the number of different ones among these. `targets` counts the solved questions by the
+    outcome of their target."""
+
+    questions: int
+    samples: int
+    responses: int
+    passes: list[Pass] = []
+    solved: int
+    new: int
+    targets: dict[str, int] = {}
+    right: float
+    called: float
+    malformed: float
+    distinct: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A question that was solved after further samples: the round, and the number of responses drawn in it."""
+
+    question: Candidates
+    round: int
+    responses: int
+
+
 @dataclass
 class Run:
     """The content of a run folder. `results` is by condition, in the order of display; `tasks` is by data set.
-    `separate_models` says whether each task has its own models."""
+    `separate_models` says whether each task has its own models. `rounds` are by variant. `ranked` and `learned` are
+    those of the last stage."""
 
     info: RunInfo = field(default_factory=RunInfo)
     recipe: str = ""
@@ -93,7 +144,9 @@ class Run:
     tasks: dict[str, str] = field(default_factory=dict)
     split: dict[str, dict[str, int]] = field(default_factory=dict)
     yields: dict[str, Yield] = field(default_factory=dict)
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
     ranked: list[Candidates] = field(default_factory=list)
+    learned: list[Learned] = field(default_factory=list)
     logs: dict[str, Log] = field(default_factory=dict)
     separate_models: bool = False
 
@@ -112,16 +165,20 @@ class Run:
         return value if isinstance(value, dict) else {}
 
 
-def without_seed(condition: str) -> str:
-    """The condition without its seed: `stage-1` for `stage-1.seed2`."""
-    return Variant.parse(condition).condition
+def without_seed(name: str) -> str:
+    """The name of a condition or model without its seed: `stage-1` for `stage-1.seed2`, and `both, round 1` for
+    `both.seed2, round 1`."""
+    condition, comma, number = name.partition(ROUND)
+    return f"{Variant.parse(condition).condition}{comma}{number}"
 
 
-def display_order(condition: str) -> tuple[int, str, int, str]:
-    """The sort key of conditions: the known ones in their order, then others, with the seeds of each together."""
+def display_order(name: str) -> tuple[int, str, int, float, str]:
+    """The sort key of conditions and models: the known ones in their order, then others, with the seeds of each
+    together, and earlier rounds before the last one."""
+    condition, _, number = name.partition(ROUND)
     group, seed = Variant.parse(condition)
     place = CONDITIONS.index(group) if group in CONDITIONS else len(CONDITIONS)
-    return place, group, seed or 0, condition
+    return place, group, seed or 0, int(number) if number.isdigit() else inf, name
 
 
 def read_run(folder: Path) -> Run:
@@ -138,7 +195,7 @@ def read_run(folder: Path) -> Run:
     _read_results(run, folder / "data" / "dev")
     models = folder / "models"  # a folder for each condition, or for each task and condition
     paths = [path for form in ("*", "*/*") for path in models.glob(f"{form}/log.jsonl")]
-    logs = {path.parent.relative_to(models).as_posix(): _log(path) for path in paths}
+    logs = {_model_name(path.parent.relative_to(models)): _log(path) for path in paths}
     run.logs = {name: logs[name] for name in sorted(logs, key=display_order) if logs[name]}
     return run
 
@@ -153,6 +210,51 @@ def _read_data(run: Run, data: Path) -> None:
     for path in sorted(data.glob("stage2/*/*.json")):
         if path.stem == path.parent.name:
             run.ranked += read_candidates(path)
+
+    _read_rounds(run, data / "stage2")
+
+
+def _read_rounds(run: Run, stage2: Path) -> None:
+    """The rounds of every variant, and what both stages, else stage 2 alone, learned in theirs."""
+    found: dict[str, dict[str, dict[int, Path]]] = {}
+    for path in sorted(stage2.glob(f"*/*/round-*/{SUMMARY_FILE}")):
+        number = path.parent.name.removeprefix("round-")
+        variant = path.parent.parent
+        if number.isdigit():
+            found.setdefault(variant.parent.name, {}).setdefault(variant.name, {})[int(number)] = path.parent
+    for task, variants in found.items():
+        for name in sorted(variants, key=display_order):
+            shown = f"{task}/{name}" if run.keys.get("per_task") else name
+            rounds = {
+                number: _object(folder / SUMMARY_FILE, Round)
+                for number, folder in sorted(variants[name].items())
+            }
+            run.rounds[shown] = list(rounds.values())
+            if name == next((each for each in (BOTH, *sorted(RANKED)) if each in variants), None):
+                _read_learned(run, rounds, variants[name])
+
+
+def _read_learned(run: Run, rounds: Mapping[int, Round], folders: Mapping[int, Path]) -> None:
+    """The candidates of the last round without the labels of stage 1, and the questions of all rounds that were solved
+    after further samples."""
+    solved: list[Candidates] = []
+    for number, found in rounds.items():
+        folder = folders[number]
+        solved = [row for row in _rows(folder / RANKED_FILE, Candidates) if is_sampled(row)]
+        drawn, more = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        for each in found.passes:
+            for row in _rows(folder / f"questions-{each.number}.json", Question):
+                drawn[row.dataset, row.id] += each.samples
+                more[row.dataset, row.id] += each.samples if each.is_repeated else 0
+        run.learned += [
+            Learned(row, number, drawn[row.dataset, row.id]) for row in solved if more[row.dataset, row.id]
+        ]
+    run.ranked += solved
+
+
+def _model_name(folder: Path) -> str:
+    """The name of a model, `both, round 1` for the folder `both.round1`."""
+    return re.sub(r"\.round(\d+)$", rf"{ROUND}\1", folder.as_posix())
 
 
 def _read_results(run: Run, dev: Path) -> None:
@@ -171,6 +273,11 @@ def _read_results(run: Run, dev: Path) -> None:
 
 def _object(path: Path, kind: type[files.RowT]) -> files.RowT:
     return files.validate(kind, files.read_object(path), str(path))
+
+
+def _rows(path: Path, kind: type[files.RowT]) -> list[files.RowT]:
+    """The rows of a file, which may be missing."""
+    return files.read_rows(path, kind) if path.is_file() else []
 
 
 def _count(path: Path) -> int:

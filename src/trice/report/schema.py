@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from trice.report.headline import Headline
 from trice.report.results import Comparisons, Results
-from trice.report.run_reader import Run, RunDescription, Step, Yield
+from trice.report.run_reader import Round, Run, RunDescription, Step, Yield
 
 
 def _rounded(value: float | None) -> float | None:
@@ -110,6 +110,12 @@ class RunResults(StrictModel):
         description="data set → tool-call labels: how many were kept, how many were made, and why the others were not "
         "kept"
     )
+    rounds: dict[str, list[Round]] = Field(
+        {},
+        description="variant → the rounds of stage 2 in order: questions, responses drawn, passes of sampling, "
+        "questions solved and those of them that are new, targets by outcome, and of the first `samples` responses to "
+        "each question the shares that are right, call and are malformed, and the mean number of distinct ones",
+    )
     steps: list[Step] = Field(description="the steps of the run: wall time in seconds, peak memory in MB")
 
 
@@ -139,6 +145,7 @@ def run_results(run: Run, results: Results, headline: Headline) -> RunResults:
         frontier=results.frontier,
         split=run.split,
         yields=run.yields,
+        rounds=run.rounds,
         steps=run.info.steps,
     )
 

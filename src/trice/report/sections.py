@@ -11,6 +11,7 @@ from trice.report.accuracy import accuracy
 from trice.report.cases import TITLE, Cases, case_tables
 from trice.report.elements import MISSING, Cell, Rows, Section, Table, duration, percent, share_cell, shorten
 from trice.report.results import Results, column_name, columns_of, share_of
+from trice.report.rounds import rounds
 from trice.report.run_reader import Log, Run, Step
 from trice.report.tool_sections import selective, tool_use
 
@@ -25,6 +26,7 @@ def sections(run: Run, results: Results) -> list[Section]:
         _strict(results),
         tool_use(run, results),
         selective(run, results),
+        rounds(run, results),
         _training(run, results),
         _data(run, results),
     ]

@@ -104,7 +104,7 @@ def sample_round(
         for row in drawn:
             samples[_key(row)].add(row)
         solved = sum(samples[_key(question)].choose() is not None for question in asked)
-        passes.append(draw._asdict() | {"questions": len(asked), "solved": solved})
+        passes.append({"number": number} | draw._asdict() | {"questions": len(asked), "solved": solved})
     ranked = [each.ranked(settings.candidates, known.get(key)) for key, each in samples.items()]
     rows = [row for row in ranked if row is not None]
     if not rows:
