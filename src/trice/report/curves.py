@@ -16,6 +16,7 @@ from trice.report.elements import Figure
 from trice.report.results import Results
 from trice.report.run_reader import ROUND, Log, Run, without_seed
 
+DASHES = ("-.", "--", ":")
 MAX_LEVELS = 6
 MAX_REASONS = 4
 
@@ -75,6 +76,8 @@ def rounds(run: Run, results: Results) -> Figure | None:
     canvas, (above, below) = plot_style.new_canvas(3.9, 2)
     _lines(above, found, "solved", 100)
     _lines(below, found, "right", 100)
+    for axes in (above, below):
+        axes.set_ylim(0, 104)
     above.set_ylabel("solved, %")
     _finish(canvas, below, "right, %", "round")
     caption = "Stage 2 by round: solved questions, and right responses of the first ones to each question."
@@ -128,18 +131,20 @@ def scores_by_origin(run: Run) -> dict[str, list[float]]:
 
 
 def _lines(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:
-    """Draw a line over training steps for each model, with the same colour for all seeds of a condition. Returns
-    whether anything is drawn."""
-    groups = list(dict.fromkeys(map(without_seed, logs)))
+    """Draw a line over training steps for each model, with the same colour for all seeds and rounds of a condition, and
+    dashed lines for earlier rounds. Returns whether anything is drawn."""
+    conditions = list(dict.fromkeys(without_seed(name).partition(ROUND)[0] for name in logs))
     drawn: set[str] = set()
     for name, log in logs.items():
         points = [(entry["step"], scale * entry[key]) for entry in log if key in entry]
         if not points:
             continue
         group = without_seed(name)
+        condition, _, earlier_round = group.partition(ROUND)
         axes.plot(
             *zip(*points, strict=True),
-            color=plot_style.look(group, groups.index(group))[0],
+            color=plot_style.look(condition, conditions.index(condition))[0],
+            linestyle=DASHES[int(earlier_round) % len(DASHES)] if earlier_round else "-",
             marker="." if len(points) < 3 else "",
             alpha=0.5 if group in drawn else 1,
             label=None if group in drawn else plot_style.short_label(group),

@@ -60,10 +60,11 @@ def _policies(run: Run) -> Table:
     firsts = " or ".join(sorted({f"{each.samples}" for _, each in _labeled(run)}))
     note = (
         "Solved: a well-formed response with a reward above 0 is found in this round or an earlier one, and the best "
-        f"one is the target. Right, called and malformed: percent of the first {firsts} responses to each question."
+        f"one is the target. Right, called and malformed: percent of the first {firsts} responses to each question, by "
+        "the policy before the round trains it."
     )
     header = [
-        "policy", "questions", "solved", "new", "responses", "right, %", "called, %", "malformed, %",
+        "round", "questions", "solved", "new", "responses", "right, %", "called, %", "malformed, %",
         "targets that call", "targets that answer",
     ]  # fmt: skip
     return Table(header, rows, note=note, breaks=_breaks(run))
