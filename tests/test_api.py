@@ -270,7 +270,7 @@ def test_a_folder_with_other_rounds_is_refused_before_anything_is_sampled(
         options: dict[str, Any] = {"samples": 2, "max_samples": 2, "max_new_tokens": 1, **FAST, **settings}
         return trice.rlef(speaking("7"), sums(*numbers), sums_task(), output=tmp_path / "both", **options)
 
-    with pytest.raises(trice.InputError, match="so nothing can be learned"):
+    with pytest.raises(trice.InputError, match="no question has a response to learn from among 2"):
         learn(1)  # nothing was trained, so that other questions may follow
     learn(4, 1)
     before = (tmp_path / "both/questions.json").read_bytes()
@@ -290,7 +290,7 @@ def test_the_default_reward_takes_the_cost_of_calls_off_and_wrong_answers_teach_
     speaking: Callable[[str], trice.Model], tmp_path: Path
 ) -> None:
     seven = speaking("7")
-    with pytest.raises(trice.InputError, match="no question has a response with a reward above 0 among 32"):
+    with pytest.raises(trice.InputError, match="no question has a response to learn from among 32"):
         trice.rlef(seven, sums(1), sums_task(), samples=1, max_new_tokens=1, **FAST)
     both = trice.rlef(
         seven, sums(4, 1), sums_task(), samples=1, max_new_tokens=1, output=tmp_path / "both", **FAST

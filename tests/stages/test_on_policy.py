@@ -342,7 +342,7 @@ def test_nothing_to_learn_from_is_an_error_that_says_what_to_do(seven: ModelSpec
     data = tmp_path / "sums.jsonl"
     sums(data, 2, answer=lambda i: str(i + 1000))
     with pytest.raises(
-        InputError, match="no question has a response with a reward above 0 among 4, so nothing"
+        InputError, match="no question has a response to learn from among 4: one with a reward above 0"
     ):
         sample_round([data], tmp_path / "round", MATH, seven, Rounds(samples=2, max_samples=4))
 
