@@ -161,8 +161,6 @@ def earlier(response: str, count: int) -> Candidates:
     found.choose()
     row = found.ranked(4, None)
     assert row
-    for each in row.candidates:
-        each.origin = "policy"
     return row
 
 

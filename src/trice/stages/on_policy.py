@@ -110,9 +110,9 @@ def sample_round(
     if not rows:
         named = ", ".join(map(str, data))
         raise InputError(
-            f"{named}: no question has a response to learn from among {settings.max_samples}: one with a reward above "
-            "0 that is well formed and, if it calls no tool, not right by luck; train stage 1 on more labels, draw more "
-            "samples, or give easier questions"
+            f"{named}: no question has a response to learn from among {settings.max_samples}: one with a reward "
+            "above 0 that is well formed and, if it calls no tool, not right by luck; train stage 1 on more labels, "
+            "draw more samples, or give easier questions"
         )
     summary = _summary(samples, first, rows, known, passes)
     warn(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)

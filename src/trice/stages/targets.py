@@ -99,11 +99,11 @@ class Samples:
         return sum(values) / (len(values) + 2)
 
     def ranked(self, limit: int, earlier: Candidates | None) -> Candidates | None:
-        """The target and the most frequent other responses; what is known from earlier rounds if there is no target
-        now. Right responses of the other decision are left out, because their reward is luck or costs a call, and
+        """The target and the most frequent other responses; without a target, `earlier`, which is from the rounds
+        before. Right responses of the other decision are left out, because their reward is luck or costs a call, and
         those that are worth more than the target, because they are not well formed."""
         if self.target is None:
-            return earlier if earlier is not None and is_sampled(earlier) else None
+            return earlier
         rewards, counts, target = self.rewards, self.counts, self.target
         others = [
             row
@@ -128,7 +128,7 @@ class Samples:
 def _with_earlier(found: Candidates, earlier: Candidates | None) -> Candidates:
     """The candidates of this round, with the target of the rounds before instead if it is of the same decision and
     has a higher reward, or was sampled more often."""
-    before = earlier.target if earlier is not None and is_sampled(earlier) else None
+    before = earlier.target if earlier else None
     target, *others = found.candidates
     if before is None or (before.call is None) != (target.call is None):
         return found
