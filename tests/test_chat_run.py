@@ -33,9 +33,9 @@ dtype: float32
 """
 
 
-def test_a_run_labels_trains_and_evaluates_conversations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[[str], Path]
-) -> None:
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[[str], Path]) -> str:
+    """A recipe on problems of several steps, for a tiny model, in the working folder."""
     monkeypatch.setenv("TRICE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     train, test, _ = load("starter-chat", train=32, test=16)
@@ -47,7 +47,11 @@ def test_a_run_labels_trains_and_evaluates_conversations(
         tiny_model("llama"), tmp_path / "policy", INSTRUCTION, [function_schema(Calculator())]
     )
     (tmp_path / "chat.yaml").write_text(f"{RECIPE}model: {model}\n")
-    out = run(load_recipe("chat.yaml"))
+    return "chat.yaml"
+
+
+def test_a_run_labels_trains_and_evaluates_conversations(recipe: str) -> None:
+    out = run(load_recipe(recipe))
 
     labels = read(next((out / "data/stage1").rglob("*steps_wrong.json")))
     assert len(labels) == 8
@@ -65,4 +69,24 @@ def test_a_run_labels_trains_and_evaluates_conversations(
         assert len(rows) == 4
         assert all(row["completion"] and row["outcome"] for row in rows)
     assert (out / "report.html").is_file()
-    assert run(load_recipe("chat.yaml")) == out  # everything is finished
+    assert run(load_recipe(recipe)) == out  # everything is finished
+
+
+def test_a_round_trains_on_the_conversations_that_were_sampled(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def any_words(question, response):\n    return float(bool(response.response))\n"
+    )
+    settings = ["rlef.rounds=1", "rlef.samples=2", "rlef.max_samples=2", "rlef.replay=0.5", "output=rounds"]
+    out = run(
+        load_recipe(recipe, [*settings, "score.reward=mine:any_words", "evaluate.conditions=[stage-1, both]"])
+    )
+    folder = next((out / "data/stage2").rglob("round-1"))
+    drawn = {tuple(row["tokens"]) for row in read(folder / "samples-1.json")}
+    rows = read(folder / "ranked.json")
+    sampled = [each for row in rows for each in row["candidates"] if each["origin"] == "policy"]
+    assert sampled
+    assert {tuple(each["tokens"]) for each in sampled} <= drawn
+    assert all(len(each["loss"]) == len(each["tokens"]) for each in sampled)
+    (replayed,) = {len(row["candidates"]) for row in rows if row["candidates"][0]["origin"] == "gold"}
+    assert replayed == 1
+    assert (out / "models/both/adapter_model.safetensors").is_file()
