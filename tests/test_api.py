@@ -284,6 +284,9 @@ def test_a_folder_with_other_rounds_is_refused_before_anything_is_sampled(
         learn(4, 1, rounds=2)
     assert (tmp_path / "both/questions.json").read_bytes() == before
     learn(4, 1, token_budget=512)
+    (tmp_path / "both/rlef.json").unlink()  # as in the folder of stage 1
+    with pytest.raises(trice.InputError, match="both: holds another training; choose another output"):
+        learn(4, 1)
 
 
 def test_the_default_reward_takes_the_cost_of_calls_off_and_wrong_answers_teach_nothing(

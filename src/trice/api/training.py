@@ -236,7 +236,9 @@ def _check_rounds(folder: Path, inputs: dict[str, Any]) -> None:
     trained = (
         path for pattern in (TRAINING_RECORD, f"round-*/{TRAINING_RECORD}") for path in folder.glob(pattern)
     )
-    if record.is_file() and any(trained):
+    if any(trained):
+        if not record.is_file():
+            raise InputError(f"{folder}: holds another training; choose another output")
         check_same_inputs(folder, read_object(record), now, "another output")
     write_text(record, json.dumps(now, indent=2) + "\n")
 
