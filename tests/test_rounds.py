@@ -262,3 +262,25 @@ def test_each_task_of_a_mix_may_have_its_model_and_its_rounds(folder: Path) -> N
     assert ids(round_of(out, "stage-2-alone", 1, "lama") / "questions-1.json") == ["0", "1"]
     assert ids(round_of(out, "stage-2-alone", 2, "lama") / "ranked.json") == ["0"]
     assert ids(round_of(out, "stage-2-alone", 2) / "ranked.json") == ["sums-3"]
+
+
+def test_held_out_questions_choose_the_checkpoint_of_each_round(folder: Path) -> None:
+    """`back` is only asked in the rounds."""
+    write(folder / "back.jsonl", [row | {"id": str(n)} for n, row in enumerate(asked((2, 4)))])
+    data = (
+        "data=[{dataset: sums, train_file: sums.jsonl, test_file: tests.jsonl}, "
+        "{dataset: back, train: 0, train_file: sums.jsonl, test_file: tests.jsonl, feedback_file: back.jsonl}]"
+    )
+    out = run(load_recipe("own.yaml", ["score={}", "validation=2", "rlef.eval_steps=1", data]))
+    for number, name in ((1, "stage-2-alone.round1"), (2, "stage-2-alone")):
+        assert ids(round_of(out, "stage-2-alone", number) / "questions-1.json") == [
+            "sums-1",
+            "sums-2",
+            "sums-3",
+            "0",
+            "1",
+        ]
+        log = read(out / "models" / name / "log.jsonl")
+        assert [row["step"] for row in log if "accuracy" in row] == [1, 2]
+    assert len(read(out / "data/dev/math/math_validation.json")) == 2
+    assert not (out / "data/raw/math/back.json").exists()
