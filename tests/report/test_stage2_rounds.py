@@ -149,6 +149,12 @@ def test_figures_of_rounds_and_of_training_without_ranking(run: Path) -> None:
     assert page.count(">both, round 1</text>") == 1  # one entry of the legend for both seeds
 
 
+def test_the_expected_utility_has_a_column_if_it_was_trained(run: Path) -> None:
+    assert "expected utility" not in written(run)[1]
+    write(run / "models/both/log.jsonl", {"step": 1, "loss": 1.0, "sft_loss": 1.0, "utility": 0.5})
+    assert "| both | 1 | 1 | – | 1 | – | 0.500 |" in written(run)[1]
+
+
 def test_one_round_has_no_figure_and_no_rounds_have_no_section(run: Path) -> None:
     (run / "data/stage2/math/both/round-2/round.json").unlink()
     _, text, _ = written(run)

@@ -75,12 +75,19 @@ def _strict(results: Results) -> Section:
 def _training(run: Run, results: Results) -> Section:
     plots = figures.draw([curves.cloning, curves.ranking, curves.ordered], run, results)
     section = Section("Training", jumps(run.logs), figures=plots)
-    keys = {"loss": ".4g", "rank_loss": ".4g", "sft_loss": ".4g", "ordered": ".3f"}
+    columns = {
+        "loss": ("loss", ".4g"),
+        "rank_loss": ("ranking loss", ".4g"),
+        "sft_loss": ("SFT loss", ".4g"),
+        "ordered": ("pairs in order", ".3f"),
+    }
+    if any("utility" in entry for log in run.logs.values() for entry in log):
+        columns["utility"] = ("expected utility", ".3f")
     rows: Rows = [
         [
             name,
             f"{last.get('step', 0):.0f}",
-            *(f"{last[key]:{form}}" if key in last else MISSING for key, form in keys.items()),
+            *(f"{last[key]:{form}}" if key in last else MISSING for key, (_, form) in columns.items()),
         ]
         for name, log in run.logs.items()
         for last in [
@@ -88,7 +95,7 @@ def _training(run: Run, results: Results) -> Section:
         ]  # the last value of each key
     ]
     if rows:
-        header = ["model", "steps", "loss", "ranking loss", "SFT loss", "pairs in order"]
+        header = ["model", "steps", *(title for title, _ in columns.values())]
         section.tables.append(Table(header, rows, note="At the last logged step."))
     return section
 
