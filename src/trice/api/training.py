@@ -140,8 +140,8 @@ def rlef(
     """
     from trice import rewards
     from trice.settings import parse
-    from trice.stages.on_policy import RANKED_FILE, describe_round, sample_round
     from trice.tasks import Tasks
+    from trice.training.on_policy import RANKED_FILE, describe_round, sample_round
     from trice.training.rlef import rlef as train
     from trice.training.settings import OnPolicy
 

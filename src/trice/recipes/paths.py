@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trice.models.adapters import CONFIG, WEIGHTS
 from trice.recipes.conditions import RANKED, Variant
-from trice.stages.on_policy import RANKED_FILE
+from trice.training.on_policy import RANKED_FILE
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import generate
 from trice.stages.label import label, reading_path
 from trice.stages.mix import mix
-from trice.stages.on_policy import RANKED_FILE, SUMMARY_FILE, describe_round, sample_round
 from trice.stages.score import score
 from trice.stages.split import answers_path, split
 from trice.stages.teachers import load_teacher
@@ -32,6 +31,7 @@ from trice.storage.run_store import Step
 from trice.tasks import Tasks
 from trice.tools.executor import sidecar
 from trice.tools.ray_executor import runner
+from trice.training.on_policy import RANKED_FILE, SUMMARY_FILE, describe_round, sample_round
 from trice.types import Question
 
 HALVES = ("wrong", "right")  # of a data set, as the base model answers without tools

@@ -30,9 +30,9 @@ from pydantic import BaseModel, ConfigDict
 from trice.datasets.published import read_candidates
 from trice.errors import InputError
 from trice.recipes.conditions import CONDITIONS, RANKED, Variant
-from trice.stages.on_policy import RANKED_FILE, SUMMARY_FILE
-from trice.stages.targets import is_sampled
 from trice.storage import files
+from trice.training.on_policy import RANKED_FILE, SUMMARY_FILE
+from trice.training.targets import is_sampled
 from trice.types import Candidates, Question, Response
 
 BASE, STAGE_1, BOTH = "zero-shot", "stage-1", "both"

@@ -13,13 +13,14 @@ from tiny import read, says, sums, write
 from trice.errors import InputError
 from trice.models.sampling import Sampling
 from trice.rewards import execution, from_function
-from trice.stages import grading, on_policy
+from trice.stages import grading
 from trice.stages.model_spec import ModelSpec
-from trice.stages.on_policy import sample_round
-from trice.stages.targets import Samples, is_well_formed
 from trice.tasks import Tasks
 from trice.tasks.task import Task
+from trice.training import on_policy
+from trice.training.on_policy import sample_round
 from trice.training.settings import Rounds
+from trice.training.targets import Samples, is_well_formed
 from trice.types import Candidates, Question, Response
 
 MATH = Tasks("math")

@@ -5,8 +5,8 @@ Questions need answers and no labels. Every question gets a few samples. Those w
 each further pass, up to a maximum for one question and a budget for the round; with `arms`, some samples are drawn with
 tool choice `none` and as many with `required`, so that the value of a call is known for each question and policy.
 
-`trice.stages.targets` chooses what a question teaches. A solved question keeps its target in later rounds. This module
-trains nothing: `trice.training.rlef` trains on the file `ranked.json`.
+`trice.training.targets` chooses what a question teaches. A solved question keeps its target in later rounds. This
+module trains nothing: `trice.training.rlef` trains on the file `ranked.json`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from trice.stages.generate import generate, with_instruction
 from trice.stages.grading import SecondTurnModel, grade
 from trice.stages.model_spec import ModelSpec, open_engine
 from trice.stages.score import without_guess
-from trice.stages.targets import POLICY, Samples, is_sampled
 from trice.storage.files import read_object, read_rows, refuse_repeated, write_rows, write_text
 from trice.storage.inputs import to_json
 from trice.tasks import Tasks, check_questions
 from trice.tools.executor import remove_sidecars
 from trice.training.settings import Rounds
+from trice.training.targets import POLICY, Samples, is_sampled
 from trice.types import Candidate, Candidates, LabeledQuestion, Outcome, Question, Response
 
 RANKED_FILE, SUMMARY_FILE = "ranked.json", "round.json"
