@@ -52,6 +52,24 @@ def test_rounds_have_defaults_of_their_own_which_a_recipe_may_change(own: str) -
     assert load_recipe(own, ["rlef.rounds=2", "rlef.objective=grpo", "rlef.sft=0"]).rlef.alpha == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (
+            ["rlef.utility=1"],
+            "'utility' needs the worth of both decisions, which rounds sample; set 'rounds'",
+        ),
+        (
+            ["rlef.rounds=1", "rlef.alpha=1", "rlef.candidates=1"],
+            "candidates=1 leaves 'alpha' nothing to rank",
+        ),
+    ],
+)
+def test_settings_of_rounds_without_effect_are_refused(own: str, settings: list[str], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        load_recipe(own, settings)
+
+
 def test_the_demo_ships() -> None:
     assert "demo" in SHIPPED
 

@@ -160,7 +160,6 @@ class Rounds(Settings):
     minus `cost`"""
     candidates: int = Field(4, ge=1)
     """responses to a question that are kept: the target and the most frequent others, which `alpha` above 0 ranks"""
-
     replay: float = Field(1.0, ge=0, le=1)
     """the share of the examples of stage 1 that each round trains on again"""
 
@@ -186,6 +185,14 @@ class OnPolicy(Rlef, Rounds):
             return value
         asks_for_ranking = value.get("objective") or value.get("margin")  # it then has weight 1
         return ROUNDS | ({} if asks_for_ranking else {"alpha": 0.0}) | value
+
+    @model_validator(mode="after")
+    def _fits_the_rounds(self) -> Self:
+        if self.utility and not self.rounds:
+            raise ValueError("'utility' needs the worth of both decisions, which rounds sample; set 'rounds'")
+        if self.rounds and self.alpha and self.candidates == 1:
+            raise ValueError("candidates=1 leaves 'alpha' nothing to rank; raise it, or set alpha=0")
+        return self
 
     @property
     def training(self) -> Rlef:
