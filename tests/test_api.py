@@ -289,6 +289,18 @@ def test_a_folder_with_other_rounds_is_refused_before_anything_is_sampled(
         learn(4, 1)
 
 
+def test_rounds_of_a_policy_gradient_go_on_from_one_another(model: trice.Model, tmp_path: Path) -> None:
+    trice.rlef(
+        model, sums(1, 2), sums_task(), rounds=2, samples=4, max_samples=4, max_new_tokens=3, objective="grpo",
+        reward=lambda question, response: len(response.response) % 3, output=tmp_path, **FAST,
+    )  # fmt: skip
+    first, second = (
+        json.loads((folder / "trice.json").read_text()) for folder in (tmp_path / "round-1", tmp_path)
+    )
+    assert (first["adapter"], first["sft"], first["objective"]) == (None, 0, "grpo")
+    assert second["adapter"] == digest(tmp_path / "round-1/adapter_model.safetensors")
+
+
 def test_the_default_reward_takes_the_cost_of_calls_off_and_wrong_answers_teach_nothing(
     speaking: Callable[[str], trice.Model], tmp_path: Path
 ) -> None:

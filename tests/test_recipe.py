@@ -49,7 +49,8 @@ def test_rounds_have_defaults_of_their_own_which_a_recipe_may_change(own: str) -
         0,
     )
     assert load_recipe(own, ["rlef.rounds=2", "rlef.alpha=0.5"]).rlef.alpha == 0.5
-    assert load_recipe(own, ["rlef.rounds=2", "rlef.objective=grpo", "rlef.sft=0"]).rlef.alpha == 1
+    grpo = load_recipe(own, ["rlef.rounds=2", "rlef.objective=grpo"]).rlef
+    assert (grpo.alpha, grpo.sft, grpo.replay, grpo.policy_gradient) == (1, 0, 0, True)
 
 
 @pytest.mark.parametrize(

@@ -408,3 +408,40 @@ def test_the_worth_of_both_decisions_is_known_if_both_were_sampled(
     assert len(both.responses) == len(both.rewards) + 1
     assert tokenizer.decode(both.responses[-1].ids).strip() == "calculator"
     assert (one.utility, len(one.responses)) == (None, len(one.rewards))
+
+
+def test_a_policy_gradient_gets_all_free_responses_with_their_counts() -> None:
+    found = samples(("calculator(3)", False), ("calculator(5)", True), ("calculator(3)", False))
+    found.add(found.rows[1], free=False)  # of an arm
+    found.choose()
+    group = found.group()
+    assert group
+    assert [(each.response, each.reward, each.count) for each in group.candidates] == [
+        ("calculator(3)", -0.1, 2),
+        ("calculator(5)", 0.9, 1),
+    ]
+    assert [each.target for each in group.candidates] == [False, True]
+    assert samples(("calculator(3)", False), ("calculator(4)", False)).group() is None  # equal rewards
+
+
+def test_a_round_for_a_policy_gradient_keeps_wrong_responses_too(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spec = ModelSpec(str(tiny_model("llama")), sampling=Sampling(3), device="cpu", dtype="float32")
+    data = tmp_path / "sums.jsonl"
+    sums(data, 3)
+
+    def by_length(question: Question, response: Response) -> float:
+        return float(len(response.response) % 3)
+
+    summary = sample_round(
+        [data], tmp_path / "round", MATH, spec, Rounds(samples=6, max_samples=6), groups=True,
+        reward=from_function(by_length, "by_length"),
+    )  # fmt: skip
+    rows = read(tmp_path / "round/ranked.json")
+    assert rows
+    for row in rows:
+        assert sum(each["count"] for each in row["candidates"]) == 6
+        assert len({each["reward"] for each in row["candidates"]}) > 1
+        assert all(each["reward"] == len(each["response"]) % 3 for each in row["candidates"])
+    assert summary["responses"] == 18

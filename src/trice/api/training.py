@@ -105,7 +105,8 @@ def rlef(
     on them. `L = alpha * L_rank + sft * L_sft`, with L_sft on the best response of each question.
 
     Each round samples from the latest policy. Questions without a right response get more samples. Then `model` is
-    trained on everything that is solved so far, on each question's own best response.
+    trained on everything that is solved so far, on each question's own best response. With the objective `grpo` or
+    `reinforce`, the latest policy is trained on all responses of the round.
 
     Args:
         model: The policy, usually of `trice.clone`.
@@ -171,13 +172,14 @@ def rlef(
         folder = last if number == rounds else last / f"round-{number}"
         summary = sample_round(
             [data], folder, tasks, policy.spec(max_new_tokens=max_new_tokens), chosen, reward=rewarded,
-            earlier=earlier, labels=examples, seed=1000 * seed + number,
+            earlier=earlier, labels=examples, groups=chosen.policy_gradient, seed=1000 * seed + number,
         )  # fmt: skip
         notice(f"rlef, round {number}: {describe_round(summary)}")
         policy.unload()
         earlier = folder / RANKED_FILE
+        start = policy if chosen.policy_gradient else model
         adapter = train(
-            earlier, folder, model.name, model.adapter, settings=chosen.training, template=model.template,
+            earlier, folder, model.name, start.adapter, settings=chosen.training, template=model.template,
             tasks=tasks, seed=seed, device=model.device, dtype=model.dtype,
         )  # fmt: skip
         policy = replace(model, adapter=adapter, _kept=kept)

@@ -238,7 +238,7 @@ class Steps:
             summary = sample_round(
                 self._feedback(), output, self.tasks, model_spec(recipe, adapter=policy), recipe.rlef,
                 reward=load_reward(recipe.score.reward) if own else None, earlier=earlier, labels=labels,
-                seed=1000 * seed + number, retry=self.retry,
+                groups=recipe.rlef.policy_gradient, seed=1000 * seed + number, retry=self.retry,
             )  # fmt: skip
             return describe_round(summary)
 
@@ -258,7 +258,9 @@ class Steps:
                 self.paths.round_model(variant, number),
             )
         ranked, seed = variant.condition in RANKED, recipe.evaluate.seed_of(variant)
-        stage1 = Variant("stage-1", variant.seed) if variant.condition == "both" else None
+        start = self.paths.model(Variant("stage-1", variant.seed)) if variant.condition == "both" else None
+        if number > 1 and recipe.rlef.policy_gradient:  # its samples are of this round alone
+            start = self.paths.round_model(variant, number - 1)
 
         def work() -> None:
             from trice.training.clone import clone
@@ -272,8 +274,7 @@ class Steps:
                 options |= {"validation": self.paths.validation}
                 options |= {"max_new_tokens": recipe.max_new_tokens}
             if ranked:
-                adapter = self.paths.model(stage1) if stage1 else None
-                rlef(data, output, recipe.model, adapter, settings=recipe.rlef.training, **options)
+                rlef(data, output, recipe.model, start, settings=recipe.rlef.training, **options)
             else:
                 clone(data, output, recipe.model, settings=recipe.clone, **options)
 
@@ -281,7 +282,7 @@ class Steps:
         return self._step(
             "train", work, *subject, condition=variant.condition, seed=seed,
             keys=(*TRAIN, "rlef" if ranked else "clone"), outputs=adapter_files(output), progress=output,
-            inputs=(data, self.paths.weights(stage1)) if stage1 else (data,),
+            inputs=(data, adapter_files(start)[1]) if start else (data,),
         )  # fmt: skip
 
     def generate(self, variant: Variant) -> Step:

@@ -60,6 +60,7 @@ def sample_round(
     reward: RewardFunction | None = None,
     earlier: Path | None = None,
     labels: Path | None = None,
+    groups: bool = False,
     seed: int = 0,
     retry: bool = False,
 ) -> dict[str, Any]:
@@ -74,6 +75,8 @@ def sample_round(
         reward: What a response is worth; by default `execution` with the cost of the settings.
         earlier: The ranked file of the round before, whose solved questions are kept.
         labels: The examples of stage 1, a share of which (`settings.replay`) is trained on again.
+        groups: Whether `ranked.json` has all responses of this round that the policy decided on, as a policy gradient
+            needs them, instead of targets.
         seed: The seed of this round's samples, and of the choice of questions if the budget does not suffice for all.
         retry: Whether questions without a response are asked again.
 
@@ -102,11 +105,13 @@ def sample_round(
         drawn = _drawn(asked, output, tasks, spec, settings, draw, seed * 1000 + number, retry)
         first = first or drawn
         for row in drawn:
-            samples[_key(row)].add(row)
+            samples[_key(row)].add(row, free=draw.tool_choice == "auto")
         solved = sum(samples[_key(question)].choose() is not None for question in asked)
         passes.append({"number": number} | draw._asdict() | {"questions": len(asked), "solved": solved})
     ranked = [each.ranked(settings.candidates, known.get(key)) for key, each in samples.items()]
-    rows = [row for row in ranked if row is not None]
+    rows = solved_now = [row for row in ranked if row is not None]
+    if groups:
+        rows = [group for each in samples.values() if (group := each.group()) is not None]
     if not rows:
         named = ", ".join(map(str, data))
         raise InputError(
@@ -114,7 +119,7 @@ def sample_round(
             "above 0 that is well formed and, if it calls no tool, not right by luck; train stage 1 on more labels, "
             "draw more samples, or give easier questions"
         )
-    summary = _summary(samples, first, rows, known, passes)
+    summary = _summary(samples, first, solved_now, known, passes)
     warn(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
     if labels and settings.replay:
         examples = read_rows(labels, LabeledQuestion, repeated=True)

@@ -13,7 +13,7 @@ from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
 from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
-from trice.training.settings import Rlef
+from trice.training.settings import POLICY_GRADIENTS, Rlef
 from trice.training.validation import load_validation
 from trice.types import Candidate, Candidates
 
@@ -75,7 +75,7 @@ def examples(
 
     def make(tokenizer: Any) -> list[Any]:
         made = tokenized(tokenizer)
-        if settings.objective in ("grpo", "reinforce"):
+        if settings.objective in POLICY_GRADIENTS:
             made = [_repeated(example, row) for example, row in zip(made, rows, strict=True)]
         if settings.utility:
             known = tasks or tasks_asked(rows)

@@ -14,6 +14,7 @@ from trice.settings import FREE, Settings
 
 Scheduler = Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"]
 RankingObjective = Literal["rank", "weighted", "dpo", "listwise", "grpo", "reinforce"]
+POLICY_GRADIENTS: frozenset[str] = frozenset({"grpo", "reinforce"})
 
 NOTHING_TO_TRAIN = "'alpha', 'sft' and 'utility' are all 0, so there is nothing to train; choose one above 0"
 
@@ -141,7 +142,8 @@ class Rounds(Settings):
     rounds: int = Field(0, ge=0)
     """how often stage 2 samples responses from the latest policy, and trains the policy of stage 1 on what is solved so
     far; 0: it trains once, on the candidates of `collect`, as in the paper. With rounds, the defaults of training are
-    one epoch, `batch_size` 16, `learning_rate` 2e-4, falling linearly, and `alpha` 0 unless an `objective` is set"""
+    one epoch, `batch_size` 16, `learning_rate` 2e-4, falling linearly, and `alpha` 0 unless an `objective` is set;
+    `grpo` and `reinforce` train alone, with `sft` and `replay` 0"""
     samples: int = Field(4, ge=1)
     """responses to each question in a round"""
     max_samples: int = Field(32, ge=1)
@@ -183,6 +185,8 @@ class OnPolicy(Rlef, Rounds):
     def _defaults_of_rounds(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not value.get("rounds"):
             return value
+        if value.get("objective") in POLICY_GRADIENTS:
+            return ROUNDS | {"sft": 0.0, "replay": 0.0} | value
         asks_for_ranking = value.get("objective") or value.get("margin")  # it then has weight 1
         return ROUNDS | ({} if asks_for_ranking else {"alpha": 0.0}) | value
 
@@ -190,9 +194,19 @@ class OnPolicy(Rlef, Rounds):
     def _fits_the_rounds(self) -> Self:
         if self.utility and not self.rounds:
             raise ValueError("'utility' needs the worth of both decisions, which rounds sample; set 'rounds'")
-        if self.rounds and self.alpha and self.candidates == 1:
+        if self.rounds and self.policy_gradient and (self.sft or self.replay):
+            raise ValueError(
+                f"objective '{self.objective}' trains alone in rounds, on right and wrong responses; leave out sft and "
+                "replay"
+            )
+        if self.rounds and self.alpha and self.candidates == 1 and not self.policy_gradient:
             raise ValueError("candidates=1 leaves 'alpha' nothing to rank; raise it, or set alpha=0")
         return self
+
+    @property
+    def policy_gradient(self) -> bool:
+        """Whether it trains on all responses of a question instead of its target."""
+        return self.objective in POLICY_GRADIENTS
 
     @property
     def training(self) -> Rlef:

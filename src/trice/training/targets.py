@@ -34,14 +34,18 @@ class Samples:
     question: Question
     reward: RewardFunction
     rows: list[Response] = field(default_factory=list)
+    free: list[Response] = field(default_factory=list)  # those whose decision was the policy's
     rewards: dict[str, float] = field(default_factory=dict)  # of each distinct response
     target: Response | None = None
 
-    def add(self, row: Response) -> None:
-        """Add a response, and compute the reward of its text unless it is known."""
+    def add(self, row: Response, *, free: bool = True) -> None:
+        """Add a response, and compute the reward of its text unless it is known. `free` says that it was drawn without
+        a tool choice."""
         if row.response not in self.rewards:
             (self.rewards[row.response],) = self.reward([row], None)
         self.rows.append(row)
+        if free:
+            self.free.append(row)
 
     @property
     def has_two_arms(self) -> bool:
@@ -55,10 +59,7 @@ class Samples:
     @property
     def distinct(self) -> list[Response]:
         """The first response of each text."""
-        found: dict[str, Response] = {}
-        for row in self.rows:
-            found.setdefault(row.response, row)
-        return list(found.values())
+        return _first_of_each_text(self.rows)
 
     @property
     def counts(self) -> Counter[str]:
@@ -98,6 +99,19 @@ class Samples:
         """The mean with two more values of 0 as a prior, so that few samples count less."""
         return sum(values) / (len(values) + 2)
 
+    def group(self) -> Candidates | None:
+        """All responses that the policy decided on, with their counts, for a policy gradient; None if they have the
+        same reward, because the gradient is then 0."""
+        distinct = _first_of_each_text(self.free)
+        rewards = [self.rewards[row.response] for row in distinct]
+        if len(set(rewards)) < 2:
+            return None
+        group = Candidates.of(self.question, distinct, rewards, self.target)
+        counts = Counter(row.response for row in self.free)
+        for candidate in group.candidates:
+            candidate.count = counts[candidate.response]
+        return group
+
     def ranked(self, limit: int, earlier: Candidates | None) -> Candidates | None:
         """The target and the most frequent other responses; without a target, `earlier`, which is from the rounds
         before. Right responses of the other decision are left out, because their reward is luck or costs a call, and
@@ -123,6 +137,13 @@ class Samples:
         found.call_value = fmean(called) if called else None
         found.answer_value = fmean(answered) if answered else None
         return _with_earlier(found, earlier)
+
+
+def _first_of_each_text(rows: Sequence[Response]) -> list[Response]:
+    found: dict[str, Response] = {}
+    for row in rows:
+        found.setdefault(row.response, row)
+    return list(found.values())
 
 
 def _with_earlier(found: Candidates, earlier: Candidates | None) -> Candidates:
