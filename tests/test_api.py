@@ -289,7 +289,9 @@ def test_a_folder_with_other_rounds_is_refused_before_anything_is_sampled(
         learn(4, 1)
 
 
-def test_rounds_of_a_policy_gradient_go_on_from_one_another(model: trice.Model, tmp_path: Path) -> None:
+def test_each_round_of_a_policy_gradient_starts_from_the_policy_of_the_round_before(
+    model: trice.Model, tmp_path: Path
+) -> None:
     trice.rlef(
         model, sums(1, 2), sums_task(), rounds=2, samples=4, max_samples=4, max_new_tokens=3, objective="grpo",
         reward=lambda question, response: len(response.response) % 3, output=tmp_path, **FAST,

@@ -32,8 +32,8 @@ def error_line(error: BaseException) -> str:
 
 
 @contextmanager
-def naming(where: str) -> Iterator[None]:
-    """Put a row's place before the message of an InputError that does not know the row."""
+def located_at(where: str) -> Iterator[None]:
+    """Prefix the message of an InputError that is raised in the block with the location of a row."""
     try:
         yield
     except InputError as error:

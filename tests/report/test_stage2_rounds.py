@@ -173,7 +173,7 @@ def test_each_task_s_models_have_their_rounds(run: Path) -> None:
     assert "In 2 rounds of stage 2, math/both gave" in text
 
 
-def test_text_of_strangers_is_escaped(run: Path) -> None:
+def test_texts_of_models_and_data_sets_are_escaped(run: Path) -> None:
     nasty = "<script>alert(1)</script> | `a`"
     write_round(run, f"both.{nasty.replace('/', '')}", 1, [("auto", 2, ["q1"], 1)], [ranked("q1")])
     second = [("auto", 2, ["q1"], 0), ("auto", 2, ["q1"], 1)]

@@ -19,7 +19,7 @@ from trice.tasks import Tasks
 from trice.tasks.task import Task
 from trice.training import on_policy
 from trice.training.on_policy import sample_round
-from trice.training.settings import Rounds
+from trice.training.settings import OnPolicy, Rounds
 from trice.training.targets import Samples, is_well_formed
 from trice.types import Candidates, Question, Response
 
@@ -196,7 +196,7 @@ def seven(tiny_model: Callable[[str], Path], tmp_path: Path) -> ModelSpec:
 def round_of(spec: ModelSpec, folder: Path, **settings: Any) -> dict[str, Any]:
     data = folder.parent / "sums.jsonl"
     sums(data, 4)
-    return sample_round([data], folder, MATH, spec, Rounds(**settings))
+    return sample_round([data], folder, MATH, spec, OnPolicy(rounds=1, **settings))
 
 
 def passes(summary: dict[str, Any]) -> list[tuple[str, int, int, int]]:
@@ -250,7 +250,9 @@ def test_after_arms_that_the_budget_did_not_suffice_for_only_unsolved_questions_
 def test_questions_without_tools_have_no_arms(seven: ModelSpec, tmp_path: Path) -> None:
     data = sums(tmp_path / "sums.jsonl", 2)
     plain = Tasks(Task("plain", "Answer.", answers="numbers"))
-    summary = sample_round([data], tmp_path / "round", plain, seven, Rounds(samples=2, max_samples=2, arms=1))
+    summary = sample_round(
+        [data], tmp_path / "round", plain, seven, OnPolicy(rounds=1, samples=2, max_samples=2, arms=1)
+    )
     assert passes(summary) == [("auto", 2, 2, 1)]
 
 
@@ -271,7 +273,7 @@ def test_labels_are_trained_on_again_unless_their_question_is_solved(
         for id, text in (("S_0", asked), ("S_0", "another question of this id"), ("T_1", asked))
     ]
     labels = write(tmp_path / "labels.json", rows)
-    settings = Rounds(samples=2, max_samples=2)
+    settings = OnPolicy(rounds=1, samples=2, max_samples=2)
     sample_round([data], tmp_path / "round", MATH, seven, settings, labels=labels)
     found = read(tmp_path / "round/ranked.json")
     assert [(row["input"], row["candidates"][0]["origin"]) for row in found] == [
@@ -285,7 +287,7 @@ def test_a_solved_question_is_kept_if_a_label_of_another_file_has_its_id(
 ) -> None:
     label = {"instruction": "Compute.", "input": "Another?", "output": "calculator(1+7)", "id": "S_0"}
     labels, data = write(tmp_path / "labels.json", [label]), sums(tmp_path / "sums.jsonl", 2)
-    settings, earlier = Rounds(samples=2, max_samples=2), tmp_path / "round-1/ranked.json"
+    settings, earlier = OnPolicy(rounds=1, samples=2, max_samples=2), tmp_path / "round-1/ranked.json"
     sample_round([data], earlier.parent, MATH, seven, settings, labels=labels)
     summary = sample_round(
         [data], tmp_path / "round-2", MATH, seven, settings, earlier=earlier, labels=labels
@@ -325,7 +327,7 @@ def test_what_a_tool_returned_is_read_greedily_and_once(
 
     monkeypatch.setattr(grading, "generate", recorded)
     monkeypatch.setattr(on_policy, "generate", calls)
-    settings = Rounds(samples=1, max_samples=1)
+    settings = OnPolicy(rounds=1, samples=1, max_samples=1)
     data = sums(tmp_path / "sums.jsonl", 4)
     first = sample_round([data], tmp_path / "round", tasks, seven, settings)
     assert [each.temperature for each in read_with] == [0]
@@ -343,14 +345,14 @@ def test_nothing_to_learn_from_is_an_error_that_says_what_to_do(seven: ModelSpec
     with pytest.raises(
         InputError, match="no question has a response to learn from among 4: one with a reward above 0"
     ):
-        sample_round([data], tmp_path / "round", MATH, seven, Rounds(samples=2, max_samples=4))
+        sample_round([data], tmp_path / "round", MATH, seven, OnPolicy(rounds=1, samples=2, max_samples=4))
 
 
 def test_a_collapse_is_noticed(seven: ModelSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     round_of(seven, tmp_path / "round", samples=2, max_samples=2)
     assert "nearly the same response in all samples" in capsys.readouterr().err
     now = {"samples": 1, "distinct": 1, "malformed": 0.6, "called": 1.0}
-    on_policy.warn(now, {"called": 0.5})
+    on_policy.notice_collapse(now, {"called": 0.5})
     shown = capsys.readouterr().err
     assert "60% of the responses are malformed" in shown
     assert "share of calls went from 50% to 100%" in shown
@@ -434,8 +436,9 @@ def test_a_round_for_a_policy_gradient_keeps_wrong_responses_too(
     def by_length(question: Question, response: Response) -> float:
         return float(len(response.response) % 3)
 
+    settings = OnPolicy(rounds=1, objective="grpo", samples=6, max_samples=6)
     summary = sample_round(
-        [data], tmp_path / "round", MATH, spec, Rounds(samples=6, max_samples=6), groups=True,
+        [data], tmp_path / "round", MATH, spec, settings,
         reward=from_function(by_length, "by_length"),
     )  # fmt: skip
     rows = read(tmp_path / "round/ranked.json")

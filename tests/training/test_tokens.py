@@ -25,6 +25,7 @@ from trice.tasks import Tasks
 from trice.training.packed_forward import PackedForward
 from trice.training.packing import TokenizedExample, pack
 from trice.training.rlef import examples
+from trice.training.settings import Rlef
 from trice.types import Candidates, Response
 
 HOT = Sampling(max_new_tokens=10, temperature=1.3, samples=12, seed=3)
@@ -199,7 +200,7 @@ def test_a_count_is_as_many_copies_for_a_policy_gradient_and_costs_no_tokens(
     (once,) = examples(counted, PLAIN)(tokenizer)
     (expected,) = examples(copies, PLAIN)(tokenizer)
     for objective in ("grpo", "reinforce"):
-        (made,) = examples(counted, PLAIN, objective=objective)(tokenizer)
+        (made,) = examples(counted, PLAIN, settings=Rlef(objective=objective))(tokenizer)
         assert made == expected
     assert (once.rewards, made.rewards) == ([1.0, 0.0], [1.0, 1.0, 1.0, 0.0])
     for name in ("tokens_RT", "source_M", "target_E"):

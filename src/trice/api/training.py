@@ -115,7 +115,8 @@ def rlef(
         task: A `trice.Task` or the name of one that ships.
         rounds: How often it samples from the latest policy and trains.
         samples: The number of responses to each question.
-        max_samples: The number of responses to a question without a right one, in passes of twice as many.
+        max_samples: The largest number of responses to a question without a right one. Each pass of sampling doubles
+            their number.
         cost: The cost of a call in the default reward: 1 for a correct response minus `cost` for each call, and minus
             `cost` for a malformed response.
         labels: The examples of stage 1, which each round trains on again, or a share of them (`replay`).
@@ -124,8 +125,8 @@ def rlef(
         max_new_tokens: The length limit of a response, in tokens.
         seed: The seed of the samples and of training.
         output: A folder for the adapter. Earlier rounds are in `round-1`, `round-2` and so on within it.
-        settings: `temperature`, `top_k`, `budget`, `arms` and `candidates` of the samples, and hyper-parameters of
-            stage 2 (docs/reference/recipes.md), such as `num_train_epochs`, `alpha` or `objective`.
+        settings: `temperature`, `top_k`, `budget`, `arms` and `candidates` of the samples, `replay`, and
+            hyper-parameters of stage 2 (docs/reference/recipes.md), such as `num_train_epochs`, `alpha` or `objective`.
 
     Returns:
         The trained `Model`. Without `output` its adapter is deleted with it.
@@ -172,7 +173,7 @@ def rlef(
         folder = last if number == rounds else last / f"round-{number}"
         summary = sample_round(
             [data], folder, tasks, policy.spec(max_new_tokens=max_new_tokens), chosen, reward=rewarded,
-            earlier=earlier, labels=examples, groups=chosen.policy_gradient, seed=1000 * seed + number,
+            earlier=earlier, labels=examples, seed=1000 * seed + number,
         )  # fmt: skip
         notice(f"rlef, round {number}: {describe_round(summary)}")
         policy.unload()
@@ -230,8 +231,8 @@ def _targets(examples: Examples, tasks: Tasks) -> list[LabeledQuestion]:
 
 
 def _check_rounds(folder: Path, inputs: dict[str, Any]) -> None:
-    """Record what the rounds in a folder depend on. Raises InputError if a policy was trained there on others, before
-    its questions are replaced and responses are sampled that no training could use."""
+    """Record the inputs of the rounds in a folder. Raises InputError if a policy was trained there from other inputs,
+    before its questions are replaced and responses are sampled that no training could use."""
     from trice.models.adapters import TRAINING_RECORD
 
     record, now = folder / "rlef.json", json.loads(to_json(inputs))

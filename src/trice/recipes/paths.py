@@ -65,7 +65,11 @@ class RunPaths:
         """The file that a variant is trained on."""
         if variant.condition not in RANKED:
             return self.mixed(variant.condition)
-        return self.round(variant, self.rounds) / RANKED_FILE if self.rounds else self.ranked
+        return self.round_data(variant, self.rounds) if self.rounds else self.ranked
+
+    def round_data(self, variant: Variant, number: int) -> Path:
+        """The file that a variant is trained on in a round."""
+        return self.round(variant, number) / RANKED_FILE
 
     def round(self, variant: Variant, number: int) -> Path:
         """The folder of the responses that a variant learns from in a round."""

@@ -27,19 +27,19 @@ class Part(NamedTuple):
 def load_questions(recipe: Recipe, entry: DataSet) -> Part:
     """The questions of an entry of `data`. `scale` multiplies those to train on. In a mix each question names its
     task. Raises InputError if they cannot be read."""
-    train, feedback = (
-        count and max(1, round(count * recipe.scale)) for count in (entry.train, entry.feedback)
-    )
-    both = train if train is None or entry.feedback_file else train + (feedback or 0)
+    train, feedback = _scaled(entry.train, recipe.scale), _scaled(entry.feedback, recipe.scale)
+    # Without a file, the questions of the rounds are those that follow the training questions.
+    following = 0 if entry.feedback_file else feedback or 0
+    count = train if train is None else train + following
     if entry.file:
-        part = datasets.load_file(entry.dataset, entry.file, train=both, test=entry.test, seed=recipe.seed)
+        part = datasets.load_file(entry.dataset, entry.file, train=count, test=entry.test, seed=recipe.seed)
     elif entry.train_file and entry.test_file:
         files = entry.train_file, entry.test_file
-        part = datasets.load_files(entry.dataset, *files, train=both, test=entry.test)
+        part = datasets.load_files(entry.dataset, *files, train=count, test=entry.test)
     else:
-        part = datasets.load(entry.dataset, hub=entry.hub, train=both, test=entry.test)
+        part = datasets.load(entry.dataset, hub=entry.hub, train=count, test=entry.test)
     rows, others = part.train, []
-    if both != train:
+    if following:
         rows, others = part.train[:train], part.train[train:]
     elif entry.feedback_file and entry.test_file:
         files = entry.feedback_file, entry.test_file
@@ -47,6 +47,10 @@ def load_questions(recipe: Recipe, entry: DataSet) -> Part:
     fields = {"task": entry.task if recipe.task == "mix" else None, "tool": entry.tool}
     given = {name: value for name, value in fields.items() if value}
     return Part(*([row.model_copy(update=given) for row in each] for each in (rows, others, part.test)))
+
+
+def _scaled(count: int | None, scale: float) -> int | None:
+    return count and max(1, round(count * scale))
 
 
 def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:

@@ -181,7 +181,7 @@ class Recipe(Settings):
                 f"key 'workers': does not apply to engine '{self.engine}'; leave it out, or use ray"
             )
         for entry in self.data:
-            if (entry.feedback or entry.feedback_file) and not self.rlef.rounds:
+            if entry.has_feedback and not self.rlef.rounds:
                 key = "feedback_file" if entry.feedback_file else "feedback"
                 raise ValueError(
                     f"data set '{entry.dataset}': key '{key}': is for the rounds of stage 2; set rlef.rounds, or leave "

@@ -95,6 +95,11 @@ class DataSet(Settings):
         return self
 
     @property
+    def has_feedback(self) -> bool:
+        """Whether the rounds of stage 2 ask other questions than stage 1."""
+        return bool(self.feedback or self.feedback_file)
+
+    @property
     def files(self) -> list[Path]:
         """The user's own files of questions."""
         named = (self.file, self.train_file, self.test_file, self.feedback_file)

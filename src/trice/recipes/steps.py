@@ -94,10 +94,10 @@ class Steps:
 
     def data(self) -> Step:
         """The training, held-out and test questions."""
+        trained_on = dict.fromkeys([*map(self.paths.train, self.datasets), *self._asked_in_rounds()])
         return self._step(
             "data", lambda: write_questions(self.recipe, self.tasks, self.paths),
-            keys=(*TASK, *VALIDATION, "data", "scale", "seed"),
-            outputs=(*dict.fromkeys([*map(self.paths.train, self.datasets), *self._feedback()]), self.paths.tests),
+            keys=(*TASK, *VALIDATION, "data", "scale", "seed"), outputs=(*trained_on, self.paths.tests),
         )  # fmt: skip
 
     def split(self, dataset: str) -> Step:
@@ -213,36 +213,40 @@ class Steps:
             outputs=(output,), progress=sidecar(output, "turned"),
         )  # fmt: skip
 
-    def _feedback(self) -> list[Path]:
-        """The questions of the rounds: those that are set aside for them, else the training questions."""
-        apart = {entry.dataset for entry in self.recipe.data if entry.feedback or entry.feedback_file}
-        return [
-            self.paths.feedback(name) if name in apart else self.paths.train(name)
-            for name in [
-                entry.dataset for entry in self.recipe.data if entry.train != 0 or entry.dataset in apart
-            ]
-        ]
+    def _asked_in_rounds(self) -> list[Path]:
+        """The questions of the rounds: those that are set apart for them, else the training questions."""
+        paths = []
+        for entry in self.recipe.data:
+            if entry.has_feedback:
+                paths.append(self.paths.feedback(entry.dataset))
+            elif entry.train != 0:
+                paths.append(self.paths.train(entry.dataset))
+        return paths
+
+    def _policy_before(self, variant: Variant, number: int) -> Path | None:
+        """The adapter of the policy before a round: of the round before, or of stage 1. None is the base model."""
+        if number > 1:
+            return self.paths.round_model(variant, number - 1)
+        return self.paths.model(Variant("stage-1", variant.seed)) if variant.condition == "both" else None
 
     def sample(self, variant: Variant, number: int) -> Step:
         """The policy answers the questions of a round of stage 2."""
-        recipe, paths, labels = self.recipe, self.paths, None
-        policy = paths.round_model(variant, number - 1) if number > 1 else None
-        if variant.condition == "both":
-            labels = paths.mixed("stage-1")
-            policy = policy or paths.model(Variant("stage-1", variant.seed))
-        earlier = paths.round(variant, number - 1) / RANKED_FILE if number > 1 else None
+        recipe, paths, questions = self.recipe, self.paths, self._asked_in_rounds()
         output, seed = paths.round(variant, number), recipe.evaluate.seed_of(variant)
+        policy = self._policy_before(variant, number)
+        earlier = paths.round_data(variant, number - 1) if number > 1 else None
+        labels = paths.mixed("stage-1") if variant.condition == "both" else None
 
         def work() -> str:
-            own = ":" in recipe.score.reward  # `paper` and `released` compare with a label
+            # `paper` and `released` compare with a label, which these questions do not have.
+            reward = load_reward(recipe.score.reward) if ":" in recipe.score.reward else None
             summary = sample_round(
-                self._feedback(), output, self.tasks, model_spec(recipe, adapter=policy), recipe.rlef,
-                reward=load_reward(recipe.score.reward) if own else None, earlier=earlier, labels=labels,
-                groups=recipe.rlef.policy_gradient, seed=1000 * seed + number, retry=self.retry,
+                questions, output, self.tasks, model_spec(recipe, adapter=policy), recipe.rlef, reward=reward,
+                earlier=earlier, labels=labels, seed=1000 * seed + number, retry=self.retry,
             )  # fmt: skip
             return describe_round(summary)
 
-        inputs = (*self._feedback(), earlier, labels, policy and adapter_files(policy)[1])
+        inputs = (*questions, earlier, labels, policy and adapter_files(policy)[1])
         return self._step(
             "sample", work, variant.name, f"round {number}", condition=variant.condition, seed=seed,
             keys=(*MODEL, "score", "rlef"), inputs=tuple(filter(None, inputs)),
@@ -250,17 +254,15 @@ class Steps:
         )  # fmt: skip
 
     def train(self, variant: Variant, number: int = 0) -> Step:
-        """Stage 1, stage 2 or a round of it, or a baseline."""
-        recipe, data, output = self.recipe, self.paths.training_data(variant), self.paths.model(variant)
+        """Stage 1, a baseline, or stage 2; with a `number`, that round of stage 2."""
+        recipe, paths, subject = self.recipe, self.paths, [variant.name]
+        data, output = paths.training_data(variant), paths.model(variant)
         if number:
-            data, output = (
-                self.paths.round(variant, number) / RANKED_FILE,
-                self.paths.round_model(variant, number),
-            )
+            data, output = paths.round_data(variant, number), paths.round_model(variant, number)
+            subject.append(f"round {number}")
         ranked, seed = variant.condition in RANKED, recipe.evaluate.seed_of(variant)
-        start = self.paths.model(Variant("stage-1", variant.seed)) if variant.condition == "both" else None
-        if number > 1 and recipe.rlef.policy_gradient:  # its samples are of this round alone
-            start = self.paths.round_model(variant, number - 1)
+        # The samples of a policy gradient are of this round alone, so it does not start from stage 1 again.
+        start = self._policy_before(variant, number if recipe.rlef.policy_gradient else 1)
 
         def work() -> None:
             from trice.training.clone import clone
@@ -278,7 +280,6 @@ class Steps:
             else:
                 clone(data, output, recipe.model, settings=recipe.clone, **options)
 
-        subject = (variant.name, f"round {number}") if number else (variant.name,)
         return self._step(
             "train", work, *subject, condition=variant.condition, seed=seed,
             keys=(*TRAIN, "rlef" if ranked else "clone"), outputs=adapter_files(output), progress=output,

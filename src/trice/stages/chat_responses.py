@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trice.errors import InputError, naming
+from trice.errors import InputError, located_at
 from trice.formats.chat import ChatFormat, ToolSchema, chat_format, result_message
 from trice.formats.paper import parse, visible
 from trice.formats.prompt import Example, Template
@@ -128,7 +128,7 @@ def roll_out(
     failures, fitting = [], []
     for place, (number, (question, key, samples)) in enumerate(questions.items()):
         offered, tools = _tools(question, task, settings)
-        with naming(question.where or question.id):
+        with located_at(question.where or question.id):
             prompt = chat.prompt(prompt_messages(question, settings.examples, task.tools), offered)
         length = len(prompt) + len(opening)
         if length >= loaded.context:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trice.datasets.conversations import holds_conversations, read_conversations
-from trice.errors import InputError, naming
+from trice.errors import InputError, located_at
 from trice.formats.chat import ToolSchema
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.progress import notice
@@ -32,7 +32,7 @@ def examples(
             chat = chat_format_of(template, tokenizer)
             made = []
             for where, messages, tools, context in conversations:
-                with naming(where):
+                with located_at(where):
                     made.append(tokenize_conversation(chat, messages, tools, context))
             return made
 

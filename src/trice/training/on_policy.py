@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from trice.storage.files import read_object, read_rows, refuse_repeated, write_r
 from trice.storage.inputs import to_json
 from trice.tasks import Tasks, check_questions
 from trice.tools.executor import remove_sidecars
-from trice.training.settings import Rounds
+from trice.training.settings import OnPolicy, Rounds
 from trice.training.targets import POLICY, Samples, is_sampled
 from trice.types import Candidate, Candidates, LabeledQuestion, Outcome, Question, Response
 
@@ -55,28 +55,28 @@ def sample_round(
     folder: Path,
     tasks: Tasks,
     spec: ModelSpec,
-    settings: Rounds,
+    settings: OnPolicy,
     *,
     reward: RewardFunction | None = None,
     earlier: Path | None = None,
     labels: Path | None = None,
-    groups: bool = False,
     seed: int = 0,
     retry: bool = False,
 ) -> dict[str, Any]:
     """Sample responses to the questions of the files `data`, and write `ranked.json` and `round.json` to `folder`.
+
+    `ranked.json` has the target of each solved question, and for a policy gradient all responses of this round that
+    the policy decided on.
 
     Args:
         data: Files of questions with answers, or whatever else their task judges by.
         folder: The folder of the round. Its responses are stored in `samples-1.json` and so on.
         tasks: What the questions belong to.
         spec: The policy; its sampling gives the length limit.
-        settings: The numbers of samples, their temperature, and the cost of a call.
+        settings: The numbers of samples, their temperature, the cost of a call, and the objective.
         reward: What a response is worth; by default `execution` with the cost of the settings.
         earlier: The ranked file of the round before, whose solved questions are kept.
         labels: The examples of stage 1, a share of which (`settings.replay`) is trained on again.
-        groups: Whether `ranked.json` has all responses of this round that the policy decided on, as a policy gradient
-            needs them, instead of targets.
         seed: The seed of this round's samples, and of the choice of questions if the budget does not suffice for all.
         retry: Whether questions without a response are asked again.
 
@@ -94,33 +94,32 @@ def sample_round(
     solved_before = filter(is_sampled, read_rows(earlier, Candidates)) if earlier else ()
     known = {_key(row): row for row in solved_before if _key(row) in samples}
     spec = replace(spec, opened=cache(partial(open_engine, spec)))  # once for all passes
+
     passes: list[dict[str, Any]] = []
     first: list[Response] = []
     for number, draw in enumerate(_draws(settings), start=1):
-        spent = sum(each["samples"] * each["questions"] for each in passes)
-        asked = _to_ask(draw, number, samples, known, settings, seed, spent)
+        pass_seed = seed * 1000 + number
+        asked = [
+            each.question for key, each in samples.items() if _is_asked(draw, number, each, key in known)
+        ]
+        if settings.budget is not None:
+            spent = sum(each["samples"] * each["questions"] for each in passes)
+            asked = _chosen(asked, (settings.budget - spent) // draw.samples, pass_seed)
         if not asked:
             continue
-        output = folder / f"samples-{number}.json"
-        drawn = _drawn(asked, output, tasks, spec, settings, draw, seed * 1000 + number, retry)
+        drawn = _sample(asked, folder, number, tasks, spec, _policy(spec, draw, settings, pass_seed), retry)
         first = first or drawn
         for row in drawn:
             samples[_key(row)].add(row, free=draw.tool_choice == "auto")
         solved = sum(samples[_key(question)].choose() is not None for question in asked)
         passes.append({"number": number} | draw._asdict() | {"questions": len(asked), "solved": solved})
-    ranked = [each.ranked(settings.candidates, known.get(key)) for key, each in samples.items()]
-    rows = solved_now = [row for row in ranked if row is not None]
-    if groups:
-        rows = [group for each in samples.values() if (group := each.group()) is not None]
+
+    ranked = _present(each.ranked(settings.candidates, known.get(key)) for key, each in samples.items())
+    rows = _present(each.group() for each in samples.values()) if settings.policy_gradient else ranked
     if not rows:
-        named = ", ".join(map(str, data))
-        raise InputError(
-            f"{named}: no question has a response to learn from among {settings.max_samples}: one with a reward "
-            "above 0 that is well formed and, if it calls no tool, not right by luck; train stage 1 on more labels, "
-            "draw more samples, or give easier questions"
-        )
-    summary = _summary(samples, first, solved_now, known, passes)
-    warn(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
+        raise InputError(f"{', '.join(map(str, data))}: {_nothing_to_learn(settings)}")
+    summary = _summary(samples, first, ranked, known, passes)
+    notice_collapse(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
     if labels and settings.replay:
         examples = read_rows(labels, LabeledQuestion, repeated=True)
         examples = random.Random(seed).sample(examples, round(settings.replay * len(examples)))
@@ -139,7 +138,7 @@ def describe_round(summary: Mapping[str, Any]) -> str:
     )
 
 
-def warn(summary: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+def notice_collapse(summary: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
     """Show a notice if the policy has collapsed: to one response, to malformed ones, or since the round `before` to
     calling always or never."""
     if summary["samples"] > 1 and summary["distinct"] < 1.05:
@@ -171,56 +170,65 @@ def _draws(settings: Rounds) -> Iterator[Draw]:
         drawn += more
 
 
-def _to_ask(
-    draw: Draw,
-    number: int,
-    samples: Mapping[Key, Samples],
-    known: Mapping[Key, Candidates],
-    settings: Rounds,
-    seed: int,
-    spent: int,
-) -> list[Question]:
-    """The questions of a pass: all in the first, those with two arms in the next, then those without a target. If the
-    budget does not suffice, the seed chooses."""
-
-    def wants(key: Key, each: Samples) -> bool:
-        if draw.tool_choice != "auto":
-            return each.has_two_arms
-        return number == 1 or not (key in known or each.target)
-
-    asked = [each.question for key, each in samples.items() if wants(key, each)]
-    if settings.budget is None:
-        return asked
-    affordable = max(0, settings.budget - spent) // draw.samples
-    if affordable >= len(asked):
-        return asked
-    chosen = set(random.Random(seed * 1000 + number).sample(range(len(asked)), affordable))
-    return [question for place, question in enumerate(asked) if place in chosen]
+def _is_asked(draw: Draw, number: int, question: Samples, is_known: bool) -> bool:
+    """Whether a pass asks a question: the first asks all, those with a tool choice ask the questions that have two
+    arms, and the others ask those without a target of this round or an earlier one."""
+    if draw.tool_choice != "auto":
+        return question.has_two_arms
+    return number == 1 or not (is_known or question.target)
 
 
-def _drawn(
-    questions: Sequence[Question],
-    output: Path,
-    tasks: Tasks,
-    spec: ModelSpec,
-    settings: Rounds,
-    draw: Draw,
-    seed: int,
-    retry: bool,
-) -> list[Response]:
-    """The executed and judged responses of one pass. As for a user, tool outputs are read greedily."""
-    asked = output.with_name(output.name.replace("samples", "questions"))
-    write_rows(asked, questions)
+def _chosen(questions: list[Question], count: int, seed: int) -> list[Question]:
+    """All questions, or if `count` is less as many of them as the seed chooses, in their order."""
+    if count >= len(questions):
+        return questions
+    return [questions[place] for place in sorted(random.Random(seed).sample(range(len(questions)), count))]
+
+
+def _policy(spec: ModelSpec, draw: Draw, settings: Rounds, seed: int) -> ModelSpec:
+    """The policy with the sampling and the tool choice of a pass."""
     sampling = replace(
         spec.sampling, samples=draw.samples, temperature=settings.temperature, top_k=settings.top_k, seed=seed
     )
-    sampled = replace(spec, sampling=sampling, tool_choice=draw.tool_choice)
-    rows = generate(asked, output, tasks, sampled, origin=POLICY, retry=retry)
-    results = output.with_name(output.name.replace("samples", "results"))
-    graded = grade(tasks, rows, SecondTurnModel(tasks, spec, results), output=results, earlier=[output])
+    return replace(spec, sampling=sampling, tool_choice=draw.tool_choice)
+
+
+def _sample(
+    questions: Sequence[Question],
+    folder: Path,
+    number: int,
+    tasks: Tasks,
+    reader: ModelSpec,
+    policy: ModelSpec,
+    retry: bool,
+) -> list[Response]:
+    """The executed and judged responses of one pass. `reader` reads tool outputs greedily, as it does for a user."""
+    asked, output, results = (
+        folder / f"{name}-{number}.json" for name in ("questions", "samples", "results")
+    )
+    write_rows(asked, questions)
+    rows = generate(asked, output, tasks, policy, origin=POLICY, retry=retry)
+    graded = grade(tasks, rows, SecondTurnModel(tasks, reader, results), output=results, earlier=[output])
     write_rows(results, graded)
     remove_sidecars(results, "calls")  # they are next to the samples, and what was read is used again
     return [without_guess(tasks, row) for row in graded]
+
+
+def _present(rows: Iterable[Candidates | None]) -> list[Candidates]:
+    return [row for row in rows if row is not None]
+
+
+def _nothing_to_learn(settings: OnPolicy) -> str:
+    if settings.policy_gradient:
+        return (
+            f"objective '{settings.objective}' needs a question whose responses have different rewards, and there is "
+            "none; draw more samples, or give questions that the policy answers correctly now and then"
+        )
+    return (
+        f"no question has a response to learn from among {settings.max_samples}: one with a reward above 0 that is "
+        "well formed and, if it calls no tool, not right by luck; train stage 1 on more labels, draw more samples, or "
+        "give easier questions"
+    )
 
 
 def _replayed(
@@ -267,6 +275,5 @@ def _summary(
         "right": sum(bool(row.correct) for row in first) / count,
         "called": outcomes[Outcome.CALLED] / count,
         "malformed": outcomes[Outcome.MALFORMED] / count,
-        "distinct": distinct
-        / max(1, len({_key(row) for row in first})),  # of the first samples of a question
+        "distinct": distinct / max(1, len({_key(row) for row in first})),  # of a question
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trice.datasets.published import read_candidates
-from trice.errors import InputError, naming
+from trice.errors import InputError, located_at
 from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
@@ -57,7 +57,7 @@ def examples(
             known = tasks or tasks_asked(rows)
             made = []
             for row in rows:
-                with naming(row.where or row.id):
+                with located_at(row.where or row.id):
                     made.append(_conversations(chat, known, row))
             return made
         return [

@@ -23,7 +23,7 @@ from trice.types import Candidates, Outcome, Question, Response
 
 POLICY = "policy"  # the origin of its responses
 CALL_MARKUP = re.compile(r"tool_call|\"(?:arguments|parameters)\"", re.IGNORECASE)
-TRUSTED = 0.5  # the value from which direct answers are knowledge and not luck
+TRUSTED = 0.5  # the share of right direct answers, with a prior, from which they are knowledge and not luck
 
 
 @dataclass
@@ -50,8 +50,8 @@ class Samples:
     @property
     def has_two_arms(self) -> bool:
         """Whether the question can be answered with its task's tools and without."""
-        own = self.tasks.own_tools(self.tasks.of(self.question))
-        return bool(self._offered(own)) and not self.tasks.requires_tool(self.question)
+        tools = self.tasks.own_tools(self.tasks.of(self.question))
+        return bool(self._offered(tools)) and not self.tasks.requires_tool(self.question)
 
     def _offered(self, tools: Sequence[Tool]) -> Sequence[object]:
         return tools if self.question.tools is None else self.question.tools
@@ -67,55 +67,39 @@ class Samples:
         return Counter(row.response for row in self.rows)
 
     def choose(self) -> Response | None:
-        """Choose the target among the responses with a reward above 0, and return it.
+        """Choose the target among the well-formed responses with a reward above 0, and return it.
 
-        A direct answer is trusted only if most direct answers are right, since one among many is right by luck; a call
-        whose result is right seldom is."""
+        A direct answer is trusted only if most direct answers are right, because one among many is right by luck. A
+        call whose result is right seldom is."""
         rewards, counts = self.rewards, self.counts
         right = [
             row for row in self.distinct if rewards[row.response] > 0 and is_well_formed(self.tasks, row)
         ]
         if self._offered(self.tasks.of(self.question).tools):
-            trusted = self._mean([float(rewards[row.response] > 0) for row in self.rows if not calls(row)])
-            right = [row for row in right if calls(row) or trusted >= TRUSTED]
-        worth = {
-            each: self._mean([rewards[row.response] for row in self.rows if calls(row) == each])
-            for each in (False, True)
-        }
-        self.target = max(
-            right,
-            key=lambda row: (
-                worth[calls(row)],
-                rewards[row.response],
-                counts[row.response],
-                -len(row.response),
-            ),
-            default=None,
-        )
-        return self.target
+            trusted = _cautious_mean([reward > 0 for reward in self._rewards_of(calls=False)]) >= TRUSTED
+            right = [row for row in right if trusted or tries_call(row)]
+        value = {each: _cautious_mean(self._rewards_of(calls=each)) for each in (False, True)}
 
-    @staticmethod
-    def _mean(values: Sequence[float]) -> float:
-        """The mean with two more values of 0 as a prior, so that few samples count less."""
-        return sum(values) / (len(values) + 2)
+        def preference(row: Response) -> tuple[float, float, int, int]:
+            return value[tries_call(row)], rewards[row.response], counts[row.response], -len(row.response)
+
+        self.target = max(right, key=preference, default=None)
+        return self.target
 
     def group(self) -> Candidates | None:
         """All responses that the policy decided on, with their counts, for a policy gradient; None if they have the
         same reward, because the gradient is then 0."""
         distinct = _first_of_each_text(self.free)
-        rewards = [self.rewards[row.response] for row in distinct]
-        if len(set(rewards)) < 2:
+        if len({self.rewards[row.response] for row in distinct}) < 2:
             return None
-        group = Candidates.of(self.question, distinct, rewards, self.target)
-        counts = Counter(row.response for row in self.free)
-        for candidate in group.candidates:
-            candidate.count = counts[candidate.response]
-        return group
+        return self._candidates(distinct, Counter(row.response for row in self.free))
 
     def ranked(self, limit: int, earlier: Candidates | None) -> Candidates | None:
         """The target and the most frequent other responses; without a target, `earlier`, which is from the rounds
-        before. Right responses of the other decision are left out, because their reward is luck or costs a call, and
-        those that are worth more than the target, because they are not well formed."""
+        before.
+
+        Right responses of the other decision are left out: their reward is luck, or costs a call. A response with a
+        higher reward than the target is left out too, because it is not well formed."""
         if self.target is None:
             return earlier
         rewards, counts, target = self.rewards, self.counts, self.target
@@ -123,20 +107,30 @@ class Samples:
             row
             for row in self.distinct
             if row is not target
-            and not (rewards[row.response] > 0 and calls(row) != calls(target))
+            and not (rewards[row.response] > 0 and tries_call(row) != tries_call(target))
             and rewards[row.response] <= rewards[target.response]
         ]
         others.sort(key=lambda row: (-counts[row.response], row.response))
-        kept = [target, *others[: limit - 1]]
-        found = Candidates.of(self.question, kept, [rewards[row.response] for row in kept], target)
+        found = self._candidates([target, *others[: limit - 1]], counts)
+        found.call_value, found.answer_value = (
+            fmean(values) if (values := self._rewards_of(calls=each)) else None for each in (True, False)
+        )
+        return _with_earlier(found, earlier)
+
+    def _candidates(self, rows: Sequence[Response], counts: Counter[str]) -> Candidates:
+        found = Candidates.of(self.question, rows, [self.rewards[row.response] for row in rows], self.target)
         for candidate in found.candidates:
             candidate.count = counts[candidate.response]
-        called, answered = (
-            [rewards[row.response] for row in self.rows if calls(row) == each] for each in (True, False)
-        )
-        found.call_value = fmean(called) if called else None
-        found.answer_value = fmean(answered) if answered else None
-        return _with_earlier(found, earlier)
+        return found
+
+    def _rewards_of(self, *, calls: bool) -> list[float]:
+        """The rewards of all responses that call a tool, or of all that do not."""
+        return [self.rewards[row.response] for row in self.rows if tries_call(row) == calls]
+
+
+def _cautious_mean(values: Sequence[float]) -> float:
+    """The mean with two more values of 0 as a prior, so that few samples count less."""
+    return sum(values) / (len(values) + 2)
 
 
 def _first_of_each_text(rows: Sequence[Response]) -> list[Response]:
@@ -165,7 +159,7 @@ def is_sampled(row: Candidates) -> bool:
     return row.target is not None and row.target.origin == POLICY
 
 
-def calls(row: Response) -> bool:
+def tries_call(row: Response) -> bool:
     """Whether a response tries to call a tool."""
     return row.outcome is not Outcome.ANSWERED
 
