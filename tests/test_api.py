@@ -387,7 +387,7 @@ def test_a_model_is_loaded_once_and_unloads(model: trice.Model) -> None:
             lambda model: trice.generate(model, sums(1), "math", temprature=1),
             "unknown argument 'temprature'; choose",
         ),
-        (lambda model: trice.clone(model, [], "math"), "there are no examples"),
+        (lambda model: trice.clone(model, [], "math"), "there are no labeled examples"),
         (lambda model: trice.clone(model, [{"input": "1?"}], "math"), "example 1: field 'instruction'"),
         (
             lambda model: trice.clone(model, [], "math", epcohs=1),

@@ -226,7 +226,9 @@ def _targets(examples: Examples, tasks: Tasks) -> list[LabeledQuestion]:
         else:
             rows.append(validate(LabeledQuestion, row, f"example {number}"))
     if not rows:
-        raise InputError("there are no labeled examples")
+        raise InputError(
+            "there are no labeled examples; give those of trice.split and trice.label, or a file"
+        )
     return rows
 
 

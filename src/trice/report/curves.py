@@ -14,7 +14,7 @@ from trice.recipes.conditions import RANKED
 from trice.report import plot_style
 from trice.report.elements import Figure
 from trice.report.results import Results
-from trice.report.run_reader import ROUND, Log, Run, without_seed
+from trice.report.run_reader import ROUND_SEPARATOR, Log, Run, without_seed
 
 DASHES = ("-.", "--", ":")
 MAX_LEVELS = 6
@@ -133,14 +133,14 @@ def scores_by_origin(run: Run) -> dict[str, list[float]]:
 def _lines(axes: Any, logs: dict[str, Log], key: str, scale: float = 1) -> bool:
     """Draw a line over training steps for each model, with the same colour for all seeds and rounds of a condition, and
     dashed lines for earlier rounds. Returns whether anything is drawn."""
-    conditions = list(dict.fromkeys(without_seed(name).partition(ROUND)[0] for name in logs))
+    conditions = list(dict.fromkeys(without_seed(name).partition(ROUND_SEPARATOR)[0] for name in logs))
     drawn: set[str] = set()
     for name, log in logs.items():
         points = [(entry["step"], scale * entry[key]) for entry in log if key in entry]
         if not points:
             continue
         group = without_seed(name)
-        condition, _, earlier_round = group.partition(ROUND)
+        condition, _, earlier_round = group.partition(ROUND_SEPARATOR)
         axes.plot(
             *zip(*points, strict=True),
             color=plot_style.look(condition, conditions.index(condition))[0],
@@ -180,5 +180,5 @@ def _stage_2_logs(run: Run) -> dict[str, Log]:
 
 def _is_stage_2(name: str, log: Log) -> bool:
     """Whether a model was trained in stage 2, also if it had one candidate for each question and nothing to rank."""
-    condition = without_seed(name).partition(ROUND)[0].rpartition("/")[2]
+    condition = without_seed(name).partition(ROUND_SEPARATOR)[0].rpartition("/")[2]
     return condition in RANKED or any("rank_loss" in entry for entry in log)

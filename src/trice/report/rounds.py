@@ -10,7 +10,7 @@ from trice.report import curves, figures
 from trice.report.cases import question_text
 from trice.report.elements import MISSING, Cell, Rows, Section, Table, percent, shorten
 from trice.report.results import Results
-from trice.report.run_reader import BOTH, ROUND, Learned, Round, Run, without_seed
+from trice.report.run_reader import BOTH, ROUND_SEPARATOR, Learned, Round, Run, without_seed
 from trice.types import Outcome
 
 EXAMPLES = 5
@@ -118,7 +118,7 @@ def _examples(learned: Sequence[Learned]) -> list[Table]:
 def _labeled(run: Run) -> list[tuple[str, Round]]:
     """Every round with its label, such as `both, round 1`."""
     return [
-        (f"{shorten(name, 40)}{ROUND}{number}", each)
+        (f"{shorten(name, 40)}{ROUND_SEPARATOR}{number}", each)
         for name, found in run.rounds.items()
         for number, each in enumerate(found, start=1)
     ]

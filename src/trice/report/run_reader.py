@@ -37,7 +37,7 @@ from trice.types import Candidates, Question, Response
 
 BASE, STAGE_1, BOTH = "zero-shot", "stage-1", "both"
 NEVER, ALWAYS = "never", "always"
-ROUND = ", round "  # between a variant and the number of a round
+ROUND_SEPARATOR = ", round "  # between a variant and the number of a round
 Log = list[dict[str, float]]
 
 
@@ -168,14 +168,14 @@ class Run:
 def without_seed(name: str) -> str:
     """The name of a condition or model without its seed: `stage-1` for `stage-1.seed2`, and `both, round 1` for
     `both.seed2, round 1`."""
-    condition, comma, number = name.partition(ROUND)
+    condition, comma, number = name.partition(ROUND_SEPARATOR)
     return f"{Variant.parse(condition).condition}{comma}{number}"
 
 
 def display_order(name: str) -> tuple[int, str, int, float, str]:
     """The sort key of conditions and models: the known ones in their order, then others, with the seeds of each
     together, and earlier rounds before the last one."""
-    condition, _, number = name.partition(ROUND)
+    condition, _, number = name.partition(ROUND_SEPARATOR)
     group, seed = Variant.parse(condition)
     place = CONDITIONS.index(group) if group in CONDITIONS else len(CONDITIONS)
     return place, group, seed or 0, int(number) if number.isdigit() else inf, name
@@ -254,7 +254,7 @@ def _read_learned(run: Run, rounds: Mapping[int, Round], folders: Mapping[int, P
 
 def _model_name(folder: Path) -> str:
     """The name of a model, `both, round 1` for the folder `both.round1`."""
-    return re.sub(r"\.round(\d+)$", rf"{ROUND}\1", folder.as_posix())
+    return re.sub(r"\.round(\d+)$", rf"{ROUND_SEPARATOR}\1", folder.as_posix())
 
 
 def _read_results(run: Run, dev: Path) -> None:

@@ -80,6 +80,11 @@ def examples(
         if settings.utility:
             known = tasks or tasks_asked(rows)
             made = [_with_utility(*each, known, template, tokenizer) for each in zip(made, rows, strict=True)]
+            if all(example.utility is None for example in made):
+                raise InputError(
+                    f"{data}: no row has both 'call_value' and 'answer_value', which 'utility' needs; sample rounds "
+                    "with 'arms', or leave out 'utility'"
+                )
         return made
 
     return make

@@ -143,11 +143,13 @@ class Rounds(Settings):
     """how often stage 2 samples responses from the latest policy, and trains the policy of stage 1 on what is solved so
     far; 0: it trains once, on the candidates of `collect`, as in the paper. With rounds, the defaults of training are
     one epoch, `batch_size` 16, `learning_rate` 2e-4, falling linearly, and `alpha` 0 unless an `objective` is set;
-    `grpo` and `reinforce` train alone, with `sft` and `replay` 0"""
+    `grpo` and `reinforce` train alone, with `sft` and `replay` 0, and each round starts from the policy of the round
+    before"""
     samples: int = Field(4, ge=1)
     """responses to each question in a round"""
     max_samples: int = Field(32, ge=1)
-    """responses in a round to a question without a right one, in passes of twice as many"""
+    """the largest number of responses in a round to a question without a right one; each pass of sampling doubles their
+    number"""
     budget: int | None = Field(None, ge=1)
     """responses in a round to all questions together; without it, `max_samples` alone bounds them"""
     arms: int = Field(0, ge=0)
@@ -174,11 +176,19 @@ class Rounds(Settings):
         return self
 
 
+ROUND_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 1,
+    "batch_size": 16,
+    "learning_rate": 2e-4,
+    "lr_scheduler_type": "linear",
+}
+
+
 class OnPolicy(Rlef, Rounds):
     """Stage 2 in a recipe: its training, and with `rounds` the sampling of the policy's own responses.
 
-    With rounds the defaults of the training are other ones (`ROUNDS`), for hundreds of questions and not for the
-    paper's thousands, and without ranking."""
+    With rounds the training has other defaults (`ROUND_DEFAULTS`), for hundreds of questions and not for the paper's
+    thousands, and without ranking."""
 
     @model_validator(mode="before")
     @classmethod
@@ -186,9 +196,9 @@ class OnPolicy(Rlef, Rounds):
         if not isinstance(value, dict) or not value.get("rounds"):
             return value
         if value.get("objective") in POLICY_GRADIENTS:
-            return ROUNDS | {"sft": 0.0, "replay": 0.0} | value
+            return ROUND_DEFAULTS | {"sft": 0.0, "replay": 0.0} | value
         asks_for_ranking = value.get("objective") or value.get("margin")  # it then has weight 1
-        return ROUNDS | ({} if asks_for_ranking else {"alpha": 0.0}) | value
+        return ROUND_DEFAULTS | ({} if asks_for_ranking else {"alpha": 0.0}) | value
 
     @model_validator(mode="after")
     def _fits_the_rounds(self) -> Self:
@@ -212,11 +222,3 @@ class OnPolicy(Rlef, Rounds):
     def training(self) -> Rlef:
         """The settings of the training alone."""
         return Rlef.model_validate({name: getattr(self, name) for name in Rlef.model_fields})
-
-
-ROUNDS: dict[str, Any] = {
-    "num_train_epochs": 1,
-    "batch_size": 16,
-    "learning_rate": 2e-4,
-    "lr_scheduler_type": "linear",
-}

@@ -111,16 +111,16 @@ class Samples:
             and rewards[row.response] <= rewards[target.response]
         ]
         others.sort(key=lambda row: (-counts[row.response], row.response))
-        found = self._candidates([target, *others[: limit - 1]], counts)
-        found.call_value, found.answer_value = (
-            fmean(values) if (values := self._rewards_of(calls=each)) else None for each in (True, False)
-        )
-        return _with_earlier(found, earlier)
+        return _with_earlier(self._candidates([target, *others[: limit - 1]], counts), earlier)
 
     def _candidates(self, rows: Sequence[Response], counts: Counter[str]) -> Candidates:
+        """These responses with their rewards and counts, and the value of both decisions over all responses."""
         found = Candidates.of(self.question, rows, [self.rewards[row.response] for row in rows], self.target)
         for candidate in found.candidates:
             candidate.count = counts[candidate.response]
+        found.call_value, found.answer_value = (
+            fmean(values) if (values := self._rewards_of(calls=each)) else None for each in (True, False)
+        )
         return found
 
     def _rewards_of(self, *, calls: bool) -> list[float]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -269,11 +269,16 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         gathered.
         """
         model.train()
-        sft, alpha, utility = self.args.sft, self.args.alpha, self.args.utility
         tokens, questions = _sft_tokens(inputs), len(inputs)
+
+        def mean_loss(sft: Any, rank: Any, utility: Any) -> torch.Tensor:
+            ranked = self.args.sft * sft / tokens + self.args.alpha * rank / questions
+            loss: torch.Tensor = ranked - self.args.utility * utility / questions
+            return loss
+
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         parts = micro_batches(inputs, self.args.token_budget, processes)[process::processes]
-        sums = torch.zeros(8, dtype=torch.float64, device=self.args.device)
+        sums = torch.zeros(len(fields(LossSums)), dtype=torch.float64, device=self.args.device)
         with self.forward:
             for number, part in enumerate(parts):
                 last = number == len(parts) - 1
@@ -282,18 +287,14 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
                 with nullcontext() if last else self.accelerator.no_sync(model):
                     with self.compute_loss_context_manager():
                         part_sums = loss_sums(self.forward(packed, through=model), packed, self.args)
-                    loss = sft * part_sums.sft / tokens + alpha * part_sums.rank / questions
-                    loss = loss - utility * part_sums.utility / questions
+                    loss = mean_loss(part_sums.sft, part_sums.rank, part_sums.utility)
                     # Gradients are averaged over processes.
                     self.accelerator.backward(loss * (processes if part else 0))
                 if part:
                     sums += part_sums.tensor()
         sums = self.accelerator.reduce(sums)
         self._step_metrics = _step_metrics(*sums.tolist())
-        mean: torch.Tensor = (
-            sft * sums[0] / tokens + alpha * sums[2] / questions - utility * sums[6] / questions
-        )
-        return mean.float()
+        return mean_loss(sums[0], sums[2], sums[6]).float()
 
     @torch.no_grad()
     def add_reference(self) -> None:
