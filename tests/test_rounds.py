@@ -172,7 +172,8 @@ def test_killed_at_several_moments_a_run_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        (["rlef.rounds=0"], "data set 'SVAMP': key 'feedback': is for the rounds of stage 2; set rlef.rounds"),
+        (["rlef={}"], "data set 'SVAMP': key 'feedback': is for the rounds of stage 2; set rlef.rounds"),
+        (["rlef.rounds=0"], "key 'rlef': 'samples' applies to rounds only; set 'rounds', or leave 'samples' out"),
         (["data=[{dataset: SVAMP, feedback: 3}]"], "'feedback' takes the questions after those of 'train'; set"),
         (["data=[{dataset: SVAMP, train: 9, feedback: 4}]"], "SVAMP, train: 13 questions wanted, there are 12"),
         (["data=[{dataset: SVAMP, train: 9, feedback: 0}]"], "key 'data.0.feedback': Input should be greater"),

@@ -202,6 +202,9 @@ class OnPolicy(Rlef, Rounds):
 
     @model_validator(mode="after")
     def _fits_the_rounds(self) -> Self:
+        for name, field in Rounds.model_fields.items():
+            if not self.rounds and getattr(self, name) != field.default:
+                raise ValueError(f"'{name}' applies to rounds only; set 'rounds', or leave '{name}' out")
         if self.utility and not self.rounds:
             raise ValueError("'utility' needs the worth of both decisions, which rounds sample; set 'rounds'")
         if self.rounds and self.policy_gradient and (self.sft or self.replay):
