@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from test_run import five as five
 from test_run import kept, loop, results, steps, svamp
-from tiny import command, killed, read, says, tree, write
+from tiny import command, killed, read, tree, write
 from trice.errors import InputError
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run
@@ -34,12 +35,6 @@ evaluate: {{conditions: [zero-shot, stage-1, stage-2-alone, both], seeds: [0, 1]
 {COMMON}"""
 ALL = ("stage-2-alone", "both", "both.seed1")
 ONE_SEED = "evaluate={conditions: [zero-shot, both]}"
-
-
-@pytest.fixture(scope="module")
-def five(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model that answers 5."""
-    return says(tiny_model("llama"), tmp_path_factory.mktemp("model") / "five", "5")
 
 
 @pytest.fixture(scope="module")

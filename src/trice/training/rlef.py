@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,17 @@ def examples(
     if not settings.alpha:
         rows = [row.model_copy(update={"candidates": [_best(row)]}) for row in rows]
     check_expressible(rows, template)
-    for row in rows if template.format == CHAT else ():
-        if any(each.completion is None for each in row.candidates):
+    for row in rows:
+        if template.format != CHAT:
+            if any(message.tool_calls for each in row.candidates for message in each.completion or ()):
+                raise InputError(
+                    f"{row.where}: field 'completion': a candidate has native tool calls, which the format paper "
+                    "cannot express; choose --format chat"
+                )
+        elif any(each.completion is None for each in row.candidates):
             raise InputError(
                 f"{row.where}: field 'completion' of a candidate is missing; format 'chat' needs candidates that were "
                 "generated with it"
-            )
-
-    for row in rows if template.format != CHAT else ():
-        if any(message.tool_calls for each in row.candidates for message in each.completion or ()):
-            raise InputError(
-                f"{row.where}: field 'completion': a candidate has native tool calls, which the format paper cannot "
-                "express; choose --format chat"
             )
 
     def tokenized(tokenizer: Any) -> list[Any]:
@@ -78,8 +78,8 @@ def examples(
         if settings.objective in POLICY_GRADIENTS:
             made = [_repeated(example, row) for example, row in zip(made, rows, strict=True)]
         if settings.utility:
-            known = tasks or tasks_asked(rows)
-            made = [_with_utility(*each, known, template, tokenizer) for each in zip(made, rows, strict=True)]
+            openings = _call_openings(template, tokenizer, tasks or tasks_asked(rows))
+            made = [_with_utility(*each, openings) for each in zip(made, rows, strict=True)]
             if all(example.utility is None for example in made):
                 raise InputError(
                     f"{data}: no row has both 'call_value' and 'answer_value', which 'utility' needs; sample rounds "
@@ -105,19 +105,31 @@ def _repeated(example: Any, row: Candidates) -> Any:
     )
 
 
-def _with_utility(example: Any, row: Candidates, tasks: Tasks, template: Template, tokenizer: Any) -> Any:
-    """The example with the worth of both decisions, if both are known, and the beginnings of a call: the tokens of each
-    tool's name, or those that open a call in the chat template."""
+def _call_openings(
+    template: Template, tokenizer: Any, tasks: Tasks
+) -> Callable[[Candidates], Sequence[Sequence[int]]]:
+    """From a question to the beginnings of its calls: the tokens of each tool's name, or those that open a call in the
+    chat template, which are the same for all questions."""
+    if template.format == CHAT:
+        opening = cache(lambda: [chat_format_of(template, tokenizer).call_opening()])
+        return lambda row: opening()
+
+    def of_tools(row: Candidates) -> list[list[int]]:
+        tools = tasks.of_row(row.task, row.instruction, row.where).tools
+        return [template.encode_response(tokenizer, tool.name, end=False) for tool in tools]
+
+    return of_tools
+
+
+def _with_utility(
+    example: Any, row: Candidates, openings: Callable[[Candidates], Sequence[Sequence[int]]]
+) -> Any:
+    """The example with the worth of both decisions, if both are known, and the beginnings of a call."""
     from trice.training.packing import ResponseTokens
 
     if row.call_value is None or row.answer_value is None:
         return example
-    if template.format == CHAT:
-        openings = [chat_format_of(template, tokenizer).call_opening()]
-    else:
-        tools = tasks.of_row(row.task, row.instruction, row.where).tools
-        openings = [template.encode_response(tokenizer, tool.name, end=False) for tool in tools]
-    beginnings = [ResponseTokens(ids, [True] * len(ids)) for ids in openings]
+    beginnings = [ResponseTokens(list(ids), [True] * len(ids)) for ids in openings(row)]
     utility = (row.call_value, row.answer_value)
     return replace(example, responses=[*example.responses, *beginnings], utility=utility)
 
