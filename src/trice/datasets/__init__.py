@@ -30,6 +30,7 @@ from trice.datasets import (
     starter_math,
     svamp,
     toolrl,
+    when2call,
 )
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, present
 from trice.errors import InputError, TriceError
@@ -56,6 +57,7 @@ BENCHMARKS = {
         hotpotqa.BENCHMARK,
         toolrl.BENCHMARK,
         bfcl.BENCHMARK,
+        when2call.BENCHMARK,
     )
 }
 MADE = {  # by us: task, licence, and what makes the questions
