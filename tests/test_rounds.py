@@ -176,6 +176,9 @@ def test_killed_at_several_moments_a_run_ends_in_the_same_bytes(
         (["rlef.max_samples=1"], "key 'rlef': max_samples=1 is less than samples=2; raise it"),
         (["rlef.rounds=-1"], "key 'rlef.rounds': Input should be greater than or equal to 0"),
         (["rlef.budget=1"], "key 'rlef': budget=1 is less than samples=2; raise it"),
+        (["collect=[{origin: a, from: base}]"], "key 'collect': rounds sample their own candidates; leave it out"),
+        (["score.reward=released"], "key 'score.reward': does not apply to rounds, which take a reward function"),
+        (["score.distinct=false"], "key 'score.distinct': does not apply to rounds, which take a reward function"),
         (["rlef.sampels=3"], "unknown key 'rlef.sampels'; did you mean 'samples'?"),
     ],
 )  # fmt: skip

@@ -180,6 +180,8 @@ class Recipe(Settings):
             raise ValueError(
                 f"key 'workers': does not apply to engine '{self.engine}'; leave it out, or use ray"
             )
+        if self.rlef.rounds:
+            self._refuse_offline_candidates()
         for entry in self.data:
             if entry.has_feedback and not self.rlef.rounds:
                 key = "feedback_file" if entry.feedback_file else "feedback"
@@ -192,6 +194,18 @@ class Recipe(Settings):
                 "key 'scale': multiplies 'train', which no data set has; set it, or leave 'scale' out"
             )
         return self
+
+    def _refuse_offline_candidates(self) -> None:
+        """Rounds sample and score their own candidates, so what describes other candidates has no effect."""
+        if self.collect and self.collect != list(DEFAULT_ORIGINS):
+            raise ValueError("key 'collect': rounds sample their own candidates; leave it out")
+        for key in type(self.score).model_fields:
+            value = getattr(self.score, key)
+            if value != type(self.score).model_fields[key].default and ":" not in str(value):
+                raise ValueError(
+                    f"key 'score.{key}': does not apply to rounds, which take a reward function or rlef.cost; leave it "
+                    "out"
+                )
 
     @model_validator(mode="after")
     def _candidates_have_one_format(self) -> Recipe:
