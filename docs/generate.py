@@ -45,9 +45,9 @@ SUBJECTS = {
     "Tools and tasks": ["tool", "Task", "Tool", "mcp"],
     "Models": ["load", "endpoint", "Model", "Answer"],
     "Questions": ["questions", "Question", "Response", "Outcome"],
-    "The loop": ["split", "Split", "label", "clone", "rlef", "generate", "evaluate", "run"],
+    "The loop": ["split", "Split", "label", "clone", "rlef", "generate", "evaluate", "calibrate", "run"],
     "Training in Python": ["TriceTrainer", "TriceConfig", "PackedForward", "losses"],
-    "Results": ["Evaluation", "Share", "Difference"],
+    "Results": ["Evaluation", "Calibration", "Share", "Difference"],
     "Errors": ["TriceError", "InputError", "ToolUnavailable", "ToolError"],
 }
 TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}

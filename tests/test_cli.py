@@ -92,7 +92,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     names = {" ".join(words) for words in commands()}
     assert names - {"", "train"} == {
         "demo", "run", "split", "label", "mix", "collect", "score", "train clone", "train rlef", "generate",
-        "evaluate", "report", "data", "export", "import", "push", "merge", "tool", "chat",
+        "evaluate", "calibrate", "report", "data", "export", "import", "push", "merge", "tool", "chat",
         "serve",
     }  # fmt: skip
 

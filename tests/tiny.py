@@ -128,6 +128,31 @@ def for_tool_calls(source: Path, folder: Path, instruction: str, schemas: Sequen
     return folder
 
 
+def taught(
+    source: Path, folder: Path, examples: Sequence[tuple[list[int], list[int]]], steps: int = 150
+) -> Path:
+    """A copy of the tiny model in `source` that knows these responses to these prompts by heart, as token ids."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    width = max(len(prompt) + len(response) for prompt, response in examples)
+    ids, labels = torch.zeros(2, len(examples), width, dtype=torch.long).unbind()
+    labels.fill_(-100)
+    for row, (prompt, response) in enumerate(examples):
+        ids[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
+        labels[row, len(prompt) : len(prompt) + len(response)] = torch.tensor(response)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, list[str]]:
     """Run `trice words` in this process: exit code, stdout, and the lines of stderr."""
     from trice.cli import main

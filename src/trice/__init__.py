@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trice.api.calibration import calibrate
     from trice.api.data import questions
     from trice.api.evaluation import Evaluation
     from trice.api.models import Answer, Model, endpoint, load
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from trice.api.training import clone, rlef, run
     from trice.errors import InputError, ToolError, ToolUnavailable, TriceError
     from trice.metrics import Difference, Share
+    from trice.models.call_threshold import Calibration
     from trice.tasks.task import Task
     from trice.tools import Tool
     from trice.tools.function_tool import tool
@@ -44,6 +46,8 @@ _HOMES = {
     "trice.api.training": ["clone", "rlef", "run"],
     "trice.training.trainer": ["TriceConfig", "TriceTrainer"],
     "trice.training.packed_forward": ["PackedForward"],
+    "trice.api.calibration": ["calibrate"],
+    "trice.models.call_threshold": ["Calibration"],
     "trice.api.evaluation": ["Evaluation"],
     "trice.metrics": ["Difference", "Share"],
     "trice.errors": ["InputError", "ToolError", "ToolUnavailable", "TriceError"],
@@ -58,11 +62,11 @@ __all__ = [  # noqa: RUF022  by subject
     # data
     "Outcome", "Question", "Response", "questions",
     # stages
-    "Split", "clone", "evaluate", "generate", "label", "rlef", "run", "split",
+    "Split", "calibrate", "clone", "evaluate", "generate", "label", "rlef", "run", "split",
     # training in Python
     "PackedForward", "TriceConfig", "TriceTrainer", "losses",
     # results
-    "Difference", "Evaluation", "Share",
+    "Calibration", "Difference", "Evaluation", "Share",
     # errors
     "InputError", "ToolError", "ToolUnavailable", "TriceError",
 ]  # fmt: skip

@@ -211,13 +211,13 @@ def test_the_probability_of_many_tools_takes_no_more_rows_than_the_batch(
 ) -> None:
     monkeypatch.setattr(free.state.worker, "limits", replace(free.state.limits, batch_size=4))
     counts: list[int] = []
-    computed = ContinuousBatch.probabilities
+    computed = ContinuousBatch.signals
 
-    def counted(batch: ContinuousBatch, prompt: Any, beginnings: Any) -> list[float]:
-        counts.append(len(beginnings))
-        return computed(batch, prompt, beginnings)
+    def counted(batch: ContinuousBatch, prompt: Any, openings: Any) -> Any:
+        counts.append(len(openings))
+        return computed(batch, prompt, openings)
 
-    monkeypatch.setattr(ContinuousBatch, "probabilities", counted)
+    monkeypatch.setattr(ContinuousBatch, "signals", counted)
     others = [{"type": "function", "function": {"name": f"t{n}"}} for n in range(5)]
     answer = send(free, "chair?", [PRICE, *others], trice={"probability": True}, max_tokens=1)
     tools = answer.choices[0].message.trice["probability"]["tools"]

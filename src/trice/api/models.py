@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trice.errors import InputError
 from trice.formats.prompt import Example, Template, load_template, prompt_template
 from trice.types import Execution, Outcome, Response, ToolCall
 
 if TYPE_CHECKING:
+    from trice.models.call_threshold import Calibration, CallThreshold
     from trice.models.endpoint import Endpoint
     from trice.models.engine import Engine, ToolChoice
     from trice.stages.model_spec import ModelSpec
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 FewShot = str | Sequence[tuple[str, str]] | None
 """Worked examples: pairs of question and response, a file of them, or the name of those that a shipped task has."""
+
+Threshold: TypeAlias = "float | str | Calibration | None"
+"""A call threshold: a number from 0 (always call) to 1 (never), the result of `trice.calibrate`, `off`, or None for the
+one that is saved with the adapter."""
 
 
 @dataclass
@@ -91,6 +96,7 @@ class Model:
         tool_choice: ToolChoice = "auto",
         *,
         load: bool = True,
+        call_threshold: CallThreshold | None = None,
         **sampling: Any,
     ) -> ModelSpec:
         """How this model is asked, for the stages; its weights are loaded when the first response is written.
@@ -105,10 +111,23 @@ class Model:
                 raise InputError(f"unknown argument '{name}'; choose from {', '.join(known)}")
         spec = ModelSpec(
             self.name, self.adapter, self.template, _examples(few_shot), tool_choice, Sampling(**sampling),
-            self.batch_size, self.device, self.dtype, client=self.client,
+            self.batch_size, self.device, self.dtype, client=self.client, call_threshold=call_threshold,
         )  # fmt: skip
         check_model_spec(spec)
         return replace(spec, opened=lambda: self.engine) if load else spec
+
+    def threshold(self, given: Threshold, tool_choice: ToolChoice = "auto") -> CallThreshold | None:
+        """The call threshold that applies: the given one, else the one that is saved with the adapter. Raises
+        InputError for an invalid value, and for one that is given with another tool choice than `auto`."""
+        from trice.models.call_threshold import find_threshold
+
+        if tool_choice != "auto":
+            if given is not None:
+                raise InputError(
+                    f"call_threshold does not apply to tool choice '{tool_choice}'; leave it out"
+                )
+            return None
+        return find_threshold(given, self.adapter, self.template)
 
     def ask(
         self,
@@ -116,6 +135,7 @@ class Model:
         task: str | TaskLike,
         *,
         tool_choice: ToolChoice = "auto",
+        call_threshold: Threshold = None,
         few_shot: FewShot = None,
         max_new_tokens: int = 64,
     ) -> Answer:
@@ -125,6 +145,7 @@ class Model:
             question: Its text.
             task: A `trice.Task`, or the name of one that ships (`math`, `qa`, `lama`, `mlqa`, `hotpot`).
             tool_choice: `auto`, `none` or `required`.
+            call_threshold: As in `trice.generate`.
             few_shot: Worked examples to put before the question.
             max_new_tokens: The longest response, in tokens.
 
@@ -147,7 +168,8 @@ class Model:
         from trice.types import Question
 
         tasks = Tasks(task)
-        spec = self.spec(few_shot, tool_choice, max_new_tokens=max_new_tokens)
+        threshold = self.threshold(call_threshold, tool_choice)
+        spec = self.spec(few_shot, tool_choice, call_threshold=threshold, max_new_tokens=max_new_tokens)
         # The questions of a mix are all asked alike.
         row = Question(id="question", input=question, task=MIXED[0] if tasks.mixed else None)
         (response,) = respond(self.engine, tasks, [with_instruction(row, tasks.of(row))], spec)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.api.data import Source, require_questions, working_folder, write_questions
-from trice.api.models import FewShot, Model
+from trice.api.models import FewShot, Model, Threshold
 from trice.errors import InputError
 from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
@@ -150,6 +150,7 @@ def generate(
     task: str | TaskLike,
     *,
     tool_choice: ToolChoice = "auto",
+    call_threshold: Threshold = None,
     few_shot: FewShot = None,
     output: str | Path | None = None,
     **sampling: Any,
@@ -161,6 +162,9 @@ def generate(
         questions: As for `trice.questions`.
         task: A `trice.Task` or the name of one that ships.
         tool_choice: `auto`, `none` or `required`.
+        call_threshold: With tool choice `auto`, a call is made if P(call) exceeds it: a number from 0 (always) to 1
+            (never), or the result of `trice.calibrate`. By default the one that is saved with the adapter, if it was
+            calibrated; `off` lets the model write what it will.
         few_shot: Worked examples to put before each question.
         output: A folder that keeps the responses.
         sampling: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `samples`, `seed`, `beams`,
@@ -184,7 +188,8 @@ def generate(
     from trice.tasks import Tasks
 
     rows = require_questions(questions)
-    spec = model.spec(few_shot, tool_choice, **sampling)
+    threshold = model.threshold(call_threshold, tool_choice)
+    spec = model.spec(few_shot, tool_choice, call_threshold=threshold, **sampling)
     with working_folder(output) as folder:
         tasks = Tasks(task)
         written, read_output = _respond(rows, tasks, spec, folder / "responses.json")
@@ -199,6 +204,7 @@ def evaluate(
     base: str | None = None,
     few_shot: FewShot = None,
     tool_choice: ToolChoice = "auto",
+    call_threshold: Threshold = None,
     output: str | Path | None = None,
     **sampling: Any,
 ) -> Evaluation:
@@ -212,6 +218,7 @@ def evaluate(
             needs a tool. Without it, the first model without an adapter.
         few_shot: Worked examples for the base model, or for a single model; give the same as to `trice.split`.
         tool_choice: Of the other models: `auto`, `none` or `required`.
+        call_threshold: Of the other models, as in `trice.generate`.
         output: A folder that keeps the responses.
         sampling: As for `trice.generate`. Greedy without it.
 
@@ -243,7 +250,11 @@ def evaluate(
         found = {}
         for name, model in named.items():
             how: dict[str, Any] = {"few_shot": few_shot if name == base or len(named) == 1 else None}
-            how["tool_choice"] = "none" if name == base else tool_choice
+            how |= (
+                {"tool_choice": "none"}
+                if name == base
+                else {"tool_choice": tool_choice, "call_threshold": call_threshold}
+            )
             loaded, responses = model.loaded, folder / _folder_name(name) / "responses.json"
             found[name] = graded(model, rows, tasks, responses, **how, **sampling)
             if len(named) > 1 and not loaded:  # together they may not fit into memory
@@ -264,13 +275,14 @@ def _respond(
 
 def graded(
     model: Model, rows: Sequence[Question], tasks: Tasks, output: Path, few_shot: FewShot = None,
-    tool_choice: ToolChoice = "auto", **sampling: Any,
+    tool_choice: ToolChoice = "auto", call_threshold: Threshold = None, **sampling: Any,
 ) -> list[Response]:  # fmt: skip
     """Write, execute and judge one model's responses, and store them in `output`."""
     from trice.stages.grading import grade
     from trice.tools.executor import remove_sidecars
 
-    spec = model.spec(few_shot, tool_choice, **sampling)
+    threshold = model.threshold(call_threshold, tool_choice)
+    spec = model.spec(few_shot, tool_choice, call_threshold=threshold, **sampling)
     written, read_output = _respond(rows, tasks, spec, output)
     results = read_output.output
     judged = grade(tasks, written, read_output, output=results, earlier=[output])

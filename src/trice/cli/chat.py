@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trice.formats.prompt import Template, load_template
+from trice.models.call_threshold import find_threshold
 from trice.models.sampling import Sampling
 from trice.stages.generate import respond, with_instruction
 from trice.stages.grading import execute
@@ -24,14 +25,18 @@ def chat(
     max_new_tokens: int = 64,
     tools: Sources | None = None,
     answer_from_result: bool = False,
+    call_threshold: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
-    """Answer questions from the terminal until an empty line or the end of input.
+    """Answer questions from the terminal until an empty line or the end of input. `call_threshold` is a number or
+    `off`; by default it is that of the adapter's calibration.
 
     Raises InputError if the task, model or adapter does not fit."""
     tasks = Tasks(task, tools, answer_from_result=answer_from_result)
-    spec = ModelSpec(model, adapter, template or load_template(), sampling=Sampling(max_new_tokens))
+    template = template or load_template()
+    threshold = find_threshold(call_threshold, adapter, template)
+    spec = ModelSpec(model, adapter, template, sampling=Sampling(max_new_tokens), call_threshold=threshold)
     from trice.models.generation import TransformersEngine
     from trice.models.local import load
 

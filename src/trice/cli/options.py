@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from trice.models.call_threshold import Signal
 from trice.models.engine import EngineName, ToolChoice
 from trice.recipes.conditions import Evaluation
 from trice.recipes.recipe import Recipe
@@ -115,6 +116,14 @@ class SamplingOptions(ReaderOptions):
     seed: int = same_as(Recipe, "seed")
 
 
+class DecisionOptions(Settings):
+    """Whether a question is answered with a call."""
+
+    call_threshold: str | None = None
+    """With tool choice auto: a call is made if P(call) exceeds this, from 0 (always) to 1 (never); off leaves it to
+    the model. The default is the threshold that `trice calibrate` saved with the adapter, without one off."""
+
+
 class DeviceOptions(Settings):
     """Where a model runs."""
 
@@ -190,6 +199,25 @@ class EvaluateOptions(Input):
     """The base model's evaluated responses, generated with --tool-choice none and the --few-shot of split. What it
     gets wrong needs a tool, so that over-use and under-use can be counted."""
     any_passage: bool = same_as(Evaluation, "any_passage")
+
+
+class CalibrateOptions(Settings):
+    """What calibrate reads, and what the threshold is chosen for."""
+
+    data: Path
+    """Held-out questions with answers, JSON lines. They must not be those that the model was trained on."""
+    max_calls: float | None = Field(None, ge=0, le=1)
+    """Aim: the best accuracy with calls on at most this share of the questions."""
+    min_accuracy: float | None = Field(None, ge=0, le=1)
+    """Aim: the fewest calls with at least this accuracy."""
+    cost: float | None = Field(None, ge=0, le=1)
+    """Aim: the best accuracy minus this price for each call. Without an aim, the fewest calls without a loss."""
+    signal: Signal = "p-call"
+    """What is compared with the threshold: the probability that the response begins with a call, or a linear probe for
+    need on a hidden state."""
+    output: Path | None = None
+    """Folder that keeps the responses, so that another aim generates nothing. The default is calibration in the
+    adapter's folder."""
 
 
 class ExportOptions(Settings):

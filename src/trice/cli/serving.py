@@ -13,7 +13,14 @@ from trice.cli.settings_command import settings_command
 from trice.errors import InputError, TriceError
 
 if TYPE_CHECKING:
-    from trice.cli.options import ChatOptions, DeviceOptions, MergeOptions, ServedModels, ServerOptions
+    from trice.cli.options import (
+        ChatOptions,
+        DecisionOptions,
+        DeviceOptions,
+        MergeOptions,
+        ServedModels,
+        ServerOptions,
+    )
     from trice.tools import Tool
 
 
@@ -115,7 +122,7 @@ def _printable(text: str) -> str:
 
 
 @settings_command(app, USE)
-def chat(chat: ChatOptions, device: DeviceOptions) -> None:
+def chat(chat: ChatOptions, decision: DecisionOptions, device: DeviceOptions) -> None:
     """Answer questions typed at the terminal, and show the decision, the call, the tool's result and the answer."""
     from trice.cli.chat import chat as start
     from trice.cli.resolve import resolve_options
@@ -124,7 +131,8 @@ def chat(chat: ChatOptions, device: DeviceOptions) -> None:
     start(
         resolved.model, chat.adapter, resolved.task, resolved.template,
         max_new_tokens=chat.max_new_tokens, tools=chat.tool,
-        answer_from_result=chat.answer_from_result, device=device.device, dtype=device.dtype,
+        answer_from_result=chat.answer_from_result, call_threshold=decision.call_threshold,
+        device=device.device, dtype=device.dtype,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trice.cli.app import STAGES, app
@@ -9,7 +10,9 @@ from trice.cli.settings_command import settings_command
 
 if TYPE_CHECKING:
     from trice.cli.options import (
+        CalibrateOptions,
         CollectOptions,
+        DecisionOptions,
         EngineOptions,
         EvaluateOptions,
         Label,
@@ -126,17 +129,49 @@ def score(score: ScoreOptions, model: ModelOptions, reader: ReaderOptions, engin
 
 @settings_command(app, STAGES)
 def generate(
-    input: RetryInputOutput, model: ModelOptions, sampling: SamplingOptions, engine: EngineOptions
-) -> None:
+    input: RetryInputOutput, model: ModelOptions, sampling: SamplingOptions, decision: DecisionOptions,
+    engine: EngineOptions,
+) -> None:  # fmt: skip
     """Answer questions with a model. The responses are written, and `trice evaluate` judges them."""
-    from trice.cli.resolve import model_spec, model_tasks
+    from dataclasses import replace
+
+    from trice.cli.resolve import model_spec, model_tasks, refuse
+    from trice.models.call_threshold import find_threshold
     from trice.stages.generate import generate as stage
 
+    spec = model_spec(model, engine, sampling.model_dump())
+    if sampling.tool_choice != "auto":
+        refuse(f"to --tool-choice {sampling.tool_choice}", decision)
+    else:
+        threshold = find_threshold(decision.call_threshold, spec.adapter, spec.template)
+        spec = replace(spec, call_threshold=threshold)
     rows = stage(
-        input.data, input.output, model_tasks(model), model_spec(model, engine, sampling.model_dump()),
+        input.data, input.output, model_tasks(model), spec,
         limit=input.limit, retry=input.retry_failed,
     )  # fmt: skip
     print(f"{len(rows)} responses in {input.output}")
+
+
+@settings_command(app, STAGES)
+def calibrate(
+    files: CalibrateOptions, model: ModelOptions, reader: ReaderOptions, engine: EngineOptions
+) -> None:
+    """Choose when a trained model calls a tool: a threshold for its probability of calling, for a stated aim.
+
+    Every question is answered without a tool and with a call. The threshold is saved in calibration.json next to the
+    adapter's files, and generate, chat and serve apply it."""
+    from trice.cli.resolve import model_spec, model_tasks
+    from trice.errors import InputError
+    from trice.frontier import Aim
+    from trice.stages.calibrate import calibrate as stage
+
+    if files.output is None and model.adapter is None:
+        raise InputError("missing option --output: without an adapter, a folder has to keep the calibration")
+    folder = files.output or (model.adapter or Path()) / "calibration"
+    print(stage(
+        files.data, folder, model_tasks(model), model_spec(model, engine, reader.model_dump()),
+        Aim(files.max_calls, files.min_accuracy, files.cost), files.signal,
+    ))  # fmt: skip
 
 
 @settings_command(app, STAGES)

@@ -5,7 +5,6 @@ Covers greedy decoding and sampling. Beam search is in `trice.models.beams`.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from trice.models.batch_decoder import BatchDecoder
 from trice.models.batching import EncodedPrompt, compact_order
 from trice.models.call_blocker import TokenBlocker
+from trice.models.call_signals import batch_signals
 from trice.models.detokenizer import Detokenizer
 from trice.models.engine import Finish, Generated, tokens_needed
 from trice.models.kv_cache import CachedRow
@@ -23,7 +23,6 @@ from trice.models.local import LocalModel
 from trice.models.sampling import Sampling
 from trice.models.token_sampling import (
     greedy_tokens,
-    log_sum_exp,
     penalise_repetition,
     sample_tokens,
     suppress_tokens,
@@ -155,21 +154,13 @@ class ContinuousBatch:
         self._entering = []
 
     @torch.inference_mode()
-    def probabilities(self, prompt: Sequence[int], beginnings: Sequence[Sequence[int]]) -> list[float]:
-        """For each beginning, given as token ids, the probability that a response to the prompt begins with exactly
-        these tokens: Π p(token | prompt, the tokens before it), at temperature 1."""
-        decoder = self.decoder.empty_copy()
-        logits_VB = decoder.logits(decoder.append([self._after_prefix(prompt)], [len(beginnings)]))
-        logprobs = [0.0] * len(beginnings)
-        for position in range(max(map(len, beginnings))):
-            if position:
-                earlier = [tokens[min(position, len(tokens)) - 1] for tokens in beginnings]
-                logits_VB = decoder.logits(decoder.step(earlier))
-            totals_B = log_sum_exp(logits_VB)
-            for row, tokens in enumerate(beginnings):
-                if position < len(tokens):
-                    logprobs[row] += float(logits_VB[tokens[position], row].float() - totals_B[row])
-        return [math.exp(logprob) for logprob in logprobs]
+    def signals(
+        self, prompt: Sequence[int], openings: Sequence[Sequence[int]], layers: Sequence[int] = ()
+    ) -> tuple[list[float], list[list[float]]]:
+        """The probability of each opening after the prompt, and the states of the prompt's last token after `layers`
+        (`trice.models.call_signals`)."""
+        (found,), (states,) = batch_signals(self.decoder, [self._after_prefix(prompt)], openings, layers)
+        return found, states
 
     def _row(self, owner: Any, prompt: EncodedPrompt, settings: DecodingSettings, sample: int) -> BatchRow:
         # A text seed is hashed alike by every version of Python.

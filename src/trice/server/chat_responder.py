@@ -105,7 +105,7 @@ class ChatResponder:
         probabilities: list[float] = []
         size = self.worker.limits.batch_size  # a client may have more tools than there is memory for rows
         for start in range(0, len(openings), size):
-            probabilities += batch.probabilities(ids, openings[start : start + size])
+            probabilities += batch.signals(ids, openings[start : start + size])[0]
         self.job.emit(CallProbability(dict(zip(self.names, probabilities, strict=True))))
 
     def _announce(self, samples: Sequence[int], prompt: Sequence[int]) -> None:

@@ -76,7 +76,7 @@ class PaperResponder:
         if request.probability and names and request.tool_choice == "auto":
             tokenizer, template = self.model.loaded.tokenizer, how.template
             written = [template.encode_response(tokenizer, name, end=False) for name in names]
-            job.emit(CallProbability(dict(zip(names, batch.probabilities(ids, written), strict=True))))
+            job.emit(CallProbability(dict(zip(names, batch.signals(ids, written)[0], strict=True))))
         settings = DecodingSettings(request.sampling, how.finish, self._call_blocker(how))
         samples = tuple(range(request.sampling.samples))
         batch.add(RowOwner(job, how), EncodedPrompt(ids, content_key(question), samples), settings)

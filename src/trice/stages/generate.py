@@ -7,7 +7,7 @@ the model generates. Responses are not judged here: that is `trice.stages.gradin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -19,6 +19,7 @@ from trice.formats.prompt import CHAT, check_expressible
 from trice.models.engine import TOO_LONG, Engine, Failure, Generated, GenerationSettings, Prompt
 from trice.models.sampling import Sampling
 from trice.progress import Progress, notice
+from trice.stages.call_decision import by_decision
 from trice.stages.chat_responses import NOTHING_KEPT, Unfinished, roll_out, unchanged_by_tool_choice
 from trice.stages.few_shot import find_examples
 from trice.stages.model_spec import ModelSpec, check_model_spec, open_engine
@@ -213,7 +214,7 @@ def _answer(
     if executor:
         executor.take(Response.model_validate(row) for row in journal.rows.values())
     with Progress(f"generate {journal.output.name}", total, total - waiting) as progress:
-        for group, wanted in left:
+        for group, wanted in _decided(engine, spec, left):
             numbers = list(wanted)
 
             def store(number: int, rows: dict[int, Response]) -> None:
@@ -246,6 +247,16 @@ def _answer(
                 for sample in wanted[number]:
                     journal.fail(keys[number][sample], failure.reason)
                 notice(f"{question.where or question.id}: no response: {failure.reason}")
+
+
+def _decided(
+    engine: Engine, spec: ModelSpec, groups: Iterable[tuple[Group, Mapping[int, tuple[int, ...]]]]
+) -> Iterator[tuple[Group, dict[int, tuple[int, ...]]]]:
+    """The groups with the samples that are wanted, divided by what the model's call threshold decides."""
+    for group, wanted in groups:
+        asked = {number: question for number, question in group.questions.items() if number in wanted}
+        for settings, numbers in by_decision(engine, group.task, group.settings, spec.call_threshold, asked):
+            yield group._replace(settings=settings), {number: wanted[number] for number in numbers}
 
 
 def _unchanged(
@@ -340,9 +351,12 @@ def respond(
     def store(number: int, rows: dict[int, Response]) -> None:
         found[number] = rows[0]
 
-    for group in group_by_task(tasks, questions, spec):
-        numbers = list(group.questions)
-        for failure in answer(engine, group, store, output=calls):
+    groups = [
+        (group, dict.fromkeys(group.questions, (0,))) for group in group_by_task(tasks, questions, spec)
+    ]
+    for group, wanted in _decided(engine, spec, groups):
+        numbers = list(wanted)
+        for failure in answer(engine, group, store, wanted, output=calls):
             if failure.reason.startswith(TOO_LONG):
                 question = group.questions[numbers[failure.request]]
                 notice(f"{question.where or question.id}: no response: {failure.reason}")

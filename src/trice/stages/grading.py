@@ -220,7 +220,9 @@ class SecondTurnModel:
     def __call__(self, questions: Sequence[Question]) -> list[str]:
         sampling = replace(self.spec.sampling, samples=1)
         examples = "direct" if self.spec.few_shot else None  # those of the task `second-turn`
-        spec = replace(self.spec, tool_choice="auto", sampling=sampling, few_shot=examples)
+        spec = replace(
+            self.spec, tool_choice="auto", sampling=sampling, few_shot=examples, call_threshold=None
+        )
         asked = {question.input: question for question in questions if question.input not in self.recorded}
         answers = self._answers(dict(enumerate(asked.values())), spec) if asked else []
         found = {**self.recorded, **dict(zip(asked, answers, strict=True))}

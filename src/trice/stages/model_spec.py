@@ -16,6 +16,7 @@ from trice.errors import InputError
 from trice.formats.prompt import CHAT, Example, Template, load_template
 from trice.models import vllm_engine
 from trice.models.adapters import adapter_weights
+from trice.models.call_threshold import CallThreshold
 from trice.models.engine import Engine, EngineName, ToolChoice, base_engine
 from trice.models.sampling import Sampling
 from trice.storage.files import digest
@@ -35,7 +36,8 @@ def load_tool_choice(name: str) -> ToolChoice:
 class ModelSpec:
     """A model and how it is asked. A local model has an `engine` (and a number of `workers` if that is a cluster), a
     remote one a `client`. `few_shot` are worked examples, or their name (`find_examples`). `opened` returns an engine
-    that is loaded already."""
+    that is loaded already. With tool choice `auto`, `call_threshold` decides whether a question is answered with a call
+    (`trice.stages.call_decision`)."""
 
     model: str
     adapter: Path | None = None
@@ -50,6 +52,7 @@ class ModelSpec:
     workers: int | None = None
     client: Endpoint | None = None
     opened: Callable[[], Engine] | None = field(default=None, compare=False, repr=False)
+    call_threshold: CallThreshold | None = None
 
     @property
     def prompt_template(self) -> Template:
@@ -78,11 +81,14 @@ class ModelSpec:
             return known | unsent | asked
         from trice.models.local import resolve_dtype
 
+        applies = self.call_threshold if self.tool_choice == "auto" else None
+        decision = {"call_threshold": applies.settings()} if applies else {}
         return {
             "model": self.model,
             "adapter": self.adapter and digest(adapter_weights(self.adapter)),
             **written,
             "tool_choice": self.tool_choice,
+            **decision,
             "sampling": asdict(self.sampling),
             "dtype": resolve_dtype(self.dtype, self.device),
             "engine": base_engine(self.engine),
@@ -92,6 +98,12 @@ class ModelSpec:
 def check_model_spec(spec: ModelSpec) -> None:
     """Raise InputError for a model, adapter or engine that cannot be opened, before anything is loaded."""
     chat = spec.template.format == CHAT
+    if spec.call_threshold is not None and (spec.client is not None or spec.engine != "transformers"):
+        where = f"engine '{spec.engine}'" if spec.client is None else "an endpoint"
+        raise InputError(
+            f"a call threshold needs P(call), which {where} does not give; use a local model with engine "
+            "'transformers', or turn the threshold off with --call-threshold off"
+        )
     if chat and spec.client is not None and not spec.chats:
         raise InputError(
             "format 'chat' needs an endpoint with api 'chat', where the server writes the prompt"
