@@ -19,7 +19,7 @@ from stand_in_server import StandIn
 
 from tiny import command, forked, read, says, sums, tree, write
 from trice.cli import app, main
-from trice.datasets import NAMES
+from trice.datasets import NAMES, NOT_READ
 
 Run = Callable[..., tuple[int, str, list[str]]]
 FAST = ("--device", "cpu", "--dtype", "float32")
@@ -69,7 +69,7 @@ def test_data_sets_are_listed(trice: Run) -> None:
     code, out, lines = trice("data", "list")
     assert (code, lines) == (0, [])
     listed = [line.split()[0] for line in out.splitlines()]
-    assert sorted(listed) == sorted(NAMES)
+    assert sorted(listed) == sorted([*NAMES, *NOT_READ])
     assert listed[:4] == ["starter", "starter-qa", "starter-lama", "starter-mlqa"]
     assert trice("data")[1] == out
 

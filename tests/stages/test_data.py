@@ -57,6 +57,8 @@ def test_the_list_tells_what_is_there_and_what_is_missing(
     assert "missing: gsm8k/train.jsonl, gsm8k/test.jsonl (or --hub); from openai/" in lines["GSM8K"]
     assert "-question-de.json and 8 more (or --hub)" in lines["MLQA"]
     assert "missing: addsub/AddSub.json; from " in lines["AddSub"]
+    assert "not read: " in lines["NESTFUL"]
+    assert "from qiancheng0/Open-SMARTAgent on GitHub" in lines["SMART"]
 
 
 def test_what_cannot_be_had_is_named_and_nothing_is_written(

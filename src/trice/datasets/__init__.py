@@ -31,6 +31,7 @@ from trice.datasets import (
     svamp,
     toolrl,
     when2call,
+    when2tool,
 )
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, present
 from trice.errors import InputError, TriceError
@@ -58,6 +59,7 @@ BENCHMARKS = {
         toolrl.BENCHMARK,
         bfcl.BENCHMARK,
         when2call.BENCHMARK,
+        when2tool.BENCHMARK,
     )
 }
 MADE = {  # by us: task, licence, and what makes the questions
@@ -72,6 +74,12 @@ MADE = {  # by us: task, licence, and what makes the questions
 NAMES = (*BENCHMARKS, *MADE)
 TASKS = {name: made[0] for name, made in MADE.items()} | {
     each.name: each.task for each in BENCHMARKS.values()
+}
+
+NOT_READ = {  # benchmarks of the same subject: why there is no reader, and where they come from
+    "NESTFUL": "its calls name the results of earlier ones; from IBM/NESTFUL on GitHub; Apache 2.0",
+    "SMART": "its tools are a web search, code, and a user who is asked; from qiancheng0/Open-SMARTAgent on GitHub; "
+    "no licence is stated",
 }
 
 

@@ -79,11 +79,12 @@ def raw_row(question: Question) -> dict[str, Any]:
 
 def listing(source: Path | None = None) -> str:
     """The data sets there are, a line each: name, task, present or which files are wanted and where they come from,
-    licence."""
+    licence. Then known benchmarks without a reader."""
     lines = []
     for entry in datasets.catalogue(source):
         more = f" and {len(entry.files) - LISTED} more" if len(entry.files) > LISTED else ""
         wanted = f"missing: {', '.join(entry.files[:LISTED])}{more}{' (or --hub)' if entry.hub else ''}"
         state = "present" if entry.present else f"{wanted}; from {entry.home}"
         lines.append(f"{entry.name:<16} {entry.task:<6} {state}; {entry.licence}")
+    lines += [f"{name:<16} {'-':<6} not read: {reason}" for name, reason in datasets.NOT_READ.items()]
     return "\n".join(lines)
