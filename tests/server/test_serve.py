@@ -196,6 +196,32 @@ def test_calls_can_be_barred_and_required(random_model: Server) -> None:
     assert (barred.trice["decision"], barred.trice["probability"]) == ("answered", None)
 
 
+def test_a_call_threshold_decides(random_model: Server, tiny_model: Callable[[str], Path]) -> None:
+    def begins(server: Server, **options: Any) -> bool:
+        (choice,) = ask(server, trice=options, max_tokens=4).choices
+        return bool(choice.message.trice["response"].startswith("calculator("))
+
+    probability = (
+        ask(random_model, trice={"probability": True}).choices[0].message.trice["probability"]["call"]
+    )
+    assert 0 < probability < 1
+    assert begins(random_model, call_threshold=probability / 2)
+    assert not begins(random_model, call_threshold=probability * 2)
+    assert begins(random_model, call_threshold=0)
+    with running(tiny_model("llama"), call_threshold="0") as server:
+        assert begins(server)
+        assert not begins(server, call_threshold=1)
+        assert not begins(server, call_threshold="off")
+        (model,) = client(server).models.list().data
+        assert model.trice["call_threshold"] == 0
+    for choice, threshold, complaint in (
+        ("none", 0.5, "trice.call_threshold: applies to tool_choice auto only"),
+        ("auto", 1.5, "trice.call_threshold"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=complaint):
+            ask(random_model, tool_choice=choice, trice={"call_threshold": threshold})
+
+
 @pytest.mark.parametrize("stop", ["calc", "r(", "calculator(", "("])
 def test_a_stop_text_does_not_end_how_a_required_call_begins(writer: Callable[..., Any], stop: str) -> None:
     with writer("12+30)") as server:

@@ -225,6 +225,22 @@ def test_the_probability_of_many_tools_takes_no_more_rows_than_the_batch(
     assert counts == [4, 2]
 
 
+def test_a_call_threshold_decides_the_first_message(free: Server) -> None:
+    def returned(text: Any, threshold: Any) -> bool:
+        (choice,) = send(free, text, [PRICE], trice={"call_threshold": threshold}).choices
+        return bool(choice.finish_reason == "tool_calls")
+
+    assert returned("chair?", 0.5)
+    assert not returned("hello", 0.5)
+    assert not returned("chair?", 1)  # the prompt has no tools
+    forced = send(free, "hello", [PRICE], trice={"call_threshold": 0}).choices[0].message
+    assert forced.trice["response"].startswith("<tool_call>")
+    answered = [{"role": "user", "content": "chair?"}, send(free, "chair?", [PRICE]).choices[0].message]
+    (call,) = answered[1].tool_calls
+    answered.append({"role": "tool", "tool_call_id": call.id, "content": "7"})
+    assert not returned(answered, 0)  # what follows a call is not decided
+
+
 def test_the_servers_tools_are_executed(shop: Server) -> None:
     answer = send(shop, "chair?")
     (choice,) = answer.choices

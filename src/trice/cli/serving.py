@@ -137,7 +137,9 @@ def chat(chat: ChatOptions, decision: DecisionOptions, device: DeviceOptions) ->
 
 
 @settings_command(app, USE)
-def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) -> None:
+def serve(
+    models: ServedModels, decision: DecisionOptions, server: ServerOptions, device: DeviceOptions
+) -> None:
     """Serve models as an OpenAI-compatible endpoint that executes their tool calls, with a page to try them."""
     from trice.cli.resolve import resolve
     from trice.server import check_installed
@@ -160,7 +162,8 @@ def serve(models: ServedModels, server: ServerOptions, device: DeviceOptions) ->
             server.host, server.port, server.keys_file, tuple(server.allow_host), server.allow_anyone
         ),
         limits=Limits(**limits), tools=models.tool, answer_from_result=models.answer_from_result,
-        questions=models.questions, device=device.device, dtype=device.dtype,
+        call_threshold=decision.call_threshold, questions=models.questions,
+        device=device.device, dtype=device.dtype,
     )  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 from trice.errors import InputError
 from trice.models.batching import EncodedPrompt
+from trice.models.call_threshold import CallThreshold
 from trice.models.continuous_batch import BatchRow, ContinuousBatch, DecodingSettings
+from trice.models.engine import ToolChoice
 from trice.models.kv_cache import CachedRow
 from trice.server.events import (
     CallProbability,
@@ -52,16 +54,21 @@ class ChatResponder:
         self.task = worker.registry.tasks.of(self.request.question)
         self.question = with_instruction(self.request.question, self.task)
         self.messages = with_system_message(conversation.messages, self.task.instruction)
-        offered = () if self.request.tool_choice == "none" else self.task.tools
-        self.tools = {tool.name: tool.for_question(self.question) for tool in offered}
-        clients = () if self.request.tool_choice == "none" else conversation.tools
-        self.schemas = [*offered_tools(self.question, tuple(self.tools.values())), *clients]
-        self.names = tuple(schema["function"]["name"] for schema in self.schemas)
-        self.client_tools = {tool["function"]["name"] for tool in clients}
+        self._offer(self.request.tool_choice)
         self.key = conversation_key(self.question, conversation.messages, conversation.tools)
         self.rollouts: dict[int, Rollout] = {}  # by sample
         self.results: dict[int, dict[int, Execution]] = {}  # of the calls of each sample's latest message
         self.caches: dict[int, CachedRow | None] = {}  # of samples whose calls run
+
+    def _offer(self, tool_choice: ToolChoice) -> None:
+        """Offer the server's and the client's tools, unless calls are forbidden."""
+        self.tool_choice = tool_choice
+        offered = () if tool_choice == "none" else self.task.tools
+        self.tools = {tool.name: tool.for_question(self.question) for tool in offered}
+        clients = () if tool_choice == "none" else self.conversation.tools
+        self.schemas = [*offered_tools(self.question, tuple(self.tools.values())), *clients]
+        self.names = tuple(schema["function"]["name"] for schema in self.schemas)
+        self.client_tools = {tool["function"]["name"] for tool in clients}
 
     @property
     def decoding(self) -> DecodingSettings:
@@ -80,8 +87,15 @@ class ChatResponder:
         job.check_length(ids, self.worker.limits.max_prompt_tokens)
         job.emit(Started(self.names))
         batch = self._batch(ids)
-        if request.probability and self.names and request.tool_choice == "auto":
-            self._report_probability(batch, ids)
+        if self.names and request.tool_choice == "auto":
+            if request.probability:
+                self._report_probability(batch, ids)
+            if request.call_threshold:
+                self._decide(request.call_threshold, batch, ids)
+                prompt = self.chat.prompt(self.messages, self.schemas)
+                ids = [*prompt, *self._opening()]
+                job.check_length(ids, self.worker.limits.max_prompt_tokens)
+                batch = self._batch(ids)
         samples = tuple(range(request.sampling.samples))
         self.rollouts = {sample: Rollout(prompt) for sample in samples}
         self._announce(samples, prompt)
@@ -90,12 +104,21 @@ class ChatResponder:
 
     def _opening(self) -> list[int]:
         """The token ids that a required call begins with."""
-        if self.request.tool_choice != "required":
+        if self.tool_choice != "required":
             return []
         try:
             return self.chat.call_opening(self.conversation.called_tool)
         except InputError as error:
             raise Refused(400, str(error), "tool_choice") from None
+
+    def _decide(self, threshold: CallThreshold, batch: ContinuousBatch, ids: list[int]) -> None:
+        """Require or forbid a call, by P(call) of the prompt."""
+        try:
+            openings = [self.chat.call_opening()]
+        except InputError as error:
+            raise Refused(400, f"trice.call_threshold: {error}", "trice.call_threshold") from None
+        (probability,), states = batch.signals(ids, openings, threshold.layers)
+        self._offer("required" if threshold.calls(probability, states) else "none")
 
     def _report_probability(self, batch: ContinuousBatch, ids: list[int]) -> None:
         try:

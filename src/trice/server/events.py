@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from trice.formats.chat import ToolSchema
 from trice.formats.paper import ParsedResponse
+from trice.models.call_threshold import CallThreshold
 from trice.models.engine import ToolChoice
 from trice.models.sampling import Sampling
 from trice.server.model_registry import ServedModel
@@ -30,7 +31,8 @@ class ConversationRequest:
 @dataclass(frozen=True)
 class JobRequest:
     """A checked request. If `stream` is set, the worker reports text while it is being written. With a model of the
-    format `chat` it has a `conversation`."""
+    format `chat` it has a `conversation`. With tool choice `auto`, `call_threshold` decides whether the response begins
+    with a call."""
 
     model: ServedModel
     question: Question
@@ -40,6 +42,7 @@ class JobRequest:
     probability: bool = False
     stream: bool = False
     conversation: ConversationRequest | None = None
+    call_threshold: CallThreshold | None = None
 
 
 class Started(NamedTuple):

@@ -17,6 +17,7 @@ from trice.errors import InputError
 from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template
 from trice.models.adapters import AdapterRecord, adapter_record, training_record
+from trice.models.call_threshold import CallThreshold, find_threshold
 from trice.models.local import LocalModel, check_model, load
 from trice.storage.files import read_rows
 from trice.tasks import MIXED, Sources, TaskLike, Tasks
@@ -42,6 +43,8 @@ class ServedModel:
     created: int
     chat: ChatFormat | None = None
     """what renders and parses conversations, for a model of the format `chat`"""
+    call_threshold: CallThreshold | None = None
+    """what decides whether a question is answered with a call, unless a request sets another"""
 
     @property
     def context(self) -> int:
@@ -76,7 +79,10 @@ class ModelRegistry:
     def describe(self, model: ServedModel) -> dict[str, Any]:
         """One model in OpenAI's format, with the extension `trice`."""
         adapter = model.adapter and model.adapter.name
-        extension = {"stage": model.stage, "adapter": adapter, "tasks": list(self.task_names)}
+        threshold = model.call_threshold and model.call_threshold.value
+        extension = {
+            "stage": model.stage, "adapter": adapter, "tasks": list(self.task_names), "call_threshold": threshold
+        }  # fmt: skip
         return {
             "id": model.name,
             "object": "model",
@@ -126,6 +132,7 @@ def open_registry(
     tools: Sources | None = None,
     questions: Path | None = None,
     answer_from_result: bool = False,
+    call_threshold: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> ModelRegistry:
@@ -154,6 +161,7 @@ def open_registry(
             raise InputError(
                 f"--answer-from-result does not apply to model '{name}' of the format chat, which reads every result"
             )
+    thresholds = {name: find_threshold(call_threshold, adapter, templates[name]) for name, adapter in named}
     served = (*MIXED, *(task or "").split(",")[1:]) if tasks.mixed else (tasks.name,)
     registry = ModelRegistry({}, tasks, served, _examples(served, questions))
     for tool in {tool.name: tool for name in served for tool in registry.task(name).tools}.values():
@@ -165,7 +173,9 @@ def open_registry(
         loaded = load(model, adapter, device=device, dtype=dtype)
         chosen = templates[name]
         chat = loaded.chat_format(**chosen.chat_template_kwargs) if chosen.format == CHAT else None
-        registry.models[name] = ServedModel(name, stage, adapter, chosen, loaded, created, chat)
+        registry.models[name] = ServedModel(
+            name, stage, adapter, chosen, loaded, created, chat, thresholds[name]
+        )  # fmt: skip
     return registry
 
 

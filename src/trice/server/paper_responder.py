@@ -21,6 +21,7 @@ from trice.server.events import (
 )
 from trice.server.jobs import Job
 from trice.server.worker import Worker
+from trice.stages.call_decision import call_openings, decided, to_signal
 from trice.stages.generate import content_key, generation_settings, with_instruction
 from trice.stages.grading import second_turn, with_execution
 from trice.stages.model_spec import ModelSpec
@@ -69,14 +70,19 @@ class PaperResponder:
         job, request, question = self.job, self.request, self.question
         how, ids = self._encode(question, request.tool_choice)
         job.check_length(ids, self.worker.limits.max_prompt_tokens)
-        names = tuple(how.parsers)
+        names, threshold = tuple(how.parsers), request.call_threshold
         job.emit(Started(names))
-        job.prompt_tokens += len(ids)
         batch = self._batch(question, how, ids)
-        if request.probability and names and request.tool_choice == "auto":
-            tokenizer, template = self.model.loaded.tokenizer, how.template
-            written = [template.encode_response(tokenizer, name, end=False) for name in names]
-            job.emit(CallProbability(dict(zip(names, batch.signals(ids, written)[0], strict=True))))
+        if names and request.tool_choice == "auto" and (request.probability or threshold):
+            openings = call_openings(how, self.model.loaded.tokenizer)
+            found, states = batch.signals(ids, openings, threshold.layers if threshold else ())
+            if request.probability:
+                job.emit(CallProbability(dict(zip(names, found, strict=True))))
+            if threshold:
+                how = decided(how, threshold, to_signal(found, names, states))
+                ids = self._prompt(question, how)
+                job.check_length(ids, self.worker.limits.max_prompt_tokens)
+        job.prompt_tokens += len(ids)
         settings = DecodingSettings(request.sampling, how.finish, self._call_blocker(how))
         samples = tuple(range(request.sampling.samples))
         batch.add(RowOwner(job, how), EncodedPrompt(ids, content_key(question), samples), settings)
@@ -91,8 +97,11 @@ class PaperResponder:
             self.model.name, template=template, tool_choice=tool_choice, sampling=self.request.sampling
         )
         how = generation_settings(self.tasks, self.tasks.of(question), spec)
+        return how, self._prompt(question, how)
+
+    def _prompt(self, question: Question, how: GenerationSettings) -> list[int]:
         prompt = Prompt("", question.instruction, question.input)
-        return how, how.encode_prompt(self.model.loaded.tokenizer, prompt)
+        return how.encode_prompt(self.model.loaded.tokenizer, prompt)
 
     def _batch(self, question: Question, how: GenerationSettings, ids: list[int]) -> ContinuousBatch:
         encode = partial(how.template.encode, self.model.loaded.tokenizer, question.instruction)

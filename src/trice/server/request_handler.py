@@ -13,6 +13,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from trice.errors import InputError, ToolUnavailable
+from trice.models.call_threshold import OFF, CallThreshold
 from trice.models.sampling import Sampling
 from trice.progress import notice
 from trice.server import conversation
@@ -66,7 +67,7 @@ class ServerState:
         assert not isinstance(choice, NamedTool)  # refused above
         return e.JobRequest(
             model, question, self._sampling(request), choice, request.stops, request.options.probability,
-            bool(request.stream),
+            bool(request.stream), call_threshold=_threshold(request, model),
         )  # fmt: skip
 
     def _chat_request(self, request: ChatRequest, model: ServedModel) -> e.JobRequest:
@@ -79,6 +80,7 @@ class ServerState:
         return e.JobRequest(
             model, question, self._sampling(request), "required" if isinstance(choice, NamedTool) else choice,
             request.stops, request.options.probability, bool(request.stream), asked,
+            _threshold(request, model),
         )  # fmt: skip
 
     def _task(self, request: ChatRequest) -> str | None:
@@ -178,6 +180,18 @@ class RequestHandler:
         """Cancel the job if it is unfinished."""
         if not self.usage:
             self.state.worker.cancel(self.job)
+
+
+def _threshold(request: ChatRequest, model: ServedModel) -> CallThreshold | None:
+    """The call threshold of a request, else of its model; only the first message of a conversation is decided by it."""
+    given = request.options.call_threshold
+    if given is not None and request.tool_choice not in (None, "auto"):
+        raise Refused(400, "trice.call_threshold: applies to tool_choice auto only", "trice.call_threshold")
+    later = any(message.role == "assistant" for message in request.messages)
+    if given == OFF or later or request.tool_choice not in (None, "auto"):
+        return None
+    saved = model.call_threshold
+    return saved if given is None else CallThreshold(value=given, probe=saved.probe if saved else None)
 
 
 def _responder(worker: Worker, job: Job) -> Responder:

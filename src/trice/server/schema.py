@@ -158,6 +158,7 @@ class TriceOptions(_Strict):
 
     task: str | None = None
     probability: bool = False
+    call_threshold: Annotated[float, Field(ge=0, le=1)] | Literal["off"] | None = None
 
 
 class ChatRequest(BaseModel):

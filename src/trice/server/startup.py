@@ -143,6 +143,7 @@ def serve(
     tools: Sources | None = None,
     questions: Path | None = None,
     answer_from_result: bool = False,
+    call_threshold: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
@@ -154,7 +155,7 @@ def serve(
     registry = open_registry(
         model, adapters, task,
         format=format, template=template, tools=tools, questions=questions, answer_from_result=answer_from_result,
-        device=device, dtype=dtype,
+        call_threshold=call_threshold, device=device, dtype=dtype,
     )  # fmt: skip
     server = open_server(registry, access, limits, keys)
     notice(f"serving {', '.join(registry.models)} at {server.url}/v1 (page: {server.url}/)")
