@@ -76,7 +76,14 @@ def test_a_round_trains_on_the_conversations_that_were_sampled(recipe: str, tmp_
     (tmp_path / "mine.py").write_text(
         "def any_words(question, response):\n    return float(bool(response.response))\n"
     )
-    settings = ["rlef.rounds=1", "rlef.samples=2", "rlef.max_samples=2", "rlef.replay=0.5", "output=rounds"]
+    settings = [
+        "collect=[]",
+        "rlef.rounds=1",
+        "rlef.samples=2",
+        "rlef.max_samples=2",
+        "rlef.replay=0.5",
+        "output=rounds",
+    ]
     out = run(
         load_recipe(recipe, [*settings, "score.reward=mine:any_words", "evaluate.conditions=[stage-1, both]"])
     )

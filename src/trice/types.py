@@ -229,6 +229,8 @@ class Response(Question):
     """the sampled token ids without the end token, if the engine reports them and tokenizing the text gives others;
     without them, training tokenizes the text. In the format `chat`: all ids after the prompt, with those of tool
     results"""
+    truncated: bool | None = None
+    """true if a limit of tokens, turns or the context ended it, so that stage 2 does not imitate it"""
     outcome: Outcome | None = None
     """`answered`, `called` or `malformed`"""
     reason: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_a_solved_question_keeps_its_target_and_the_more_frequent_one_wins() -> 
 def seven(tiny_model: Callable[[str], Path], tmp_path: Path) -> ModelSpec:
     """A model that answers 7 to everything, so that it knows the first question of `sums` and no other."""
     folder = says(tiny_model("llama"), tmp_path / "says-7", "7")
-    return ModelSpec(str(folder), sampling=Sampling(1), device="cpu", dtype="float32")
+    return ModelSpec(str(folder), sampling=Sampling(2), device="cpu", dtype="float32")
 
 
 def round_of(spec: ModelSpec, folder: Path, **settings: Any) -> dict[str, Any]:
@@ -215,6 +216,15 @@ def test_questions_without_a_target_get_twice_as_many_samples_up_to_the_maximum(
     assert summary["targets"] == {"called": 0, "answered": 1}
     (row,) = read(tmp_path / "round/ranked.json")
     assert (row["id"], row["candidates"][0]["response"], row["candidates"][0]["count"]) == ("S_0", "7", 2)
+
+
+def test_an_answer_that_the_length_limit_ends_is_not_imitated(seven: ModelSpec, tmp_path: Path) -> None:
+    one_token = replace(seven, sampling=Sampling(1))  # "7", without the end token
+    with pytest.raises(InputError, match="no question has a response to learn from"):
+        round_of(one_token, tmp_path / "round", samples=2, max_samples=2)
+    rows = read(tmp_path / "round/results-1.json")
+    assert [row["correct"] for row in rows if row["id"] == "S_0"] == [True, True]
+    assert all(row["truncated"] for row in rows)
 
 
 def test_a_question_is_trained_on_with_the_instruction_that_it_was_asked_with(

@@ -178,12 +178,13 @@ class _BeamSearch:
 
     def _samples(self, search: _Search) -> dict[int, Generated]:
         """The wanted samples, the best first."""
-        finished = ([token for token in beam.ids if token not in self.end_ids] for beam in search.finished)
-        return {
-            sample: truncate_ids(self.loaded.tokenizer, ids, self.finish)
-            for sample, ids in enumerate(finished)
-            if sample in search.prompt.samples
-        }
+        found = {}
+        for sample, beam in enumerate(search.finished):
+            if sample in search.prompt.samples:
+                ids = [token for token in beam.ids if token not in self.end_ids]
+                at_limit = len(ids) == len(beam.ids)  # it has no end token
+                found[sample] = truncate_ids(self.loaded.tokenizer, ids, self.finish, truncated=at_limit)
+        return found
 
 
 def beam_search(

@@ -73,7 +73,7 @@ class BatchRow:
     @property
     def generated(self) -> Generated:
         """The finished response."""
-        return Generated(self.text or "", self.ids)
+        return Generated(self.text or "", self.ids, self.at_length_limit)
 
 
 class _Entering(NamedTuple):

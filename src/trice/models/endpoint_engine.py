@@ -105,11 +105,12 @@ class EndpointEngine:
     def _generated(self, reply: Reply, settings: GenerationSettings) -> Generated:
         """The response in a reply, truncated where it is finished."""
         if self._tokenizer is None or reply.tokens is None:
-            return Generated(settings.truncate(reply.text))
+            text = settings.truncate(reply.text)
+            return Generated(text, truncated=not reply.complete and text == reply.text)
         ids = reply.tokens
         if ids and ids[-1] in self._tokenizer.all_special_ids:
             ids = ids[:-1]
-        generated = truncate_ids(self._tokenizer, ids, settings.finish)
+        generated = truncate_ids(self._tokenizer, ids, settings.finish, truncated=not reply.complete)
         return settings.drop_redundant_tokens(self._tokenizer, generated)
 
 

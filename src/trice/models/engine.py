@@ -40,10 +40,11 @@ class Prompt(NamedTuple):
 
 class Generated(NamedTuple):
     """A response: its text up to the stop condition, and its token ids without the end token. `tokens` is None if
-    the engine does not report them."""
+    the engine does not report them. `truncated` says that the length limit ended it."""
 
     text: str
     tokens: list[int] | None = None
+    truncated: bool = False
 
 
 class Failure(NamedTuple):
@@ -190,14 +191,15 @@ def tokens_needed(tokenizer: Any, ids: Sequence[int], text: str) -> int:
     return count
 
 
-def truncate_ids(tokenizer: Any, ids: Sequence[int], finish: Finish) -> Generated:
-    """The response in generated ids, up to where `finish` ends it."""
+def truncate_ids(tokenizer: Any, ids: Sequence[int], finish: Finish, *, truncated: bool = False) -> Generated:
+    """The response in generated ids, up to where `finish` ends it. If it does not, `truncated` says whether the length
+    limit did."""
     detokenizer = Detokenizer(tokenizer)
     for token in ids:
         text = finish(detokenizer.add(token), detokenizer.unchanged)
         if text is not None:
             return Generated(text, detokenizer.ids[: tokens_needed(tokenizer, detokenizer.ids, text)])
-    return Generated(detokenizer.text, detokenizer.ids)
+    return Generated(detokenizer.text, detokenizer.ids, truncated)
 
 
 class Engine(Protocol):

@@ -148,7 +148,8 @@ class VllmEngine:
             ids = ids[:-1]
         if not output.finished:
             self._vllm.abort_request([output.request_id])
-        generated = truncate_ids(self._tokenizer, ids, settings.finish)
+        at_limit = partial.finish_reason == "length"
+        generated = truncate_ids(self._tokenizer, ids, settings.finish, truncated=at_limit)
         return settings.drop_redundant_tokens(self._tokenizer, generated)
 
 

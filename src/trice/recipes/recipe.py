@@ -198,7 +198,7 @@ class Recipe(Settings):
     def _refuse_offline_candidates(self) -> None:
         """Rounds sample and score their own candidates, so what describes other candidates has no effect."""
         if self.collect and self.collect != list(DEFAULT_ORIGINS):
-            raise ValueError("key 'collect': rounds sample their own candidates; leave it out")
+            raise ValueError("key 'collect': rounds sample their own candidates; leave it out (collect=[])")
         for key in type(self.score).model_fields:
             value = getattr(self.score, key)
             if value != type(self.score).model_fields[key].default and ":" not in str(value):

@@ -227,6 +227,7 @@ def to_response(
         "tokens": rollout.ids if chat else None,
         "loss": rollout.loss if chat else None,
         "completion": rollout.messages,
+        "truncated": not rollout.complete or None,
         "outcome": rollout.outcome,
         "reason": rollout.reason,
         "call": calls[0] if calls else None,

@@ -371,4 +371,5 @@ def _row(
 ) -> Response:
     response = settings.full_response(generated.text)
     fields = {"response": response, "origin": origin, "sample": sample, "tokens": generated.tokens}
+    fields["truncated"] = generated.truncated or None
     return Response.model_validate(question.model_dump(exclude=GRADED) | fields)

@@ -166,8 +166,8 @@ def tries_call(row: Response) -> bool:
 
 def is_well_formed(tasks: Tasks, row: Response) -> bool:
     """Whether a right response is sound as a whole, and so fit to be imitated: a call and nothing else, or an answer
-    without a piece of a call. A conversation has to end with words or calls of the model."""
-    if row.outcome is Outcome.MALFORMED:
+    without a piece of a call, that no limit ended. A conversation has to end with words or calls of the model."""
+    if row.outcome is Outcome.MALFORMED or row.truncated:
         return False
     if row.completion is not None:
         return unread_result(row.completion) is None and not CALL_MARKUP.search(row.completion[-1].content)
