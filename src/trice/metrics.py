@@ -9,7 +9,7 @@ graded responses and does not grade them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -133,7 +133,11 @@ def difference(a: Sequence[Response], b: Sequence[Response]) -> Difference:
     Raises:
         InputError: If there are no questions, or the questions of the two sides differ.
     """
-    ours, theirs = _correctness(a), _correctness(b)
+    return paired_difference(_correctness(a), _correctness(b))
+
+
+def paired_difference(ours: Mapping[Key, float], theirs: Mapping[Key, float]) -> Difference:
+    """`difference` of the shares of right responses by question."""
     for key in sorted(ours.keys() ^ theirs.keys()):
         raise InputError(f"question '{key[1]}' of '{key[0]}' is on one side of the comparison only")
     if not ours:

@@ -137,7 +137,7 @@ def test_questions_that_were_trained_on_are_noticed(
     [
         ({"min_accuracy": 0.5, "cost": 0.1}, "min_accuracy and cost: a threshold has one aim"),
         ({"signal": "proba"}, "signal 'proba' is not valid; choose p-call or probe"),
-        ({"signal": "probe"}, "signal 'probe' needs at least 10 questions"),
+        ({"signal": "probe"}, "signal 'probe' needs at least 5 questions that need a tool"),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused(

@@ -15,7 +15,7 @@ from trice.models.call_threshold import Signal
 from trice.models.engine import EngineName, ToolChoice
 from trice.recipes.conditions import Evaluation
 from trice.recipes.recipe import Recipe
-from trice.recipes.sections import EndpointAt, Label, Origin, Score, Split
+from trice.recipes.sections import Calibrate, EndpointAt, Label, Origin, Score, Split
 from trice.server.limits import Limits
 from trice.settings import Settings
 from trice.stages.export_data import Form
@@ -206,15 +206,10 @@ class CalibrateOptions(Settings):
 
     data: Path
     """Held-out questions with answers, JSON lines. They must not be those that the model was trained on."""
-    max_calls: float | None = Field(None, ge=0, le=1)
-    """Aim: the best accuracy with calls on at most this share of the questions."""
-    min_accuracy: float | None = Field(None, ge=0, le=1)
-    """Aim: the fewest calls with at least this accuracy."""
-    cost: float | None = Field(None, ge=0, le=1)
-    """Aim: the best accuracy minus this price for each call. Without an aim, the fewest calls without a loss."""
-    signal: Signal = "p-call"
-    """What is compared with the threshold: the probability that the response begins with a call, or a linear probe for
-    need on a hidden state."""
+    max_calls: float | None = same_as(Calibrate, "max_calls")
+    min_accuracy: float | None = same_as(Calibrate, "min_accuracy")
+    cost: float | None = same_as(Calibrate, "cost")
+    signal: Signal = same_as(Calibrate, "signal")
     output: Path | None = None
     """Folder that keeps the responses, so that another aim generates nothing. The default is calibration in the
     adapter's folder."""

@@ -9,6 +9,8 @@ from trice.models.adapters import CONFIG, WEIGHTS
 from trice.recipes.conditions import RANKED, Variant
 from trice.training.on_policy import RANKED_FILE
 
+CALLS = "calls"  # the folder of answers with and without a call
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -89,6 +91,15 @@ class RunPaths:
     def validation(self) -> Path:
         """The held-out questions that choose checkpoints."""
         return self._data("dev", f"{self.task}_validation")
+
+    @property
+    def calibration_questions(self) -> Path:
+        """The held-out questions that call thresholds are chosen on."""
+        return self._data("dev", f"{self.task}_calibration")
+
+    def both_answers(self, variant: Variant, part: str) -> Path:
+        """The folder of a variant's answers with and without a call: to the `held-out` or to the `test` questions."""
+        return self.tests.parent / CALLS / variant.name / part
 
     def response(self, variant: Variant) -> Path:
         """A variant's responses to the test questions."""

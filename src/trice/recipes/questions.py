@@ -58,6 +58,7 @@ def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:
     how many there are."""
     tests: list[Question] = []
     held_out: list[Question] = []
+    calibration: list[Question] = []
     counts = []
     count = recipe.validation
     for entry in recipe.data:
@@ -70,6 +71,9 @@ def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:
             train, validation = part.train[:-count], part.train[-count:]
             held_out += [with_instruction(question, tasks.of(question)) for question in validation]
             test = part.test if recipe.validates else validation
+        if recipe.calibrate.questions and train:
+            train, others = train[: -recipe.calibrate.questions], train[-recipe.calibrate.questions :]
+            calibration += [with_instruction(question, tasks.of(question)) for question in others]
         if train:
             write_rows(paths.train(entry.dataset), map(raw_row, train))
         if part.feedback:
@@ -80,4 +84,6 @@ def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:
     write_rows(paths.tests, tests)
     if recipe.validates:
         write_rows(paths.validation, held_out)
+    if recipe.calibrate.questions:
+        write_rows(paths.calibration_questions, calibration)
     return "questions to train + test: " + ", ".join(counts)

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from trice.datasets import NAMES
 from trice.errors import InputError
 from trice.models.engine import EngineName as Engine
-from trice.recipes.conditions import DEFAULT, RANKED, Evaluation, Variant
-from trice.recipes.sections import DEFAULT_ORIGINS, DataSet, Label, Origin, Score, Split
+from trice.recipes.conditions import DEFAULT, RANKED, REPEATED, Evaluation, Variant
+from trice.recipes.sections import DEFAULT_ORIGINS, Calibrate, DataSet, Label, Origin, Score, Split
 from trice.settings import FREE, Settings, override, parse
 from trice.storage.files import read_text
 from trice.tasks import CONVERSATION, PUBLISHED, SHIPPED, split_sources
@@ -87,6 +87,7 @@ class Recipe(Settings):
     score: Score = Score()
     rlef: OnPolicy = OnPolicy()
     evaluate: Evaluation = Evaluation()
+    calibrate: Calibrate = Calibrate()
 
     @model_validator(mode="before")
     @classmethod
@@ -182,6 +183,14 @@ class Recipe(Settings):
             )
         if self.rlef.rounds:
             self._refuse_offline_candidates()
+        if self.calibrate.questions and not REPEATED.intersection(self.evaluate.conditions):
+            raise ValueError(
+                "key 'calibrate': is for the conditions 'stage-1' and 'both'; evaluate one, or leave it out"
+            )
+        if self.calibrate.questions and self.engine != "transformers":
+            raise ValueError(
+                f"key 'calibrate': needs P(call), which engine '{self.engine}' does not give; use 'transformers'"
+            )
         for entry in self.data:
             if entry.has_feedback and not self.rlef.rounds:
                 key = "feedback_file" if entry.feedback_file else "feedback"

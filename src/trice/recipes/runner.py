@@ -141,9 +141,14 @@ def _check_questions(recipe: Recipe, tasks: Tasks) -> None:
         part = load_questions(recipe, entry)
         asked += part.test[:1]
         check_questions(tasks, [*part.train, *part.feedback, *part.test])
-        if entry.train != 0 and len(part.train) <= recipe.validation:
+        held_out = recipe.validation + recipe.calibrate.questions
+        if entry.train != 0 and len(part.train) <= held_out:
             there_are = f"{entry.dataset} has {len(part.train)} training questions"
-            raise InputError(f"validation={recipe.validation}: {there_are}; hold out fewer")
+            keys = f"validation={recipe.validation}"
+            keys += (
+                f" and calibrate.questions={recipe.calibrate.questions}" if recipe.calibrate.questions else ""
+            )
+            raise InputError(f"{keys}: {there_are}; hold out fewer")
     for task in dict.fromkeys(tasks.of(question).name for question in asked):
         _check_examples(recipe, task)
     check_tools(tasks, asked)

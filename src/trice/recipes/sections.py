@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trice.datasets import NAMES, TASKS
+from trice.errors import InputError
+from trice.frontier import Aim
+from trice.models.call_threshold import Signal
 from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE, Sampling
 from trice.settings import FREE, Settings
@@ -125,6 +128,38 @@ class Split(Settings):
     def _one_answer_is_greedy(self) -> Split:
         if self.samples == 1 and (self.temperature, self.known) != (SPLIT_TEMPERATURE, KNOWN):
             raise ValueError("temperature and known do not apply to samples=1; leave them out, or draw more")
+        return self
+
+
+class Calibrate(Settings):
+    """A call threshold for `stage-1` and `both`, with every seed: `trice calibrate` on questions that are held out. The
+    test questions are then answered with and without a call, so that the report shows every threshold."""
+
+    questions: int = Field(0, ge=0)
+    """training questions of each data set that are held out for it; 0 calibrates nothing"""
+    max_calls: float | None = Field(None, ge=0, le=1)
+    """aim: the best accuracy with calls on at most this share of the questions"""
+    min_accuracy: float | None = Field(None, ge=0, le=1)
+    """aim: the fewest calls with at least this accuracy"""
+    cost: float | None = Field(None, ge=0, le=1)
+    """aim: the best accuracy minus this price for each call; without an aim, the fewest calls without a loss"""
+    signal: Signal = "p-call"
+    """what is compared with the threshold: `p-call`, the probability that the response begins with a call, or `probe`,
+    a linear probe for need on a hidden state"""
+
+    @property
+    def aim(self) -> Aim:
+        """What the threshold is chosen for."""
+        return Aim(self.max_calls, self.min_accuracy, self.cost)
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Calibrate:
+        try:
+            _ = self.aim
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        if not self.questions and self != Calibrate.model_construct():
+            raise ValueError("set 'questions' to the number of held-out questions")
         return self
 
 

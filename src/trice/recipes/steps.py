@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from trice.formats.prompt import prompt_template
-from trice.recipes.conditions import RANKED, TOOL_CHOICES, Variant
+from trice.models.call_threshold import CALIBRATION, Calibration, read_calibration
+from trice.recipes.conditions import RANKED, REPEATED, TOOL_CHOICES, Variant
 from trice.recipes.models import model_spec, opened_origin_model, split_model, variant_model
 from trice.recipes.paths import RunPaths, adapter_files
 from trice.recipes.questions import write_questions
 from trice.recipes.recipe import Recipe
 from trice.recipes.sections import Origin
 from trice.rewards import load_reward
+from trice.stages.calibrate import DECISIONS, answer_both_ways, calibrate, decidable, write_decisions
 from trice.stages.collect import GOLD, collect, collect_gold, collect_split, origin_path
 from trice.stages.evaluate import describe, evaluate
 from trice.stages.generate import generate
@@ -87,6 +89,9 @@ class Steps:
         for variant in self.recipe.evaluate.evaluated():
             yield self.generate(variant)
             yield self.evaluate(variant)
+            if self.recipe.calibrate.questions and variant.condition in REPEATED:
+                yield self.calibrate(variant)
+                yield self.answer_both_ways(variant)
 
     def _step(self, kind: str, work: Callable[[], object], *subject: str, **fields: Any) -> Step:
         name = " ".join((kind, *subject))
@@ -97,7 +102,8 @@ class Steps:
         trained_on = dict.fromkeys([*map(self.paths.train, self.datasets), *self._asked_in_rounds()])
         return self._step(
             "data", lambda: write_questions(self.recipe, self.tasks, self.paths),
-            keys=(*TASK, *VALIDATION, "data", "scale", "seed"), outputs=(*trained_on, self.paths.tests),
+            keys=(*TASK, *VALIDATION, "data", "scale", "seed", *self._calibrated),
+            outputs=(*trained_on, self.paths.tests),
         )  # fmt: skip
 
     def split(self, dataset: str) -> Step:
@@ -317,6 +323,41 @@ class Steps:
         return self._evaluation_step(
             "evaluate", work, variant, source, keys=(*SPLIT, "evaluate.any_passage"), outputs=(output,),
             progress=sidecar(output, "turned"),
+        )  # fmt: skip
+
+    @property
+    def _calibrated(self) -> tuple[str, ...]:
+        """The key on which the training questions depend, if some are held out for call thresholds."""
+        return ("calibrate",) if self.recipe.calibrate.questions else ()
+
+    def calibrate(self, variant: Variant) -> Step:
+        """The call threshold of a variant is chosen on held-out questions."""
+        source, folder = self.paths.calibration_questions, self.paths.both_answers(variant, "held-out")
+        settings = self.recipe.calibrate
+
+        def work() -> Calibration:
+            spec = variant_model(self.recipe, variant, self.paths)
+            return calibrate(source, folder, self.tasks, spec, settings.aim, settings.signal)
+
+        return self._evaluation_step(
+            "calibrate", work, variant, source, keys=(*MODEL, "calibrate"), outputs=(folder / CALIBRATION,),
+            progress=folder / "called.json",
+        )  # fmt: skip
+
+    def answer_both_ways(self, variant: Variant) -> Step:
+        """A variant answers the test questions with and without a call, which gives every threshold."""
+        folder = self.paths.both_answers(variant, "test")
+
+        def work() -> str:
+            spec = decidable(variant_model(self.recipe, variant, self.paths))
+            answered = answer_both_ways(self.paths.tests, folder, self.tasks, spec)
+            saved = read_calibration(self.paths.both_answers(variant, "held-out"))
+            write_decisions(folder / DECISIONS, answered, saved.threshold.probe if saved else None)
+            return f"{len(answered.rows)} questions with and without a call"
+
+        return self._evaluation_step(
+            "calls", work, variant, self.paths.tests, keys=(*MODEL, "calibrate"), outputs=(folder / DECISIONS,),
+            progress=folder / "called.json",
         )  # fmt: skip
 
     def _evaluation_step(

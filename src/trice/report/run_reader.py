@@ -7,6 +7,7 @@
     data/stage2/<task>/<task>.json                   rows `Candidates`
     data/stage2/<task>/<variant>/round-<n>           `Round`, and what it was trained on
     data/dev/<task>/<task>_<condition>_result.json     graded rows `Response`
+    data/dev/<task>/calls/<condition>/                 call thresholds (`trice.report.calls`)
     models/<condition>/log.jsonl                       one object of numbers a logged step
 
 A condition named `<group>.seed<n>` is another training seed of `<group>`, and the model `<condition>.round<n>` is the
@@ -30,6 +31,7 @@ from pydantic import BaseModel, ConfigDict
 from trice.datasets.published import read_candidates
 from trice.errors import InputError
 from trice.recipes.conditions import CONDITIONS, RANKED, Variant
+from trice.report.calls import CallDecisions, read_calls
 from trice.storage import files
 from trice.training.on_policy import RANKED_FILE, SUMMARY_FILE
 from trice.training.targets import is_sampled
@@ -147,6 +149,7 @@ class Run:
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     ranked: list[Candidates] = field(default_factory=list)
     learned: list[Learned] = field(default_factory=list)
+    calls: dict[str, CallDecisions] = field(default_factory=dict)
     logs: dict[str, Log] = field(default_factory=dict)
     separate_models: bool = False
 
@@ -193,6 +196,8 @@ def read_run(folder: Path) -> Run:
         run.recipe = files.read_text(folder / "recipe.yaml")
     _read_data(run, folder / "data")
     _read_results(run, folder / "data" / "dev")
+    calls = read_calls(run, folder / "data" / "dev")
+    run.calls = {name: calls[name] for name in sorted(calls, key=display_order)}
     models = folder / "models"  # a folder for each condition, or for each task and condition
     paths = [path for form in ("*", "*/*") for path in models.glob(f"{form}/log.jsonl")]
     logs = {_model_name(path.parent.relative_to(models)): _log(path) for path in paths}

@@ -7,13 +7,16 @@ files are missing.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from trice.frontier import Point
+from trice.report.calls import CallDecisions, compare, measure
 from trice.report.headline import Headline
 from trice.report.results import Comparisons, Results
-from trice.report.run_reader import Round, Run, RunDescription, Step, Yield
+from trice.report.run_reader import BOTH, STAGE_1, Round, Run, RunDescription, Step, Yield
 
 
 def _rounded(value: float | None) -> float | None:
@@ -72,6 +75,37 @@ class HeadlineResult(StrictModel):
     notes: list[str]
 
 
+class AurocResult(StrictModel):
+    """An area under the ROC curve with its 95% interval."""
+
+    value: Rounded
+    low: Rounded
+    high: Rounded
+
+
+class PointResult(StrictModel):
+    """What a call threshold gives on the test questions: how many are right, and how many have a call."""
+
+    threshold: Rounded | None
+    questions: int
+    right: int
+    called: int
+
+
+class CallsResult(StrictModel):
+    """What call thresholds of a model give on the test questions."""
+
+    signal: str
+    aim: str
+    held_out: int
+    chosen: PointResult
+    cheapest: PointResult
+    oracle: PointResult
+    area: Rounded
+    auroc: dict[str, AurocResult]
+    points: list[PointResult]
+
+
 Measured = dict[str, dict[str, ShareResult]]
 
 
@@ -116,6 +150,17 @@ class RunResults(StrictModel):
         "questions solved and those of them that are new, targets by outcome, and of the first `samples` responses to "
         "each question the shares that are right, call and are malformed, and the mean number of distinct ones",
     )
+    calls: dict[str, CallsResult] = Field(
+        {},
+        description="variant → its call thresholds on the test questions, as (threshold, questions, right, called): "
+        "the one that was `chosen` on `held_out` other questions, the `cheapest` that loses nothing, the `oracle`, and "
+        "all `points` from never to always; `area` is the mean accuracy over all shares of calls, and `auroc` is for "
+        "each signal the AUROC for need",
+    )
+    calibrated: dict[str, DifferenceResult] = Field(
+        {},
+        description="`both - stage-1` → the difference of their accuracies, each with its calibrated thresholds",
+    )
     steps: list[Step] = Field(description="the steps of the run: wall time in seconds, peak memory in MB")
 
 
@@ -146,8 +191,33 @@ def run_results(run: Run, results: Results, headline: Headline) -> RunResults:
         split=run.split,
         yields=run.yields,
         rounds=run.rounds,
+        calls={name: _calls(each) for name, each in run.calls.items()},
+        calibrated=_calibrated(run),
         steps=run.info.steps,
     )
+
+
+def _calls(found: CallDecisions) -> CallsResult:
+    measures, calibration = measure(found), found.calibration
+    about = {
+        "signal": calibration.threshold.signal,
+        "aim": calibration.aim,
+        "held_out": calibration.questions,
+    }
+    one = {name: _point(getattr(measures, name)) for name in ("chosen", "cheapest", "oracle")}
+    aurocs = {name: AurocResult(**each._asdict()) for name, each in measures.auroc.items()}
+    points = [_point(each) for each in measures.points]
+    return CallsResult(**about, **one, area=measures.area, auroc=aurocs, points=points)
+
+
+def _point(one: Point) -> PointResult:
+    threshold = None if math.isnan(one.threshold) else one.threshold
+    return PointResult(threshold=threshold, questions=one.questions, right=one.right, called=one.called)
+
+
+def _calibrated(run: Run) -> dict[str, DifferenceResult]:
+    found = compare(run.calls, BOTH, STAGE_1)
+    return {f"{BOTH} - {STAGE_1}": DifferenceResult(**found._asdict(), by_seed=[])} if found else {}
 
 
 def by_pair(comparisons: Comparisons) -> dict[str, dict[str, DifferenceResult]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trice.report import curves, figures
 from trice.report.accuracy import accuracy
+from trice.report.call_section import when_to_call
 from trice.report.cases import TITLE, Cases, case_tables
 from trice.report.elements import MISSING, Cell, Rows, Section, Table, duration, percent, share_cell, shorten
 from trice.report.results import Results, column_name, columns_of, share_of
@@ -26,6 +27,7 @@ def sections(run: Run, results: Results) -> list[Section]:
         _strict(results),
         tool_use(run, results),
         selective(run, results),
+        when_to_call(run, results),
         rounds(run, results),
         _training(run, results),
         _data(run, results),

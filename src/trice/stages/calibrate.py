@@ -8,7 +8,7 @@ chosen without the questions that they are measured on. The model is not trained
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from trice.models.call_threshold import (
     Calibration,
     CallThreshold,
     Estimate,
+    Probe,
     Setting,
     Signal,
     dump_calibration,
@@ -32,7 +33,7 @@ from trice.stages.call_decision import CallSignal, call_signals
 from trice.stages.evaluate import evaluate
 from trice.stages.generate import generate, group_by_task, with_instruction
 from trice.stages.model_spec import ModelSpec, check_model_spec, open_engine
-from trice.stages.signal_fit import Answered, AnsweredQuestions
+from trice.stages.signal_fit import MIN_OF_EACH, Answered, AnsweredQuestions
 from trice.storage.files import digest, read_rows, write_rows, write_text
 from trice.storage.row_reader import records
 from trice.tasks import Tasks, check_questions
@@ -60,39 +61,51 @@ def calibrate(
         InputError: If the aim cannot be reached, with the best value that can be; if P(call) cannot be computed; if no
             question is offered a tool.
     """
-    aim = aim or Aim()
-    spec = replace(spec, tool_choice="auto", call_threshold=CallThreshold(value=ALWAYS))
-    check_model_spec(spec)
+    aim, spec = aim or Aim(), decidable(spec)
     questions = read_rows(data, Question)
     check_questions(tasks, questions)
     _warn_if_trained_on(spec.adapter, questions)
-    spec = replace(spec, opened=spec.opened or cache(partial(open_engine, spec)))
-    without = _answers(data, folder / "without.json", tasks, replace(spec, tool_choice="none"))
-    called = _answers(data, folder / "called.json", tasks, spec)
-    answered = _join(*_signals(questions, tasks, spec), without, called)
+    answered = answer_both_ways(data, folder, tasks, spec)
     if not answered.rows:
         raise InputError(f"{data}: no question is offered a tool, so there is no call to decide on")
-    fitted = answered.fit(signal)
-    if fitted is None:
+    if signal == "probe" and not answered.can_probe:
         raise InputError(
-            f"signal 'probe' needs at least 10 questions, of which some need a tool and some do not; {data} has "
-            f"{len(answered.rows)}, {sum(each.needed for each in answered.rows)} of which need one; choose p-call"
+            f"signal 'probe' needs at least {MIN_OF_EACH} questions that need a tool and {MIN_OF_EACH} that do not; of "
+            f"the {len(answered.rows)} in {data}, {sum(answered.needed)} need one; choose p-call"
         )
+    fitted = answered.fit(signal)
     decisions = answered.decisions(fitted.values)
     points = frontier(decisions)
     chosen = aim.choose(points)
+    # With one question there are no others to choose a threshold on.
+    expected = answered.cross_validated(aim, signal) if len(decisions) > 1 else chosen
     found = Calibration(
         threshold=CallThreshold(value=chosen.threshold, probe=fitted.probe), aim=str(aim), task=tasks.name,
         prompts=spec.template.record, adapter=spec.adapter and digest(adapter_weights(spec.adapter)),
         few_shot=spec.few_shot if isinstance(spec.few_shot, str) else None, questions=len(decisions),
-        expected=_setting(answered.cross_validated(aim, signal) or chosen), chosen=_setting(chosen),
-        never=_setting(points[0]), always=_setting(points[-1]), oracle=_setting(oracle(decisions)), area=area(points),
+        expected=_setting(expected), chosen=_setting(chosen), never=_setting(points[0]), always=_setting(points[-1]),
+        oracle=_setting(oracle(decisions)), area=area(points),
         auroc={name: Estimate(**each._asdict()) for name, each in answered.aurocs().items()},
     )  # fmt: skip
-    write_rows(folder / DECISIONS, _rows(answered))
+    write_decisions(folder / DECISIONS, answered)
     for target in dict.fromkeys(filter(None, (folder, spec.adapter))):
         write_text(target / CALIBRATION, dump_calibration(found))
     return found
+
+
+def decidable(spec: ModelSpec) -> ModelSpec:
+    """The same model, asked to call whenever it is offered a tool, and loaded once. Raises InputError if its P(call)
+    cannot be computed."""
+    spec = replace(spec, tool_choice="auto", call_threshold=CallThreshold(value=ALWAYS))
+    check_model_spec(spec)
+    return replace(spec, opened=spec.opened or cache(partial(open_engine, spec)))
+
+
+def answer_both_ways(data: Path, folder: Path, tasks: Tasks, spec: ModelSpec) -> AnsweredQuestions:
+    """The questions with their signals and both answers, which `folder` keeps. `spec` is of `decidable`."""
+    without = _answers(data, folder / "without.json", tasks, replace(spec, tool_choice="none"))
+    called = _answers(data, folder / "called.json", tasks, spec)
+    return _join(*_signals(read_rows(data, Question), tasks, spec), without, called)
 
 
 def _answers(data: Path, output: Path, tasks: Tasks, spec: ModelSpec) -> list[Response]:
@@ -151,13 +164,21 @@ def _estimate(share: Share) -> Estimate:
     return Estimate(value=share.value or 0, low=share.low or 0, high=share.high or 0)
 
 
-def _rows(answered: AnsweredQuestions) -> Iterator[dict[str, Any]]:
-    """What is known of each question."""
-    probe = answered.fit("probe")
-    for place, each in enumerate(answered.rows):
-        row = {"dataset": each.question.dataset, "id": each.question.id, "needed": each.needed}
-        row |= {"p-call": each.signal.probability} | ({"probe": probe.values[place]} if probe else {})
-        yield row | {"without": each.without._asdict(), "called": each.called._asdict()}
+def write_decisions(path: Path, answered: AnsweredQuestions, probe: Probe | None = None) -> None:
+    """Write a row for each question. Without a `probe`, its values are of probes that were fitted on the others."""
+    rows: list[dict[str, Any]] = [
+        {"dataset": each.question.dataset, "id": each.question.id, "needed": each.needed,
+         "p-call": each.signal.probability, "without": each.without._asdict(), "called": each.called._asdict()}
+        for each in answered.rows
+    ]  # fmt: skip
+    if probe is not None:
+        place = answered.layers.index(probe.layer)
+        scores = [probe.score(each.signal.states[place]) for each in answered.rows]
+    else:
+        scores = answered.fit("probe").values if answered.can_probe else []
+    for row, score in zip(rows, scores, strict=False):
+        row["probe"] = score
+    write_rows(path, rows)
 
 
 def _warn_if_trained_on(adapter: Path | None, questions: Sequence[Question]) -> None:

@@ -26,9 +26,12 @@ def probed_layers(count: int) -> list[int]:
     return sorted({max(1, round(count * step / (1 + MAX_LAYERS))) for step in steps})
 
 
-def folds(count: int, parts: int = FOLDS, seed: int = 0) -> Iterator[tuple[list[int], list[int]]]:
-    """The questions of each fold, and the others before them: (others, fold), in an order drawn with the seed."""
+def folds(needed: Sequence[bool], parts: int = FOLDS, seed: int = 0) -> Iterator[tuple[list[int], list[int]]]:
+    """The other questions and those of each fold, drawn with the seed. Every fold has the same share of questions that
+    need a tool: otherwise those that are left out would be the ones that the others make unlikely."""
+    count = len(needed)
     order = np.random.default_rng(seed).permutation(count).tolist()
+    order.sort(key=lambda place: needed[place])
     for start in range(min(parts, count)):
         fold = order[start::parts]
         yield sorted(set(order) - set(fold)), sorted(fold)
@@ -38,7 +41,7 @@ def fit_probe(states_QLD: States, layers: Sequence[int], needed: Sequence[bool])
     """A probe on the states of Q questions after L layers, and for each question the score of a probe that was fitted
     without it. At least two questions are needed."""
     need_Q = np.asarray(needed, dtype=float)
-    splits = list(folds(len(need_Q), seed=1))
+    splits = list(folds(needed, seed=1))
     best: tuple[float, int, float, States] | None = None
     for place in range(len(layers)):
         found_RQ = np.empty((len(RIDGES), len(need_Q)))

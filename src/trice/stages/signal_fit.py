@@ -16,7 +16,7 @@ from trice.models.call_threshold import Probe, Signal
 from trice.stages.call_decision import CallSignal
 from trice.types import Question
 
-MIN_FOR_PROBE = 10  # questions
+MIN_OF_EACH = 5  # questions that need a tool, and that do not, for a probe
 OUTER_FOLDS = 10
 
 
@@ -45,21 +45,28 @@ class AnsweredQuestions:
     rows: list[Answered]
     layers: list[int]
 
-    def fit(self, signal: Signal) -> Fitted | None:
-        """A signal on these questions; None if they are too few for a probe, or all of them or none need a tool."""
+    @property
+    def needed(self) -> list[bool]:
+        """Which questions need a tool."""
+        return [each.needed for each in self.rows]
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether there are enough questions of both kinds for a probe."""
+        return min(sum(self.needed), len(self.rows) - sum(self.needed)) >= MIN_OF_EACH
+
+    def fit(self, signal: Signal) -> Fitted:
+        """A signal on these questions, which must suffice for a probe if it is one."""
         if signal == "p-call":
             return Fitted(
                 [each.signal.probability for each in self.rows], lambda each: each.signal.probability
             )
-        needed = [each.needed for each in self.rows]
-        if len(needed) < MIN_FOR_PROBE or len(set(needed)) < 2:
-            return None
         import numpy as np
 
         from trice.stages.need_probe import fit_probe
 
         states = np.asarray([each.signal.states for each in self.rows])
-        scores, probe = fit_probe(states, self.layers, needed)
+        scores, probe = fit_probe(states, self.layers, self.needed)
         place = self.layers.index(probe.layer)
         return Fitted(scores, lambda each: probe.score(each.signal.states[place]), probe)
 
@@ -68,17 +75,15 @@ class AnsweredQuestions:
         pairs = zip(self.rows, values, strict=True)
         return [Decision(value, each.without, each.called) for each, value in pairs]
 
-    def cross_validated(self, aim: Aim, signal: Signal) -> Point | None:
+    def cross_validated(self, aim: Aim, signal: Signal) -> Point:
         """What is expected on new questions: each fold is decided with the signal and the threshold that the other
-        questions give. Where these do not reach the aim, their best threshold is taken. None with too few questions."""
+        questions give. Where these do not reach the aim, their best threshold is taken."""
         from trice.stages.need_probe import folds
 
         sides: list[Side] = []
-        for others, fold in folds(len(self.rows), OUTER_FOLDS):
+        for others, fold in folds(self.needed, OUTER_FOLDS):
             known = AnsweredQuestions([self.rows[place] for place in others], self.layers)
-            fitted = known.fit(signal) if others else None
-            if fitted is None:
-                return None
+            fitted = known.fit(signal)
             points = frontier(known.decisions(fitted.values))
             try:
                 chosen = aim.choose(points)
@@ -95,8 +100,7 @@ class AnsweredQuestions:
         """The AUROC of every signal for need, where it is defined."""
         found: dict[Signal, Auroc] = {}
         for signal in get_args(Signal):
-            fitted = self.fit(signal)
-            value = fitted and auroc(fitted.values, [each.needed for each in self.rows])
-            if value:
-                found[signal] = value
+            if signal == "p-call" or self.can_probe:
+                value = auroc(self.fit(signal).values, self.needed)
+                found |= {signal: value} if value else {}
         return found

@@ -30,7 +30,8 @@ class Step:
 
     Attributes:
         name: its unique name, for people.
-        kind: the stage: `data`, `split`, `label`, `mix`, `train`, `collect`, `score`, `generate` or `evaluate`.
+        kind: the stage: `data`, `split`, `label`, `mix`, `train`, `collect`, `score`, `generate`, `evaluate`,
+            `calibrate` or `calls`.
         work: the function that does it; a returned value is shown.
         keys: the names of the run's settings that its files depend on.
         inputs: the files that it reads; some may not exist.
