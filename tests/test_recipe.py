@@ -128,7 +128,7 @@ def test_overrides_go_down_with_dots_and_are_yaml(own: str) -> None:
         ("data=[{dataset: starter}, {dataset: SVAMP, trian: 3}]", "key 'data.1.trian'; did you mean 'train'?"),
         ("collect=[{origin: a, from: base, smaples: 2}]", "key 'collect.0.smaples'; did you mean 'samples'?"),
         ("label.endpoint={url: a, model: b, timout: 3}", "key 'label.endpoint.timout'; did you mean 'timeout'?"),
-        ("xyzzy=1", "unknown key 'xyzzy'; choose one of clone, collect, "),
+        ("xyzzy=1", "unknown key 'xyzzy'; choose one of calibrate, clone, collect, "),
         ("clone.num_train_epochs=many", "key 'clone.num_train_epochs': Input should be a valid number"),
         ("clone.lora.lora_dropout=1", "key 'clone.lora.lora_dropout': Input should be less than 1"),
         ("clone.max_steps=0", "key 'clone.max_steps': 0 steps train nothing"),
