@@ -46,10 +46,11 @@ def main() -> None:
     )
     parser.add_argument("model")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--train", type=int, default=128)
+    parser.add_argument("--train", type=int, default=320)
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     model = trice.load(options.model, format="chat")
@@ -61,8 +62,9 @@ def main() -> None:
         print(f"{name}: {len(labels)} labels of {len(rows)} questions", flush=True)
         models[name] = trice.clone(
             model, labels, "math", output=options.output / name.replace(" ", "-"),
-            num_train_epochs=options.epochs, learning_rate=options.learning_rate, batch_size=8, token_budget=2048,
-            lora={"r": 16, "target_modules": "all-linear"}, seed=options.seed,
+            num_train_epochs=options.epochs, learning_rate=options.learning_rate,
+            batch_size=options.batch_size, token_budget=2048, warmup_steps=4,
+            lora={"r": 16, "lora_alpha": 32, "lora_dropout": 0, "target_modules": "all-linear"}, seed=options.seed,
         )  # fmt: skip
     found = trice.evaluate(models, test, "math", max_new_tokens=64)
     print(found)

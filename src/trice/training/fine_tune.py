@@ -104,14 +104,21 @@ def training_arguments(
     from trice.training.trainer import TriceConfig
 
     on_cpu = loaded.device.type == "cpu"
-    changed = {
+    changed: dict[str, Any] = {
         "save_steps": settings.save_steps or steps_per_epoch,
         "eval_steps": settings.eval_steps or None,
         "report_to": settings.report_to or "none",
         "torch_compile": False,  # `compile_layers` compiles the layers instead of the whole model
     }
     # The other settings have the names of the trainer's arguments.
-    same = {name: value for name, value in settings if name in TriceConfig.__dataclass_fields__}
+    known = TriceConfig.__dataclass_fields__
+    same = {name: value for name, value in settings if name in known}
+    old, new = (
+        "gradient_checkpointing",
+        "activation_checkpointing",
+    )  # transformers renamed it within version 5
+    checkpointing = new if new in known else old
+    changed |= {checkpointing: same.pop(old), f"{checkpointing}_kwargs": {"use_reentrant": False}}
     return TriceConfig(
         output_dir=str(output),
         save_strategy="steps",
@@ -127,7 +134,6 @@ def training_arguments(
         fp16=loaded.model.dtype == torch.float16 and not on_cpu,
         # DeepSpeed does not read the model's dtype.
         bf16=loaded.model.dtype == torch.bfloat16 and deepspeed(),
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         **(same | changed),
     )
 

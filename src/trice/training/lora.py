@@ -6,6 +6,7 @@ new family with the usual names needs no entry.
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
             task_type="CAUSAL_LM",
         )
         try:
-            model = get_peft_model(loaded.model, config)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # PEFT uses names that transformers has changed
+                model = get_peft_model(loaded.model, config)
         except ValueError as error:
             raise InputError(f"lora.target_modules {targets}: {error_line(error)}") from None
     if loaded.model.get_output_embeddings() is not head:  # PEFT wrapped it in an adapter layer
