@@ -43,8 +43,8 @@ def calibrate(
         signal: `p-call`, the probability that the response begins with a call, or `probe`, a linear probe for need on
             the hidden state of the question.
         few_shot: Worked examples to put before each question.
-        output: A folder that keeps the responses, so that another aim generates nothing. The default is `calibration` in
-            the adapter's folder; without an adapter, nothing is kept.
+        output: A folder that keeps the responses, so that another aim generates nothing. The default is `calibration`
+            in the adapter's folder; without an adapter, nothing is kept.
         sampling: As for `trice.generate`. Greedy without it.
 
     Returns:
