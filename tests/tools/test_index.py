@@ -16,6 +16,7 @@ import pytest
 from trice.errors import InputError, ToolError
 from trice.stages.prepare_data import index
 from trice.tools.passage_index import MANIFEST, Passage, PassageIndex, build_index, read_passages
+from trice.tools.sentence_ranking import bonus, split_sentences
 
 PASSAGES = [
     Passage("Kestrel", "The kestrel hovers over fields and eats voles."),
@@ -81,8 +82,50 @@ def test_the_best_are_those_of_bm25_however_common_the_words(tmp_path: Path) -> 
         query = rng.sample(words, rng.randrange(1, 9))
         scores = bm25(texts, query)
         expected = [score for score in sorted(scores, reverse=True)[:k] if score]
-        found = [scores[int(passage.title)] for passage in index.search(" ".join(query), k)]
+        found = [scores[int(index.passage(n).title)] for n in index.numbers(" ".join(query), k)]
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_words_in_one_sentence_count_more_than_words_in_several(tmp_path: Path) -> None:
+    # Equal lengths and counts, so equal by BM25: what differs is whether a sentence has both words.
+    apart = Passage("", "The owl is small. A hole is deep. It sleeps there.")
+    together = Passage("", "The owl is deep. A hole is small. It sleeps there.")
+    build_index([apart, together], tmp_path / "out")
+    index = PassageIndex(tmp_path / "out")
+    assert index.numbers("deep owl", 2) == [0, 1]  # a tie, in the order of the index
+    assert index.search("deep owl", 2) == [together, apart]
+    assert index.search("who is the deep owl?", 2) == [together, apart]
+
+
+def test_a_title_that_the_query_names_counts_more(tmp_path: Path) -> None:
+    # The words, lengths and sentences are the same; only one title occurs in the query in this order.
+    inner = Passage("Mongolia Inner", "It has a capital.")
+    whole = Passage("Inner Mongolia (region)", "It has a capital.")
+    build_index([inner, whole], tmp_path / "out")
+    index = PassageIndex(tmp_path / "out")
+    assert index.search("the capital of Inner Mongolia", 1) == [whole]
+    assert index.search("the capital of Mongolia Inner", 1) == [inner]
+
+
+def test_the_bonus_by_hand() -> None:
+    # "a" and "b" weigh 2 and 3. The sentences with the title have a and b (5), b (3) and b (3): 1.5 × 5 + 0.5 × 3.
+    def analyse(text: str) -> list[str]:
+        return text.lower().replace(".", " ").split()
+
+    weights = {"a": 2.0, "b": 3.0}
+    text = "An x has A. It is big. It is old."
+    assert bonus("B", text, ["x"], weights, analyse) == pytest.approx(9)
+    assert bonus("B (letter)", text, ["x", "b"], weights, analyse) == pytest.approx(9 + 0.5 * 3)
+    assert bonus("B", "", ["b"], weights, analyse) == pytest.approx(0.5 * 3)
+    assert bonus("", "One c.", ["a"], weights, analyse) == 0
+
+
+def test_a_text_is_split_into_sentences() -> None:
+    text = 'J. K. Rowling wrote it. It costs 2.50 dollars! "Is it read?" Yes.'
+    assert split_sentences(text) == [
+        "J. K. Rowling wrote it.", "It costs 2.50 dollars!", '"Is it read?"', "Yes.",
+    ]  # fmt: skip
+    assert split_sentences(" ") == []
 
 
 def test_a_word_counts_once_and_signs_are_no_words(birds: Path) -> None:

@@ -35,7 +35,7 @@ def test_the_best_given_passages_come_a_line_each() -> None:
     tool = load_tool("retriever").for_question(question(passages=OWLS))
     first, second = (ask(tool, "OWL shrieks").output or "").split("\n")
     assert first == "Barn owl: It shrieks."
-    assert second == "An owl cannot move its eyes."  # as rare a word as in the long one, in a shorter passage
+    assert second.startswith("Owl: Most owls hoot.")  # the query names its title
     assert len((ask(tool, "hoot").output or "").split()) == WORDS
 
 

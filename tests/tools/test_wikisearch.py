@@ -195,6 +195,26 @@ def test_the_summaries_are_indexed_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert made.stat().st_mtime_ns == before
 
 
+@pytest.mark.skipif(find_spec(PACKAGE) is None, reason="the extra 'search' is not installed")
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("largest planet in the solar system", "Jupiter is the fifth planet from the Sun"),
+        ("What is the capital of Mongolia?", "Ulaanbaatar is the capital"),
+        ("capital of Pakistan", "Islamabad"),
+        ("smallest planet", "Mercury"),
+        ("who wrote War and Peace", "Leo Tolstoy"),
+        ("deepest lake in the world", "Baikal"),
+        ("who invented dynamite", "Alfred Nobel"),
+        ("Which country is Timbuktu in?", "Mali"),
+        ("the first person on the moon", "Neil Armstrong"),
+        ("currency of Japan", "yen"),
+    ],
+)
+def test_facts_that_the_summaries_hold_are_found(asked: str, answer: str) -> None:
+    assert answer in (ask(None, asked).output or "")
+
+
 def test_without_the_summaries_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRICE_CACHE", str(tmp_path))
     monkeypatch.setattr("trice.tools.wikisearch.PACKAGE", "no_such_package")

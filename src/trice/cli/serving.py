@@ -41,7 +41,10 @@ def tool(
         ),
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Source of the tool's answers: an index, a model or a URL.")
+        str | None,
+        typer.Option(
+            help="Source of the tool's answers: an index (of `trice data index`), a model or a URL."
+        ),
     ] = None,
     mcp: Annotated[
         str | None, typer.Option(help="MCP server that has the tool: the command that starts it, or its URL.")

@@ -17,6 +17,10 @@ from trice.tools.passage_index import build_index, is_dump, read_passages
 from trice.types import Question
 
 LISTED = 4  # files of a data set that are named in the list
+PASSAGES = (
+    "Passages for WikiSearch, beyond its 10,033 summaries: `trice data index` reads JSONL of title and text, or a "
+    "Wikipedia dump such as simplewiki-latest-pages-articles.xml.bz2"
+)
 
 
 def prepare(
@@ -79,7 +83,7 @@ def raw_row(question: Question) -> dict[str, Any]:
 
 def listing(source: Path | None = None) -> str:
     """The data sets there are, a line each: name, task, present or which files are wanted and where they come from,
-    licence. Then known benchmarks without a reader."""
+    licence. Then known benchmarks without a reader, and where passages to search come from."""
     lines = []
     for entry in datasets.catalogue(source):
         more = f" and {len(entry.files) - LISTED} more" if len(entry.files) > LISTED else ""
@@ -87,4 +91,5 @@ def listing(source: Path | None = None) -> str:
         state = "present" if entry.present else f"{wanted}; from {entry.home}"
         lines.append(f"{entry.name:<16} {entry.task:<6} {state}; {entry.licence}")
     lines += [f"{name:<16} {'-':<6} not read: {reason}" for name, reason in datasets.NOT_READ.items()]
+    lines.append(PASSAGES)
     return "\n".join(lines)

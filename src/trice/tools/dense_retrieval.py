@@ -83,7 +83,7 @@ class DenseRetriever:
     def __init__(self, index: PassageIndex, hybrid: bool = False, encoder: Path | None = None) -> None:
         self.index, self.hybrid = index, hybrid
         self.encoder = _load(encoder or packaged())
-        self.path = cache_folder() / f"vectors-{self.encoder.version}-{index.version[:16]}.npy"
+        self.path = cache_folder() / f"vectors-{self.encoder.version}-{index.content[:16]}.npy"
         if not self.path.exists():
             _write(self.path, self.encoder, index)
         self._vectors_PD = _open(self.path, (index.passages, self.encoder.size))

@@ -2,7 +2,8 @@
 
 An index is built once into a folder and searched in milliseconds, or built in memory for a few passages. Title and
 text are searched as one field; accents and case are ignored, and a query is a list of words, not a query language.
-Stems of other languages, phrases, and additions to an existing index are not supported.
+The best passages by BM25 are ranked again by their sentences (`sentence_ranking`). Stems of other languages, phrases,
+and additions to an existing index are not supported.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from trice.storage.cache import make_once
 from trice.storage.files import read_text, validate, write_text
 from trice.storage.row_reader import records
 from trice.tools import wikipedia_dump
+from trice.tools.key_terms import key_terms
+from trice.tools.sentence_ranking import CANDIDATES, RANKING_VERSION, bonus
 from trice.types import Row
 
 MANIFEST = "trice-index.json"  # written last, so that a folder with it is complete
@@ -171,18 +174,36 @@ class PassageIndex:
 
     @property
     def version(self) -> str:
-        """Identifies the content of the index, even if another one replaces it in the same folder."""
+        """Identifies the content of the index, even if another one replaces it in the same folder, and the ranking."""
+        return f"{self.content} {RANKING_VERSION}"
+
+    @property
+    def content(self) -> str:
+        """Identifies the content alone."""
         return hashlib.sha256(read_text(self.folder / MANIFEST).encode()).hexdigest()
 
     def search(self, query: str, k: int) -> list[Passage]:
         """The `k` best passages for the words of `query`, best first; none if no passage has any of the words.
 
         A repeated word counts once. Raises ToolError for a query without words."""
-        return [self._passage(address) for address in self._found(query, k)]
+        words, weights = self._analyse(query), self._weights(key_terms(query) or query)
+
+        def score(hit: tuple[float, Passage]) -> float:
+            by_bm25, (title, text) = hit
+            return by_bm25 + bonus(title, text, words, weights, self._analyse)
+
+        hits = self._found(query, max(k, CANDIDATES))
+        found = [(by_bm25, self._passage(address)) for by_bm25, address in hits]
+        return [passage for _, passage in sorted(found, key=score, reverse=True)[:k]]
 
     def numbers(self, query: str, k: int) -> list[int]:
-        """The numbers of the passages that `search` returns, counted from 0 in the order of the index."""
-        return [self._first[address.segment_ord] + address.doc for address in self._found(query, k)]
+        """The numbers of the `k` best passages by BM25 alone, counted from 0 in the order of the index."""
+        return [self._first[address.segment_ord] + address.doc for _, address in self._found(query, k)]
+
+    def _weights(self, text: str) -> dict[str, float]:
+        """The words of a text that the index has, with their inverse document frequencies."""
+        counts = {word: self._searcher.doc_freq("searched", word) for word in self._analyse(text)[:MAX_WORDS]}
+        return {word: _idf(count, self.passages) for word, count in counts.items() if count}
 
     def passage(self, number: int) -> Passage:
         """The passage with a number."""
@@ -203,13 +224,13 @@ class PassageIndex:
             raise _damaged(self.folder, str(error)) from None
         return Passage(*(_text(document, field) for field in Passage._fields))
 
-    def _found(self, query: str, k: int) -> list[Any]:
-        """Addresses of the best passages."""
+    def _found(self, query: str, k: int) -> list[tuple[float, Any]]:
+        """Scores and addresses of the best passages by BM25."""
         words = dict.fromkeys(self._analyse(query)[:MAX_WORDS])
         if not words:
             raise ToolError("the query has no words")
         try:
-            return [address for _, address in self._best(words, k)]
+            return self._best(words, k)
         except (ValueError, OSError) as error:  # a list of words is always a valid query
             raise _damaged(self.folder, str(error)) from None
 
@@ -245,7 +266,7 @@ def _split(counts: list[int], passages: int, k: int) -> tuple[int, float]:
     (BM25's bound: (k1 + 1) · idf). `counts` are the words' frequencies in falling order.
 
     The result is the cheapest split of those whose `k` best passages are expected to score higher than that."""
-    idf = [math.log(1 + (passages - count + 0.5) / (count + 0.5)) for count in counts]
+    idf = [_idf(count, passages) for count in counts]
     expected = EXPECTED * max(
         (value for value, count in zip(idf, counts, strict=True) if count >= k), default=0.0
     )
@@ -255,6 +276,11 @@ def _split(counts: list[int], passages: int, k: int) -> tuple[int, float]:
         if rest and most < expected:
             best = min(best, (rest * (1 + SEEK * common), common, most))
     return best[1], best[2]
+
+
+def _idf(count: int, passages: int) -> float:
+    """The inverse document frequency of BM25, of a word that `count` of the passages have."""
+    return math.log(1 + (passages - count + 0.5) / (count + 0.5))
 
 
 def _text(document: Any, field: str) -> str:

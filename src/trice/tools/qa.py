@@ -18,9 +18,10 @@ from trice.tools import (
     text_models,
     text_schema,
 )
+from trice.tools.key_terms import key_terms
 from trice.tools.second_turn import split_context, with_context
 from trice.tools.text_models import ModelSource
-from trice.tools.wikisearch import WikiSearch, key_terms
+from trice.tools.wikisearch import WikiSearch
 from trice.types import Question
 
 MAX_QUESTION = 600  # characters

@@ -11,10 +11,9 @@ from typing import Any
 from trice.errors import InputError
 from trice.tools import Tool
 from trice.tools.passage_index import Passage, PassageIndex, analyser
+from trice.tools.sentence_ranking import RANKING_VERSION
 from trice.tools.wikisearch import WikiSearch, format_passage
 from trice.types import Question
-
-RANKING_VERSION = "bm25 1"  # how a question's passages are ranked; part of the version of outputs
 
 
 class Retriever(WikiSearch):

