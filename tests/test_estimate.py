@@ -58,4 +58,4 @@ def test_what_the_recipe_asks_for_counts() -> None:
 
 def test_there_is_none_for_another_model() -> None:
     assert estimate(load_recipe("demo", ["model=gpt2"])) is None
-    assert estimate(load_recipe("demo", ["rlef.rounds=1", "collect=[]"])) is None
+    assert estimate(load_recipe("real-math")) is None

@@ -224,9 +224,9 @@ def test_a_recipe_that_is_not_there_is_named() -> None:
 
 
 def test_an_entry_of_a_list_is_changed_by_its_number_or_its_name(own: str) -> None:
-    recipe = load_recipe("demo", ["data.0.train=3", "data.starter-qa.test=4", "collect.sampled.samples=2"])
-    assert [(entry.train, entry.test) for entry in recipe.data[:2]] == [(3, 30), (60, 4)]
-    assert [origin.samples for origin in recipe.collect] == [1, 2]
+    recipe = load_recipe("real-math", ["data.0.train=3", "data.SVAMP.test=4", "collect.sampled.samples=2"])
+    assert [(entry.train, entry.test) for entry in recipe.data[:2]] == [(3, 266), (800, 4)]
+    assert [origin.samples for origin in recipe.collect] == [1, 1, 2]
     with pytest.raises(InputError, match="there is no entry 'nosuch'; give its number from 0, or its name"):
         load_recipe("demo", ["data.nosuch.train=3"])
     with pytest.raises(InputError, match="'data' is a list; name an entry's key"):

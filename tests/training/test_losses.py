@@ -355,7 +355,7 @@ def test_dpo_sums_log_probabilities_unless_told_otherwise() -> None:
     assert Rlef().length_penalty == 1
     assert Rlef(objective="dpo").length_penalty == 0
     assert read_settings(Rlef, ["objective=dpo", "length_penalty=1"]).length_penalty == 1
-    assert load_recipe("demo", ["rlef.objective=dpo"]).rlef.length_penalty == 0
+    assert load_recipe("real-math", ["rlef.objective=dpo"]).rlef.length_penalty == 0
 
 
 def test_an_unknown_objective_is_refused() -> None:
@@ -364,7 +364,7 @@ def test_an_unknown_objective_is_refused() -> None:
 
 
 def test_a_policy_gradient_may_train_alone_but_something_must_train() -> None:
-    settings = load_recipe("demo", ["rlef.objective=grpo", "rlef.sft=0"]).rlef
+    settings = load_recipe("real-math", ["rlef.objective=grpo", "rlef.sft=0"]).rlef
     assert (settings.objective, settings.sft) == ("grpo", 0)
     assert Rlef(objective="grpo").length_penalty == 1
     with pytest.raises(InputError, match="'alpha', 'sft' and 'utility' are all 0"):
