@@ -104,11 +104,13 @@ def test_a_causal_model_answers_to_the_end_of_the_line(
 def test_what_an_endpoint_is_asked(index: str) -> None:
     with StandIn(lambda asked: " Warsaw \nContext: more") as server:
         source = f"{server.url}#m#{index}"
-        assert answers(source, ASKED[1], "The rook [MASK] in Warsaw.", "zebra?") == ["Warsaw"] * 3
+        clozes = "The rook [MASK] in Warsaw.", "The rook flies far away to [MASK]."
+        assert answers(source, ASKED[1], *clozes, "zebra?") == ["Warsaw"] * 4
         asked = {seen.question.rpartition("\n\n")[2] for seen in server.seen}
     assert asked == {
         "Context: Rook: The rook caws in Warsaw.\nQuestion: Where does the rook caw?\nAnswer:",
-        "After: in Warsaw.\nSentence: The rook",
+        "Context: Rook: The rook caws in Warsaw.\nSentence: The rook ____ in Warsaw.\nAnswer:",
+        "After: .\nSentence: The rook flies far away to",  # one of "rook flies far away" is found
         "Context: \nQuestion: zebra?\nAnswer:",
     }
 

@@ -18,8 +18,10 @@ from trice.tools import (
     text_models,
     text_schema,
 )
+from trice.tools.answer_matching import words
 from trice.tools.key_terms import key_terms
 from trice.tools.second_turn import split_context, with_context
+from trice.tools.sentence_ranking import split_sentences
 from trice.tools.text_models import ModelSource
 from trice.tools.wikisearch import WikiSearch
 from trice.types import Question
@@ -46,7 +48,42 @@ CLOZES = (
     ("country", "Timbuktu is a city in [MASK], north of the Niger River.", "Mali"),
 )
 GAP = "____"
-PROMPT_VERSION = 1  # version of the prompts, on which the outputs depend
+READ = (
+    (
+        "Anders Zorn: Swedish painter. Anders Zorn was one of Sweden's foremost artists.",
+        "Anders Zorn was a [MASK] painter and sculptor.",
+        "Swedish",
+    ),
+    (
+        "Friends: American sitcom. Friends aired on NBC from 1994 to 2004, lasting ten seasons.",
+        "Friends is a sitcom of the network [MASK].",
+        "NBC",
+    ),
+    (
+        "Frida Kahlo: Mexican painter. Kahlo was born in Coyoacán and died in Mexico City.",
+        "Frida Kahlo died in [MASK] at the age of 47.",
+        "Mexico City",
+    ),
+    (
+        "Corolla: The corolla is the part of a flower that its petals form.",
+        "The Corolla is a compact car made by [MASK] since 1966.",
+        "Toyota",
+    ),
+    (
+        "Haruki Murakami: Japanese writer. His novels have been translated into 50 languages.",
+        "Haruki Murakami became known as a [MASK].",
+        "writer",
+    ),
+    (
+        "Timbuktu: City in Mali. Timbuktu is an ancient city situated north of the Niger River.",
+        "[MASK] is the country in which Timbuktu lies.",
+        "Mali",
+    ),
+)
+SENTENCES = 2  # of each passage that is read for a cloze
+READ_WORDS = 80  # of the passages that are read for a cloze
+RELEVANT = 0.5  # share of a cloze's key terms that a sentence must have, else no passage is read
+PROMPT_VERSION = 2  # version of the prompts, on which the outputs depend
 
 
 class QA(BatchTool):
@@ -62,7 +99,7 @@ class QA(BatchTool):
         model, searched = ModelSource.parse(source or "")
         self.model, self.backend = model or ModelSource(text_models.MODEL), source or ""
         self.run_early = self.model.url is not None
-        self._search = WikiSearch(searched or None, passages=1)
+        self._search = WikiSearch(searched or None, passages=2)
 
     @property
     def version(self) -> str | None:
@@ -99,10 +136,12 @@ class QA(BatchTool):
         return cloze_questions.cloze_question(asked, (question.model_extra or {}).get("relation"))
 
     def _prompt(self, question: str, few_shot: bool) -> str:
-        """The prompt, with a passage unless it is a few-shot prompt for a cloze."""
+        """The prompt, with a passage unless it is a few-shot prompt for a cloze of a known kind, or for one about which
+        nothing is found."""
         cloze = cloze_questions.parse_cloze(question)
         if few_shot and cloze:
-            return _cloze_prompt(cloze)
+            context = "" if cloze.kind else self._read(question)
+            return _read_prompt(context, cloze) if context else _cloze_prompt(cloze)
         passages = self._passages(question)
         if few_shot:
             return _question_prompt(question, " ".join(passages))
@@ -111,13 +150,40 @@ class QA(BatchTool):
 
     def _passages(self, question: str) -> list[str]:
         """The best passage, if any is found."""
-        return self._search.find(key_terms(question.replace(cloze_questions.MASK, " ")) or question)
+        return self._search.find(_query(question))[:1]
+
+    def _read(self, cloze: str) -> str:
+        """The best sentences of the best passages; empty unless one has enough of the cloze's key terms."""
+        terms, parts, share = set(words(_query(cloze))), [], 0.0
+        for title, text in self._search.search(_query(cloze)):
+            sentences = split_sentences(text)
+            found = [len(terms.intersection(words(f"{title} {each}"))) for each in sentences]
+            best = sorted(range(len(found)), key=lambda place: -found[place])[:SENTENCES]
+            parts.append(
+                ": ".join(filter(None, (title, " ".join(sentences[place] for place in sorted(best)))))
+            )
+            share = max([share, *(count / len(terms) for count in found if terms)])
+        return " ".join(" ".join(parts).split()[:READ_WORDS]) if share >= RELEVANT else ""
 
     def _span(self, question: str) -> str:
         passages = self._passages(question)
         if not passages:
             raise ToolError("no passage was found to read the answer from")
         return extractive_qa.best_span(self.model.model, question, passages)
+
+
+def _query(question: str) -> str:
+    """What is searched for a question or a cloze."""
+    return key_terms(question.replace(cloze_questions.MASK, " ")) or question
+
+
+def _read_prompt(context: str, cloze: cloze_questions.Cloze) -> str:
+    """The prompt with examples of clozes that a context helps with, and one that it does not."""
+    examples = [(passage, text.replace(cloze_questions.MASK, GAP), word) for passage, text, word in READ]
+    rows = [*examples, (context, f"{cloze.before}{GAP}{cloze.after}", "")]
+    return "\n\n".join(
+        f"Context: {passage}\nSentence: {text}\nAnswer: {word}" for passage, text, word in rows
+    ).rstrip()
 
 
 def _question_prompt(question: str, passage: str) -> str:
