@@ -245,9 +245,11 @@ def test_with_an_output_a_finished_call_does_nothing_and_its_adapter_is_loaded_b
     )
 
 
-def test_each_round_samples_from_the_policy_of_the_round_before(model: trice.Model, tmp_path: Path) -> None:
+def test_each_round_samples_from_the_policy_of_the_round_before(
+    speaking: Callable[[str], trice.Model], tmp_path: Path
+) -> None:
     both = trice.rlef(
-        model, sums(1, 2, 3), sums_task(), rounds=2, samples=2, max_new_tokens=3, output=tmp_path / "both",
+        speaking("7"), sums(1, 2, 3), sums_task(), rounds=2, samples=2, max_new_tokens=3, output=tmp_path / "both",
         reward=lambda question, response: 1.0, **FAST,
     )  # fmt: skip
     assert both.adapter == tmp_path / "both"
@@ -267,7 +269,7 @@ def test_a_folder_with_other_rounds_is_refused_before_anything_is_sampled(
     speaking: Callable[[str], trice.Model], tmp_path: Path
 ) -> None:
     def learn(*numbers: int, **settings: Any) -> trice.Model:
-        options: dict[str, Any] = {"samples": 2, "max_samples": 2, "max_new_tokens": 1, **FAST, **settings}
+        options: dict[str, Any] = {"samples": 2, "max_samples": 2, "max_new_tokens": 2, **FAST, **settings}
         return trice.rlef(speaking("7"), sums(*numbers), sums_task(), output=tmp_path / "both", **options)
 
     with pytest.raises(trice.InputError, match="no question has a response to learn from among 2"):
@@ -308,9 +310,9 @@ def test_the_default_reward_takes_the_cost_of_calls_off_and_wrong_answers_teach_
 ) -> None:
     seven = speaking("7")
     with pytest.raises(trice.InputError, match="no question has a response to learn from among 32"):
-        trice.rlef(seven, sums(1), sums_task(), samples=1, max_new_tokens=1, **FAST)
+        trice.rlef(seven, sums(1), sums_task(), samples=1, max_new_tokens=2, **FAST)
     both = trice.rlef(
-        seven, sums(4, 1), sums_task(), samples=1, max_new_tokens=1, output=tmp_path / "both", **FAST
+        seven, sums(4, 1), sums_task(), samples=1, max_new_tokens=2, output=tmp_path / "both", **FAST
     )
     (ranked,) = [json.loads(line) for line in (tmp_path / "both/ranked.json").read_text().splitlines()]
     assert (ranked["id"], [each["reward"] for each in ranked["candidates"]]) == ("question-1", [1.0])
