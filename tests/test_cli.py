@@ -68,7 +68,9 @@ def test_a_tool_that_cannot_do_it_says_so(trice: Run) -> None:
 def test_data_sets_are_listed(trice: Run) -> None:
     code, out, lines = trice("data", "list")
     assert (code, lines) == (0, [])
-    listed = [line.split()[0] for line in out.splitlines()]
+    *data_sets, last = out.splitlines()
+    assert last.startswith("Passages for WikiSearch")
+    listed = [line.split()[0] for line in data_sets]
     assert sorted(listed) == sorted([*NAMES, *NOT_READ])
     assert listed[:4] == ["starter", "starter-qa", "starter-lama", "starter-mlqa"]
     assert trice("data")[1] == out
