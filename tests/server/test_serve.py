@@ -65,7 +65,7 @@ def alone(server: Server, text: str, sampling: Sampling, template: str = "plain"
 def test_models_and_tasks_are_listed(random_model: Server) -> None:
     (model,) = client(random_model).models.list().data
     assert (model.id, model.object) == ("tiny-gemma3", "model")
-    assert model.trice == {"stage": "base", "adapter": None, "tasks": ["math"]}
+    assert model.trice == {"stage": "base", "adapter": None, "tasks": ["math"], "call_threshold": None}
     assert client(random_model).models.retrieve("tiny-gemma3") == model
     (task,) = client(random_model).get("/tasks", cast_to=object)["data"]
     assert task["id"] == "math"
