@@ -74,7 +74,7 @@ class PaperResponder:
         job.emit(Started(names))
         batch = self._batch(question, how, ids)
         if names and request.tool_choice == "auto" and (request.probability or threshold):
-            openings = call_openings(how, self.model.loaded.tokenizer)
+            openings = call_openings(how.template, self.model.loaded.tokenizer, names)
             found, states = batch.signals(ids, openings, threshold.layers if threshold else ())
             if request.probability:
                 job.emit(CallProbability(dict(zip(names, found, strict=True))))

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trice.errors import located_at
-from trice.formats.prompt import CHAT
+from trice.formats.prompt import CHAT, Template
 from trice.models.call_threshold import CallThreshold
 from trice.models.engine import Engine, GenerationSettings, Prompt
 from trice.stages.chat_responses import offered_tools, prompt_messages
@@ -55,7 +55,7 @@ def call_signals(
                         prompt_messages(question, settings.examples, task.tools), offered
                     )
     else:
-        openings = call_openings(settings, loaded.tokenizer)
+        openings = call_openings(settings.template, loaded.tokenizer, names)
         for number, question in questions.items() if names else ():
             prompt = Prompt("", question.instruction, question.input)
             prompts[number] = settings.encode_prompt(loaded.tokenizer, prompt)
@@ -68,9 +68,9 @@ def call_signals(
     }
 
 
-def call_openings(settings: GenerationSettings, tokenizer: object) -> list[list[int]]:
-    """The beginnings of calls in the format `paper`: the tokens of the offered tools' names."""
-    return [settings.template.encode_response(tokenizer, name, end=False) for name in settings.parsers]
+def call_openings(template: Template, tokenizer: Any, names: Iterable[str]) -> list[list[int]]:
+    """The beginnings of calls in the format `paper`: the tokens of the tools' names."""
+    return [template.encode_response(tokenizer, name, end=False) for name in names]
 
 
 def to_signal(probabilities: Sequence[float], names: Sequence[str], states: list[list[float]]) -> CallSignal:

@@ -12,6 +12,7 @@ from trice.datasets.published import read_candidates
 from trice.errors import InputError, located_at
 from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
+from trice.stages.call_decision import call_openings
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
 from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
 from trice.training.settings import POLICY_GRADIENTS, Rlef
@@ -116,7 +117,7 @@ def _call_openings(
 
     def of_tools(row: Candidates) -> list[list[int]]:
         tools = tasks.of_row(row.task, row.instruction, row.where).tools
-        return [template.encode_response(tokenizer, tool.name, end=False) for tool in tools]
+        return call_openings(template, tokenizer, (tool.name for tool in tools))
 
     return of_tools
 
