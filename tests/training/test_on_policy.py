@@ -424,6 +424,39 @@ def test_the_worth_of_both_decisions_is_known_if_both_were_sampled(
         examples(data, load_template(), tasks=MATH, settings=Rlef(utility=1))(tokenizer)
 
 
+def test_a_name_that_continues_another_name_is_not_counted_twice(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """P(`add` or `add_up` or `halve`) is P(`add`) + P(`halve`), because what begins with `add_up` begins with `add`."""
+    from transformers import AutoTokenizer
+
+    from trice.formats.prompt import load_template
+    from trice.training.rlef import examples
+    from trice.training.settings import Rlef
+
+    def add(value: float) -> float:
+        """Add one."""
+        return value + 1
+
+    def add_up(value: float) -> float:
+        """Add two."""
+        return value + 2
+
+    def halve(value: float) -> float:
+        """Halve."""
+        return value / 2
+
+    tasks = Tasks(Task("sums", instruction="Compute.", tools=[add_up, add, halve]))
+    candidates = [{"response": "6", "reward": 0.0}, {"response": "add(4)", "reward": 0.9}]
+    row = {"id": "a", "dataset": "d", "instruction": "Compute.", "input": "4 + 1", "answer": "5"}
+    row |= {"candidates": candidates, "call_value": 0.9, "answer_value": 0.0}
+    data = write(tmp_path / "ranked.json", [row])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    (made,) = examples(data, load_template(), tasks=tasks, settings=Rlef(utility=1))(tokenizer)
+    openings = made.responses[len(made.rewards) :]
+    assert [tokenizer.decode(each.ids).strip() for each in openings] == ["add", "halve"]
+
+
 def test_a_policy_gradient_gets_all_free_responses_with_their_counts() -> None:
     found = samples(("calculator(3)", False), ("calculator(5)", True), ("calculator(3)", False))
     found.add(found.rows[1], free=False)  # of an arm

@@ -96,14 +96,23 @@ def batch_signals(
 
 def exclusive(probabilities_BJ: torch.Tensor, openings: Sequence[Sequence[int]]) -> torch.Tensor:
     """The probability of each opening without those of the openings that continue it, such as `search_web` for
-    `search`. Their sum is the probability that a response begins with any of them."""
+    `search`. Their sum is the probability that a response begins with any of them, which is that of the
+    `shortest_openings`."""
     found = probabilities_BJ.clone()
     for place in sorted(range(len(openings)), key=lambda place: -len(openings[place])):
-        tokens = list(openings[place])
         for other, longer in enumerate(openings):
-            if len(longer) > len(tokens) and list(longer[: len(tokens)]) == tokens:
+            if _continues(longer, openings[place]):
                 found[:, place] -= found[:, other]
     return found.clamp(min=0)
+
+
+def shortest_openings(openings: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """The openings that continue no other one. A response that begins with any opening begins with one of them."""
+    return [tokens for tokens in openings if not any(_continues(tokens, other) for other in openings)]
+
+
+def _continues(longer: Sequence[int], tokens: Sequence[int]) -> bool:
+    return len(longer) > len(tokens) and list(longer[: len(tokens)]) == list(tokens)
 
 
 def layer_count(model: Any) -> int:

@@ -360,7 +360,8 @@ def expected_utility(
     without samples of the decision; U_call and U_answer are constants, the mean rewards of responses of each kind.
 
     Args:
-        opening_QJ: log-probabilities of the beginnings of calls, sums over their tokens, by question and tool.
+        opening_QJ: log-probabilities of the beginnings of calls, sums over their tokens, by question and tool. None of
+            them may continue another one, which contains its probability.
         utility_Q2: U_call and U_answer of each question, without gradient.
         real_QJ: Which beginnings exist; all of them if None.
 

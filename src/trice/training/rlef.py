@@ -50,16 +50,17 @@ def examples(
                 "generated with it"
             )
 
+    known = cache(lambda: tasks or tasks_asked(rows))
+
     def tokenized(tokenizer: Any) -> list[Any]:
         from trice.training.tokenization import tokenize_example
 
         if template.format == CHAT:
             chat = chat_format_of(template, tokenizer)
-            known = tasks or tasks_asked(rows)
             made = []
             for row in rows:
                 with located_at(row.where or row.id):
-                    made.append(_conversations(chat, known, row))
+                    made.append(_conversations(chat, known(), row))
             return made
         return [
             tokenize_example(
@@ -79,7 +80,7 @@ def examples(
         if settings.objective in POLICY_GRADIENTS:
             made = [_repeated(example, row) for example, row in zip(made, rows, strict=True)]
         if settings.utility:
-            openings = _call_openings(template, tokenizer, tasks or tasks_asked(rows))
+            openings = _call_openings(template, tokenizer, known())
             made = [_with_utility(*each, openings) for each in zip(made, rows, strict=True)]
             if all(example.utility is None for example in made):
                 raise InputError(
@@ -109,15 +110,17 @@ def _repeated(example: Any, row: Candidates) -> Any:
 def _call_openings(
     template: Template, tokenizer: Any, tasks: Tasks
 ) -> Callable[[Candidates], Sequence[Sequence[int]]]:
-    """From a question to the beginnings of its calls: the tokens of each tool's name, or those that open a call in the
-    chat template, which are the same for all questions."""
+    """From a question to the beginnings of its calls: the tokens of each tool's name, unless it continues that of
+    another tool, or those that open a call in the chat template, which are the same for all questions."""
+    from trice.models.call_signals import shortest_openings
+
     if template.format == CHAT:
         opening = cache(lambda: [chat_format_of(template, tokenizer).call_opening()])
         return lambda row: opening()
 
-    def of_tools(row: Candidates) -> list[list[int]]:
+    def of_tools(row: Candidates) -> Sequence[Sequence[int]]:
         tools = tasks.of_row(row.task, row.instruction, row.where).tools
-        return call_openings(template, tokenizer, (tool.name for tool in tools))
+        return shortest_openings(call_openings(template, tokenizer, (tool.name for tool in tools)))
 
     return of_tools
 
