@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
@@ -38,30 +38,34 @@ Validate = Callable[[int, int], list[int]]
 """From the number of a process and of all processes to its share of the counts of `Validation.counts`."""
 
 
-@dataclass
-class LossSums:
+class LossSums(NamedTuple):
     """Sums over some questions. Every logged number is a quotient of two of them."""
 
-    sft: torch.Tensor
-    tokens: int
-    rank: torch.Tensor
-    questions: int
-    pairs: int
-    ordered: int
-    utility: torch.Tensor | int = 0
-    decisions: int = 0
+    sft: Any
+    tokens: Any
+    rank: Any
+    questions: Any
+    pairs: Any
+    ordered: Any
+    utility: Any = 0
+    decisions: Any = 0
 
     def tensor(self) -> torch.Tensor:
         """All sums, detached, in float64, on the device of the losses. This does not wait for a GPU, so the next
         micro-batch is packed while the GPU computes gradients."""
-        values: list[torch.Tensor | int] = [
-            self.sft, self.tokens, self.rank, self.questions, self.pairs, self.ordered,
-            self.utility, self.decisions,
-        ]  # fmt: skip
-        sums = torch.zeros(len(values), dtype=torch.float64, device=self.sft.device)
-        for place, value in enumerate(values):
+        sums = torch.zeros(len(self), dtype=torch.float64, device=self.sft.device)
+        for place, value in enumerate(self):
             sums[place] = value.detach() if isinstance(value, torch.Tensor) else value
         return sums
+
+    def metrics(self) -> dict[str, float]:
+        """The logged numbers of sums that are plain numbers."""
+        metrics = {"sft_loss": self.sft / max(1, self.tokens)}
+        if self.pairs:
+            metrics |= {"rank_loss": self.rank / self.questions, "ordered": self.ordered / self.pairs}
+        if self.decisions:
+            metrics["utility"] = self.utility / self.decisions
+        return metrics
 
 
 def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: TriceConfig | Rlef) -> LossSums:
@@ -93,18 +97,6 @@ def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: TriceConfig | Rl
         ordered=int(ordered_Q.sum()),
         **decided,
     )
-
-
-def _step_metrics(
-    sft: float, tokens: float, rank: float, questions: float, pairs: float, ordered: float, utility: float,
-    decisions: float,
-) -> dict[str, float]:  # fmt: skip
-    metrics = {"sft_loss": sft / max(1, tokens)}
-    if pairs:
-        metrics |= {"rank_loss": rank / questions, "ordered": ordered / pairs}
-    if decisions:
-        metrics["utility"] = utility / decisions
-    return metrics
 
 
 def _sft_tokens(examples: Sequence[TokenizedExample]) -> int:
@@ -271,14 +263,14 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         model.train()
         tokens, questions = _sft_tokens(inputs), len(inputs)
 
-        def mean_loss(sft: Any, rank: Any, utility: Any) -> torch.Tensor:
-            ranked = self.args.sft * sft / tokens + self.args.alpha * rank / questions
-            loss: torch.Tensor = ranked - self.args.utility * utility / questions
+        def mean_loss(parts: LossSums) -> torch.Tensor:
+            ranked = self.args.sft * parts.sft / tokens + self.args.alpha * parts.rank / questions
+            loss: torch.Tensor = ranked - self.args.utility * parts.utility / questions
             return loss
 
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         parts = micro_batches(inputs, self.args.token_budget, processes)[process::processes]
-        sums = torch.zeros(len(fields(LossSums)), dtype=torch.float64, device=self.args.device)
+        sums = torch.zeros(len(LossSums._fields), dtype=torch.float64, device=self.args.device)
         with self.forward:
             for number, part in enumerate(parts):
                 last = number == len(parts) - 1
@@ -287,14 +279,14 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
                 with nullcontext() if last else self.accelerator.no_sync(model):
                     with self.compute_loss_context_manager():
                         part_sums = loss_sums(self.forward(packed, through=model), packed, self.args)
-                    loss = mean_loss(part_sums.sft, part_sums.rank, part_sums.utility)
+                    loss = mean_loss(part_sums)
                     # Gradients are averaged over processes.
                     self.accelerator.backward(loss * (processes if part else 0))
                 if part:
                     sums += part_sums.tensor()
         sums = self.accelerator.reduce(sums)
-        self._step_metrics = _step_metrics(*sums.tolist())
-        return mean_loss(sums[0], sums[2], sums[6]).float()
+        self._step_metrics = LossSums(*sums.tolist()).metrics()
+        return mean_loss(LossSums(*sums)).float()
 
     @torch.no_grad()
     def add_reference(self) -> None:
