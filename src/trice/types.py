@@ -402,8 +402,8 @@ class Candidates(Row):
     """as in questions"""
     expected_calls: Expected | None = None
     """as in questions"""
-    candidates: list[Candidate] = Field(min_length=1)
-    """the responses, each a record of its own"""
+    candidates: list[Candidate]
+    """the responses, each a record of its own; none for a question that has only the values of both decisions"""
     call_value: Number | None = None
     """the mean reward of the policy's responses that called a tool, if it was sampled in rounds"""
     answer_value: Number | None = None
@@ -416,6 +416,9 @@ class Candidates(Row):
         responses: Sequence[Response],
         rewards: Sequence[float],
         target: Response | None = None,
+        *,
+        call_value: float | None = None,
+        answer_value: float | None = None,
     ) -> Self:
         """The judged responses to a question with their rewards; `target` is one of them, or None."""
         candidates = [
@@ -436,12 +439,16 @@ class Candidates(Row):
             for row, reward in zip(responses, rewards, strict=True)
         ]
         fields = question.model_dump(include=set(cls.model_fields) & set(Question.model_fields))
-        return cls(**fields, candidates=candidates)
+        return cls(**fields, candidates=candidates, call_value=call_value, answer_value=answer_value)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not (self.instruction.strip() or self.input.strip()):
             raise ValueError("field 'input': the question is empty")
+        if not self.candidates and (self.call_value is None or self.answer_value is None):
+            raise ValueError(
+                "field 'candidates': the question has no response, and not the values of both decisions either"
+            )
         if sum(each.target for each in self.candidates) > 1:
             raise ValueError("field 'candidates': more than one of them is the target")
         return self

@@ -457,6 +457,37 @@ def test_a_name_that_continues_another_name_is_not_counted_twice(
     assert [tokenizer.decode(each.ids).strip() for each in openings] == ["add", "halve"]
 
 
+def test_an_unsolved_question_teaches_only_its_decision(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Wrong either way, a call costs 0.1 and an answer nothing: there is no response to imitate, but a decision."""
+    from transformers import AutoTokenizer
+
+    from trice.formats.prompt import load_template
+    from trice.training.rlef import examples
+    from trice.training.settings import Rlef
+
+    unsolved = samples(("calculator(3)", False), ("6", False), ("7", False))
+    assert unsolved.choose() is None
+    row = unsolved.decision()
+    assert row
+    assert (row.candidates, row.call_value, row.answer_value) == ([], pytest.approx(-0.1), 0)
+    for known_in_part in (samples(("6", False)), samples(("calculator(3)", False), ("6", False), cost=0)):
+        assert known_in_part.decision() is None  # no call was sampled; both are worth the same
+
+    data = write(tmp_path / "ranked.json", [row.model_dump(mode="json", exclude_none=True)])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    (example,) = examples(data, load_template(), tasks=MATH, settings=Rlef(utility=1))(tokenizer)
+    assert (example.rewards, example.utility) == ([], (pytest.approx(-0.1), 0))
+    assert [tokenizer.decode(each.ids).strip() for each in example.responses] == ["calculator"]
+    assert examples(data, load_template(), tasks=MATH)(tokenizer) == []
+
+
+def test_a_question_needs_responses_or_the_values_of_both_decisions() -> None:
+    with pytest.raises(ValueError, match="has no response, and not the values of both decisions either"):
+        Candidates(input="Why?", candidates=[], call_value=0.5)
+
+
 def test_a_policy_gradient_gets_all_free_responses_with_their_counts() -> None:
     found = samples(("calculator(3)", False), ("calculator(5)", True), ("calculator(3)", False))
     found.add(found.rows[1], free=False)  # of an arm

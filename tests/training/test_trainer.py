@@ -147,6 +147,25 @@ def test_the_expected_utility_is_that_of_the_plain_model_and_changes_nothing_els
         assert ours == pytest.approx(theirs, rel=1e-10)
 
 
+def test_an_example_without_candidates_adds_its_decision_alone(exact: Any) -> None:
+    first, second, _ = questions()
+    opening = ResponseTokens([9, 8], [True, True])
+    alone = TokenizedExample(first.prompt, [opening], [], utility=(-0.1, 0.0))
+    forward = PackedForward(exact, questions())
+    both, ranked, decided = (
+        loss_sums(forward(packed), packed, Rlef(utility=0.5))
+        for packed in map(forward.pack, ([alone, second], [second], [alone]))
+    )
+    for name in ("sft", "tokens", "rank", "pairs", "ordered"):
+        ours, theirs = (float(torch.as_tensor(getattr(each, name)).detach()) for each in (both, ranked))
+        assert ours == pytest.approx(theirs, rel=1e-10)
+    with torch.no_grad():
+        call = float(plainly.alone(exact, alone)[0].sum().exp())
+    for each in (both, decided):
+        assert float(torch.as_tensor(each.utility).detach()) == pytest.approx(-0.1 * call, rel=1e-10)
+    assert (both.decisions, decided.decisions, decided.tokens) == (1, 1, 0)
+
+
 @pytest.mark.parametrize("call_value", [0.9, -0.1])
 def test_training_on_the_expected_utility_alone_moves_the_decision(
     tiny_model: Callable[[str], Path], tmp_path: Path, call_value: float

@@ -81,8 +81,10 @@ def export(data: Path, output: Path, tasks: Tasks, *, form: str | None = None) -
 
 
 def _candidates(rows: Sequence[Row]) -> list[Candidates]:
+    """The rows as candidates, without those that teach only a decision."""
     _refuse_names(rows)
-    return [to_candidates(row.model_dump(), row.where) for row in rows]
+    found = (to_candidates(row.model_dump(), row.where) for row in rows)
+    return [row for row in found if row.candidates]
 
 
 def _refuse_names(rows: Sequence[Row]) -> None:

@@ -65,8 +65,8 @@ def sample_round(
 ) -> dict[str, Any]:
     """Sample responses to the questions of the files `data`, and write `ranked.json` and `round.json` to `folder`.
 
-    `ranked.json` has the target of each solved question, and for a policy gradient all responses of this round that
-    the policy decided on.
+    `ranked.json` has the target of each solved question, for a policy gradient all responses of this round that the
+    policy decided on, and with `utility` also the other questions for which both decisions were sampled.
 
     Args:
         data: Files of questions with answers, or whatever else their task judges by.
@@ -115,15 +115,20 @@ def sample_round(
         passes.append({"number": number} | draw._asdict() | {"questions": len(asked), "solved": solved})
 
     ranked = _present(each.ranked(settings.candidates, known.get(key)) for key, each in samples.items())
-    rows = _present(each.group() for each in samples.values()) if settings.policy_gradient else ranked
+    rows = list(ranked)
+    if settings.policy_gradient:
+        rows = _present(each.group() for each in samples.values())
     if not rows:
         raise InputError(f"{', '.join(map(str, data))}: {_nothing_to_learn(settings)}")
     summary = _summary(samples, first, ranked, known, passes)
     notice_collapse(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
+    if settings.utility:
+        trained = set(map(_key, rows))
+        rows += _present(each.decision() for key, each in samples.items() if key not in trained)
     if labels and settings.replay:
         examples = read_rows(labels, LabeledQuestion, repeated=True)
         examples = random.Random(seed).sample(examples, round(settings.replay * len(examples)))
-        rows += _replayed(examples, tasks, rows, chat=spec.prompt_template.format == CHAT)
+        rows += _replayed(examples, tasks, ranked, chat=spec.prompt_template.format == CHAT)
     write_rows(folder / RANKED_FILE, rows)
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary

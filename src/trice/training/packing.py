@@ -46,7 +46,7 @@ class TokenizedExample:
     Of several candidates with the highest reward the first is the target of L_sft. `reference` are the candidates'
     scores under the policy before training, for an objective that compares with it. `utility` is what a call and an
     answer without one are worth; the last responses, beyond the rewards, are then the beginnings of a call of each
-    tool.
+    tool. An example without rewards trains the decision alone.
     """
 
     prompt: list[int]
@@ -330,7 +330,7 @@ def _candidates(examples: Sequence[TokenizedExample]) -> dict[str, Any]:
         first.append([next(number) for _ in range(opening)])
 
     def table(rows: Sequence[Sequence[float]], dtype: torch.dtype, empty: float) -> torch.Tensor:
-        width = max(map(len, rows))
+        width = max(1, *map(len, rows))
         return torch.tensor([[*row, *[empty] * (width - len(row))] for row in rows], dtype=dtype)
 
     pairs = list(zip(examples, counts, strict=True))

@@ -33,9 +33,9 @@ def examples(
     only the best candidate is computed.
     """
     settings = settings or Rlef()
-    rows = read_candidates(data)[:limit]
+    rows = [row for row in read_candidates(data)[:limit] if row.candidates or settings.utility]
     if not settings.alpha:
-        rows = [row.model_copy(update={"candidates": [_best(row)]}) for row in rows]
+        rows = [row.model_copy(update={"candidates": _best(row)}) for row in rows]
     check_expressible(rows, template)
     for row in rows:
         if template.format != CHAT:
@@ -92,9 +92,9 @@ def examples(
     return make
 
 
-def _best(row: Candidates) -> Candidate:
-    """The candidate that L_sft trains on: the first of those with the highest reward."""
-    return max(row.candidates, key=lambda each: each.reward)
+def _best(row: Candidates) -> list[Candidate]:
+    """The candidate that L_sft trains on, if there is one: the first of those with the highest reward."""
+    return sorted(row.candidates, key=lambda each: -each.reward)[:1]
 
 
 def _repeated(example: Any, row: Candidates) -> Any:

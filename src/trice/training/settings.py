@@ -107,7 +107,8 @@ class Rlef(Clone):
     """the weight of L_sft, the stage-1 loss on each question's best response; with 0 the objective trains alone"""
     utility: float = Field(0.0, ge=0)
     """the weight of the expected utility of the decision to call, P(call)·U_call + (1 − P(call))·U_answer, which is
-    maximised; for candidates of `rounds`, in which both decisions were sampled (`arms`)"""
+    maximised; for the questions of `rounds` for which both decisions were sampled (`arms`), also those without a right
+    response, whose calls only cost"""
     margin: float = Field(0.0, ge=0)
     """for `rank` and `weighted`: by how much the better response must score higher before its pair costs nothing"""
     beta: float = Field(0.1, gt=0)

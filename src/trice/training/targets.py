@@ -113,15 +113,33 @@ class Samples:
         others.sort(key=lambda row: (-counts[row.response], row.response))
         return _with_earlier(self._candidates([target, *others[: limit - 1]], counts), earlier)
 
+    def decision(self) -> Candidates | None:
+        """What a question without a target teaches: how much a call and an answer are worth, if both were sampled and
+        differ. None of its responses is imitated."""
+        call, answer = self._values()
+        if call is None or answer is None or call == answer:
+            return None
+        return self._candidates([], Counter())
+
     def _candidates(self, rows: Sequence[Response], counts: Counter[str]) -> Candidates:
         """These responses with their rewards and counts, and the value of both decisions over all responses."""
-        found = Candidates.of(self.question, rows, [self.rewards[row.response] for row in rows], self.target)
+        call_value, answer_value = self._values()
+        found = Candidates.of(
+            self.question,
+            rows,
+            [self.rewards[row.response] for row in rows],
+            self.target,
+            call_value=call_value,
+            answer_value=answer_value,
+        )
         for candidate in found.candidates:
             candidate.count = counts[candidate.response]
-        found.call_value, found.answer_value = (
-            fmean(values) if (values := self._rewards_of(calls=each)) else None for each in (True, False)
-        )
         return found
+
+    def _values(self) -> tuple[float | None, float | None]:
+        """The mean rewards of the responses that call a tool and of the others, None for a decision without one."""
+        called, answered = (self._rewards_of(calls=each) for each in (True, False))
+        return fmean(called) if called else None, fmean(answered) if answered else None
 
     def _rewards_of(self, *, calls: bool) -> list[float]:
         """The rewards of all responses that call a tool, or of all that do not."""

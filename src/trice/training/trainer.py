@@ -101,7 +101,11 @@ def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: TriceConfig | Rl
 
 def _sft_tokens(examples: Sequence[TokenizedExample]) -> int:
     """The number of tokens over which L_sft of a batch is a mean."""
-    best = [example.responses[example.rewards.index(max(example.rewards))] for example in examples]
+    best = [
+        example.responses[example.rewards.index(max(example.rewards))]
+        for example in examples
+        if example.rewards
+    ]
     return max(1, sum(sum(response.loss) for response in best))
 
 
