@@ -56,7 +56,8 @@ def template_format(tiny_model: Callable[[str], Path]) -> Callable[[str], ChatFo
         from trl import chat_template_utils
 
         tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
-        tokenizer.add_special_tokens({"additional_special_tokens": list(TEMPLATES[name][0])})
+        special, _ = TEMPLATES.get(name, ((), True))
+        tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
         tokenizer.chat_template = None
         if name != "own":
             folder = Path(chat_template_utils.__file__).parent / "chat_templates"
@@ -104,6 +105,25 @@ def test_what_is_rendered_is_parsed_again(name: str, template_format: Callable[[
     assert (answered.outcome, answered.message.content) == (Outcome.ANSWERED, "12 and 30.")
 
 
+def streamed(chat: ChatFormat, prompt: str, text: str) -> tuple[str, str]:
+    """The content of a message that is streamed character by character, and of one that is sent whole."""
+    written_ids, prompt_ids = (
+        chat.tokenizer(each, add_special_tokens=False)["input_ids"] for each in (text, prompt)
+    )
+    message = chat.parse(written_ids, prompt_ids, [MULTIPLY]).message
+    found = []
+    for ends in (range(1, len(text)), ()):
+        stream, content = StreamedConversation(chat, ()), ""
+        beginnings = [TextSoFar(0, text[:end]) for end in ends]
+        written = TurnWritten(0, text, message, Outcome.ANSWERED, None, False)
+        for event in (TurnStarted(0, prompt), *beginnings, written):
+            stream.update(event)
+            content += "".join(delta.get("content", "") for delta in stream.deltas(event))
+        found.append(content)
+    assert found[1] == stream.message()["content"]
+    return found[0], found[1]
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_stream_shows_the_text_and_not_the_calls(
     name: str, template_format: Callable[[str], ChatFormat]
@@ -111,21 +131,48 @@ def test_a_stream_shows_the_text_and_not_the_calls(
     chat = template_format(name)
     prompt = chat.tokenizer.decode(chat.prompt(ASKED, [MULTIPLY]))
 
-    def joined(answer: Message, pieces: int) -> str:
+    def content(answer: Message) -> str:
         ids, _ = chat.render([*ASKED, answer], [MULTIPLY])
         text = chat.tokenizer.decode(ids)[len(prompt) :].rstrip()
         for end in ("<|user|>", "<|observation|>", "<turn|>"):  # an end token is not part of a row's text
             text = text.removesuffix(end)
-        streamed, found = StreamedConversation(chat, ()), ""
-        beginnings = [TextSoFar(0, text[: len(text) * count // pieces]) for count in range(1, pieces)]
-        written = TurnWritten(0, text, answer, Outcome.ANSWERED, None, False)
-        for event in (TurnStarted(0, prompt), *beginnings, written):
-            streamed.update(event)
-            found += "".join(delta.get("content", "") for delta in streamed.deltas(event))
-        return found
+        one, whole = streamed(chat, prompt, text)
+        assert one == whole
+        return one
 
-    assert joined(ANSWER, 20) == "12 and 30."
-    assert joined(Message(role="assistant", tool_calls=CALLS[:1]), 1) == ""
+    assert content(ANSWER) == "12 and 30."
+    assert content(ANSWER.model_copy(update={"tool_calls": CALLS[:1]})) in (
+        "12 and 30.",
+        "",
+    )  # one or the other
+    for count in (1, 2) if TEMPLATES[name][1] else (1,):
+        assert content(Message(role="assistant", tool_calls=CALLS[:count])) == ""
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_reasoning_that_the_prompt_has_begun_is_not_streamed(
+    name: str, template_format: Callable[[str], ChatFormat]
+) -> None:
+    chat = template_format(name)
+    prompt = chat.tokenizer.decode(chat.prompt(ASKED, [MULTIPLY]))
+    final = "<|channel|>final<|message|>" if name == "gptoss" else ""
+    for begun in ("<think>\n", "<think>"):
+        opened = prompt if prompt.endswith("<think>\n") else prompt + begun
+        assert streamed(chat, opened, f"why?</think>\n\n{final}12.") == ("12.", "12.")
+    closed = f"{opened.rstrip()}\n\n</think>\n\n"
+    assert streamed(chat, closed, f"{final}12.") == ("12.", "12.")
+    text = f"{final}It ends with </think>, I guess."  # nothing has begun a reasoning
+    assert streamed(chat, closed, text) == (text.removeprefix(final),) * 2
+
+
+def test_a_reasoning_ends_without_a_beginning_where_the_models_template_has_begun_it(
+    template_format: Callable[[str], ChatFormat],
+) -> None:
+    """The template of DeepSeek-R1 has no tools, so ours is used, which begins no reasoning."""
+    chat = template_format("deepseek_r1_distill")
+    prompt = chat.tokenizer.decode(chat.prompt(ASKED, [MULTIPLY]))
+    for text in ("why?</think>12.", "<think>why?</think>12.", "12."):
+        assert streamed(chat, prompt, text) == ("12.", "12.")
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

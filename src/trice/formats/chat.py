@@ -306,12 +306,15 @@ def _use_own_template(tokenizer: Any) -> None:
     bos = (
         "{{- bos_token }}" if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else ""
     )
-    tokenizer.chat_template = bos + text
     call = {"type": "function", "function": "{content}"}
+    thinks = "</think>" in str(tokenizer.chat_template)
+    # A model whose template began the reasoning may end one that it has not begun.
+    reasoning = {"open_pattern": r"(?=[\s\S]*?</think>)", "close_pattern": r"</think>\s*", "content": "text"}
+    tokenizer.chat_template = bos + text
     tokenizer.response_template = {
         "defaults": {"role": "assistant"},
         "start_anchor": "<|im_start|>assistant\n",
-        "fields": {
+        "fields": ({"reasoning_content": reasoning} if thinks else {}) | {
             "tool_calls": {
                 "open": "<tool_call>", "close_pattern": r"</tool_call>\s*", "repeats": True, "content": "json",
                 "transform": call,

@@ -52,15 +52,15 @@ class ParsedResponse(NamedTuple):
     written: str | None = None
 
 
-def visible(text: str) -> str:
-    """A response without its reasoning."""
-    masked = _mask_reasoning(text)
+def visible(text: str, *, from_first_mark: bool = False) -> str:
+    """A response without its reasoning. With `from_first_mark`, the second mark alone is text."""
+    masked = _mask_reasoning(text, from_first_mark)
     return text if masked == text else masked.strip()
 
 
-def _mask_reasoning(text: str) -> str:
+def _mask_reasoning(text: str, from_first_mark: bool = False) -> str:
     """A response whose reasoning is replaced by blanks."""
-    for begin, end in _REASONING_MARKS:
+    for begin, end in () if from_first_mark else _REASONING_MARKS:
         stop = text.find(end) + len(end)
         if stop >= len(end) and begin not in text[:stop]:  # the prompt contains the first mark
             text = " " * stop + text[stop:]

@@ -1,9 +1,10 @@
 """A response of the format `chat`: what a client can receive while it is being written, and the complete message.
 
 The texts of all messages that the model writes are the content, one on each line. Calls and reasoning are not part of
-it. A stream never takes text back. Calls of the client's tools are sent when their message is complete, since only then
-it is known that they are well formed. Messages are parsed by `trice.formats.chat`; the parser of transformers finds the
-text in an incomplete message.
+it. A stream never takes text back. Calls of the client's tools, and text after a call, are sent when their message is
+complete, since only then it is known that the calls are well formed and where they end. `</think>` ends a reasoning
+that the message or its prompt has begun, and is text elsewhere. Messages are parsed by `trice.formats.chat`; the parser
+of transformers finds the text in an incomplete message.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class TurnText:
         self._parser = ResponseParser(template, prefix=prompt)
         self._stops = stops
         self._written, self._text = "", ""
+        self._call_start: int | None = None  # in the text
+        self._add(self._parser.initial_events)  # a reasoning that the prompt has begun
 
     def take(self, written: str) -> None:
         """Take the message as far as it is written."""
@@ -50,18 +53,23 @@ class TurnText:
         self._add(self._parser.finalize()[1])
 
     def _add(self, events: Sequence[dict[str, Any]]) -> None:
-        chunks = (each for each in events if each["type"] == "region_chunk" and each["field"] == "content")
-        self._text += "".join(chunk["text"] for chunk in chunks)
+        for event in events:
+            kind = event["type"], event["field"]
+            if kind == ("region_chunk", "content"):
+                self._text += event["text"]
+            elif kind == ("region_open", "tool_calls") and self._call_start is None:
+                self._call_start = len(self._text)
 
     @property
     def stable_text(self) -> str:
         """The text that will not change any more."""
-        return visible(self._before(self._text, (*self._stops, *REASONING_OPENINGS)))
+        text = self._before(self._text[: self._call_start], (*self._stops, *REASONING_OPENINGS))
+        return visible(text, from_first_mark=True)
 
     @property
     def text(self) -> str:
         """The text of the whole message."""
-        return visible(self._text).strip()
+        return visible(self._text, from_first_mark=True).strip()
 
     @property
     def stable_written(self) -> str:
