@@ -2,7 +2,8 @@
 
 The questions are those of ASDiv and SVAMP (1,752 to train on, 466 for testing; TRICE_DATA names the folder of the
 official files). The first `--labels` of them, in an order that the seed decides, have expressions; of the others only
-the answers are used. Stage 1 trains on the labels, RLEF on the answers. Both models answer the test questions and
+the answers are used. Stage 1 trains on the labels, RLEF on the answers; if all questions have labels, RLEF asks these
+again. Both models answer the test questions and
 MultiArith, on which nothing is trained. Killed and started again, the benchmark resumes. Each evaluation is one line of
 `results.jsonl`.
 
@@ -96,7 +97,7 @@ def compare(model: trice.Model, output: Path, options: Options, **settings: Any)
     )  # fmt: skip
     yield evaluated("stage-1", stage1)
     both = trice.rlef(
-        stage1, without_labels(others), "math", labels=labels, max_new_tokens=40, seed=options.seed,
+        stage1, without_labels(others or labeled), "math", labels=labels, max_new_tokens=40, seed=options.seed,
         output=output / options.name, **(ROUNDS | settings), **TRAINING,
     )  # fmt: skip
     yield evaluated(options.name, both)
