@@ -11,10 +11,10 @@ from trice.errors import InputError
 from trice.recipes.conditions import DEFAULT
 from trice.recipes.recipe import dump_recipe, load_recipe
 
+FOLDER = Path(str(resources.files("trice") / "recipes"))
 SHIPPED = sorted(
-    item.name.removesuffix(".yaml")
-    for item in (resources.files("trice") / "recipes").iterdir()
-    if item.name.endswith(".yaml")
+    path.relative_to(FOLDER).with_suffix("").as_posix()
+    for path in [*FOLDER.glob("*.yaml"), *FOLDER.glob("paper/*")]
 )
 SMALL = "name: own\nmodel: m\ndata: [{dataset: starter, train: 4}]\n"
 
@@ -71,8 +71,23 @@ def test_settings_of_rounds_without_effect_are_refused(own: str, settings: list[
         load_recipe(own, settings)
 
 
-def test_the_demo_ships() -> None:
-    assert "demo" in SHIPPED
+def test_the_demo_and_the_papers_recipes_ship() -> None:
+    assert {"demo", "paper/mix", "paper/offline"} <= set(SHIPPED)
+
+
+def test_the_papers_recipes_ask_the_same_questions() -> None:
+    mix, offline = load_recipe("paper/mix"), load_recipe("paper/offline")
+    assert [(entry.dataset, entry.train, entry.test) for entry in mix.data] == [
+        (entry.dataset, entry.train, entry.test) for entry in offline.data
+    ]
+    for key in ("task", "model", "template", "max_new_tokens", "split", "label", "clone"):
+        assert getattr(mix, key) == getattr(offline, key), key  # so stage 1 is the same
+
+
+def test_one_model_for_each_task_leaves_out_the_task_without_training_questions() -> None:
+    parts = load_recipe("paper/mix", ["per_task=true"]).parts()
+    tested = {part.task: {entry.dataset for entry in part.data if entry.train == 0} for part in parts}
+    assert tested == {"math": {"MultiArith"}, "qa": set(), "lama": {"SQuAD"}, "mlqa": set()}
 
 
 def test_defaults_are_the_papers(own: str) -> None:

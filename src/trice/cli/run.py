@@ -35,7 +35,9 @@ def demo(overrides: Overrides = None) -> None:
 def run(
     recipe: Annotated[
         str,
-        typer.Argument(help="Recipe file, or a shipped recipe: demo, demo-chat, real-math or real-mix."),
+        typer.Argument(
+            help="Recipe file, or a shipped recipe: demo, demo-chat, real-math, paper/mix or paper/offline."
+        ),
     ],
     overrides: Overrides = None,
     status: Annotated[
