@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 from stand_in_server import StandIn
 
+import trice
 from tiny import command, read, sums, write
 from trice.errors import InputError, TriceError
 from trice.formats.prompt import load_template
@@ -68,6 +73,47 @@ def test_labels_keep_a_budget_too(tmp_path: Path) -> None:
         assert label(data, output, Tasks("math"), teacher(9)).kept == 9
         assert label(data, output, Tasks("math"), teacher(9)).kept == 9  # it is finished: nothing is paid
         assert len(server.seen) == 9
+
+
+RUN = """
+import sys
+from pathlib import Path
+from trice.models.endpoint import Endpoint
+from trice.stages.generate import generate
+from trice.stages.label import label
+from trice.stages.model_spec import ModelSpec
+from trice.stages.teachers import EndpointTeacher, load_teacher_prompts
+from trice.tasks import Tasks
+stage, url, data, output = sys.argv[1:]
+tasks, endpoint = Tasks("math"), Endpoint(url, "m")
+if stage == "label":
+    label(Path(data), Path(output), tasks, EndpointTeacher(endpoint, load_teacher_prompts(tasks)))
+else:
+    generate(Path(data), Path(output), tasks, ModelSpec("m", client=endpoint))
+"""
+
+
+@pytest.mark.parametrize("stage", ["label", "generate"])
+def test_what_failed_requests_cost_survives_a_kill(tmp_path: Path, stage: str) -> None:
+    """The only question fails twice, and the process is killed in the third attempt, before any reply."""
+    data, output = sums(tmp_path / "S.json", 1), tmp_path / "out.json"
+    environment = os.environ | {"PYTHONPATH": str(Path(trice.__file__).parents[1])}
+    with StandIn(add, script={"and 7": ["500", "500", "hang"], "plus 7": ["500", "500", "hang"]}) as server:
+        words = [sys.executable, "-c", RUN, stage, server.url, str(data), str(output)]
+        process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(server.seen) < 3 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert len(server.seen) == 3
+        state = read_state(output)
+        assert state is not None
+        assert state.spent == {"requests": 2, "prompt_tokens": 0, "completion_tokens": 0}
+        subprocess.run(words, env=environment, stderr=subprocess.DEVNULL, check=True, timeout=60)
+    state = read_state(output)
+    assert state is not None
+    assert state.spent == {"requests": 3, "prompt_tokens": 10, "completion_tokens": 3}
 
 
 def test_a_question_that_failed_is_asked_again_where_that_is_wanted(tmp_path: Path) -> None:

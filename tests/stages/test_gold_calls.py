@@ -82,7 +82,7 @@ class _Model:
 
     turns = 1
     description: ClassVar[dict[str, Any]] = {"teacher": "model"}
-    endpoint: Any = SimpleNamespace(account=SimpleNamespace(resume=lambda spent: None, so_far={}))
+    endpoint: Any = SimpleNamespace(account=SimpleNamespace(resume=lambda spent, save: None))
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -10,7 +10,7 @@ Different prices for cached or batched tokens and the limits of an account are n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,6 +111,7 @@ class Account:
         self.budget = budget
         self.spent = Spent()
         self._charged = Spent()
+        self._save: Callable[[dict[str, int]], None] | None = None
 
     def can_decide(self, charge: Spent) -> bool:
         """Whether `charge` would decide now: the budget covers the request, or no request is running that could
@@ -129,15 +130,13 @@ class Account:
         """Replace the charge of a request by what it cost."""
         self._charged += -charge
         self.spent += cost
+        if self._save and cost.requests:
+            self._save(asdict(self.spent))
 
-    def resume(self, spent: Mapping[str, int]) -> None:
-        """Continue from what a journal records as spent on the same work."""
-        self.spent = Spent(**spent)
-
-    @property
-    def so_far(self) -> dict[str, int]:
-        """What has been spent, for a journal."""
-        return asdict(self.spent)
+    def resume(self, spent: Mapping[str, int], save: Callable[[dict[str, int]], None]) -> None:
+        """Continue from what a journal records as spent on the same work. `save` records what has been spent when a
+        request ends, with a reply or without one."""
+        self.spent, self._save = Spent(**spent), save
 
     def _exceeded(self, charge: Spent) -> str | None:
         return self.budget.exceeded(self.spent + self._charged + charge)

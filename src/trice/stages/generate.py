@@ -210,7 +210,7 @@ def _answer(
         return
     engine, client = opened(), spec.client
     if client is not None:
-        client.account.resume(journal.spent)
+        client.account.resume(journal.spent, journal.spend)
     if executor:
         executor.take(Response.model_validate(row) for row in journal.rows.values())
     with Progress(f"generate {journal.output.name}", total, total - waiting) as progress:
@@ -218,8 +218,6 @@ def _answer(
             numbers = list(wanted)
 
             def store(number: int, rows: dict[int, Response]) -> None:
-                if client is not None:
-                    journal.spent = client.account.so_far
                 journal.add({keys[number][sample]: row for sample, row in rows.items()})
                 if executor:
                     executor.take(rows.values())
@@ -229,8 +227,6 @@ def _answer(
                 return journal.unfinished.get(keys[number][sample])
 
             def keep(number: int, sample: int, value: object) -> None:
-                if client is not None:
-                    journal.spent = client.account.so_far
                 journal.keep(keys[number][sample], value)
 
             kept = Unfinished(unfinished, keep)

@@ -133,7 +133,7 @@ def _teach(
     of an earlier, killed run are reused."""
     client = teacher.endpoint
     if client is not None:
-        client.account.resume(finished.spent)
+        client.account.resume(finished.spent, finished.spend)
     replies = {(row["turn"], row["number"]): row["label"] for row in finished.rows.values()}
     verdicts: dict[int, _Verdict] = {}
     for turn in range(teacher.turns):
@@ -142,8 +142,6 @@ def _teach(
 
         def store(labels: Labels, turn: int = turn) -> None:
             rows = [{"turn": turn, "number": i, "label": text} for i, text in labels.items()]
-            if client is not None:
-                finished.spent = client.account.so_far
             finished.add({f"{turn}:{row['number']}": row for row in rows})
             replies.update({(turn, i): text for i, text in labels.items()})
 

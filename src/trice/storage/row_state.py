@@ -28,7 +28,7 @@ class RowState:
         rows: the finished rows by key.
         failed: the reasons of failed rows by key.
         unfinished: what continues the work on rows that are not finished, by key.
-        spent: what a paid endpoint has charged for the rows so far.
+        spent: what a paid endpoint has charged so far, also for requests that failed.
         summary: of finished work, the last line: `rows`, `failed` and `seconds`. Without failed rows the journal
             then holds no rows.
         updated_at: the time of the last line.
@@ -151,14 +151,16 @@ def to_lines(entries: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
 
 
-def append(file: io.FileIO, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Append entries durably with one fsync. If the disk takes only a part of them, that part is removed again."""
+def append(file: io.FileIO, entries: Iterable[Mapping[str, Any]], *, sync: bool = True) -> None:
+    """Append entries durably with one fsync; without `sync` they survive a kill, but not a power failure. If the disk
+    takes only a part of them, that part is removed again."""
     end = os.fstat(file.fileno()).st_size
     rest = memoryview(to_lines(entries).encode())
     try:
         while rest:
             rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     except OSError:
         with contextlib.suppress(OSError):
             file.truncate(end)

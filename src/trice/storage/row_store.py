@@ -34,9 +34,9 @@ RETRY_HINT = "--retry-failed tries them again"
 class RowStore:
     """The durable rows of one output file.
 
-    Use it as a context manager, from one thread at a time. `key in store` says whether a row is finished, `add`, `fail`
-    and `keep` store durably, and `finish` writes the output. If `is_finished` is true, there is nothing to do.
-    `is_resumed` says whether an unfinished run with the same settings came before, even if it stored no row.
+    Use it as a context manager, from one thread at a time. `key in store` says whether a row is finished, `add`,
+    `fail`, `keep` and `spend` store durably, and `finish` writes the output. If `is_finished` is true, there is nothing
+    to do. `is_resumed` says whether an unfinished run with the same settings came before, even if it stored no row.
 
     Args:
         output: the file that the rows belong to.
@@ -82,7 +82,6 @@ class RowStore:
             raise
         self.rows, self.failed = self._state.rows, self._state.failed
         self.unfinished = self._state.unfinished
-        self.spent = self._state.spent  # stored with the next row
 
     def _load(self, settings: dict[str, Any]) -> RowState | None:
         """The stored state; None if the work has to begin again, which loses no row of these settings."""
@@ -95,9 +94,8 @@ class RowStore:
             return state if same and (state.rows or self._is_finished(state, settings)) else None
         if state.rows or state.unfinished:
             check_same_inputs(self.path, state.settings, settings, "delete that file to start over")
-        return (
-            state if state.settings == settings and (state.rows or state.failed or state.unfinished) else None
-        )
+        begun = state.rows or state.failed or state.unfinished or state.spent
+        return state if state.settings == settings and begun else None
 
     def _is_finished(self, state: RowState, settings: dict[str, Any]) -> bool:
         if state.summary is None:
@@ -133,9 +131,9 @@ class RowStore:
                 f"{self.path}: cannot be written ({error.strerror}); the rows it holds are kept"
             ) from error
 
-    def _store(self, *entries: dict[str, Any]) -> None:
+    def _store(self, *entries: dict[str, Any], sync: bool = True) -> None:
         with self._write_errors():
-            append(self._file, entries)
+            append(self._file, entries, sync=sync)
         for entry in entries:
             self._state.apply(entry)
 
@@ -153,20 +151,27 @@ class RowStore:
         hardly longer than one, since there is one fsync."""
         new = {key: json.loads(dump_row(row)) for key, row in rows.items() if key not in self.rows}
         if new:
-            shared = self._entry()
+            shared = now_entry()
             self._store(*(shared | {"key": key, "row": row} for key, row in new.items()))
 
     def fail(self, key: str, reason: str) -> None:
         """Store that the row of `key` failed, and why; `--retry-failed` tries it again."""
         if key not in self.rows:
-            self._store(self._entry() | {"key": key, "failed": reason})
+            self._store(now_entry(key=key, failed=reason))
 
     def keep(self, key: str, value: object) -> None:
         """Store what continues the work on the row of `key` after an interruption, such as the paid part of it."""
-        self._store(self._entry() | {"key": key, "unfinished": value})
+        self._store(now_entry(key=key, unfinished=value))
 
-    def _entry(self) -> dict[str, Any]:
-        return now_entry(**({"spent": self.spent} if self.spent else {}))
+    @property
+    def spent(self) -> dict[str, int]:
+        """What a paid endpoint has charged so far."""
+        return self._state.spent
+
+    def spend(self, spent: dict[str, int]) -> None:
+        """Store what a paid endpoint has charged so far. The next row takes it to the disk."""
+        if not self._file.closed:  # else another use of the endpoint is not the cost of this file
+            self._store(now_entry(spent=spent), sync=False)
 
     def finish(self, rows: Iterable[BaseModel | Mapping[str, Any]]) -> None:
         """Write the output from `rows`. Without failed rows the journal shrinks to its first and last line; else it
@@ -178,7 +183,7 @@ class RowStore:
             "failed": len(self.failed),
             "seconds": round(self._state.seconds, 3),
         }
-        end = self._entry() | {"finished": summary}
+        end = now_entry(finished=summary, **({"spent": self.spent} if self.spent else {}))
         if self.failed:
             self._store(end)
             notice(f"{self.output}: {len(self.failed)} rows failed; {RETRY_HINT}")
