@@ -16,7 +16,7 @@ from tiny import command, for_tool_calls, read, write
 from trice.rewards import execution
 from trice.stages.grading import grade
 from trice.stages.label import label
-from trice.stages.teachers import Annotations
+from trice.stages.teachers import Annotations, Rule
 from trice.tasks import Tasks, check_questions
 from trice.types import LabeledQuestion, Outcome, Question, Response
 
@@ -259,7 +259,31 @@ def test_labels_that_cannot_be_made_are_rejected_with_a_reason(tmp_path: Path) -
     assert [len(row.completion or ()) for row in kept] == [0, 1]
     reasons = {row["id"]: row["rejected"] for row in read(tmp_path / "out_rejected.json")}
     assert reasons["S_2"] == "wrong calls: the required argument 'shelf' is missing"
-    assert reasons["S_1"] == reasons["S_3"] == "no call and no answer is known to be right"
+    assert (reasons["S_1"], reasons["S_3"]) == ("no call is known to be right", "no field 'answer'")
+
+
+@pytest.mark.parametrize("teacher", [Annotations, Rule])
+def test_an_answer_that_is_wrong_is_not_rejected_for_having_no_call(teacher: Any, tmp_path: Path) -> None:
+    """No call is wanted, and the gold answer is refused by the task's own judge, or calls a tool, as text."""
+
+    @trice.tool
+    def stock(shelf: str) -> int:
+        """Pieces."""
+        return 10 * int(shelf)
+
+    def polite(response: Response) -> bool:
+        return "please" in response.response
+
+    rows = [asked(1, answer="Wait."), asked(2, answer="Wait, please."), asked(3, answer='stock(shelf="2")')]
+    data = write(tmp_path / "in.json", rows)
+    judged = trice.Task("polite", "", tools=[stock], judge_response=polite)
+    label(data, tmp_path / "judged.json", Tasks(judged), teacher())
+    assert [row["output"] for row in read(tmp_path / "judged.json")] == ["Wait, please."]
+    reasons = {row["id"]: row["rejected"] for row in read(tmp_path / "judged_rejected.json")}
+    assert reasons["S_1"] == "wrong answer: Wait."
+    label(data, tmp_path / "calls.json", Tasks(trice.Task("shop", "", tools=[stock])), teacher())
+    reasons = {row["id"]: row["rejected"] for row in read(tmp_path / "calls_rejected.json")}
+    assert reasons == {"S_3": "wrong calls: a call, although no tool can help"}
 
 
 REFUSED = [

@@ -185,19 +185,26 @@ def _verdict(tasks: Tasks, executed: Executed) -> _Verdict:
     text = response.response
     if response.outcome is Outcome.MALFORMED:
         return _Verdict(f"malformed: {response.reason}", text)
-    if response.expected_calls == [] and response.correct:
-        return _Verdict("", text, text)
+    if response.expected_calls == []:  # no call is wanted: the answer itself is the label
+        return _Verdict("", text, text) if response.correct else _Verdict(_what_is_wrong(response), text)
     if response.outcome is not Outcome.CALLED or response.execution is None:
         return _Verdict("no call", text)
     if response.execution.error:
         return _Verdict(f"execution error: {response.execution.error}", text)
     if not response.correct:
-        return _Verdict(f"wrong answer: {(response.prediction or '')[:MAX_SHOWN]}", text)
+        return _Verdict(_what_is_wrong(response), text)
     try:
         call = _call_alone(executed.parsed)
     except ValueError as error:
         return _Verdict(f"cannot be stored: {error}", text)
     return _Verdict("", text, call, response.execution.output or "", executed.parsed.tool)
+
+
+def _what_is_wrong(response: Response) -> str:
+    """The calls, if the question says which are expected and they are others, else the answer."""
+    if response.reason:
+        return f"wrong calls: {response.reason}"
+    return f"wrong answer: {(response.prediction or '')[:MAX_SHOWN]}"
 
 
 def _call_alone(parsed: Parsed) -> str:

@@ -104,12 +104,17 @@ class Offline(ABC):
         items = list(labels.items())
         for start in range(0, len(items), CHUNK):
             done(dict(items[start : start + CHUNK]))
-        unknown = "no call and no answer is known to be right"
-        return {
-            i: self.nothing if question.expected_calls is None else unknown
-            for i, question in questions.items()
-            if i not in labels
-        }
+        return {i: self._why_none(question) for i, question in questions.items() if i not in labels}
+
+    def _why_none(self, question: Question) -> str:
+        """Why a question has no label."""
+        if question.expected_calls is None:
+            return self.nothing
+        if question.expected_calls == []:  # no call is right, so the answer would be the label
+            return "no field 'answer'"
+        if question.expected_calls == "any":
+            return "no call is known to be right"
+        return "cannot be stored: the expected call cannot be written as text"
 
 
 def expected_response(question: Question, tools: Sequence[Tool]) -> str | None:
