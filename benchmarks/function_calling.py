@@ -95,8 +95,9 @@ def main() -> None:
 
     def evaluate(name: str, policy: trice.Model) -> None:
         found = trice.evaluate(
-            {name: policy}, test, "conversation", max_new_tokens=64, output=options.output / "evaluated"
+            {name: policy}, test, "conversation", max_new_tokens=160, output=options.output / "evaluated"
         )
+        policy.unload()  # its weights and caches; the next model has its own
         print(found, flush=True)
 
     evaluate("base", model)
@@ -107,7 +108,7 @@ def main() -> None:
     evaluate("stage 1", stage1)
     both = trice.rlef(
         stage1, [row.question for row in train], "conversation", samples=4, max_samples=8, cost=0,
-        max_new_tokens=64, output=options.output / "both", learning_rate=2e-4, **how,
+        max_new_tokens=160, output=options.output / "both", learning_rate=2e-4, **how,
     )  # fmt: skip
     evaluate("both", both)
 
