@@ -66,6 +66,20 @@ class _Ends(Tool):
         return text
 
 
+class _Slow(Tool):
+    """Keeps the thread that reads its call, which is that of the models, until a test lets it go."""
+
+    name, description = "slow", "Takes its time."
+
+    def parse(self, text: str) -> dict[str, Any]:
+        runs.append(text)
+        go_on.wait(60)
+        return {"text": text}
+
+    def execute(self, text: str) -> str:
+        return text
+
+
 class _Look(Tool):
     """Finds two passages, which a model has to read."""
 
@@ -87,7 +101,7 @@ class _Look(Tool):
 _wait.__name__, _hang.__name__ = "wait", "soon"
 wait = FunctionTool(_wait, time_limit=60.0, workers=8)
 soon = FunctionTool(_hang, time_limit=0.2)
-look = _Look()
+look, slow = _Look(), _Slow()
 leave, die = _Ends("leave", SystemExit), _Ends("die", KeyboardInterrupt)
 
 

@@ -244,6 +244,20 @@ def test_stopping_finishes_what_is_under_way_and_refuses_what_is_new(waiter: Cal
         assert first.result().choices[0].message.content == "NOW"
 
 
+def test_the_thread_of_the_models_ends_before_the_server_does(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """What it does takes longer than the server waits for anything else."""
+    model = writes(tiny_model("llama"), tmp_path, "slow(now)")
+    with ThreadPoolExecutor(1) as pool:
+        with running(model, task=tool_task(tmp_path, "serving_tools:slow")) as server:
+            asked = pool.submit(ask, server)
+            eventually(lambda: serving_tools.runs)
+            threading.Timer(13.5, serving_tools.go_on.set).start()
+        assert not server.state.worker.alive
+        assert asked.exception()
+
+
 def test_health_and_metrics(waiter: Callable[..., Any]) -> None:
     serving_tools.go_on.set()
     with waiter() as server:

@@ -62,7 +62,7 @@ class Worker:
         self._calls.__exit__()
         self._closed = True
         self._wake()
-        self._thread.join(10)
+        self._thread.join()  # a thread that computes when Python exits would end the process with an error
 
     def submit(self, request: JobRequest, emit: Callable[[Event], None]) -> Job:
         """Add a request to the queue. The worker's thread passes its events to `emit`; the last one is RequestDone or
