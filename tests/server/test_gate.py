@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -179,6 +180,40 @@ def test_it_says_where_it_is_and_stops_at_a_signal(tiny_model: Callable[[str], P
         assert "secret" not in "".join(lines) + rest
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("task", [None, "conversation"])
+def test_it_says_which_tools_are_not_the_clients(
+    tiny_model: Callable[[str], Path], tmp_path: Path, task: str | None
+) -> None:
+    """An adapter of the format chat brings its task, and with it the task's tools."""
+    model = tiny_model("llama")
+    adapter = lora(model, tmp_path / "adapter", 0)
+    record = {"stage": "clone", "model": str(model), "format": "chat", "task": "math"}
+    (adapter / "trice.json").write_text(json.dumps(record), encoding="utf-8")
+    words = ["serve", "--adapter", str(adapter), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trice", *words, *(["--task", task] if task else [])],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        url = process.stderr.readline().split(" at ")[1].split("/v1")[0]
+        end = time.monotonic() + 60
+        while True:
+            try:
+                (served,) = json.loads(get(url, "/v1/tasks").read())["data"]
+                break
+            except OSError:
+                assert time.monotonic() < end
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    tools = [tool["name"] for tool in served["tools"]]
+    assert tools == ([] if task else ["calculator"])
+    line = "tools: calculator of task math and those of the clients; with --task conversation those of the "
+    assert (line in rest) is bool(tools)
 
 
 def test_a_client_has_no_other_way_in(tiny_model: Callable[[str], Path]) -> None:

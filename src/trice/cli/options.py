@@ -296,8 +296,8 @@ class ServedModels(Settings):
     memory of a whole model."""
     task: str | None = None
     """Task whose tools the server executes: math, qa, lama, mlqa, hotpot, mix, or your own as module:name or a .yaml
-    file. The default is the adapters' task. Without an adapter it is math, and with the format chat none: the tools
-    are then the clients'."""
+    file. The default is the task that the adapters record; without adapters it is math, or none in the format chat.
+    In this format the clients' tools are offered too, and with conversation they are the only ones."""
     format: str | None = None
     """How tool calls are written. The default is each adapter's format, and for the base model that of the first
     adapter."""

@@ -72,6 +72,11 @@ class ModelRegistry:
         """The task called `name`, which is one of `task_names`."""
         return self.tasks.of(Question(id="any", input="any", task=name))
 
+    @property
+    def tool_names(self) -> list[str]:
+        """The names of the tools that the server executes."""
+        return list(dict.fromkeys(tool.name for name in self.task_names for tool in self.task(name).tools))
+
     def list_models(self) -> dict[str, Any]:
         """All models in OpenAI's format."""
         return {"object": "list", "data": [self.describe(model) for model in self.models.values()]}

@@ -160,4 +160,9 @@ def serve(
     server = open_server(registry, access, limits, keys)
     notice(f"serving {', '.join(registry.models)} at {server.url}/v1 (page: {server.url}/)")
     notice(f"keys: {len(keys)} from {source}" if keys else "keys: none needed")
+    if any(each.chat for each in registry.models.values()) and (names := registry.tool_names):
+        notice(
+            f"tools: {', '.join(names)} of task {registry.tasks.name} and those of the clients; "
+            "with --task conversation those of the clients alone"
+        )
     server.serve_here()
