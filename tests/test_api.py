@@ -193,18 +193,10 @@ def test_the_whole_loop_in_memory(model: trice.Model) -> None:
     assert [row.id for row in result.responses["both"]] == ["question-1", "question-2"]
     assert all(row.correct is not None for rows in result.responses.values() for row in rows)
     head = re.split(" {2,}", str(result).splitlines()[0])
-    assert head == [
-        "model",
-        "data set",
-        "questions",
-        "accuracy",
-        "tool use",
-        "malformed",
-        "over use",
-        "under use",
-    ]
+    assert head == ["model", "questions", "accuracy", "tool use", "malformed", "over-use", "under-use"]
     assert list(result.frame["model"]) == ["base", "base", "stage 1", "stage 1", "both", "both"]
     assert result.difference("both", "base").delta == 0
+    assert str(result.difference("both", "base")) == "+0.0 points (+0.0 to +0.0)"
     with pytest.raises(trice.InputError, match="'stage1': is not among the models base, stage 1, both"):
         result.difference("stage1", "base")
     assert "<td>stage 1</td>" in result._repr_html_()

@@ -35,7 +35,7 @@ def test_the_python_example_runs(
     monkeypatch.setattr(trice, "load", lambda name: load(folder))
     ((_, _, code),) = section("From Python")
     exec(compile(code, "README.md", "exec"), {})
-    assert re.search(r"^stage 1 +unnamed|^stage 1 +question", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^stage 1 +8 ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_example_with_an_own_tool_runs(

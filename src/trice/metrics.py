@@ -60,6 +60,10 @@ class Difference(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        delta, low, high = (f"{100 * value:+.1f}" for value in self)
+        return f"{delta} points ({low} to {high})"
+
 
 def mean(shares: Sequence[Share]) -> Share:
     """The mean of the shares of several seeds on the same questions.

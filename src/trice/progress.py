@@ -96,10 +96,12 @@ class Progress:
         """Count `count` more; `figures` are shown after the count."""
         self.done += count
         if self.bar:
-            self.bar.update(self.row, completed=self.done, description=f"{self.what} {figures}")
-        elif time.monotonic() - self.last_line > EVERY:
+            self.bar.update(self.row, completed=self.done, description=f"{self.what} {figures}".rstrip())
+        elif (
+            self.done != self.total and time.monotonic() - self.last_line > EVERY
+        ):  # the last line is of `__exit__`
             self.last_line = time.monotonic()
-            notice(f"{self._state()} {figures}".rstrip())
+            notice(", ".join(filter(None, (self._state(), figures))))
 
     def _state(self) -> str:
         rate = (self.done - self.done_before) / max(1e-9, time.monotonic() - self.started)

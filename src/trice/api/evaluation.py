@@ -16,6 +16,7 @@ from trice.storage.files import write_rows
 from trice.types import ALL, Response
 
 COLUMNS = ("accuracy", "tool_use", "malformed", "over_use", "under_use")  # of the table
+LABELS = {"tool_use": "tool use", "over_use": "over-use", "under_use": "under-use"}
 
 
 @dataclass(eq=False)
@@ -116,14 +117,17 @@ class Evaluation:
         return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{body}</table>"
 
     def _table(self) -> list[list[str]]:
+        """The cells; with a single data set, there is no column for it."""
+        several = any(len(datasets) > 2 for datasets in self.measures.values())  # with `total`
         columns = [name for name in COLUMNS if any(name in each[ALL] for each in self.measures.values())]
-        table = [["model", "data set", "questions", *(name.replace("_", " ") for name in columns)]]
+        name = ["data set"] if several else []
+        table = [["model", *name, "questions", *(LABELS.get(name, name) for name in columns)]]
         for model, datasets in self.measures.items():
             for dataset, shares in datasets.items():
-                if dataset == ALL and len(datasets) == 2:
+                if dataset == ALL and not several:
                     continue  # one data set is its own total
                 cells = [_percent(shares.get(name), interval=name == "accuracy") for name in columns]
-                table.append([model, dataset, str(shares["accuracy"].total), *cells])
+                table.append([model, *([dataset] if several else []), str(shares["accuracy"].total), *cells])
         return table
 
 

@@ -213,7 +213,7 @@ def _answer(
         client.account.resume(journal.spent, journal.spend)
     if executor:
         executor.take(Response.model_validate(row) for row in journal.rows.values())
-    with Progress(f"generate {journal.output.name}", total, total - waiting) as progress:
+    with Progress("responses", total, total - waiting) as progress:
         for group, wanted in _decided(engine, spec, left):
             numbers = list(wanted)
 

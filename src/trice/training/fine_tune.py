@@ -229,7 +229,7 @@ def _run(
     if settings.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     random.seed(seed)
-    with Progress(f"train {output.name}, steps", total, done) as progress:
+    with Progress("training steps", total, done) as progress:
         trainer.add_callback(TrainingLog(output / "log.jsonl", progress))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best = _best_checkpoint(output, trainer.state.best_global_step)

@@ -333,16 +333,16 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, path: Path, progress: Progress) -> None:
         self.path, self.progress = path, progress
-        self.validated = ""
+        self.validated: list[str] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        shown = [name for name in ("loss", "sft_loss", "rank_loss", "ordered") if name in logs]
+        shown = [f"{name} {logs[name]:.4g}" for name in ("loss", "rank_loss", "ordered") if name in logs]
         if "eval_accuracy" in logs:
             shares = (f"{name} {logs[f'eval_{name}']:.1%}" for name in ("accuracy", "tool_use"))
-            self.validated = f"  (step {state.global_step}: {', '.join(shares)})"
-            self.progress.advance(0, self.validated.strip())
+            self.validated = [f"step {state.global_step}: {', '.join(shares)}"]
+            self.progress.advance(0, *self.validated)
         if shown:  # the last entry has run times only
-            self.progress.advance(1, "  ".join(f"{name} {logs[name]:.4g}" for name in shown) + self.validated)
+            self.progress.advance(1, ", ".join(shown + self.validated))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
