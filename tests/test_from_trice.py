@@ -158,7 +158,7 @@ def test_each_command_is_done(replayed: dict[str, Done], line: str) -> None:
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ("trice split", "1 of 3 right without a tool (33.3%)"),
+        ("trice split", "1 of 3 right without a tool (33.3%)\n1 questions in data/raw/"),
         ("label --output data/stage1/GSM8K/", "kept 2 of 3 labels (66.7%); rejected: wrong answer 1"),
         ("label --output data/stage1/WebQuestions/", "kept 1 of 2 labels (50.0%); rejected: wrong answer 1"),
         ("label --output data/stage1/TREx/", "kept 1 of 2 labels (50.0%); rejected: wrong answer 1"),

@@ -366,3 +366,9 @@ def test_an_edited_output_is_finished_and_stays_as_it_is(tmp_path: Path) -> None
     output.write_text("edited\n")
     assert work(output, SETTINGS) == 0
     assert output.read_text() == "edited\n"
+
+
+def test_a_question_without_an_id_is_named_by_its_file_and_number(tmp_path: Path) -> None:
+    path = tmp_path / "shop.jsonl"
+    path.write_text('{"question": "1?", "answer": "1"}\n{"id": "x-9", "question": "2?", "answer": "2"}\n')
+    assert [(row.id, row.dataset) for row in read_rows(path, Question)] == [("shop-1", "shop"), ("x-9", "x")]

@@ -41,10 +41,14 @@ def split(input: RetryInput, model: ModelOptions, split: SplitOptions, engine: E
 
     length = split.max_new_tokens or Sampling.max_new_tokens
     settings = {"few_shot": split.few_shot, "max_new_tokens": length, "seed": split.seed}
-    print(stage(
+    files = stage(
         input.data, model_tasks(model), model_spec(model, engine, settings), samples=split.samples,
         temperature=split.temperature, known=split.known, limit=input.limit, retry=input.retry_failed,
-    ))  # fmt: skip
+    )  # fmt: skip
+    print(files)
+    for count, path in ((files.known_count, files.known), (files.unknown_count, files.unknown)):
+        if count:
+            print(f"{count} questions in {path}")
 
 
 @settings_command(app, STAGES)

@@ -290,6 +290,6 @@ def load_file(
 
 
 def _read_file(path: Path, name: str) -> list[Question]:
-    rows = [row.model_copy(update={"dataset": name}) for row in read_rows(path, Question, make_ids=True)]
+    rows = [row.model_copy(update={"dataset": name}) for row in read_rows(path, Question)]
     refuse_repeated(rows)  # the rows may name several data sets, but belong to one here
     return rows

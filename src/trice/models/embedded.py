@@ -10,8 +10,10 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -83,7 +85,7 @@ class EmbeddedModel:
         notice(f"{self.title} is provided under and subject to the {self.licence}")
         gguf = folder.with_name("model.gguf")
         self._assemble(gguf)
-        notice(f"converting {self.name} once to safetensors in {self.folder} …")
+        notice(f"converting {self.name} once to safetensors in {self.folder}; it takes up to two minutes …")
         self._convert(gguf, folder)
 
     def _assemble(self, path: Path) -> None:
@@ -138,7 +140,7 @@ class EmbeddedModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         options: dict[str, Any] = {"gguf_file": gguf.name}
-        with LOADING:
+        with LOADING, redirect_stderr(StringIO()):  # a progress bar of transformers that no setting turns off
             loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
             config = loaded.config
             if hasattr(config, "quantization_config"):

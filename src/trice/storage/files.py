@@ -100,23 +100,22 @@ def read_rows(
     *,
     repeated: bool = False,
     unanswered: bool = False,
-    make_ids: bool = False,
 ) -> list[RowT]:
-    """Read every row of a file, in any format of `trice.storage.row_reader`, as a `row_type`.
+    """Read every row of a file, in any format of `trice.storage.row_reader`, as a `row_type`. A question without an id
+    is named by the file and its number (`shop-1`).
 
     Args:
         path: the file.
         row_type: the model that each row is validated with.
         repeated: allow two rows with the same key.
         unanswered: allow a question that nothing can judge.
-        make_ids: name rows without an id by the file and their number (`shop-1`).
 
     Raises:
         InputError: a row does not fit, with file, line number and field; or the file holds no rows.
     """
     rows = []
     for number, (where, value) in enumerate(records(path), start=1):
-        if make_ids and isinstance(value, dict):
+        if row_type is Question and isinstance(value, dict):
             value = {"id": f"{path.name.partition('.')[0]}-{number}", **value}
         rows.append(validate(row_type, value, where))
     if not unanswered:
