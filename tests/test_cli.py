@@ -196,7 +196,7 @@ GOLD = "collect --data {labelled} --output {dir} --origin gold"
 LABEL = "label --data {good} --output {out}"
 WRONG_INPUT = [
     # files
-    (f"{GENERATE} --data {{missing}}", "missing.json:2: field 'input': Field required"),
+    (f"{GENERATE} --data {{missing}}", "missing.json:2: field 'question': Field required"),
     (f"{GENERATE} --data {{torn}}", "torn.json:2: not a JSON object ("),
     (f"{GENERATE} --data {{empty}}", "empty.json: holds no rows"),
     (f"{GENERATE} --data {{latin}}", "latin.json: not UTF-8 (byte 11)"),
@@ -228,6 +228,7 @@ WRONG_INPUT = [
     (f"{GENERATE} --data {{good}} --device gpu", "--device gpu: "),
     (f"{GENERATE} --data {{good}} --dtype float8", "dtype 'float8' is not valid; choose auto, float32"),
     ("generate --model no/such --data {good} --output {out}", "model 'no/such' is neither a folder with a model"),
+    ("split --model gemma-3-27m --data {good}", "there is no model 'gemma-3-27m'; did you mean 'gemma-3-270m'?"),
     ("generate --model {stage2} --data {good} --output {out}", "stage2' is neither a folder with a model"),
     (f"{LABEL} --teacher me", "--teacher me is not valid: input should be 'annotations', 'rule' or 'endpoint'"),
     (f"{LABEL} --teacher endpoint", "teacher 'endpoint' needs the key 'endpoint' with url and model"),
@@ -236,7 +237,7 @@ WRONG_INPUT = [
     ("mix --labelled {labelled} --output {out} --kind all", "--kind all is not valid: input should be 'selective'"),
     ("collect --model {model} --data {labelled} --output {dir} --origin a_b", "origin 'a_b' is not valid; use letters"),
     ("score --data {stage2} --output {out} --reward papers", "reward 'papers' is not valid; choose paper"),
-    ("score --data {stage2} --output {out} --reward none:f", "reward 'none:f': ModuleNotFoundError"),
+    ("score --data {stage2} --output {out} --reward none:f", "reward 'none:f': there is no module none"),
     ("data SVMP --output {dir}", "unknown data set 'SVMP'; did you mean 'SVAMP'?"),
     ("data SVAMP --output {dir}", "SVAMP: no folder of data files; set TRICE_DATA"),
     ("data starter --test 999999 --output {dir}", "starter: 999999 test questions wanted"),

@@ -38,7 +38,7 @@ def file(folder: Path, text: str | bytes) -> Path:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (f'{GOOD}\n{{"id": "A_2", "answer": "4"}}\n', r":2: field 'input': Field required"),
+        (f'{GOOD}\n{{"id": "A_2", "answer": "4"}}\n', r":2: field 'question': Field required"),
         (f'{GOOD}\n\n{{"id": "A_2", "question": "q"}}', r":3: field 'answer': Field required"),
         ('{"id": "", "question": "q", "answer": "4"}', r":1: field 'id': "),
         ('{"id": "a", "question": "q", "answer": " "}', r":1: field 'answer': there is no gold answer"),

@@ -121,7 +121,7 @@ def test_own_questions_task_and_tool_go_through_the_whole_loop(folder: Path) -> 
             "label={teacher: endpoint, endpoint: {url: 'http://127.0.0.1:9/v1', model: m}}",
             "no teacher's prompt for task 'sums'",
         ),
-        ("task=own_sums:nosuch", "task 'own_sums:nosuch': AttributeError"),
+        ("task=own_sums:nosuch", "task 'own_sums:nosuch': the module own_sums has no 'nosuch'"),
         ("evaluate.conditions=[few-shot]", "few-shot 'mixed': task 'sums' ships no examples"),
         (
             "split.few_shot=direct",
@@ -206,7 +206,7 @@ def test_a_task_may_be_a_few_lines_of_yaml(folder: Path) -> None:
             "mine.yaml: field 'answers': Input should be 'words', 'words-published', 'auto' or 'numbers'",
         ),
         (("answers:", "judged:"), "mine.yaml: field 'judged': Extra inputs are not permitted"),
-        (("own_sums:plus", "own_sums:minus"), "tool 'own_sums:minus': AttributeError"),
+        (("own_sums:plus", "own_sums:minus"), "tool 'own_sums:minus': the module own_sums has no 'minus'"),
         (("sums-of-mine", "Sums of mine"), "its name 'Sums of mine' is not of small letters"),
         (("[own_sums:plus, calculator]", "["), "mine.yaml: not YAML"),
         (

@@ -17,9 +17,21 @@ def load_own(kind: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
     _search_working_folder()
     try:
-        return getattr(importlib.import_module(module), attribute)
+        loaded = importlib.import_module(module)
     except Exception as error:  # importing runs the user's module, which may fail in any way
-        raise InputError(f"{kind} '{name}': {type(error).__name__}: {error}") from None
+        if (
+            isinstance(error, ModuleNotFoundError)
+            and error.name
+            and f"{module}.".startswith(f"{error.name}.")
+        ):
+            reason = f"there is no module {error.name} in the working folder, and none is installed"
+        else:
+            reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{kind} '{name}': {reason}") from None
+    if not hasattr(loaded, attribute):
+        public = ", ".join(each for each in vars(loaded) if not each.startswith("_")) or "nothing"
+        raise InputError(f"{kind} '{name}': the module {module} has no '{attribute}'; it has {public}")
+    return getattr(loaded, attribute)
 
 
 def module_file(name: str) -> Path | None:

@@ -98,7 +98,7 @@ def _run_tool(tool: Tool, arguments: list[str]) -> None:
         raise InputError(f"{tool.name}: {error}") from None
     execution = run(tool, ToolCall(name=tool.name, arguments=values))
     if execution.output is None:
-        raise TriceError(f"{tool.name}: {execution.error}")
+        raise TriceError(f"{tool.name}: {str(execution.error).removeprefix(f'{tool.name} failed: ')}")
     print(_printable(execution.output))
 
 
