@@ -87,18 +87,15 @@ def written(*runs: Path, output: Path | None = None) -> tuple[str, str, dict[str
 
 def test_the_section_says_by_round_what_was_solved_with_how_many_responses(run: Path) -> None:
     _, text, _ = written(run)
-    assert "In 2 rounds of stage 2, both gave 46 responses to 4 questions" in text
+    assert "In 2 rounds of stage 2, the policy 'both' gave 46 responses to 4 questions" in text
     assert "a response to learn from for 3 (75.0%) of them" in text
     assert (
         "of its first responses to each question, 25.0% were right in round 1 and 50.0% in round 2." in text
     )
-    assert "| both, round 1 | 4 | 2 (50.0%) | 2 | 22 | 25.0 | 50.0 | 12.5 | 2 | 0 |" in text
-    assert "| both, round 2 | 4 | 3 (75.0%) | 1 | 24 | 50.0 | 50.0 | 12.5 | 3 | 0 |" in text
+    assert "| both, round 1 | 4 | 2 (50.0%) | 2 | 22 | 25.0 | 50.0 | 12.5 | 2 (of 2) |" in text
+    assert "| both, round 2 | 4 | 3 (75.0%) | 1 | 24 | 50.0 | 50.0 | 12.5 | 3 (of 3) |" in text
     assert "| both.seed1, round 1 | 4 | 1 (25.0%) |" in text
-    assert (
-        "| solved by pass | pass 1 | pass 2, tool choice none | pass 3, tool choice required | pass 4 |"
-        in text
-    )
+    assert "| solved by pass | pass 1 | pass 2, none | pass 3, required | pass 4 |" in text
     assert "| both, round 2 | 1 of 4 (2 each) | 1 of 4 (1 each) | 1 of 4 (1 each) | 1 of 2 (4 each) |" in text
     assert "| both.seed1, round 1 | 1 of 4 (2 each) | – | – | – |" in text
 
@@ -108,8 +105,8 @@ def test_examples_are_questions_that_were_solved_after_further_samples(run: Path
     _, text, _ = written(run)
     rows = [line for line in text.splitlines() if "What is q" in line and "calculator" in line]
     assert rows == [
-        "| What is q3? | 5 or five | calculator(q3) (5) | 3 of 8 | 2 |",
-        "| What is q2? | 5 or five | calculator(q2) (5) | 1 of 6 | 1 |",
+        "| 2 | What is q3? | 5 or five | calculator(q3) (5) | 3 of 8 |",
+        "| 1 | What is q2? | 5 or five | calculator(q2) (5) | 1 of 6 |",
     ]
 
 
@@ -158,7 +155,7 @@ def test_the_expected_utility_has_a_column_if_it_was_trained(run: Path) -> None:
 def test_one_round_has_no_figure_and_no_rounds_have_no_section(run: Path) -> None:
     (run / "data/stage2/math/both/round-2/round.json").unlink()
     _, text, _ = written(run)
-    assert "In 1 round of stage 2, both gave 22 responses" in text
+    assert "In 1 round of stage 2, the policy 'both' gave 22 responses" in text
     assert "figures/rounds.png" not in text
     (run / "data/stage2").rename(run / "away")
     page, text, results = written(run)
@@ -170,7 +167,7 @@ def test_each_task_s_models_have_their_rounds(run: Path) -> None:
     (run / "recipe.yaml").write_text("per_task: true\n")
     _, text, results = written(run)
     assert list(results["rounds"]) == ["math/both", "math/both.seed1"]
-    assert "In 2 rounds of stage 2, math/both gave" in text
+    assert "In 2 rounds of stage 2, the policy 'math/both' gave" in text
 
 
 def test_texts_of_models_and_data_sets_are_escaped(run: Path) -> None:
@@ -182,7 +179,7 @@ def test_texts_of_models_and_data_sets_are_escaped(run: Path) -> None:
     page, text, _ = written(run)
     assert "&lt;script&gt;alert(1)" in page
     assert "<script>alert" not in page + text
-    (line,) = [line for line in text.splitlines() if line.endswith("| 1 of 4 | 2 |")]
+    (line,) = [line for line in text.splitlines() if line.startswith("| 2 |") and line.endswith("| 1 of 4 |")]
     assert line.replace("\\|", "").count("|") == 6
 
 

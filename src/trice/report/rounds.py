@@ -38,8 +38,9 @@ def _sentence(name: str, found: Sequence[Round]) -> str:
     if len(found) > 1:
         right += f" in round 1 and {percent(last.right)}% in round {len(found)}"
     return (
-        f"In {len(found)} round{'s' if len(found) > 1 else ''} of stage 2, {shorten(name, 60)} gave {drawn:,} "
-        f"responses to {last.questions:,} questions and found a response to learn from for {last.solved:,} ({share}%) "
+        f"In {len(found)} round{'s' if len(found) > 1 else ''} of stage 2, the policy '{shorten(name, 60)}' gave "
+        f"{drawn:,} responses to {last.questions:,} questions and found a response to learn from for "
+        f"{last.solved:,} ({share}%) "
         f"of them; of its first responses to each question, {right}."
     )
 
@@ -53,7 +54,7 @@ def _policies(run: Run) -> Table:
             f"{each.new:,}",
             f"{each.responses:,}",
             *(percent(share) for share in (each.right, each.called, each.malformed)),
-            *(f"{each.targets.get(outcome, 0):,}" for outcome in (Outcome.CALLED, Outcome.ANSWERED)),
+            Cell(f"{each.targets.get(Outcome.CALLED, 0):,}", f"of {sum(each.targets.values()):,}"),
         ]
         for label, each in _labeled(run)
     ]
@@ -61,11 +62,11 @@ def _policies(run: Run) -> Table:
     note = (
         "Solved: a well-formed response with a reward above 0 is found in this round or an earlier one, and the best "
         f"one is the target. Right, called and malformed: percent of the first {firsts} responses to each question, by "
-        "the policy before the round trains it."
+        "the policy before the round trains it. Target calls: the targets with a call."
     )
     header = [
         "round", "questions", "solved", "new", "responses", "right, %", "called, %", "malformed, %",
-        "targets that call", "targets that answer",
+        "target calls",
     ]  # fmt: skip
     return Table(header, rows, note=note, breaks=_breaks(run))
 
@@ -73,8 +74,7 @@ def _policies(run: Run) -> Table:
 def _passes(run: Run) -> Table:
     """A column for each pass of sampling."""
     names = {
-        each.number: f"pass {each.number}"
-        + ("" if each.tool_choice == "auto" else f", tool choice {each.tool_choice}")
+        each.number: f"pass {each.number}" + ("" if each.tool_choice == "auto" else f", {each.tool_choice}")
         for _, found in _labeled(run)
         for each in found.passes
     }
@@ -87,7 +87,7 @@ def _passes(run: Run) -> Table:
         rows.append([label, *(cells.get(number, Cell(MISSING)) for number in sorted(names))])
     note = (
         "The questions that are asked in each pass, how many of them have a target after it, and the number of "
-        "responses to each. Questions without a target are asked again."
+        "responses to each. Questions without a target are asked again. None and required are tool choices."
     )
     header = ["solved by pass", *(names[number] for number in sorted(names))]
     return Table(header, rows, note=note, breaks=_breaks(run))
@@ -104,14 +104,14 @@ def _examples(learned: Sequence[Learned]) -> list[Table]:
         execution = target.execution.output if target.execution else None
         rows.append(
             [
+                str(each.round),
                 question_text(each.question),
                 shorten(" or ".join(gold), 80),
                 Cell(shorten(target.response), shorten(execution or "", 120)),
                 f"{target.count or 1} of {each.responses:,}",
-                str(each.round),
             ]
         )
-    header = ["learned after many responses", "gold", "target (its result)", "responses like it", "round"]
+    header = ["round", "learned after many responses", "gold", "target (its result)", "responses like it"]
     return [Table(header, rows, prose=True)] if rows else []
 
 
