@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument(
         "--batch-size", type=int, default=16, help="of the rollouts, and of the loop over turns"
