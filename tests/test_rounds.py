@@ -70,7 +70,7 @@ def test_each_variant_samples_and_trains_in_turn(whole: Path) -> None:
     assert list(results(whole)["conditions"]) == ["zero-shot", "stage-1", "stage-2-alone", "both"]
     assert list(results(whole)["seeds"]) == ["stage-1", "both"]
     assert {name: len(found) for name, found in results(whole)["rounds"].items()} == dict.fromkeys(ALL, 2)
-    assert "In 2 rounds of stage 2, both gave" in (whole / "report.md").read_text()
+    assert "In 2 rounds of stage 2, the policy 'both' gave" in (whole / "report.md").read_text()
 
 
 def test_the_rounds_ask_other_questions_than_those_of_stage_1(whole: Path) -> None:

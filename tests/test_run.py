@@ -418,7 +418,7 @@ def test_labels_that_are_all_rejected_stop_nothing_but_what_needs_them(tmp_path:
         ("validation=6", "validation=6: starter has 6 training questions; hold"),
         ("clone.eval_steps=2", "miniature.yaml: key 'clone.eval_steps': needs held-out"),
         ("rlef.eval_steps=2", "key 'rlef.eval_steps': needs held-out questions; set"),
-        ("score.reward=none:such", "reward 'none:such': ModuleNotFoundError"),
+        ("score.reward=none:such", "reward 'none:such': there is no module none"),
         ("split.few_shot=many", "few-shot 'many' is not valid; choose direct, calls, mixed"),
         ("evaluate.few_shot=own.jsonl", "own.jsonl: no such file"),
         ("collect=[]", "stage 2 needs candidates"),
