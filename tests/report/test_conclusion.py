@@ -20,6 +20,8 @@ from trice.report.sections import jumps
         (2, 30, 31, "Ship stage 1: these questions do not show that both stages are better."),
         (2, 38, 20, "Ship stage 1: both stages are worse than stage 1 on these questions."),
         (20, 21, 21, "Ship neither stage yet: these questions do not show that training made the model better."),
+        (20, 22, 25, "Ship both stages: they are better than the base model on these questions, which do not show "
+                     "that of stage 1 alone."),
         (38, 10, 10, "Ship neither stage yet: these questions do not show that training made the model better."),
         (2, 20, None, "Ship stage 1: it is better than the base model on these questions, and both stages are not "
                       "evaluated."),

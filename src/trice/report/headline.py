@@ -86,9 +86,14 @@ def conclusion(results: Results) -> list[str]:
     if both is not None and not both.is_noise:
         chosen, reason = (BOTH, "better") if both.delta > 0 else (STAGE_1, "worse")
         why = f"both stages are {reason} than stage 1 on these questions"
+    elif both is not None and not _is_gain(first) and _is_gain(_total(results, BOTH, BASE)):
+        chosen = BOTH
+        why = (
+            "they are better than the base model on these questions, which do not show that of stage 1 alone"
+        )
     elif both is not None:
         chosen, why = STAGE_1, "these questions do not show that both stages are better"
-    elif first is not None and not first.is_noise and first.delta > 0:
+    elif _is_gain(first):
         chosen = STAGE_1
         why = "it is better than the base model on these questions, and both stages are not evaluated"
     else:
@@ -96,7 +101,7 @@ def conclusion(results: Results) -> list[str]:
     last = _total(results, chosen, BASE)
     if last is None:
         return []
-    if last.is_noise or last.delta <= 0:
+    if not _is_gain(last):
         return ["Ship neither stage yet: these questions do not show that training made the model better."]
     return [f"Ship {'both stages' if chosen == BOTH else 'stage 1'}: {why}."]
 
@@ -148,6 +153,10 @@ def _compared_with(results: Results, last: str, names: dict[str, str], total: st
                 return f"as many right as {words} ({value}), as far as {total} questions can tell"
             return f"{'more' if found.delta > 0 else 'fewer'} right than {words} ({value})"
     return ""
+
+
+def _is_gain(found: Comparison | None) -> bool:
+    return found is not None and not found.is_noise and found.delta > 0
 
 
 def _total(results: Results, a: str, b: str) -> Comparison | None:
