@@ -2,7 +2,8 @@
 
 Training questions are the word problems of the starter sets with one and with several operations. Once each operation
 is a call, whose result the model reads before it writes the next one, and once the whole problem is one call. Both
-models answer MultiArith, which nothing was trained on. TRICE_DATA names the folder of its official file.
+models answer MultiArith and the questions of GSM8K with two operations, which nothing was trained on. TRICE_DATA names
+the folder of the official files.
 
     python benchmarks/two_steps.py smollm2-135m-instruct --output runs/two-steps
 """
@@ -40,6 +41,13 @@ def with_calls(row: Question) -> Question:
     return Question.model_validate(row.model_dump(exclude_none=True) | {"gold_calls": calls})
 
 
+def short_gsm8k(count: int, seed: int) -> list[Question]:
+    """Test questions of GSM8K whose gold expression has two operations."""
+    _, rows, _ = load("GSM8K", train=0, test=1319, seed=seed)
+    gold = [((row.model_extra or {}).get("expression"), row) for row in rows]
+    return [row for text, row in gold if text and sum(map(len, operations(text))) == 2][:count]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,7 +62,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     model = trice.load(options.model, format="chat")
-    _, test, _ = load("MultiArith", train=0, test=options.test, seed=options.seed)
+    _, multiarith, _ = load("MultiArith", train=0, test=options.test, seed=options.seed)
+    test = [*multiarith, *short_gsm8k(options.test, options.seed)]
     train = questions(options.train, options.seed)
     models = {}
     for name, rows in {"one expression": train, "several calls": list(map(with_calls, train))}.items():
