@@ -120,15 +120,14 @@ class Evaluation:
         """The cells; with a single data set, there is no column for it."""
         several = any(len(datasets) > 2 for datasets in self.measures.values())  # with `total`
         columns = [name for name in COLUMNS if any(name in each[ALL] for each in self.measures.values())]
-        name = ["data set"] if several else []
-        table = [["model", *name, "questions", *(LABELS.get(name, name) for name in columns)]]
+        table = [["model", "data set", "questions", *(LABELS.get(name, name) for name in columns)]]
         for model, datasets in self.measures.items():
             for dataset, shares in datasets.items():
                 if dataset == ALL and not several:
                     continue  # one data set is its own total
                 cells = [_percent(shares.get(name), interval=name == "accuracy") for name in columns]
-                table.append([model, *([dataset] if several else []), str(shares["accuracy"].total), *cells])
-        return table
+                table.append([model, dataset, str(shares["accuracy"].total), *cells])
+        return table if several else [[model, *rest] for model, _, *rest in table]
 
 
 def _percent(share: Share | None, interval: bool) -> str:

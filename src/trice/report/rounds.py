@@ -40,8 +40,7 @@ def _sentence(name: str, found: Sequence[Round]) -> str:
     return (
         f"In {len(found)} round{'s' if len(found) > 1 else ''} of stage 2, the policy '{shorten(name, 60)}' gave "
         f"{drawn:,} responses to {last.questions:,} questions and found a response to learn from for "
-        f"{last.solved:,} ({share}%) "
-        f"of them; of its first responses to each question, {right}."
+        f"{last.solved:,} ({share}%) of them; of its first responses to each question, {right}."
     )
 
 
