@@ -71,6 +71,15 @@ def test_xquad_joins_the_foreign_question_to_the_english_text_and_answer(tmp_pat
     assert second.answer == "They"
 
 
+def test_the_english_questions_of_xquad_come_without_their_texts(tmp_path: Path) -> None:
+    found = rows(BENCHMARKS["XQuAD-en"], BENCHMARKS["XQuAD-en"].read(xquad(tmp_path)))
+    assert {id: (row.input, row.answer) for id, row in found.items() if isinstance(row, Question)} == {
+        "XQuAD-en_a": ("How many?", "308"),
+        "XQuAD-en_b": ("Who?", "They"),
+    }
+    assert BENCHMARKS["XQuAD-en"].task == "qa"
+
+
 def test_a_foreign_question_without_an_english_one_is_named(tmp_path: Path) -> None:
     xquad(tmp_path)
     put(tmp_path, "xquad/xquad.en.json", squad_form(("T", {"a": ("Q", "T")})))

@@ -24,7 +24,7 @@ TEXTS = {
     "NaturalQuestions": (8757 + 3610, 8755, 3608, {BLANK: 4}),
     "TriviaQA": (4000 + 4000, 3999, 3999, {LONG: 2}),
     "T-REx": (22881, 12210, 3154, {FORM: 3657, LEAK: 3677, BOTH: 183}),
-    **{f"XQuAD-{language}": XQUAD for language in ("es", "de", "vi", "zh", "hi", "ar")},
+    **{f"XQuAD-{language}": XQUAD for language in ("es", "de", "vi", "zh", "hi", "ar", "en")},
     "SQuAD": (305, 0, 302, {MASKS: 3}),
     "HotpotQA": (100, 0, 100, {}),
 }

@@ -170,6 +170,31 @@ def test_a_line_that_does_not_fit_is_named_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["birds.jsonl"]
 
 
+def test_the_texts_of_a_squad_file_become_an_index(tmp_path: Path) -> None:
+    source = tmp_path / "birds.json"
+    paragraphs = [{"context": each.text, "qas": []} for each in PASSAGES[:2]] + [{"context": " "}]
+    source.write_text(json.dumps({"data": [{"title": "Birds_of_prey", "paragraphs": paragraphs}]}))
+    assert index(source, tmp_path / "out").startswith("2 passages")
+    assert PassageIndex(tmp_path / "out").search("voles", 1) == [Passage("Birds of prey", PASSAGES[0].text)]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[]", r"birds\.json: not a JSON object"),
+        ('{"data": [{"title": "x"}]}', r"birds\.json: field 'data\.0\.paragraphs': Field required"),
+        ('{"data": []}', "no passages to index"),
+    ],
+)
+def test_a_file_that_is_not_in_the_form_of_squad_is_refused(
+    tmp_path: Path, content: str, problem: str
+) -> None:
+    (tmp_path / "birds.json").write_text(content)
+    with pytest.raises(InputError, match=problem):
+        index(tmp_path / "birds.json", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_passages_without_text_are_skipped_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ def data(
     source: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the official files, default TRICE_DATA; with index a JSONL file or a Wikipedia dump."
+            help="Folder of the official files, default TRICE_DATA; with index a JSONL or SQuAD file, or a dump."
         ),
     ] = None,
     hub: Annotated[

@@ -2,7 +2,8 @@
 
 The input is `Context: …` and `Question: …` on two lines. MLQA's official files with English contexts have both. For
 XQuAD, the English file has texts and answers, and the other language's file has the question of the same id. `MLQA`
-is all six languages together; `MLQA-es` and the like are one of them.
+is all six languages together; `MLQA-es` and the like are one of them. `XQuAD-en` has English questions without their
+texts, for the task `qa`; WikiSearch finds the texts in an index of the same file (`trice data index`).
 
 Neither has a sufficiently large training part, so all rows (MLQA's dev and test parts together) are split here by
 text: no text is in both parts, whatever the language and the seed, and two in five are for testing (the paper's
@@ -12,7 +13,7 @@ share). Texts from the same article may be in different parts.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,11 @@ def question(name: str, record: Record) -> Question | Dropped:
     return record.question(name, with_context(text, asked), answers, language=record.text("language"))
 
 
+def open_question(record: Record) -> Question | Dropped:
+    """A record of XQuAD as an English question without its text."""
+    return record.question("XQuAD-en", tidy_text(record.text("question")), record.texts("answers"))
+
+
 def _mlqa(name: str, languages: Sequence[str]) -> Benchmark:
     """MLQA in some languages."""
     several = len(languages) > 1
@@ -150,21 +156,25 @@ def _mlqa(name: str, languages: Sequence[str]) -> Benchmark:
     return made
 
 
-def _xquad(language: str) -> Benchmark:
+def _xquad(
+    language: str, task: str = "mlqa", read_question: Callable[[Record], Question | Dropped] | None = None
+) -> Benchmark:
     """XQuAD with the questions in one language."""
-    files = {each: XQUAD_FILE.format(language=each) for each in ("en", language)}
+    files = {each: XQUAD_FILE.format(language=each) for each in dict.fromkeys(("en", language))}
 
     def read(folder: Path) -> Parts:
-        english, foreign = (squad_rows(made.paths(folder, file)[0]) for file in files.values())
-        return split_by_text(with_language(join_by_id(english, foreign), language))
+        rows = {each: squad_rows(made.paths(folder, file)[0]) for each, file in files.items()}
+        return parts(rows)
 
     def from_hub(splits: HubRows) -> Parts:
-        english, foreign = (hub_squad_rows(splits[each], f"the hub's xquad.{each}") for each in files)
-        return split_by_text(with_language(join_by_id(english, foreign), language))
+        return parts({each: hub_squad_rows(splits[each], f"the hub's xquad.{each}") for each in files})
+
+    def parts(rows: Mapping[str, Sequence[Record]]) -> Parts:
+        return split_by_text(with_language(join_by_id(rows["en"], rows[language]), language))
 
     made = Benchmark(
         name=f"XQuAD-{language}",
-        task="mlqa",
+        task=task,
         licence="CC BY-SA 4.0",
         files={"all": tuple(files.values())},
         home="deepmind/xquad on GitHub",
@@ -177,7 +187,7 @@ def _xquad(language: str) -> Benchmark:
         test=2364,
         reader=read,
         from_hub=from_hub,
-        question=partial(question, f"XQuAD-{language}"),
+        question=read_question or partial(question, f"XQuAD-{language}"),
     )
     return made
 
@@ -186,4 +196,5 @@ BENCHMARKS = (
     _mlqa("MLQA", LANGUAGES),
     *(_mlqa(f"MLQA-{language}", [language]) for language in LANGUAGES),
     *(_xquad(language) for language in LANGUAGES),
+    _xquad("en", "qa", open_question),
 )

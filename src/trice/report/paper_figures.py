@@ -122,7 +122,8 @@ def _cells(values: Sequence[float | None]) -> list[Cell | str]:
 
 def _paper_name(dataset: str) -> str:
     """The paper's name of a data set: it has all languages in one, and MLQA instead of XQuAD."""
-    name = dataset.partition("-")[0] if dataset.startswith(("MLQA", "XQuAD")) else dataset
+    translated = dataset.startswith(("MLQA", "XQuAD")) and dataset != "XQuAD-en"
+    name = dataset.partition("-")[0] if translated else dataset
     return SUBSTITUTES.get(name, name)
 
 

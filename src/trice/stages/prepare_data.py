@@ -18,8 +18,8 @@ from trice.types import Question
 
 LISTED = 4  # files of a data set that are named in the list
 PASSAGES = (
-    "Passages for WikiSearch, beyond its 10,033 summaries: `trice data index` reads JSONL of title and text, or a "
-    "Wikipedia dump such as simplewiki-latest-pages-articles.xml.bz2"
+    "Passages for WikiSearch, beyond its 10,033 summaries: `trice data index` reads JSONL of title and text, the "
+    "texts of a SQuAD file (.json), or a Wikipedia dump such as simplewiki-latest-pages-articles.xml.bz2"
 )
 
 
@@ -60,8 +60,8 @@ def _by_reason(dropped: Sequence[datasets.Dropped]) -> dict[str, list[str]]:
 
 
 def index(source: Path, output: Path) -> str:
-    """Index the passages of a JSONL file (`title`, `text`) or a Wikipedia dump (`*.xml.bz2`) into the folder
-    `output`, for WikiSearch.
+    """Index the passages of a JSONL file (`title`, `text`), a SQuAD file (`*.json`) or a Wikipedia dump (`*.xml.bz2`)
+    into the folder `output`, for WikiSearch.
 
     Every line of a JSONL file is checked first. Raises InputError for one that does not fit, or where
     `output` is there already."""

@@ -19,10 +19,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from pydantic import BaseModel
+
 from trice.errors import InputError, ToolError
 from trice.progress import Progress, notice
 from trice.storage.cache import make_once
-from trice.storage.files import read_text, validate, write_text
+from trice.storage.files import read_object, read_text, validate, write_text
 from trice.storage.row_reader import records
 from trice.tools import wikipedia_dump
 from trice.tools.key_terms import key_terms
@@ -59,8 +61,24 @@ class PassageRow(Row):
     text: str = ""
 
 
+class Paragraph(BaseModel):
+    context: str
+
+
+class Article(BaseModel):
+    title: str = ""
+    paragraphs: list[Paragraph]
+
+
+class Articles(BaseModel):
+    """A file in SQuAD's form, of which only the texts are read."""
+
+    data: list[Article]
+
+
 def read_passages(path: Path, *, notify: bool = True) -> Iterator[Passage]:
-    """The passages of a JSONL file or a Wikipedia dump (`*.xml.bz2`, `*.xml`), read as a stream.
+    """The passages of a JSONL file or a Wikipedia dump (`*.xml.bz2`, `*.xml`), read as a stream, or the texts of a
+    file in SQuAD's form (`*.json`), each with the title of its article.
 
     Args:
         path: The file.
@@ -71,6 +89,11 @@ def read_passages(path: Path, *, notify: bool = True) -> Iterator[Passage]:
     """
     if is_dump(path):
         yield from itertools.starmap(Passage, wikipedia_dump.read_dump(path))
+        return
+    if path.suffix == ".json":
+        for article in validate(Articles, read_object(path), str(path)).data:
+            title = article.title.replace("_", " ")  # as in the addresses of Wikipedia
+            yield from (Passage(title, each.context) for each in article.paragraphs if each.context.strip())
         return
     empty, first = 0, ""
     for where, value in records(path):
