@@ -9,7 +9,7 @@ import pytest
 
 from tiny import killed, read, tree, write
 from trice.errors import InputError, TriceError
-from trice.stages.mix import load_kind, mix
+from trice.stages.mix import mix
 from trice.tasks import Tasks, load_task
 
 INSTRUCTION = load_task("math").instruction
@@ -155,8 +155,6 @@ def test_wrong_input_is_named_and_nothing_is_written(tmp_path: Path) -> None:
         mix([bad], output, Tasks("math"))
     with pytest.raises(InputError, match="nothing to mix: kind 'answers'"):
         mix([good], output, Tasks("math"), kind="answers")
-    with pytest.raises(InputError, match="--kind 'all' is not valid; choose selective, answers, calls"):
-        load_kind("all")
     assert not output.exists()
     with pytest.raises(TriceError, match=r"w\.json/out\.json: cannot be written"):
         mix([good], good / "out.json", Tasks("math"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal
 
 from trice.errors import InputError
 from trice.progress import notice
@@ -20,13 +20,6 @@ from trice.tasks import Tasks
 from trice.types import GRADED, LabeledQuestion, Question, Response
 
 Kind = Literal["selective", "answers", "calls"]
-
-
-def load_kind(name: str) -> Kind:
-    """`name` as a kind. Raises InputError if it is not one."""
-    if name not in get_args(Kind):
-        raise InputError(f"--kind '{name}' is not valid; choose {', '.join(get_args(Kind))}")
-    return cast(Kind, name)
 
 
 def mix(

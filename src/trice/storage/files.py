@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from trice.errors import InputError, TriceError
-from trice.storage.row_reader import decode, records
+from trice.storage.row_reader import records
 from trice.types import Question, Row
 
 RowT = TypeVar("RowT", bound=BaseModel)
@@ -90,11 +90,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object")
     return value
-
-
-def read_row(row_type: type[RowT], line: str, where: str) -> RowT:
-    """Validate one line of JSON, read at `where`, as a `row_type`. Raises InputError if it does not fit."""
-    return validate(row_type, decode(line, where), where)
 
 
 def read_rows(

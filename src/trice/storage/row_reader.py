@@ -74,29 +74,23 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
             yield from _csv(path, lines) if ".csv" in path.suffixes[-2:] else _json(path, lines)
 
 
-def decode(text: str, where: str) -> Any:
-    """The JSON value of one row, read at `where`. Raises InputError if it is not JSON, or naming the field of a
-    number that is not finite."""
+def _decoded(text: str, at: int, where: str, *, alone: bool = False) -> tuple[Any, int]:
+    """The JSON value that begins after the blanks at a position of the text, and its end. Raises InputError if it is
+    not JSON or not `alone`, or naming the field of a number that is not finite."""
     try:
-        value, end = _decoded(text, BLANKS.match(text).end(), where)  # type: ignore[union-attr]
-        if text[end:].strip():
+        at = BLANKS.match(text, at).end()  # type: ignore[union-attr]
+        try:
+            value, end = DECODER.raw_decode(text, at)
+        except _NotFinite:
+            _check_finite(LENIENT.raw_decode(text, at)[0], where)
+            raise AssertionError from None  # unreachable: some number in it is not finite
+        if alone and text[end:].strip():
             raise json.JSONDecodeError("Extra data", text, end)
+        # Half a surrogate pair is no text for files or tokenizers.
+        if "\\u" in text and "\\ud" in text[at:end].lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not a JSON object ({error})") from None
-    return value
-
-
-def _decoded(text: str, at: int, where: str) -> tuple[Any, int]:
-    """The JSON value that begins at a position of the text, and its end."""
-    try:
-        value, end = DECODER.raw_decode(text, at)
-    except _NotFinite:
-        _check_finite(LENIENT.raw_decode(text, at)[0], where)
-        raise AssertionError from None  # unreachable: some number in it is not finite
-    if (
-        "\\u" in text and "\\ud" in text[at:end].lower()
-    ):  # half a surrogate pair is no text for files or tokenizers
-        json.dumps(value, ensure_ascii=False).encode()
     return value, end
 
 
@@ -174,7 +168,7 @@ def _json(path: Path, lines: TextIO) -> Iterator[tuple[str, Any]]:
             notice(f"{path}:1: skipped the summary line of the original's result files")
             continue
         where = f"{path}:{number}"
-        yield where, decode(line, where)
+        yield where, _decoded(line, 0, where, alone=True)[0]
 
 
 def _array(path: Path, text: str, line: int) -> Iterator[tuple[str, Any]]:
@@ -193,10 +187,7 @@ def _array(path: Path, text: str, line: int) -> Iterator[tuple[str, Any]]:
     while text[at : at + 1] != "]" or number:
         number += 1
         where = f"{path}:{line}, element {number}"
-        try:
-            value, at = _decoded(text, at, where)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not a JSON object ({error})") from None
+        value, at = _decoded(text, at, where)
         yield where, value
         at = skip(at)
         if text[at : at + 1] != ",":
