@@ -14,7 +14,7 @@ from trice.server.events import TextSoFar, TurnStarted, TurnWritten
 from trice.server.streamed_conversation import StreamedConversation
 from trice.types import Message, Outcome, ToolCall
 
-MULTIPLY = {
+MULTIPLY: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "multiply",
@@ -203,6 +203,16 @@ def test_only_what_the_assistant_writes_carries_loss(
     other[3] = Message(role="tool", name="multiply", content="a longer, other result")
     other_ids, other_loss = chat.render(other, [MULTIPLY])
     assert turns(other_ids, other_loss) == turns(ids, loss)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_prompt_does_not_say_that_a_tool_is_strict(
+    name: str, template_format: Callable[[str], ChatFormat]
+) -> None:
+    """Clients such as inspect_ai send `strict` with each tool; the server drops it, so evaluation does too."""
+    chat, strict = template_format(name), {**MULTIPLY, "function": {**MULTIPLY["function"], "strict": True}}
+    assert chat.prompt(ASKED, [strict]) == chat.prompt(ASKED, [MULTIPLY])
+    assert chat.render(conversation(1), [strict]) == chat.render(conversation(1), [MULTIPLY])
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -240,7 +240,7 @@ class ChatFormat:
 
         try:
             return self.tokenizer.apply_chat_template(
-                [self._for_template(message) for message in messages], tools=list(tools) or None,
+                [self._for_template(message) for message in messages], tools=[*map(_in_prompt, tools)] or None,
                 chat_template=self.training_template, **options, **self.kwargs,
             )  # fmt: skip
         except (TemplateError, TypeError) as error:
@@ -284,6 +284,12 @@ def chat_format(tokenizer: Any, **kwargs: Any) -> ChatFormat:
     except ValueError:  # its tokens are marked by rendering the beginnings of a conversation
         training = None
     return ChatFormat(copied, training, kwargs)
+
+
+def _in_prompt(tool: ToolSchema) -> ToolSchema:
+    """A tool as the model reads it. `strict` is left out: it tells an API how to decode, and nothing to the model."""
+    shown = {name: value for name, value in tool["function"].items() if name != "strict"}
+    return {**tool, "function": shown}
 
 
 def result_text(execution: Execution) -> str:
