@@ -48,7 +48,6 @@ def test_rounds_have_defaults_of_their_own_which_a_recipe_may_change(own: str) -
         2e-4,
         0,
     )
-    assert load_recipe(own, ["rlef.rounds=2", "rlef.alpha=0.5"]).rlef.alpha == 0.5
     grpo = load_recipe(own, ["rlef.rounds=2", "rlef.objective=grpo"]).rlef
     assert (grpo.alpha, grpo.sft, grpo.replay, grpo.policy_gradient) == (1, 0, 0, True)
 
@@ -60,10 +59,9 @@ def test_rounds_have_defaults_of_their_own_which_a_recipe_may_change(own: str) -
             ["rlef.utility=1"],
             "'utility' needs the worth of both decisions, which rounds sample; set 'rounds'",
         ),
-        (
-            ["rlef.rounds=1", "rlef.alpha=1", "rlef.candidates=1"],
-            "candidates=1 leaves 'alpha' nothing to rank",
-        ),
+        (["rlef.rounds=1", "rlef.alpha=1"], "rounds do not rank"),
+        (["rlef.rounds=1", "rlef.margin=1"], "rounds do not rank"),
+        (["rlef.rounds=1", "rlef.objective=listwise"], "rounds do not rank"),
     ],
 )
 def test_settings_of_rounds_without_effect_are_refused(own: str, settings: list[str], complaint: str) -> None:

@@ -54,7 +54,7 @@ def test_the_target_is_the_most_frequent_right_response() -> None:
 def test_a_wrong_response_is_never_a_target() -> None:
     found = samples(("calculator(14+19)", False), ("calculator(14+19)", False), ("7", False))
     assert target(found) is None
-    assert found.ranked(4, None) is None
+    assert found.solution(None) is None
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,6 @@ def test_a_conversation_that_ends_with_a_piece_of_a_call_is_not_imitated() -> No
     assert not is_well_formed(MATH, ends_with('{"name": "calculator", "arguments": {'))
 
 
-def test_a_response_that_is_not_well_formed_is_never_the_one_with_the_highest_reward() -> None:
-    """L_sft trains on the candidate with the highest reward, which has to be the target."""
-    found = samples(("The answer is calculator(5).", True), ("calculator(14+19-28)", True))
-    found.rewards["The answer is calculator(5)."] = 2.0
-    assert target(found) == "calculator(14+19-28)"
-    ranked = found.ranked(4, None)
-    assert ranked
-    assert [each.response for each in ranked.candidates] == ["calculator(14+19-28)"]
-
-
 def test_a_reward_is_computed_once_for_each_text() -> None:
     asked: list[str] = []
 
@@ -118,7 +108,7 @@ def test_a_reward_is_computed_once_for_each_text() -> None:
     for text in ("5", "6", "5", "5"):
         found.add(Response.model_validate(question.model_dump() | {"response": text, "outcome": "answered"}))
         found.choose()
-    assert found.ranked(4, None)
+    assert found.solution(None)
     assert asked == ["5", "6"]
 
 
@@ -133,34 +123,21 @@ def test_a_direct_answer_needs_most_direct_answers_to_be_right() -> None:
 def test_the_decision_of_more_value_is_the_target_and_the_other_is_left_out() -> None:
     """Values with two samples of 0 as a prior: answers 3/(3+2) = 0.6, calls 3·0.9/5 = 0.54 and with cost 0 0.6."""
     both = [("5", True)] * 3 + [("calculator(14+19-28)", True)] * 3 + [("calculator(3)", False)]
-    ranked = samples(*both).ranked(4, None)
-    assert ranked is None  # `choose` comes first
+    assert samples(*both).solution(None) is None  # `choose` comes first
     found = samples(*both)
     assert target(found) == "5"
-    ranked = found.ranked(4, None)
-    assert ranked
-    assert [(each.response, each.reward, each.count, each.target) for each in ranked.candidates] == [
-        ("5", 1.0, 3, True),
-        ("calculator(3)", -0.1, 1, False),
-    ]
+    solution = found.solution(None)
+    assert solution
+    (only,) = solution.candidates
+    assert (only.response, only.reward, only.count, only.target) == ("5", 1.0, 3, True)
     calls = samples(*[("5", True)] * 3, *[("calculator(14+19-28)", True)] * 5)  # 5·0.9/7 = 0.64
     assert target(calls) == "calculator(14+19-28)"
-
-
-def test_candidates_are_bounded_and_the_most_frequent_others_are_kept() -> None:
-    found = samples(
-        ("calculator(1)", False), ("calculator(2)", False), ("calculator(2)", False), ("calculator(5)", True)
-    )
-    found.choose()
-    ranked = found.ranked(2, None)
-    assert ranked
-    assert [each.response for each in ranked.candidates] == ["calculator(5)", "calculator(2)"]
 
 
 def earlier(response: str, count: int) -> Candidates:
     found = samples(*[(response, True)] * count)
     found.choose()
-    row = found.ranked(4, None)
+    row = found.solution(None)
     assert row
     return row
 
@@ -169,18 +146,18 @@ def test_a_solved_question_keeps_its_target_and_the_more_frequent_one_wins() -> 
     before = earlier("calculator(14+19-28)", 3)
     nothing = samples(("calculator(3)", False))
     nothing.choose()
-    assert nothing.ranked(4, before) == before
+    assert nothing.solution(before) == before
     once = samples(("calculator(10-5)", True), ("calculator(3)", False))
     once.choose()
-    ranked = once.ranked(4, before)
-    assert ranked
-    assert [each.response for each in ranked.candidates] == ["calculator(14+19-28)", "calculator(3)"]
+    kept = once.solution(before)
+    assert kept
+    assert [each.response for each in kept.candidates] == ["calculator(14+19-28)"]
     again = samples(*[("calculator(10-5)", True)] * 4)
     again.choose()
-    ranked = again.ranked(4, before)
-    assert ranked
-    assert ranked.target
-    assert (ranked.target.response, ranked.target.count) == ("calculator(10-5)", 4)
+    kept = again.solution(before)
+    assert kept
+    assert kept.target
+    assert (kept.target.response, kept.target.count) == ("calculator(10-5)", 4)
 
 
 # Rounds of a real, tiny model
@@ -376,15 +353,15 @@ def test_without_ranking_only_the_target_is_trained_on(
 
     found = samples(("calculator(3)", False), ("calculator(10-5)", True), ("calculator(5)", True))
     found.choose()
-    row = found.ranked(4, None)
+    row = found.group()
     assert row
     data = write(tmp_path / "ranked.json", [row.model_dump(mode="json", exclude_none=True)])
     tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
     (ranked,), (best,) = (
         examples(data, load_template(), settings=Rlef(alpha=alpha))(tokenizer) for alpha in (1, 0)
     )
-    assert ranked.rewards == [0.9, 0.9, -0.1]
-    assert (best.rewards, best.responses) == ([0.9], ranked.responses[:1])
+    assert ranked.rewards == [-0.1, 0.9, 0.9]
+    assert (best.rewards, best.responses) == ([0.9], ranked.responses[1:2])
 
 
 def test_the_worth_of_both_decisions_is_known_if_both_were_sampled(
@@ -398,12 +375,12 @@ def test_the_worth_of_both_decisions_is_known_if_both_were_sampled(
 
     found = samples(("calculator(3)", False), ("calculator(5)", True), ("6", False))
     found.choose()
-    row = found.ranked(4, None)
+    row = found.solution(None)
     assert row
     assert (row.call_value, row.answer_value) == (pytest.approx(0.4), 0)  # (0.9 − 0.1) / 2
     alone = samples(("calculator(5)", True))
     alone.choose()
-    other = alone.ranked(4, None)
+    other = alone.solution(None)
     assert other
     assert (other.call_value, other.answer_value) == (0.9, None)
     rows = [

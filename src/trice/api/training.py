@@ -125,8 +125,8 @@ def rlef(
         max_new_tokens: The length limit of a response, in tokens.
         seed: The seed of the samples and of training.
         output: A folder for the adapter. Earlier rounds are in `round-1`, `round-2` and so on within it.
-        settings: `temperature`, `top_k`, `budget`, `arms` and `candidates` of the samples, `replay`, and
-            hyper-parameters of stage 2 (docs/reference/recipes.md), such as `num_train_epochs`, `alpha` or `objective`.
+        settings: `temperature`, `top_k`, `budget` and `arms` of the samples, `replay`, `utility`, and hyper-parameters
+            of stage 2 (docs/reference/recipes.md), such as `num_train_epochs` or `objective`.
 
     Returns:
         The trained `Model`. Without `output` its adapter is deleted with it.

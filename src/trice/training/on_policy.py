@@ -114,13 +114,13 @@ def sample_round(
         solved = sum(samples[_key(question)].choose() is not None for question in asked)
         passes.append({"number": number} | draw._asdict() | {"questions": len(asked), "solved": solved})
 
-    ranked = _present(each.ranked(settings.candidates, known.get(key)) for key, each in samples.items())
-    rows = list(ranked)
+    solutions = _present(each.solution(known.get(key)) for key, each in samples.items())
+    rows = list(solutions)
     if settings.policy_gradient:
         rows = _present(each.group() for each in samples.values())
     if not rows:
         raise InputError(f"{', '.join(map(str, data))}: {_nothing_to_learn(settings)}")
-    summary = _summary(samples, first, ranked, known, passes)
+    summary = _summary(samples, first, solutions, known, passes)
     notice_collapse(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
     if settings.utility:
         trained = set(map(_key, rows))
@@ -128,7 +128,7 @@ def sample_round(
     if labels and settings.replay:
         examples = read_rows(labels, LabeledQuestion, repeated=True)
         examples = random.Random(seed).sample(examples, round(settings.replay * len(examples)))
-        rows += _replayed(examples, tasks, ranked, chat=spec.prompt_template.format == CHAT)
+        rows += _replayed(examples, tasks, solutions, chat=spec.prompt_template.format == CHAT)
     write_rows(folder / RANKED_FILE, rows)
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -260,22 +260,22 @@ def _text(row: LabeledQuestion | Candidates) -> tuple[str, str]:
 def _summary(
     samples: Mapping[Key, Samples],
     first: Sequence[Response],
-    ranked: Sequence[Candidates],
+    solved: Sequence[Candidates],
     known: Mapping[Key, Candidates],
     passes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The numbers of a round. Shares are over the responses of the first pass."""
     count, outcomes = max(1, len(first)), Counter(row.outcome for row in first)
     distinct = len({(*_key(row), row.response) for row in first})
-    targets = [row.target for row in ranked if row.target]
+    targets = [row.target for row in solved if row.target]
     called = sum(each.outcome is Outcome.CALLED for each in targets)
     return {
         "questions": len(samples),
         "samples": passes[0]["samples"],
         "responses": sum(len(each.rows) for each in samples.values()),
         "passes": list(passes),
-        "solved": len(ranked),
-        "new": sum(_key(row) not in known for row in ranked),
+        "solved": len(solved),
+        "new": sum(_key(row) not in known for row in solved),
         "targets": {"called": called, "answered": len(targets) - called},
         "right": sum(bool(row.correct) for row in first) / count,
         "called": outcomes[Outcome.CALLED] / count,

@@ -143,8 +143,8 @@ class Rounds(Settings):
     rounds: int = Field(0, ge=0)
     """how often stage 2 samples responses from the latest policy, and trains the policy of stage 1 on what is solved so
     far; 0: it trains once, on the candidates of `collect`, as in the paper. With rounds, the defaults of training are
-    one epoch, `batch_size` 16, `learning_rate` 2e-4, falling linearly, and `alpha` 0 unless an `objective` is set;
-    `grpo` and `reinforce` train alone, with `sft` and `replay` 0, and each round starts from the policy of the round
+    one epoch, `batch_size` 16, `learning_rate` 2e-4, falling linearly, and `alpha` 0; the objectives `grpo` and
+    `reinforce` train alone, with `alpha` 1 and `sft` and `replay` 0, and each round starts from the policy of the round
     before"""
     samples: int = Field(4, ge=1)
     """responses to each question in a round"""
@@ -163,8 +163,6 @@ class Rounds(Settings):
     cost: float = Field(0.1, ge=0)
     """the cost of a call: a response's reward is 1 if it is correct, minus `cost` for each call; a malformed one gets
     minus `cost`"""
-    candidates: int = Field(4, ge=1)
-    """responses to a question that are kept: the target and the most frequent others, which `alpha` above 0 ranks"""
     replay: float = Field(1.0, ge=0, le=1)
     """the share of the examples of stage 1 that each round trains on again"""
 
@@ -198,8 +196,7 @@ class OnPolicy(Rlef, Rounds):
             return value
         if value.get("objective") in POLICY_GRADIENTS:
             return ROUND_DEFAULTS | {"sft": 0.0, "replay": 0.0} | value
-        asks_for_ranking = value.get("objective") or value.get("margin")  # it then has weight 1
-        return ROUND_DEFAULTS | ({} if asks_for_ranking else {"alpha": 0.0}) | value
+        return ROUND_DEFAULTS | {"alpha": 0.0} | value
 
     @model_validator(mode="after")
     def _fits_the_rounds(self) -> Self:
@@ -213,8 +210,15 @@ class OnPolicy(Rlef, Rounds):
                 f"objective '{self.objective}' trains alone in rounds, on right and wrong responses; leave out sft and "
                 "replay"
             )
-        if self.rounds and self.alpha and self.candidates == 1 and not self.policy_gradient:
-            raise ValueError("candidates=1 leaves 'alpha' nothing to rank; raise it, or set alpha=0")
+        if (
+            self.rounds
+            and not self.policy_gradient
+            and (self.alpha or self.margin or self.objective != "rank")
+        ):
+            raise ValueError(
+                "rounds do not rank: they train on one right response to each question or, with the objective grpo or "
+                "reinforce, on all responses; leave out alpha, margin and other objectives"
+            )
         return self
 
     @property

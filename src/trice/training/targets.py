@@ -1,4 +1,4 @@
-"""What the policy's own responses to a question teach: the target, and the candidates to rank below it.
+"""What the policy's own responses to a question teach: the target, or all of them with their rewards.
 
 The target has a reward above 0 and is well formed as a whole. It is of the decision (to call a tool or to answer) that
 is worth more, and then the response with the highest reward and the most frequent one. Responses are executed and
@@ -94,24 +94,20 @@ class Samples:
             return None
         return self._candidates(distinct, Counter(row.response for row in self.free))
 
-    def ranked(self, limit: int, earlier: Candidates | None) -> Candidates | None:
-        """The target and the most frequent other responses; without a target, `earlier`, which is from the rounds
-        before.
-
-        Right responses of the other decision are left out: their reward is luck, or costs a call. A response with a
-        higher reward than the target is left out too, because it is not well formed."""
+    def solution(self, earlier: Candidates | None) -> Candidates | None:
+        """The target alone, for L_sft; without one `earlier`, which is from the rounds before. The earlier target stays
+        if it is of the same decision and has a higher reward, or was sampled more often."""
         if self.target is None:
             return earlier
-        rewards, counts, target = self.rewards, self.counts, self.target
-        others = [
-            row
-            for row in self.distinct
-            if row is not target
-            and not (rewards[row.response] > 0 and tries_call(row) != tries_call(target))
-            and rewards[row.response] <= rewards[target.response]
-        ]
-        others.sort(key=lambda row: (-counts[row.response], row.response))
-        return _with_earlier(self._candidates([target, *others[: limit - 1]], counts), earlier)
+        found = self._candidates([self.target], self.counts)
+        (target,), before = found.candidates, earlier.target if earlier else None
+        if before is None or (before.call is None) != (target.call is None):
+            return found
+        if before.response == target.response:
+            target = target.model_copy(update={"count": (target.count or 1) + (before.count or 1)})
+        elif (before.reward, before.count or 1) > (target.reward, target.count or 1):
+            target = before
+        return found.model_copy(update={"candidates": [target]})
 
     def decision(self) -> Candidates | None:
         """What a question without a target teaches: how much a call and an answer are worth, if both were sampled and
@@ -156,20 +152,6 @@ def _first_of_each_text(rows: Sequence[Response]) -> list[Response]:
     for row in rows:
         found.setdefault(row.response, row)
     return list(found.values())
-
-
-def _with_earlier(found: Candidates, earlier: Candidates | None) -> Candidates:
-    """The candidates of this round, with the target of the rounds before instead if it is of the same decision and
-    has a higher reward, or was sampled more often."""
-    before = earlier.target if earlier else None
-    target, *others = found.candidates
-    if before is None or (before.call is None) != (target.call is None):
-        return found
-    if before.response == target.response:
-        target = target.model_copy(update={"count": (target.count or 1) + (before.count or 1)})
-    elif (before.reward, before.count or 1) > (target.reward, target.count or 1):
-        target, others = before, [each for each in others if each.response != before.response]
-    return found.model_copy(update={"candidates": [target, *others]})
 
 
 def is_sampled(row: Candidates) -> bool:
