@@ -9,14 +9,24 @@ which need not be the one that has trice; without the client, the script says so
 that holds `bfcl` and `asdiv`.
 
     python -m venv c && c/bin/pip install inspect-ai inspect-evals openai 'lm-eval[api]'
-    python benchmarks/clients.py inspect smollm2-135m-instruct --adapter runs/chat/stage-1 --python c/bin/python \\
-        --output runs/client
+    python benchmarks/clients.py inspect smollm2-135m-instruct --adapter runs/function-calling/stage-1 \\
+        --python c/bin/python --limit 40 --max-new-tokens 160 --output runs/client
     python benchmarks/clients.py lm-eval smollm2-135m-instruct --adapter runs/math/stage-1 --python c/bin/python \\
         --output runs/client
 
-The scorer of inspect-evals differs from ours, which is that of BFCL's package, in two ways, and each difference is
-printed with both reasons. For inspect a malformed call is no call, and so right where no call is. It accepts that an
-argument is left out if its default is an accepted value; BFCL only if the answer says that it may be missing.
+The first, with the adapter of `function_calling.py`: 40 of 40 answers and verdicts are the same, 15 of them right.
+
+The scorer of inspect-evals differs from ours, which is that of BFCL's package, and each difference is printed with both
+reasons. Those that were found with BFCL's own answers and changes of them:
+
+    a malformed call                           for inspect no call, and so right where no call is
+    an argument left out                       for inspect right if its default is an accepted value; BFCL: if the
+                                               answer says that it may be missing
+    an argument added that is not expected     for inspect right if it has its default; BFCL: wrong
+    an object, or a list of objects            for inspect never right: it compares a value with the list of those
+                                               that are accepted
+    integers in a list of numbers              for inspect right; BFCL: wrong
+    "" for an optional number or boolean       for inspect right; BFCL: wrong
 """
 
 from __future__ import annotations
@@ -114,7 +124,8 @@ def inspect(options: argparse.Namespace) -> list[Compared]:
     """Let inspect evaluate BFCL, and compare."""
     bfcl, folder = Path(os.environ["TRICE_DATA"]).resolve() / "bfcl", options.output
     if not list(folder.glob("*_bfcl_*.json")):
-        (folder / "cache").mkdir()
+        (folder / "cache").mkdir(exist_ok=True)
+        (folder / "cache" / "BFCL").unlink(missing_ok=True)
         (folder / "cache" / "BFCL").symlink_to(bfcl)
         with serving(options, "--format", "chat", "--task", "conversation") as (url, name):
             words = [
