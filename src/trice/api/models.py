@@ -203,29 +203,20 @@ class Model:
 
 def answer_of(row: Response, task: TaskLike) -> Answer:
     """An executed response as an answer."""
-    from trice.stages.conversations import assistant_message, prompt_messages
+    from trice.stages.chat_responses import prompt_messages
+    from trice.stages.conversations import assistant_message
     from trice.tasks.final_answer import final_text
 
     assert row.outcome is not None
     text = final_text(row, task)
-    messages = prompt_messages(row.instruction, row.input)
-    if row.completion is not None:
-        messages += [message.for_template() for message in row.completion]
-        return Answer(row.input, text, row.outcome, row.response, row.call, row.execution, [], messages)
-    messages.append(assistant_message(task.tools, row.response))
-    if row.execution is not None:
-        messages.append({"role": "tool", "content": row.execution.output or f"Error: {row.execution.error}"})
-    if row.turns:
-        messages.append({"role": "assistant", "content": text})
+    messages = [message.for_template() for message in (*prompt_messages(row), *(row.completion or ()))]
+    if row.completion is None:
+        messages.append(assistant_message(task.tools, row.response))
+        messages += [{"role": "tool", "content": result} for result in row.results]
+        if row.turns:
+            messages.append({"role": "assistant", "content": text})
     return Answer(
-        row.input,
-        text,
-        row.outcome,
-        row.response,
-        row.call,
-        row.execution,
-        row.turns or [],
-        messages,
+        row.input, text, row.outcome, row.response, row.call, row.execution, row.turns or [], messages
     )
 
 

@@ -47,14 +47,6 @@ class LeftOut:
             notice(f"{len(where)} rows left out: {reason} (the first: {where[0]})")
 
 
-def prompt_messages(instruction: str, input: str) -> list[Message]:
-    """The prompt: the instruction as system message and the input as user message. If one of them is empty, the other
-    is the user message."""
-    if not instruction or not input:
-        return [{"role": "user", "content": instruction or input}]
-    return [{"role": "system", "content": instruction}, {"role": "user", "content": input}]
-
-
 def read_question(messages: Sequence[Message]) -> tuple[str, str]:
     """The instruction, which is empty without a system message, and the input. Raises Unreadable for anything but one
     question."""

@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 
 from trice.datasets.published import from_candidates, is_published, to_candidates
 from trice.errors import InputError
-from trice.stages.chat_responses import offered_tools
-from trice.stages.conversations import LeftOut, Message, assistant_message, prompt_messages, second_turn_row
+from trice.stages.chat_responses import offered_tools, prompt_messages
+from trice.stages.conversations import LeftOut, Message, assistant_message, second_turn_row
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import TaskLike, Tasks
 from trice.tools.second_turn import split_context
@@ -100,10 +100,9 @@ def _task(tasks: Tasks, row: LabeledQuestion | Candidates) -> TaskLike:
 def _prompt(task: TaskLike, row: LabeledQuestion | Candidates) -> dict[str, Any]:
     """The prompt and the tools. Without tools the field is left out, because some templates announce an empty
     list."""
-    asked, offered = prompt_messages(row.instruction, row.input), offered_tools(row, task.tools)
-    if row.messages is not None:
-        asked = [message.for_template() for message in row.messages]
-    return {"prompt": asked} | ({"tools": offered} if offered else {})
+    asked, offered = prompt_messages(row), offered_tools(row, task.tools)
+    tools = {"tools": offered} if offered else {}
+    return {"prompt": [message.for_template() for message in asked]} | tools
 
 
 def _labeled(tasks: Tasks, rows: Sequence[LabeledQuestion]) -> Iterator[dict[str, Any]]:
