@@ -112,7 +112,7 @@ def label(
         result = _summary(verdicts)
         _write_rejected(output, rejected, result)
         taught = _spread([_reading(*each) for each in pairs if each[1].call], reading) if reading else []
-        _write_or_remove(reading_path(output), [row for rows in taught for row in rows])
+        files.write_or_remove(reading_path(output), [row for rows in taught for row in rows])
         finished.finish(_labeled(tasks, question, verdict) for question, verdict in pairs if verdict.call)
     remove_sidecars(output, "calls")
     return result
@@ -262,13 +262,6 @@ def reading_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_reading.json")
 
 
-def _write_or_remove(path: Path, rows: Sequence[Any]) -> None:
-    if rows:
-        files.write_rows(path, rows)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _rejected_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_rejected.json")
 
@@ -289,7 +282,7 @@ def _summary(verdicts: Sequence[_Verdict]) -> Yield:
 
 def _write_rejected(output: Path, rejected: Sequence[dict[str, Any]], result: Yield) -> None:
     path = _rejected_path(output)
-    _write_or_remove(path, rejected)
+    files.write_or_remove(path, rejected)
     files.write_text(_yield_path(output), json.dumps(asdict(result)) + "\n")
     if unanswered := result.reasons.get(FAILURE):
         notice(f"{unanswered} questions got no reply; they are in {path}, which label accepts as data")

@@ -18,7 +18,7 @@ from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.stages.generate import Resample, generate
 from trice.stages.grading import judge_response, with_execution
 from trice.stages.model_spec import ModelSpec
-from trice.storage.files import read_rows, write_rows
+from trice.storage.files import read_rows, write_or_remove
 from trice.tasks import Tasks, check_questions
 from trice.tasks.outcome import parse
 from trice.tools.executor import sidecar
@@ -75,8 +75,8 @@ def split(
     )  # fmt: skip
     right, wrong = _known_and_unknown(tasks, [_judged(tasks, row) for row in rows], samples, known)
     files = SplitFiles(_path(data, "right"), _path(data, "wrong"), len(right), len(wrong))
-    _write(files.known, right)
-    _write(files.unknown, wrong)
+    write_or_remove(files.known, right)
+    write_or_remove(files.unknown, wrong)
     return files
 
 
@@ -138,10 +138,3 @@ def _judged(tasks: Tasks, row: Response) -> Response:
     row = with_execution(row, parsed, None, None)
     correct = row.outcome is Outcome.ANSWERED and judge_response(row, parsed).correct
     return row.model_copy(update={"correct": correct})
-
-
-def _write(path: Path, rows: list[Response]) -> None:
-    if rows:
-        write_rows(path, rows)
-    else:
-        path.unlink(missing_ok=True)

@@ -182,6 +182,14 @@ def write_rows(path: Path, rows: Iterable[BaseModel | Mapping[str, Any]]) -> Non
     write_text(path, "".join(dump_row(row) + "\n" for row in rows))
 
 
+def write_or_remove(path: Path, rows: Sequence[BaseModel | Mapping[str, Any]]) -> None:
+    """`write_rows`; without rows, an older file is removed instead."""
+    if rows:
+        write_rows(path, rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def digest(path: Path) -> str:
     """The sha256 of a file. Raises InputError if it cannot be read."""
     try:
