@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trice.models.batch_attention import batch_attention
 from trice.models.batch_decoder import BatchDecoder
-from trice.models.batching import shared_prefix
-from trice.models.decoder_check import needs_model_head
+from trice.models.decoder_check import checked_decoder
 from trice.models.local import LocalModel
 from trice.models.token_sampling import log_sum_exp
 
@@ -50,17 +48,13 @@ def read_signals(
     """
     if not prompts:
         return Signals([], [])
-    shared = shared_prefix(prompts)
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
-    if loaded.use_model_head is None:
-        loaded.use_model_head = needs_model_head(loaded, prompts[order[0]])
     found: dict[int, tuple[list[float], list[list[float]]]] = {}
     size = max(1, batch_size // max(1, len(openings)))
-    with batch_attention(loaded):
-        decoder = BatchDecoder(loaded, prompts[0][:shared], loaded.use_model_head)
+    with checked_decoder(loaded, prompts) as decoder:
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
-            part = [list(prompts[number][shared:]) for number in numbers]
+            part = [list(prompts[number][decoder.shared.length :]) for number in numbers]
             signals = batch_signals(decoder, part, openings, layers)
             found |= zip(numbers, zip(*signals, strict=True), strict=True)
     return Signals(*map(list, zip(*(found[number] for number in range(len(prompts))), strict=True)))

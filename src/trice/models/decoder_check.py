@@ -6,13 +6,15 @@ fixed; in half precision it may be as wide as the model's own rounding (`trice.m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from trice.errors import TriceError, error_line
 from trice.models.batch_attention import batch_attention
 from trice.models.batch_decoder import BatchDecoder
+from trice.models.batching import shared_prefix
 from trice.models.local import LocalModel
 from trice.models.rounding import within_rounding
 
@@ -21,6 +23,16 @@ STEPS = 4  # of them that are decoded one by one
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of logits, relative
 HALF_TOLERANCE = 0.1  # in half precision, unless the model's rounding amounts to more
 HEAD_TOLERANCE = 0.03  # of the output head alone, which amplifies nothing
+
+
+@contextmanager
+def checked_decoder(loaded: LocalModel, prompts: Sequence[Sequence[int]]) -> Iterator[BatchDecoder]:
+    """A decoder for prompts, with their shared prefix, within `batch_attention`. The first use of a model checks that
+    it can be decoded so. Raises TriceError if it cannot."""
+    if loaded.use_model_head is None:
+        loaded.use_model_head = needs_model_head(loaded, max(prompts, key=len))
+    with batch_attention(loaded):
+        yield BatchDecoder(loaded, prompts[0][: shared_prefix(prompts)], loaded.use_model_head)
 
 
 @torch.no_grad()

@@ -12,13 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from trice.models.batch_attention import batch_attention
-from trice.models.batch_decoder import BatchDecoder
-from trice.models.batching import EncodedPrompt, admit, shared_prefix
+from trice.models.batching import EncodedPrompt, admit
 from trice.models.beams import beam_search
 from trice.models.call_blocker import TokenBlocker
 from trice.models.continuous_batch import ContinuousBatch, DecodingSettings
-from trice.models.decoder_check import needs_model_head
+from trice.models.decoder_check import checked_decoder
 from trice.models.engine import Deliver, Failure, Finish, Generated, GenerationSettings, Prompt, too_long
 from trice.models.local import LocalModel
 from trice.models.sampling import Sampling
@@ -76,12 +74,8 @@ def generate(
     """
     if not prompts:
         return
-    shared = shared_prefix([prompt.ids for prompt in prompts])
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number].ids), number))
-    if loaded.use_model_head is None:
-        loaded.use_model_head = needs_model_head(loaded, prompts[order[0]].ids)
-    with batch_attention(loaded):
-        decoder = BatchDecoder(loaded, prompts[0].ids[:shared], loaded.use_model_head)
+    with checked_decoder(loaded, [prompt.ids for prompt in prompts]) as decoder:
         if sampling.beams > 1:
             yield from beam_search(loaded, decoder, prompts, order, sampling, finish, batch_size, suppress)
         else:

@@ -21,11 +21,9 @@ import torch
 from trice.errors import TriceError
 from trice.formats.chat import ChatFormat, ParsedTurn, ToolSchema, result_message
 from trice.messages import Execution, Message, ToolCall, tool_names
-from trice.models.batch_attention import batch_attention
-from trice.models.batch_decoder import BatchDecoder
-from trice.models.batching import EncodedPrompt, shared_prefix
+from trice.models.batching import EncodedPrompt
 from trice.models.continuous_batch import BatchRow, ContinuousBatch, DecodingSettings
-from trice.models.decoder_check import needs_model_head
+from trice.models.decoder_check import checked_decoder
 from trice.models.kv_cache import CachedRow
 from trice.models.local import LocalModel
 from trice.models.sampling import Sampling
@@ -255,13 +253,10 @@ class _Run:
             self.rollouts |= {owner: Rollout(each.prompt) for owner in owners}
             entry = EncodedPrompt([*each.prompt, *self.opening], each.key, tuple(each.samples))
             self.waiting.append((owners, entry))
-        loaded, first = self.loaded, self.conversations[0].prompt
-        shared = shared_prefix([each.prompt for each in self.conversations])
-        if loaded.use_model_head is None:
-            loaded.use_model_head = needs_model_head(loaded, first)
-        with batch_attention(loaded), LiveExecutor(output) as executor:
-            batch = ContinuousBatch(loaded, BatchDecoder(loaded, first[:shared], loaded.use_model_head))
-            batch.end_ids = loaded.eos_ids | self.format.end_ids
+        prompts = [each.prompt for each in self.conversations]
+        with checked_decoder(self.loaded, prompts) as decoder, LiveExecutor(output) as executor:
+            batch = ContinuousBatch(self.loaded, decoder)
+            batch.end_ids = self.loaded.eos_ids | self.format.end_ids
             while self.waiting or len(batch) or self.results:
                 while self.waiting and (not len(batch) or len(batch) + len(self.waiting[0][0]) <= batch_size):
                     owners, entry = self.waiting.popleft()
