@@ -57,7 +57,10 @@ def conversations(chat: ChatFormat, count: int) -> list[Conversation]:
     )
     return [
         Conversation(
-            chat.prompt([*example, Message(role="user", content=text)], schemas), [Calculator()], str(number)
+            chat.prompt([*example, Message(role="user", content=text)], schemas),
+            [Calculator()],
+            str(number),
+            offered=schemas,
         )
         for number, text in enumerate(problems)
     ]

@@ -72,8 +72,9 @@ LESSONS: dict[str, list[Message]] = {
 
 def asked(chat: ChatFormat, text: str, *tools: Any) -> Conversation:
     tools = tools or (stock,)
-    prompt = chat.prompt([Message(role="user", content=text)], [function_schema(tool) for tool in tools])
-    return Conversation(prompt, tools, key=text)
+    offered = [function_schema(tool) for tool in tools]
+    prompt = chat.prompt([Message(role="user", content=text)], offered)
+    return Conversation(prompt, tools, key=text, offered=offered)
 
 
 @pytest.fixture(scope="module")

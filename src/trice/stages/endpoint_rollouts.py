@@ -25,7 +25,6 @@ from trice.models.engine import Failure, GenerationSettings
 from trice.models.replies import Reply
 from trice.stages.rollouts import MAX_TURNS, Rollout, are_executed
 from trice.tools import Tool
-from trice.tools.call_text import function_schema
 from trice.tools.live_executor import LiveExecutor
 from trice.types import Execution, Message, Outcome
 
@@ -37,18 +36,13 @@ _ROLLOUT = TypeAdapter(Rollout)
 
 class Conversation(NamedTuple):
     """A conversation that the model continues, and the tools that are executed. `unfinished` are rollouts of some of
-    the samples as `endpoint_rollouts` kept them. `offered` are the tools in the requests, by default the same."""
+    the samples as `endpoint_rollouts` kept them. `offered` are the tools in the requests."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     samples: Sequence[int] = (0,)
     unfinished: dict[int, Any] = {}
-    offered: Sequence[ToolSchema] | None = None
-
-    @property
-    def schemas(self) -> list[ToolSchema]:
-        """The tools in the requests."""
-        return [function_schema(tool) for tool in self.tools] if self.offered is None else list(self.offered)
+    offered: Sequence[ToolSchema] = ()
 
 
 Receive = Callable[[int, int, Rollout], None]
@@ -63,8 +57,6 @@ def endpoint_rollouts(
     settings: GenerationSettings,
     receive: Receive,
     keep: Keep,
-    *,
-    max_turns: int = MAX_TURNS,
     output: Path | None = None,
 ) -> list[Failure]:
     """Continue conversations until the model answers without a call.
@@ -77,7 +69,6 @@ def endpoint_rollouts(
         settings: How each message is sampled.
         receive: Receives rollouts in the order in which they finish.
         keep: Receives those that continue, after each reply and after the results of its calls.
-        max_turns: The number of assistant messages after which a rollout ends.
         output: The file that is being made. Calls are stored next to it.
 
     Returns:
@@ -87,7 +78,7 @@ def endpoint_rollouts(
         TriceError: If a tool cannot run, if every request would fail for the same reason, or if the budget is spent.
     """
     with LiveExecutor(output) as executor:
-        run = _Run(conversations, settings, receive, keep, max_turns, executor)
+        run = _Run(conversations, settings, receive, keep, executor)
         for number, each in enumerate(conversations):
             if fresh := [sample for sample in each.samples if sample not in each.unfinished]:
                 run.entries.append((number, fresh, run.request(number, [], settings.tool_choice)))
@@ -116,7 +107,6 @@ class _Run:
     settings: GenerationSettings
     receive: Receive
     keep: Keep
-    max_turns: int
     executor: LiveExecutor
     entries: list[tuple[int, list[int], ToolChat | None]] = field(default_factory=list)
     rollouts: dict[tuple[int, int], Rollout] = field(default_factory=dict)  # that are not finished
@@ -125,7 +115,7 @@ class _Run:
         conversation = self.conversations[number]
         return ToolChat(
             api_messages([*conversation.messages, *written]),
-            conversation.schemas,
+            conversation.offered,
             tool_choice if tool_choice == "required" else None,
         )
 
@@ -138,10 +128,10 @@ class _Run:
             rollout.add_turn(parsed, complete=reply.complete)
             asked = self.conversations[number]
             called = parsed.outcome is Outcome.CALLED
-            if called and are_executed(parsed.message.tool_calls, asked.tools, asked.schemas):
+            if called and are_executed(parsed.message.tool_calls, asked.tools, asked.offered):
                 self._keep(number, sample)
             else:
-                rollout.complete &= not called or bool(asked.schemas)  # without tools, a call leads nowhere
+                rollout.complete &= not called or bool(asked.offered)  # without tools, a call leads nowhere
                 self._finish(number, sample)
 
     def _keep(self, number: int, sample: int) -> None:
@@ -159,7 +149,7 @@ class _Run:
             return None
         if rollout.messages[-1].role == "assistant":
             rollout.add_tool_messages(await self._execute(number, rollout))
-            if not rollout.complete or rollout.turns >= self.max_turns:
+            if not rollout.complete or rollout.turns >= MAX_TURNS:
                 rollout.complete = False
                 self._finish(number, sample)
                 return None

@@ -28,7 +28,6 @@ from trice.models.kv_cache import CachedRow
 from trice.models.local import LocalModel
 from trice.models.sampling import Sampling
 from trice.tools import Tool
-from trice.tools.call_text import function_schema
 from trice.tools.live_executor import LiveExecutor
 from trice.types import Outcome
 
@@ -38,19 +37,14 @@ MAX_CALLS = 16  # in one message; further ones get an error as their result
 
 class Conversation(NamedTuple):
     """A conversation that a model continues, as token ids (`ChatFormat.prompt`), and the tools that are executed.
-    `key` and the sample numbers seed the samples. `offered` are the tools in the prompt, by default the same; a
-    rollout ends with a call of one that is not executed."""
+    `key` and the sample numbers seed the samples. `offered` are the tools in the prompt; a rollout ends with a call of
+    one that is not executed."""
 
     prompt: list[int]
     tools: Sequence[Tool] = ()
     key: str = ""
     samples: Sequence[int] = (0,)
-    offered: Sequence[ToolSchema] | None = None
-
-    @property
-    def schemas(self) -> Sequence[ToolSchema]:
-        """The tools in the prompt."""
-        return [function_schema(tool) for tool in self.tools] if self.offered is None else self.offered
+    offered: Sequence[ToolSchema] = ()
 
 
 @dataclass
@@ -239,7 +233,6 @@ class _Run:
     ) -> None:
         self.loaded, self.format, self.conversations = loaded, format, conversations
         self.settings, self.max_turns, self.opening = DecodingSettings(sampling), max_turns, list(opening)
-        self.schemas = [each.schemas for each in conversations]
         self.rollouts: dict[_Owner, Rollout] = {}
         self.results: dict[_Owner, dict[int, Execution]] = {}  # of the calls of the latest message
         self.returned: Queue[tuple[_Owner, int, Execution | TriceError]] = Queue()
@@ -275,10 +268,10 @@ class _Run:
     def _turn_written(self, owner: _Owner, row: BatchRow, executor: LiveExecutor) -> None:
         """Parse a message, and start its calls or finish the rollout."""
         rollout, conversation = self.rollouts[owner], self.conversations[owner.number]
-        parsed = rollout.add_message(row, self.format, self.schemas[owner.number])
+        offered = conversation.offered
+        parsed = rollout.add_message(row, self.format, offered)
         if row.cache is not None:
             self.caches[owner] = row.cache
-        offered = self.schemas[owner.number]
         if not are_executed(parsed.message.tool_calls, conversation.tools, offered):
             # Without tools, a call leads nowhere.
             rollout.complete &= parsed.outcome is not Outcome.CALLED or bool(offered)
