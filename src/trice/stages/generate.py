@@ -93,13 +93,12 @@ def generate(
         "task": tasks.identity,
         "origin": origin,
         "limit": limit,
+        **spec.settings(),
+        "template_sha256": spec.prompt_template.sha256,
+        "instructions": {group.task.name: group.task.instruction for group in groups},
+        "examples": {group.task.name: [list(each) for each in group.settings.examples] for group in groups},
+        **({"more": asdict(resample.sampling)} if resample else {}),
     }
-    settings |= spec.settings() | {"template_sha256": spec.prompt_template.sha256}
-    settings |= {"instructions": {group.task.name: group.task.instruction for group in groups}}
-    settings |= {
-        "examples": {group.task.name: [list(each) for each in group.settings.examples] for group in groups}
-    }
-    settings |= {"more": asdict(resample.sampling)} if resample else {}
     with RowStore(output, settings, len(questions) * spec.sampling.samples, retry=retry) as journal:
         if journal.is_finished:
             return read_rows(output, Response, unanswered=True)
@@ -113,20 +112,14 @@ def generate(
         with (
             BackgroundExecutor(partial(called, tasks), output) if execute_calls else nullcontext() as executor
         ):
-            opened = cache(partial(open_engine, spec))
-            first = [each[: spec.sampling.samples] for each in keys]
-            _answer(groups, first, spec, origin, journal, executor, opened, empty_if_too_long)
+            ask = partial(
+                _answer_missing, origin=origin, journal=journal, executor=executor,
+                opened=cache(partial(open_engine, spec)), empty_if_too_long=empty_if_too_long,
+            )  # fmt: skip
+            ask(groups, [each[: spec.sampling.samples] for each in keys], spec)
             if resample:
-                chosen = _passing(groups, keys, journal, resample)
-                _answer(
-                    chosen,
-                    keys,
-                    replace(spec, sampling=resample.sampling),
-                    origin,
-                    journal,
-                    executor,
-                    opened,
-                    empty_if_too_long,
+                ask(
+                    _passing(groups, keys, journal, resample), keys, replace(spec, sampling=resample.sampling)
                 )
             rows = [
                 Response.model_validate(journal.rows[key]) for each in keys for key in each if key in journal
@@ -183,7 +176,7 @@ def content_key(question: Question) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _answer(
+def _answer_missing(
     groups: Sequence[Group],
     keys: Sequence[Sequence[str]],
     spec: ModelSpec,
@@ -214,35 +207,26 @@ def _answer(
     if executor:
         executor.take(Response.model_validate(row) for row in journal.rows.values())
     with Progress("responses", total, total - waiting) as progress:
+
+        def store(number: int, rows: dict[int, Response]) -> None:
+            journal.add({keys[number][sample]: row for sample, row in rows.items()})
+            if executor:
+                executor.take(rows.values())
+            progress.advance(len(rows), client.figures if client is not None else "")
+
+        unfinished = Unfinished(
+            lambda number, sample: journal.unfinished.get(keys[number][sample]),
+            lambda number, sample, value: journal.keep(keys[number][sample], value),
+        )
         for group, wanted in _decided(engine, spec, left):
-            numbers = list(wanted)
-
-            def store(number: int, rows: dict[int, Response]) -> None:
-                journal.add({keys[number][sample]: row for sample, row in rows.items()})
-                if executor:
-                    executor.take(rows.values())
-                progress.advance(len(rows), client.figures if client is not None else "")
-
-            def unfinished(number: int, sample: int) -> Any:
-                return journal.unfinished.get(keys[number][sample])
-
-            def keep(number: int, sample: int, value: object) -> None:
-                journal.keep(keys[number][sample], value)
-
-            kept = Unfinished(unfinished, keep)
-            for failure in answer(engine, group, store, wanted, origin, kept, journal.output):
-                number = numbers[failure.request]
-                question = group.questions[number]
-                if empty_if_too_long and failure.reason.startswith(TOO_LONG):
-                    empty = Generated("")
-                    store(
-                        number, {n: _row(question, group.settings, origin, n, empty) for n in wanted[number]}
-                    )
-                    notice(f"{question.where or question.id}: {failure.reason}; its response is empty")
-                    continue
+            failed = _answer(
+                engine, group, wanted, store, origin, unfinished, journal.output, empty_if_too_long
+            )
+            for number, reason in failed.items():
                 for sample in wanted[number]:
-                    journal.fail(keys[number][sample], failure.reason)
-                notice(f"{question.where or question.id}: no response: {failure.reason}")
+                    journal.fail(keys[number][sample], reason)
+                question = group.questions[number]
+                notice(f"{question.where or question.id}: no response: {reason}")
 
 
 def _decided(
@@ -303,37 +287,43 @@ def _passing(
     ]
 
 
-def answer(
+def _answer(
     engine: Engine,
     group: Group,
+    wanted: Mapping[int, tuple[int, ...]],
     store: Callable[[int, dict[int, Response]], None],
-    wanted: Mapping[int, tuple[int, ...]] | None = None,
     origin: str = "",
     unfinished: Unfinished = NOTHING_KEPT,
     output: Path | None = None,
-) -> list[Failure]:
-    """Let the engine answer a group's questions, or only the samples `wanted` of some. `store` receives responses with
-    their question's number, by sample. In the format `chat`, calls are stored next to `output`."""
-    samples = tuple(range(group.settings.sampling.samples))
-    wanted = wanted if wanted is not None else dict.fromkeys(group.questions, samples)
-    numbers = list(wanted)
-    if group.settings.template.format == CHAT:
-        asked = {n: (group.questions[n], content_key(group.questions[n]), wanted[n]) for n in numbers}
-        return roll_out(engine, group.task, group.settings, asked, origin, store, unfinished, output)
-    prompts = [
-        Prompt(content_key(question), question.instruction, question.input, wanted[number])
-        for number, question in group.questions.items()
-        if number in wanted
-    ]
+    empty_if_too_long: bool = True,
+) -> dict[int, str]:
+    """Let the engine write the `wanted` samples of a group's questions. `store` receives responses with their
+    question's number, by sample. In the format `chat`, calls are stored next to `output`. Returns the reasons why
+    questions got no response, by their numbers."""
+    numbers, settings = list(wanted), group.settings
 
-    def done(index: int, found: dict[int, Generated]) -> None:
+    def deliver(index: int, found: dict[int, Generated]) -> None:
         question = group.questions[numbers[index]]
-        rows = {
-            sample: _row(question, group.settings, origin, sample, each) for sample, each in found.items()
-        }
+        rows = {sample: _row(question, settings, origin, sample, each) for sample, each in found.items()}
         store(numbers[index], rows)
 
-    return engine.generate(prompts, group.settings, done) if prompts else []
+    failures: list[Failure] = []
+    if settings.template.format == CHAT:
+        asked = {n: (group.questions[n], content_key(group.questions[n]), wanted[n]) for n in numbers}
+        failures = roll_out(engine, group.task, settings, asked, origin, store, unfinished, output)
+    elif numbers:
+        questions = [(group.questions[number], wanted[number]) for number in numbers]
+        prompts = [Prompt(content_key(each), each.instruction, each.input, s) for each, s in questions]
+        failures = engine.generate(prompts, settings, deliver)
+    missing = {}
+    for index, reason, *_ in failures:
+        question = group.questions[numbers[index]]
+        if empty_if_too_long and reason.startswith(TOO_LONG):
+            deliver(index, dict.fromkeys(wanted[numbers[index]], Generated("")))
+            notice(f"{question.where or question.id}: {reason}; its response is empty")
+        else:
+            missing[numbers[index]] = reason
+    return missing
 
 
 def respond(
@@ -351,14 +341,8 @@ def respond(
         (group, dict.fromkeys(group.questions, (0,))) for group in group_by_task(tasks, questions, spec)
     ]
     for group, wanted in _decided(engine, spec, groups):
-        numbers = list(wanted)
-        for failure in answer(engine, group, store, wanted, output=calls):
-            if failure.reason.startswith(TOO_LONG):
-                question = group.questions[numbers[failure.request]]
-                notice(f"{question.where or question.id}: no response: {failure.reason}")
-                found[numbers[failure.request]] = _row(question, group.settings, "", 0, Generated(""))
-                continue
-            raise TriceError(f"{spec.model}: no response: {failure.reason}")
+        for reason in _answer(engine, group, wanted, store, output=calls).values():
+            raise TriceError(f"{spec.model}: no response: {reason}")
     return [found[number] for number in range(len(questions))]
 
 
