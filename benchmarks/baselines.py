@@ -27,7 +27,8 @@ from trice.training.packing import Layout, TokenizedExample, pack
 from trice.training.settings import Rlef
 from trice.training.tokenization import tokenize_example
 from trice.training.trainer import LossSums, loss_sums
-from trice.types import Candidate, Candidates, dataset_of
+from trice.training_data import Candidate, Candidates
+from trice.types import dataset_of
 
 Step = Callable[[Any, Sequence[TokenizedExample]], LossSums]
 DATASETS = ("ASDiv", "SVAMP")

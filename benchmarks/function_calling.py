@@ -22,7 +22,8 @@ from trice.datasets.overlap import check_overlap
 from trice.datasets.toolrl import read_toolrl
 from trice.formats.chat import chat_format
 from trice.models.local import load_tokenizer
-from trice.types import LabeledQuestion, Message, Question
+from trice.training_data import LabeledQuestion
+from trice.types import Message, Question
 
 CATEGORIES = ("simple_python", "multiple", "parallel", "irrelevance", "live_simple", "live_relevance")
 REFUSAL = "None of the tools can answer this."

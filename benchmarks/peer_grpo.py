@@ -44,7 +44,8 @@ from trice.metrics import difference
 from trice.progress import aligned
 from trice.settings import override
 from trice.storage.files import read_rows, write_rows
-from trice.types import LabeledQuestion, Question, Response
+from trice.training_data import LabeledQuestion
+from trice.types import Question, Response
 
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0, "target_modules": "all-linear"}
 

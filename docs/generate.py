@@ -18,7 +18,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel
 
 import trice
-from trice import types
+from trice import training_data, types
 from trice.cli import app
 from trice.cli.app import DATA, STAGES, USE, WHOLE
 from trice.recipes import conditions, sections
@@ -85,7 +85,7 @@ def tables(name: str) -> str:
             [f"`{field.alias or key}`", field.description or ""] for key, field in kind.model_fields.items()
         ]
         return table(["field", "meaning"], rows)
-    return fields(getattr(types, name))
+    return fields(getattr(types, name, None) or getattr(training_data, name))
 
 
 # Recipes

@@ -18,7 +18,8 @@ from trice.stages.grading import grade
 from trice.stages.label import label
 from trice.stages.teachers import Annotations, Rule
 from trice.tasks import Tasks, check_questions
-from trice.types import LabeledQuestion, Outcome, Question, Response
+from trice.training_data import LabeledQuestion
+from trice.types import Outcome, Question, Response
 
 REAL = os.environ.get("TRICE_DATA", "")
 PARAMETERS = {"type": "object", "properties": {"shelf": {"type": "string"}}, "required": ["shelf"]}

@@ -16,7 +16,7 @@ import typer
 import yaml
 from pydantic import BaseModel
 
-from trice import types
+from trice import training_data, types
 from trice.cli import app
 from trice.recipes.recipe import Recipe, load_recipe
 from trice.settings import parse
@@ -146,7 +146,13 @@ def undescribed(kind: type[BaseModel]) -> Iterator[str]:
 
 
 def test_every_key_and_field_says_what_it_means() -> None:
-    kinds = (Recipe, types.Question, types.LabeledQuestion, types.Candidates, types.Candidate)
+    kinds = (
+        Recipe,
+        types.Question,
+        training_data.LabeledQuestion,
+        training_data.Candidates,
+        training_data.Candidate,
+    )
     assert not [name for kind in kinds for name in undescribed(kind)]
     assert not [name for name, field in types.Response.model_fields.items() if not field.description]
 

@@ -19,7 +19,8 @@ from trice.tasks.final_answer import final_text, unread_result
 from trice.tasks.math import INSTRUCTION
 from trice.tools.calculator import Calculator
 from trice.tools.call_text import function_schema
-from trice.types import LabeledQuestion, Outcome, Question, Response
+from trice.training_data import LabeledQuestion
+from trice.types import Outcome, Question, Response
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "tool-calls.md"
 QUESTIONS = [

@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from trice.datasets.published import from_candidates, to_candidates
 from trice.errors import InputError
 from trice.storage.files import dump_row
-from trice.types import Candidates, Execution, LabeledQuestion, Outcome, Question, Response
+from trice.training_data import Candidates, LabeledQuestion
+from trice.types import Execution, Outcome, Question, Response
 
 
 def test_text_stands_under_question_or_input() -> None:

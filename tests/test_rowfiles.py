@@ -19,7 +19,8 @@ from trice.stages.evaluate import evaluate
 from trice.stages.mix import mix
 from trice.storage.files import read_rows
 from trice.tasks import Tasks
-from trice.types import Candidate, Candidates, LabeledQuestion, Question, Response
+from trice.training_data import Candidate, Candidates, LabeledQuestion
+from trice.types import Question, Response
 
 ROWS = [{"id": f"A_{i}", "question": f"Was sind {i}, ü?", "answer": f"{i}"} for i in range(3)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

@@ -20,7 +20,8 @@ from trice.storage.files import read_rows
 from trice.tasks import SECOND_TURN_INSTRUCTION, Tasks
 from trice.tasks.math import INSTRUCTION
 from trice.tasks.word_judge import QA
-from trice.types import LabeledQuestion, Question
+from trice.training_data import LabeledQuestion
+from trice.types import Question
 
 LOCAL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 USER = {"role": "user", "content": "What is 3 times 19?"}

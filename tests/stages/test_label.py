@@ -23,7 +23,8 @@ from trice.stages.teachers import Annotations, EndpointTeacher, load_teacher_pro
 from trice.storage.row_state import journal_path
 from trice.tasks import MIXED, Tasks, load_task
 from trice.tasks.outcome import parse
-from trice.types import LabeledQuestion, Response
+from trice.training_data import LabeledQuestion
+from trice.types import Response
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 from stand_in_server import StandIn

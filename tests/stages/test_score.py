@@ -14,7 +14,7 @@ from trice.errors import InputError, TriceError
 from trice.rewards import load_reward, released
 from trice.stages.score import score
 from trice.tasks import Tasks
-from trice.types import Candidates
+from trice.training_data import Candidates
 
 
 def texts(row: Candidates) -> list[str]:

@@ -21,7 +21,8 @@ from trice.training import on_policy
 from trice.training.on_policy import sample_round
 from trice.training.settings import OnPolicy
 from trice.training.targets import Samples, is_well_formed
-from trice.types import Candidates, Question, Response
+from trice.training_data import Candidates
+from trice.types import Question, Response
 
 MATH = Tasks("math")
 

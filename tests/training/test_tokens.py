@@ -26,7 +26,8 @@ from trice.training.packed_forward import PackedForward
 from trice.training.packing import TokenizedExample, pack
 from trice.training.rlef import examples
 from trice.training.settings import Rlef
-from trice.types import Candidates, Response
+from trice.training_data import Candidates
+from trice.types import Response
 
 HOT = Sampling(max_new_tokens=10, temperature=1.3, samples=12, seed=3)
 PLAIN = load_template("plain")

@@ -15,7 +15,8 @@ from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.progress import notice
 from trice.storage.files import read_rows, write_rows
-from trice.types import LabeledQuestion, Question, Response
+from trice.training_data import LabeledQuestion
+from trice.types import Question, Response
 
 if TYPE_CHECKING:
     from trice.api.evaluation import Evaluation

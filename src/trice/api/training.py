@@ -16,7 +16,8 @@ from trice.errors import InputError
 from trice.progress import notice
 from trice.storage.files import read_object, read_rows, validate, write_rows, write_text
 from trice.storage.inputs import check_same_inputs, input_hash, to_json
-from trice.types import LabeledQuestion, Outcome, Question, Response
+from trice.training_data import LabeledQuestion
+from trice.types import Outcome, Question, Response
 
 if TYPE_CHECKING:
     from trice.tasks import TaskLike, Tasks

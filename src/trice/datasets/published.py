@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 from trice.errors import InputError
 from trice.storage.files import validate
 from trice.storage.row_reader import records
-from trice.types import Candidates, Count, Number, Row
+from trice.training_data import Candidates
+from trice.types import Count, Number, Row
 
 TARGET = "gold"
 """The origin of the target in published files."""

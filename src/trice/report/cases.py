@@ -17,7 +17,8 @@ from trice.formats import paper
 from trice.metrics import needs_tool
 from trice.report.elements import MAX_CELL, MISSING, Cell, Table, shorten
 from trice.report.run_reader import BASE, BOTH, STAGE_1, Run, without_seed
-from trice.types import Candidates, Outcome, Question, Response, ToolCall
+from trice.training_data import Candidates
+from trice.types import Outcome, Question, Response, ToolCall
 
 TITLE = "Cases"
 CASES_PER_KIND = 3  # in the tables

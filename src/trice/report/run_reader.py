@@ -35,7 +35,8 @@ from trice.report.calls import CallDecisions, read_calls
 from trice.storage import files
 from trice.training.on_policy import RANKED_FILE, SUMMARY_FILE
 from trice.training.targets import is_sampled
-from trice.types import Candidates, Question, Response
+from trice.training_data import Candidates
+from trice.types import Question, Response
 
 BASE, STAGE_1, BOTH = "zero-shot", "stage-1", "both"
 NEVER, ALWAYS = "never", "always"

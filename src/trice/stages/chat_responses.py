@@ -23,7 +23,8 @@ from trice.tasks import TaskLike
 from trice.tasks.final_answer import unread_result
 from trice.tools import Tool
 from trice.tools.call_text import function_schema
-from trice.types import GRADED, Candidates, LabeledQuestion, Question, Response
+from trice.training_data import Candidates, LabeledQuestion
+from trice.types import GRADED, Question, Response
 
 if TYPE_CHECKING:
     from trice.models.endpoint_engine import EndpointEngine

@@ -16,7 +16,8 @@ from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
 from trice.storage.files import read_rows, write_rows
 from trice.tasks import Tasks
-from trice.types import GRADED, LabeledQuestion, Response
+from trice.training_data import LabeledQuestion
+from trice.types import GRADED, Response
 
 GOLD = "gold"
 

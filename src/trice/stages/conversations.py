@@ -23,7 +23,8 @@ from trice.stages.label import READING_FIELDS
 from trice.storage.row_reader import without_nulls
 from trice.tools import Tool
 from trice.tools.call_text import first_call_is, write_call
-from trice.types import LabeledQuestion, Question
+from trice.training_data import LabeledQuestion
+from trice.types import Question
 
 Message = dict[str, Any]
 

@@ -24,7 +24,8 @@ from trice.stages.conversations import LeftOut, Message, assistant_message, seco
 from trice.storage.files import check_output, read_rows, validate, write_rows
 from trice.tasks import TaskLike, Tasks
 from trice.tools.second_turn import split_context
-from trice.types import Candidate, Candidates, LabeledQuestion, Row
+from trice.training_data import Candidate, Candidates, LabeledQuestion
+from trice.types import Row
 
 Form = Literal["completion", "messages", "preference", "published"]
 TAKEN = {"prompt", "completion", "messages", "chosen", "rejected", "tools", "reading_turn"}

@@ -30,7 +30,8 @@ from trice.stages.conversations import (
 from trice.stages.export_data import COLUMNS, INDEX, TAKEN
 from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
 from trice.tasks import TaskLike, Tasks, check_questions
-from trice.types import Candidates, LabeledQuestion, Question, Row
+from trice.training_data import Candidates, LabeledQuestion
+from trice.types import Question, Row
 
 SIDES = ("chosen", "rejected")
 PAIR_COLUMNS = {f"{column}_{side}" for column in (*COLUMNS.values(), INDEX) for side in SIDES}

@@ -30,7 +30,8 @@ from trice.tools.answer_matching import contains_answer
 from trice.tools.call_text import first_call_is, is_one_line, write_call
 from trice.tools.executor import remove_sidecars
 from trice.tools.second_turn import split_context
-from trice.types import GRADED, LabeledQuestion, Outcome, Question, Response
+from trice.training_data import LabeledQuestion
+from trice.types import GRADED, Outcome, Question, Response
 
 # Fields of the base model's response or of an earlier label, which are not the question's.
 LEFT_OUT = {*Response.model_fields, "rejected", "label"} - set(Question.model_fields)

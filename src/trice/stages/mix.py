@@ -17,7 +17,8 @@ from trice.progress import notice
 from trice.stages.generate import with_instruction
 from trice.storage.files import check_output, read_rows, refuse_repeated, write_rows
 from trice.tasks import Tasks
-from trice.types import GRADED, LabeledQuestion, Question, Response
+from trice.training_data import LabeledQuestion
+from trice.types import GRADED, Question, Response
 
 Kind = Literal["selective", "answers", "calls"]
 

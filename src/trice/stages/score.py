@@ -21,7 +21,8 @@ from trice.stages.model_spec import ModelSpec
 from trice.storage.files import check_output, read_rows, refuse_repeated, validate, write_rows
 from trice.tasks import Tasks, check_questions
 from trice.tools.executor import Runner, remove_sidecars
-from trice.types import GRADED, Candidates, Execution, LabeledQuestion, Outcome, Question, Response
+from trice.training_data import Candidates, LabeledQuestion
+from trice.types import GRADED, Execution, Outcome, Question, Response
 
 
 def score(

@@ -18,7 +18,8 @@ from trice.tools import Tool, canonical_name, load_tool
 from trice.tools.mcp import McpTool, read_server, tools_of
 from trice.tools.mcp_server import McpServer
 from trice.tools.second_turn import SECOND_TURN, SECOND_TURN_INSTRUCTION
-from trice.types import REQUIRED, Candidates, LabeledQuestion, Question, Response
+from trice.training_data import Candidates, LabeledQuestion
+from trice.types import REQUIRED, Question, Response
 
 Sources = Mapping[str, str] | Sequence[Mapping[str, Any]]
 """The sources of tools by the tools' names: a path, a URL, a model. Several mappings are a list. A mapping with the

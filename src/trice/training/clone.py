@@ -16,7 +16,8 @@ from trice.storage.files import read_rows
 from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
 from trice.training.settings import Clone
 from trice.training.validation import load_validation
-from trice.types import LabeledQuestion, Message
+from trice.training_data import LabeledQuestion
+from trice.types import Message
 
 
 def examples(

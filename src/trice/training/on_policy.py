@@ -37,7 +37,8 @@ from trice.tasks import Tasks, check_questions
 from trice.tools.executor import remove_sidecars
 from trice.training.settings import OnPolicy, Rounds
 from trice.training.targets import POLICY, Samples, is_sampled
-from trice.types import Candidate, Candidates, LabeledQuestion, Outcome, Question, Response
+from trice.training_data import Candidate, Candidates, LabeledQuestion
+from trice.types import Outcome, Question, Response
 
 RANKED_FILE, SUMMARY_FILE = "ranked.json", "round.json"
 Key = tuple[str, str]

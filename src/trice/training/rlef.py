@@ -17,7 +17,7 @@ from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_me
 from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
 from trice.training.settings import POLICY_GRADIENTS, Rlef
 from trice.training.validation import load_validation
-from trice.types import Candidate, Candidates
+from trice.training_data import Candidate, Candidates
 
 
 def examples(

@@ -19,7 +19,8 @@ from trice.tasks import Tasks
 from trice.tasks.final_answer import unread_result
 from trice.tasks.outcome import parse
 from trice.tools import Tool
-from trice.types import Candidates, Outcome, Question, Response
+from trice.training_data import Candidates
+from trice.types import Outcome, Question, Response
 
 POLICY = "policy"  # the origin of its responses
 CALL_MARKUP = re.compile(r"tool_call|\"(?:arguments|parameters)\"", re.IGNORECASE)
