@@ -168,10 +168,7 @@ def weighted_loss(
     average.
 
     Args:
-        scores_QK: `sequence_scores` by question.
-        rewards_QK: The reward of each candidate.
-        real_QK: Which candidates exist; all of them if None.
-        margin: As in `rank_loss`.
+        scores_QK, rewards_QK, real_QK, margin: As in `rank_loss`.
 
     Example:
         >>> import torch
@@ -200,10 +197,8 @@ def dpo_loss(
     implicit reward.
 
     Args:
-        scores_QK: `sequence_scores` by question.
-        rewards_QK: The reward of each candidate.
+        scores_QK, rewards_QK, real_QK: As in `rank_loss`.
         reference_QK: The same scores under the reference policy, without gradient.
-        real_QK: Which candidates exist; all of them if None.
         beta: The inverse temperature.
 
     Example:
@@ -230,9 +225,7 @@ def listwise_loss(
     counts as ordered if p_i < p_j.
 
     Args:
-        scores_QK: `sequence_scores` by question.
-        rewards_QK: The reward of each candidate.
-        real_QK: Which candidates exist; all of them if None.
+        scores_QK, rewards_QK, real_QK: As in `rank_loss`.
 
     Example:
         >>> import torch
@@ -272,9 +265,8 @@ def grpo_loss(
     averages over the tokens of the batch instead.
 
     Args:
-        scores_QK: `sequence_scores` by question.
+        scores_QK, real_QK: As in `rank_loss`.
         rewards_QK: The reward of each candidate. A response that was sampled n times is n candidates.
-        real_QK: Which candidates exist; all of them if None.
 
     Example:
         >>> import torch
@@ -300,9 +292,7 @@ def reinforce_loss(
     the unit of the rewards.
 
     Args:
-        scores_QK: `sequence_scores` by question.
-        rewards_QK: As in `grpo_loss`.
-        real_QK: Which candidates exist; all of them if None.
+        scores_QK, rewards_QK, real_QK: As in `grpo_loss`.
 
     Example:
         >>> import torch
