@@ -92,7 +92,8 @@ def label(
         InputError: If a row does not fit.
         TriceError: If the teacher cannot be reached at all.
     """
-    if data.resolve() in (path.resolve() for path in (output, _rejected_path(output), reading_path(output))):
+    rejected_file, counts = (_next_to(output, part) for part in ("rejected", "yield"))
+    if data.resolve() in (path.resolve() for path in (output, rejected_file, reading_path(output))):
         raise InputError(f"{data}: would be overwritten; choose another output than {output}")
     questions = _questions(data, tasks, limit)
     for question in questions if teacher.endpoint is not None else ():
@@ -105,13 +106,18 @@ def label(
     with RowStore(
         output, settings | {"reading": reading, "tools": tasks.sources or None}, len(questions), retry=retry
     ) as finished:
-        if finished.is_finished and _yield_path(output).is_file():
-            return Yield(**json.loads(files.read_text(_yield_path(output))))
+        if finished.is_finished and counts.is_file():
+            return Yield(**json.loads(files.read_text(counts)))
         verdicts = _teach(finished, tasks, questions, teacher)
         pairs = list(zip(questions, verdicts, strict=True))
         rejected = [_rejected(question, verdict) for question, verdict in pairs if not verdict.call]
         result = _summary(verdicts)
-        _write_rejected(output, rejected, result)
+        files.write_or_remove(rejected_file, rejected)
+        files.write_text(counts, json.dumps(asdict(result)) + "\n")
+        if unanswered := result.reasons.get(FAILURE):
+            notice(
+                f"{unanswered} questions got no reply; they are in {rejected_file}, which label accepts as data"
+            )
         taught = _spread([_reading(*each) for each in pairs if each[1].call], reading) if reading else []
         files.write_or_remove(reading_path(output), [row for rows in taught for row in rows])
         finished.finish(_labeled(tasks, question, verdict) for question, verdict in pairs if verdict.call)
@@ -260,15 +266,11 @@ def _labeled(tasks: Tasks, question: Question, verdict: _Verdict) -> LabeledQues
 
 def reading_path(output: Path) -> Path:
     """The file of the second turns of the labels in `output`."""
-    return output.with_name(f"{output.stem}_reading.json")
+    return _next_to(output, "reading")
 
 
-def _rejected_path(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_rejected.json")
-
-
-def _yield_path(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_yield.json")
+def _next_to(output: Path, part: str) -> Path:
+    return output.with_name(f"{output.stem}_{part}.json")
 
 
 def _rejected(question: Question, verdict: _Verdict) -> dict[str, Any]:
@@ -279,11 +281,3 @@ def _rejected(question: Question, verdict: _Verdict) -> dict[str, Any]:
 def _summary(verdicts: Sequence[_Verdict]) -> Yield:
     kinds = Counter(verdict.reason.partition(":")[0] for verdict in verdicts if not verdict.call)
     return Yield(len(verdicts) - kinds.total(), len(verdicts), dict(kinds.most_common()))
-
-
-def _write_rejected(output: Path, rejected: Sequence[dict[str, Any]], result: Yield) -> None:
-    path = _rejected_path(output)
-    files.write_or_remove(path, rejected)
-    files.write_text(_yield_path(output), json.dumps(asdict(result)) + "\n")
-    if unanswered := result.reasons.get(FAILURE):
-        notice(f"{unanswered} questions got no reply; they are in {path}, which label accepts as data")

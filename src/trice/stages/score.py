@@ -44,7 +44,7 @@ def score(
     target_path = data / f"{tasks.name}_{GOLD}_response.json"
     if not target_path.is_file():
         raise InputError(f"{data}: no gold responses here ({target_path.name} is missing)")
-    paths = _paths(data, tasks.name)
+    paths = sorted(data.glob(f"{tasks.name}_*_response.json"))
     check_output(output, target_path, *paths)
     labeled = read_rows(target_path, LabeledQuestion)
     questions = _questions(labeled, tasks)
@@ -58,15 +58,16 @@ def score(
         target = _response(question, fields, {"response": row.output, "origin": GOLD})
         if native:
             target = _conversation(tasks, row, target)
-        rest = [_response(question, fields, each) for each in found]
-        written.append(_numbered(_distinct([target, *rest]) if distinct else [target, *rest]))
+        rows = [target, *(_response(question, fields, each) for each in found)]
+        rows = _distinct(rows) if distinct else rows
+        written.append([each.model_copy(update={"sample": sample}) for sample, each in enumerate(rows)])
     model = SecondTurnModel(tasks, spec, output) if spec else None
     flat = [row for rows in written for row in rows]
     graded = iter(grade(tasks, flat, model, output=output, runner=runner, earlier=paths))
     scored = []
     for question, rows in zip(questions, written, strict=True):
-        target, *rest = [without_guess(tasks, next(graded)) for _ in rows]
-        responses = [target, *rest]
+        responses = [without_guess(tasks, next(graded)) for _ in rows]
+        target = responses[0]
         scored.append(Candidates.of(question, responses, reward(responses, target), target))
     write_rows(output, scored)
     remove_sidecars(output)
@@ -82,10 +83,6 @@ def _questions(labeled: Sequence[LabeledQuestion], tasks: Tasks) -> list[Questio
     refuse_repeated(questions)
     check_questions(tasks, questions)
     return questions
-
-
-def _paths(data: Path, task: str) -> list[Path]:
-    return sorted(data.glob(f"{task}_*_response.json"))
 
 
 def _responses(
@@ -138,10 +135,6 @@ def _distinct(rows: Sequence[Response]) -> list[Response]:
         stripped = row.model_copy(update={"response": text, "tokens": None})
         first.setdefault(text, row if text == row.response else stripped)
     return list(first.values())
-
-
-def _numbered(rows: Sequence[Response]) -> list[Response]:
-    return [row.model_copy(update={"sample": sample}) for sample, row in enumerate(rows)]
 
 
 def without_guess(tasks: Tasks, row: Response) -> Response:
