@@ -11,7 +11,8 @@ response in the field `text` as well, which templates ignore. A conversation tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from trice.datasets.conversations import Unreadable, split_tagged_calls
@@ -37,6 +38,14 @@ class LeftOut:
 
     def add(self, reason: str, where: str) -> None:
         self._where[reason].append(where)
+
+    @contextmanager
+    def unreadable(self, where: str) -> Iterator[None]:
+        """Leave out the row that was read at `where` if the block raises Unreadable."""
+        try:
+            yield
+        except Unreadable as reason:
+            self.add(str(reason), where)
 
     @property
     def count(self) -> int:

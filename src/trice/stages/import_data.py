@@ -103,11 +103,8 @@ def _fields(row: Row) -> dict[str, Any]:
 def _labeled(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[LabeledQuestion]:
     made = []
     for row in rows:
-        prompt, completion = _conversation(row)
-        try:
-            made += _taught(tasks, row, prompt, completion, left)
-        except Unreadable as reason:
-            left.add(str(reason), row.where)
+        with left.unreadable(row.where):
+            made += _taught(tasks, row, *_conversation(row))
     return made
 
 
@@ -115,21 +112,18 @@ def _questions(tasks: Tasks, rows: Sequence[Row], left: LeftOut, name: str) -> l
     """The question of each conversation. A missing `id` is made from the file's name and the row's number."""
     made = []
     for number, row in enumerate(rows, start=1):
-        prompt, completion = _conversation(row)
-        fields = {"id": f"{name}-{number}", **_fields(row)}
-        try:
+        with left.unreadable(row.where):
+            prompt, completion = _conversation(row)
             task, instruction, input = _asked(tasks, row, prompt)
             text, tool, output, answer = read_exchange(task.tools, completion)
             value = {"instruction": instruction, "input": input, "answer": answer or output or text}
             if tool and not output:
                 raise Unreadable("a call without its result, so that the answer is not known")
-        except Unreadable as reason:
-            left.add(str(reason), row.where)
-            continue
-        if tool and (written := parse(text, {tool.name: tool.parse}).written):
-            value["expression"] = written[written.index("(") + 1 : -1]
-        kept = {key: each for key, each in fields.items() if key not in TAKEN}
-        made.append(validate(Question, value | kept, row.where))
+            if tool and (written := parse(text, {tool.name: tool.parse}).written):
+                value["expression"] = written[written.index("(") + 1 : -1]
+            fields = {"id": f"{name}-{number}", **_fields(row)}
+            kept = {key: each for key, each in fields.items() if key not in TAKEN}
+            made.append(validate(Question, value | kept, row.where))
     return made
 
 
@@ -167,7 +161,7 @@ def _asked(tasks: Tasks, row: Row, prompt: Sequence[Message]) -> tuple[TaskLike,
 
 
 def _taught(
-    tasks: Tasks, row: Row, prompt: list[Message], completion: list[Message], left: LeftOut
+    tasks: Tasks, row: Row, prompt: list[Message], completion: list[Message]
 ) -> list[LabeledQuestion]:
     """The labeled question, and its second turn if it has one."""
     if not isinstance(wanted := _fields(row).get("label", True), bool):
@@ -197,19 +191,14 @@ def _taught(
 def _candidates(tasks: Tasks, rows: Sequence[Row], left: LeftOut) -> list[Candidates]:
     groups: dict[tuple[str, str, str], list[Pair]] = {}
     for row in rows:
-        try:
+        with left.unreadable(row.where):
             pair = _pair(tasks, row)
-        except Unreadable as reason:
-            left.add(str(reason), row.where)
-        else:
             key = (str(pair.fields.get("id", "")), pair.instruction, pair.input)
             groups.setdefault(key, []).append(pair)
     made = []
     for pairs in groups.values():
-        try:
+        with left.unreadable(pairs[0].where):
             made.append(_joined(pairs))
-        except Unreadable as reason:
-            left.add(str(reason), pairs[0].where)
     return made
 
 
