@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, WrapValidator
@@ -148,9 +149,6 @@ class _Completion(BaseModel):
     usage: Annotated[_Usage | None, _Optional] = None
 
 
-UNREADABLE_CALL = "the reply holds a tool call without a name, or whose arguments are not a JSON object"
-
-
 def read_reply(body: Body, ring: KeyRing, *, keep_calls: bool = False) -> Answer | Fault:
     """What a reply with status 200 holds. With `keep_calls` an assistant message may have no text."""
     content, retry_after = body
@@ -219,14 +217,12 @@ def _call(entry: Any) -> ToolCall:
     """One of a reply's `tool_calls`, whose arguments are an object or its JSON. Raises ValueError for another form, and
     for arguments that no file can hold."""
     function = entry.get("function") if isinstance(entry, dict) else None
-    if not isinstance(function, dict):
-        raise ValueError(UNREADABLE_CALL)
-    name, arguments = function.get("name"), function.get("arguments")
+    name, arguments = map(function.get, ("name", "arguments")) if isinstance(function, dict) else ("", None)
     if isinstance(arguments, str):
-        try:
+        with suppress(ValueError):  # else it stays a text
             arguments = parse_json(arguments.encode())
-        except ValueError:
-            raise ValueError(UNREADABLE_CALL) from None
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        raise ValueError(UNREADABLE_CALL)
+        raise ValueError(
+            "the reply holds a tool call without a name, or whose arguments are not a JSON object"
+        )
     return read_call({"name": name, "arguments": arguments})
