@@ -72,21 +72,15 @@ class RowCache(PrefillCache):
 
     def append(self, prefill: PrefillCache, lengths: Sequence[int], copies: Sequence[int]) -> None:
         """Add rows: each left-padded prompt of the prefill, as many times as `copies` says."""
-        first, width = len(self.lengths), max(lengths)
-        total = first + sum(copies)
-        for layer, (keys, values) in prefill.entries.items():
-            if layer not in self.entries:
-                shape = (total, width + GROWTH)
-                self.entries[layer] = (_enlarged(keys[:0], *shape), _enlarged(values[:0], *shape))
-        self._reserve(total, width)
-        for layer, (keys, values) in prefill.entries.items():
-            row_keys, row_values = self.entries[layer]
-            row = first
-            for number, (length, times) in enumerate(zip(lengths, copies, strict=True)):
-                row_keys[row : row + times, :, :length] = keys[number, :, keys.shape[2] - length :]
-                row_values[row : row + times, :, :length] = values[number, :, values.shape[2] - length :]
-                row += times
-        for length, times in zip(lengths, copies, strict=True):
+        row = len(self.lengths)
+        for layer, pair in prefill.entries.items():
+            self.entries.setdefault(layer, (pair[0][:0, :, :0], pair[1][:0, :, :0]))
+        self._reserve(row + sum(copies), max(lengths))
+        for number, (length, times) in enumerate(zip(lengths, copies, strict=True)):
+            for layer, pair in prefill.entries.items():
+                for whole, part in zip(self.entries[layer], pair, strict=True):
+                    whole[row : row + times, :, :length] = part[number, :, part.shape[2] - length :]
+            row += times
             self.lengths += [length] * times
 
     def row(self, row: int) -> CachedRow:
@@ -102,8 +96,7 @@ class RowCache(PrefillCache):
         """Add rows that left before."""
         first = len(self.lengths)
         for layer, pair in rows[0].entries.items():
-            if layer not in self.entries:
-                self.entries[layer] = (pair[0][None, :, :0], pair[1][None, :, :0])
+            self.entries.setdefault(layer, (pair[0][None, :, :0], pair[1][None, :, :0]))
         self._reserve(first + len(rows), max(row.length for row in rows))
         for number, row in enumerate(rows, first):
             for layer, pair in row.entries.items():
