@@ -84,12 +84,13 @@ class Offline(ABC):
         labels: Labels = {}
         for i, question in questions.items():
             if turns := gold_turns(question):
-                calls = (call for turn in turns for call in turn)
-                labels[i] = "\n".join(_call_text(tasks.of(question).tools, call) for call in calls)
+                tools = tasks.of(question).tools
+                calls = [call for turn in turns for call in turn]
+                labels[i] = "\n".join(_written(tools, call) or calls_text([call]) for call in calls)
                 continue
             tools = tasks.own_tools(tasks.of(question))
             if question.expected_calls is not None:
-                if text := expected_response(question, tools):
+                if text := _expected_response(question, tools):
                     labels[i] = text
                 continue
             call = annotated_call(question) or ""
@@ -117,26 +118,21 @@ class Offline(ABC):
         return "cannot be stored: the expected call cannot be written as text"
 
 
-def expected_response(question: Question, tools: Sequence[Tool]) -> str | None:
+def _expected_response(question: Question, tools: Sequence[Tool]) -> str | None:
     """The right response by the expected calls of a question: its answer if no call is right, else the only call, if it
     is of one of the tools; None if neither is known."""
     if not question.expected_calls or question.expected_calls == "any":
         return next(iter(question.answers), None) if question.expected_calls == [] else None
-    call = question.expected_calls[0].call()
+    return _written(tools, question.expected_calls[0].call())
+
+
+def _written(tools: Sequence[Tool], call: ToolCall) -> str | None:
+    """A call as the format paper writes it; None if it cannot, or the call is of another tool."""
     tool = next((tool for tool in tools if tool.name == call.name), None)
     try:
         return write_call(tool, call.arguments) if tool else None
     except ValueError:
         return None
-
-
-def _call_text(tools: Sequence[Tool], call: ToolCall) -> str:
-    """A call as the format paper writes it, if it can, else as text for people."""
-    tool = next((tool for tool in tools if tool.name == call.name), None)
-    try:
-        return write_call(tool, call.arguments) if tool else calls_text([call])
-    except ValueError:
-        return calls_text([call])
 
 
 class Annotations(Offline):
