@@ -68,7 +68,8 @@ class ChatFormat:
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
         """Token ids of a conversation up to where the assistant begins to write."""
-        return self._ids(messages, tools, add_generation_prompt=True)
+        ids: list[int] = self._apply(messages, tools, return_dict=False, add_generation_prompt=True)
+        return ids
 
     def render(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> Rendered:
         """Token ids of a whole conversation with the loss mask.
@@ -212,10 +213,6 @@ class ChatFormat:
 
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _ids(self, messages: Sequence[Message], tools: Sequence[ToolSchema], **options: Any) -> list[int]:
-        ids: list[int] = self._apply(messages, tools, return_dict=False, **options)
         return ids
 
     def _text(self, messages: Sequence[Message], tools: Sequence[ToolSchema], **options: Any) -> str:

@@ -16,7 +16,7 @@ from trice.formats.prompt import Example, Template, decode
 from trice.models.call_blocker import CallBlocker
 from trice.models.detokenizer import Detokenizer
 from trice.models.sampling import Sampling
-from trice.types import Outcome
+from trice.types import Outcome, Response
 
 ToolChoice = Literal["auto", "none", "required"]
 EngineName = Literal["transformers", "vllm", "ray", "ray:vllm"]
@@ -73,8 +73,6 @@ None if generation must continue."""
 RECENT = 2000  # characters at the end of a response that are searched for a complete call
 SUPPRESSED = -100.0  # added to the logit of a token that may not be chosen: the minimum that servers accept
 
-Parser = Callable[[str], dict[str, Any]]
-
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -95,7 +93,7 @@ class GenerationSettings:
     template: Template
     sampling: Sampling = field(default_factory=Sampling)
     examples: tuple[Example, ...] = ()
-    parsers: Mapping[str, Parser] = field(default_factory=dict)
+    parsers: Mapping[str, paper.Parser] = field(default_factory=dict)
     task_tools: tuple[str, ...] = ()
     tool_choice: ToolChoice = "auto"
     can_prefill: bool = True
@@ -158,14 +156,16 @@ class GenerationSettings:
         finished = self.finish(text, paper.reasoning_end(text) or 0)
         return text if finished is None else finished
 
-    def unchanged_by_tool_choice(self, tokenizer: Any, response: str, tokens: Sequence[int] | None) -> bool:
+    def unchanged_by_tool_choice(self, tokenizer: Any, row: Response) -> bool:
         """Whether a greedy response generated with tool choice `auto` is the same with this tool choice. It is if a
         call is forbidden and none begins, or if it is a call that begins with exactly the tokens of the prefill."""
         if self.tool_choice == "none":
-            return not (self.forbidden_tools and paper.call_opening(self.forbidden_tools).search(response))
-        if not self.prefill or paper.parse(response, self.parsers).outcome is not Outcome.CALLED:
+            return not (
+                self.forbidden_tools and paper.call_opening(self.forbidden_tools).search(row.response)
+            )
+        if not self.prefill or paper.parse(row.response, self.parsers).outcome is not Outcome.CALLED:
             return False
-        ids = tokens or self.template.encode_response(tokenizer, response, end=False)
+        ids = row.tokens or self.template.encode_response(tokenizer, row.response, end=False)
         start = self._prefill_ids(tokenizer)
         return list(ids[: len(start)]) == start
 

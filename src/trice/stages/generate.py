@@ -256,16 +256,12 @@ def _unchanged(
         if spec.template.format == CHAT:
             unchanged = unchanged_by_tool_choice(settings, tokenizer)
         else:
-            unchanged = partial(_text_unchanged, settings, tokenizer)
+            unchanged = partial(settings.unchanged_by_tool_choice, tokenizer)
         for number, question in group.questions.items():
             row = known.get((question.dataset, question.id))
             if row and unchanged(row):
                 found[keys[number][0]] = row.model_copy(update={"origin": origin})
     return found
-
-
-def _text_unchanged(settings: GenerationSettings, tokenizer: Any, row: Response) -> bool:
-    return settings.unchanged_by_tool_choice(tokenizer, row.response, row.tokens)
 
 
 def _passing(

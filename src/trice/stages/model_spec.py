@@ -69,16 +69,16 @@ class ModelSpec:
         template = self.prompt_template
         written = {"format": template.source} if template.format == CHAT else {"template": template.name}
         if self.client is not None:
-            client = self.client
-            known = {
-                "model": client.model,
-                "endpoint": client.url,
-                "api": client.api,
-                "tokenizer": client.tokenizer,
+            return {
+                "model": self.client.model,
+                "endpoint": self.client.url,
+                "api": self.client.api,
+                "tokenizer": self.client.tokenizer,
+                **({} if self.client.send_temperature else {"send_temperature": False}),
+                **written,
+                "tool_choice": self.tool_choice,
+                "sampling": asdict(self.sampling),
             }
-            unsent = {} if client.send_temperature else {"send_temperature": False}
-            asked = {**written, "tool_choice": self.tool_choice, "sampling": asdict(self.sampling)}
-            return known | unsent | asked
         from trice.models.local import resolve_dtype
 
         applies = self.call_threshold if self.tool_choice == "auto" else None

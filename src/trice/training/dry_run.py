@@ -162,7 +162,9 @@ def plan(
         policy = with_lora(loaded, adapter, settings.lora, seed)
     trainable = sum(each.numel() for each in policy.parameters() if each.requires_grad)
     an_epoch, steps = count_steps(settings, len(rows))
-    batches = _batches(rows, settings, seed, steps)
+    order = QuestionBatchSampler(len(rows), settings.batch_size, seed)
+    # Those of the first epoch, or of all steps if these are fewer.
+    batches = [[rows[i] for i in batch] for batch in itertools.islice(order, steps)]
     workload = _Workload(policy, trainable, layout, where, batches, machine)
     tokens = _count(batches, workload.parts(settings))
     memory = seconds = None
@@ -241,14 +243,6 @@ class _Workload(NamedTuple):
         if settings.quantize != "4bit":
             changes += [{"quantize": "4bit"}, {"quantize": "4bit"} | (changes[-1] if changes else {})]
         return changes
-
-
-def _batches(
-    rows: Sequence[TokenizedExample], settings: Clone, seed: int, steps: int
-) -> list[list[TokenizedExample]]:
-    """The batches of the first epoch, or of all steps if these are fewer."""
-    order = QuestionBatchSampler(len(rows), settings.batch_size, seed)
-    return [[rows[i] for i in batch] for batch in itertools.islice(order, steps)]
 
 
 def _count(

@@ -252,7 +252,8 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> QuestionLoader:
         """Batches of questions, the same in every process; `training_step` takes a share of the micro-batches."""
-        sampler = QuestionBatchSampler(len(self.train_dataset), self.args.batch_size, _data_seed(self.args))
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = QuestionBatchSampler(len(self.train_dataset), self.args.batch_size, int(seed))
         return QuestionLoader(self.train_dataset, batch_sampler=sampler, collate_fn=list)
 
     def training_step(
@@ -358,7 +359,3 @@ def write_log(path: Path, history: list[dict[str, float]]) -> None:
         {name.removeprefix("eval_"): entry[name] for name in names if name in entry} for entry in history
     ]
     write_rows(path, [entry for entry in entries if "loss" in entry or "accuracy" in entry])
-
-
-def _data_seed(args: TriceConfig) -> int:
-    return int(args.seed if args.data_seed is None else args.data_seed)

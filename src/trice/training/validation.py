@@ -45,12 +45,12 @@ class Validation:
 
     def identity(self) -> dict[str, Any]:
         """The inputs, in addition to those of training, that the choice of a checkpoint depends on."""
-        how = {
+        return {
+            "data": digest(self.data),
             "task": self.tasks.identity,
             "tools": self.tasks.sources,
             "max_new_tokens": self.max_new_tokens,
         }
-        return {"data": digest(self.data)} | how
 
     def responses(
         self, loaded: LocalModel, template: Template, output: Path, part: int = 0, parts: int = 1
