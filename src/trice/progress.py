@@ -97,9 +97,8 @@ class Progress:
         self.done += count
         if self.bar:
             self.bar.update(self.row, completed=self.done, description=f"{self.what} {figures}".rstrip())
-        elif (
-            self.done != self.total and time.monotonic() - self.last_line > EVERY
-        ):  # the last line is of `__exit__`
+        # The last line is of `__exit__`.
+        elif self.done != self.total and time.monotonic() - self.last_line > EVERY:
             self.last_line = time.monotonic()
             notice(", ".join(filter(None, (self._state(), figures))))
 

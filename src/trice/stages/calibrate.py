@@ -39,9 +39,8 @@ from trice.storage.row_reader import records
 from trice.tasks import Tasks, check_questions
 from trice.types import Outcome, Question, Response
 
-DECISIONS = (
-    "decisions.json"  # in the working folder: a row for each question, with its signals and both answers
-)
+# In the working folder: a row for each question, with its signals and both answers.
+DECISIONS = "decisions.json"
 
 
 def calibrate(

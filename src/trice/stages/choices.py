@@ -151,7 +151,6 @@ def measure_choices(choices: Sequence[Choice], *, normalized: bool = True) -> Ch
 def _macro_f1(counts: Counter[tuple[str, str]]) -> float:
     """The mean of 2·TP / (2·TP + FP + FN) over all kinds of response in `counts`."""
     kinds = {name for pair in counts for name in pair}
-    involved = {
-        kind: sum(count * pair.count(kind) for pair, count in counts.items()) for kind in kinds
-    }  # a right choice counts twice: 2·TP + FP + FN
+    # A right choice counts twice: 2·TP + FP + FN.
+    involved = {kind: sum(count * pair.count(kind) for pair, count in counts.items()) for kind in kinds}
     return fmean(2 * counts[kind, kind] / involved[kind] for kind in kinds) if kinds else 0.0

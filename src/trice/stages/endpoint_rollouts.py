@@ -28,9 +28,8 @@ from trice.tools import Tool
 from trice.tools.live_executor import LiveExecutor
 from trice.types import Execution, Message, Outcome
 
-NOT_SHOWN = (
-    "(The result is not shown.)"  # of a call in a worked example; servers require a result for each call
-)
+# The result of a call in a worked example, since servers require one for each call.
+NOT_SHOWN = "(The result is not shown.)"
 _ROLLOUT = TypeAdapter(Rollout)
 
 

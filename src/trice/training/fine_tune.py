@@ -113,10 +113,8 @@ def training_arguments(
     # The other settings have the names of the trainer's arguments.
     known = TriceConfig.__dataclass_fields__
     same = {name: value for name, value in settings if name in known}
-    old, new = (
-        "gradient_checkpointing",
-        "activation_checkpointing",
-    )  # transformers renamed it within version 5
+    # transformers renamed it within version 5.
+    old, new = "gradient_checkpointing", "activation_checkpointing"
     checkpointing = new if new in known else old
     changed |= {checkpointing: same.pop(old), f"{checkpointing}_kwargs": {"use_reentrant": False}}
     return TriceConfig(

@@ -47,9 +47,8 @@ def with_lora(loaded: LocalModel, adapter: Path | None, lora: Lora, seed: int) -
         )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", FutureWarning
-                )  # PEFT uses names that transformers has changed
+                # PEFT uses names that transformers has changed.
+                warnings.simplefilter("ignore", FutureWarning)
                 model = get_peft_model(loaded.model, config)
         except ValueError as error:
             raise InputError(f"lora.target_modules {targets}: {error_line(error)}") from None
