@@ -245,17 +245,15 @@ def evaluate(
         raise InputError(f"base '{base}': is not among the models {', '.join(named)}")
     rows, tasks = require_questions(questions), Tasks(task)
     check_questions(tasks, rows)
-    local = (name for name, model in named.items() if model.adapter is None and model.client is None)
-    base = base or (next(local, None) if len(named) > 1 or base else None)
+    if base is None and len(named) > 1:
+        local = (name for name, model in named.items() if model.adapter is None and model.client is None)
+        base = next(local, None)
     with working_folder(output) as folder:
         found = {}
         for name, model in named.items():
             how: dict[str, Any] = {"few_shot": few_shot if name == base or len(named) == 1 else None}
-            how |= (
-                {"tool_choice": "none"}
-                if name == base
-                else {"tool_choice": tool_choice, "call_threshold": call_threshold}
-            )
+            others = {"tool_choice": tool_choice, "call_threshold": call_threshold}
+            how |= {"tool_choice": "none"} if name == base else others
             loaded, responses = model.loaded, folder / _folder_name(name) / "responses.json"
             found[name] = graded(model, rows, tasks, responses, **how, **sampling)
             if len(named) > 1 and not loaded:  # together they may not fit into memory

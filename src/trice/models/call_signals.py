@@ -10,7 +10,7 @@ same text is not counted, and neither is a call after other text or after reason
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -132,9 +132,7 @@ def _recorded_states(model: Any, layers: Sequence[int]) -> Iterator[list[list[to
 
         return record
 
-    hooks = [blocks[layer - 1].register_forward_hook(recorder(place)) for place, layer in enumerate(layers)]
-    try:
+    with ExitStack() as hooks:
+        for place, layer in enumerate(layers):
+            hooks.enter_context(blocks[layer - 1].register_forward_hook(recorder(place)))
         yield states
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -9,7 +9,7 @@ layer's output is changed by about one unit in the last place, and the plain for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -52,9 +52,7 @@ def perturbed_layers(model: torch.nn.Module) -> Iterator[None]:
         perturbed = (states * (1 + torch.finfo(states.dtype).eps * signs)).to(states.dtype)
         return (perturbed, *output[1:]) if isinstance(output, tuple) else perturbed
 
-    hooks = [layer.register_forward_hook(perturb) for layer in decoder_layers(model)]
-    try:
+    with ExitStack() as hooks:
+        for layer in decoder_layers(model):
+            hooks.enter_context(layer.register_forward_hook(perturb))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

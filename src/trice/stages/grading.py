@@ -164,19 +164,17 @@ def second_turn(row: Response, found: Parsed, execution: Execution | None) -> li
     if found.tool is None or execution is None or execution.output is None:
         return []
     asked = found.tool.second_turn(row, execution.output)
-    return (
-        asked if asked or not answers_from_result(found.task) else [sentence_question(row, execution.output)]
-    )
+    if not asked and answers_from_result(found.task):
+        return [sentence_question(row, execution.output)]
+    return asked
 
 
 def _passages(row: Response, found: Parsed, execution: Execution | None) -> list[Question]:
     """The questions of a second turn over each passage of the output alone."""
-    asked = bool(found.tool and found.tool.needs_second_turn and second_turn(row, found, execution))
-    return (
-        found.tool.second_turn_per_passage(row, execution.output or "")
-        if asked and found.tool and execution
-        else []
-    )
+    tool = found.tool
+    if not (tool and tool.needs_second_turn and execution and second_turn(row, found, execution)):
+        return []
+    return tool.second_turn_per_passage(row, execution.output or "")
 
 
 def with_execution(
