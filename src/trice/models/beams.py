@@ -60,7 +60,10 @@ class _Search:
     finished: list[_Beam] = field(default_factory=list)  # the best first; the score is divided by the length
 
 
-class _BeamSearch:
+class BeamSearch:
+    """A search over prompts that begin with the decoder's shared prefix, within `batch_attention`. `finish` truncates
+    texts as in other decoding, but does not steer the search."""
+
     def __init__(
         self,
         loaded: LocalModel,
@@ -76,6 +79,7 @@ class _BeamSearch:
     def run(
         self, prompts: Sequence[EncodedPrompt], order: Sequence[int], size: int
     ) -> Iterator[tuple[int, dict[int, Generated]]]:
+        """Yield the best beams of each prompt as it finishes, with at most `size` rows at a time."""
         waiting, searches = list(reversed(order)), list[_Search]()
         width, past = self.width, self.decoder.shared.length
         while waiting or searches:
@@ -185,19 +189,3 @@ class _BeamSearch:
                 at_limit = len(ids) == len(beam.ids)  # it has no end token
                 found[sample] = truncate_ids(self.loaded.tokenizer, ids, self.finish, truncated=at_limit)
         return found
-
-
-def beam_search(
-    loaded: LocalModel,
-    decoder: BatchDecoder,
-    prompts: Sequence[EncodedPrompt],
-    order: Sequence[int],
-    sampling: Sampling,
-    finish: Finish,
-    size: int,
-    suppress: TokenBlocker | None = None,
-) -> Iterator[tuple[int, dict[int, Generated]]]:
-    """Yield the best beams of each prompt as it finishes; they are sampled if there is a temperature.
-
-    `finish` truncates texts as in other decoding, but does not steer the search."""
-    return _BeamSearch(loaded, decoder, sampling, finish, suppress).run(prompts, order, size)

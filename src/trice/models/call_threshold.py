@@ -8,7 +8,6 @@ nothing: that is `trice.stages.calibrate`.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,8 +194,3 @@ def load_signal(name: str) -> Signal:
     if name not in get_args(Signal):
         raise InputError(f"signal '{name}' is not valid; choose {' or '.join(get_args(Signal))}")
     return name  # type: ignore[return-value]
-
-
-def dump_calibration(found: Calibration) -> str:
-    """The text of the file."""
-    return json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from trice.models.batching import EncodedPrompt, admit
-from trice.models.beams import beam_search
+from trice.models.beams import BeamSearch
 from trice.models.call_blocker import TokenBlocker
 from trice.models.continuous_batch import ContinuousBatch, DecodingSettings
 from trice.models.decoder_check import checked_decoder
@@ -77,7 +77,8 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number].ids), number))
     with checked_decoder(loaded, [prompt.ids for prompt in prompts]) as decoder:
         if sampling.beams > 1:
-            yield from beam_search(loaded, decoder, prompts, order, sampling, finish, batch_size, suppress)
+            search = BeamSearch(loaded, decoder, sampling, finish, suppress)
+            yield from search.run(prompts, order, batch_size)
         else:
             batch = ContinuousBatch(loaded, decoder)
             yield from _run(batch, prompts, order, DecodingSettings(sampling, finish, suppress), batch_size)

@@ -8,6 +8,7 @@ chosen without the questions that they are measured on. The model is not trained
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -26,7 +27,6 @@ from trice.models.call_threshold import (
     Probe,
     Setting,
     Signal,
-    dump_calibration,
 )
 from trice.progress import notice
 from trice.stages.call_decision import CallSignal, call_signals
@@ -87,8 +87,9 @@ def calibrate(
         auroc={name: Estimate(**each._asdict()) for name, each in answered.aurocs().items()},
     )  # fmt: skip
     write_decisions(folder / DECISIONS, answered)
+    text = json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     for target in dict.fromkeys(filter(None, (folder, spec.adapter))):
-        write_text(target / CALIBRATION, dump_calibration(found))
+        write_text(target / CALIBRATION, text)
     return found
 
 
