@@ -70,7 +70,7 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
             return
         if path.suffix == ".parquet":
             raise InputError(f"{path}: not a Parquet file")
-        with open_text(path) as lines:
+        with io.TextIOWrapper(_open(path), encoding="utf-8-sig") as lines:
             yield from _csv(path, lines) if ".csv" in path.suffixes[-2:] else _json(path, lines)
 
 
@@ -120,14 +120,10 @@ def _read_errors(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> IO[bytes]:
+    """A file for reading, unpacked if it is compressed by gzip."""
     with path.open("rb") as file:
         packed = file.read(len(GZIP)) == GZIP
     return cast("IO[bytes]", gzip.open(path, "rb") if packed else path.open("rb"))
-
-
-def open_text(path: Path) -> TextIO:
-    """A UTF-8 text for reading, without a byte order mark, unpacked if it is compressed by gzip."""
-    return io.TextIOWrapper(_open(path), encoding="utf-8-sig")
 
 
 def _start(path: Path) -> bytes:
