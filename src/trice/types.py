@@ -120,7 +120,8 @@ class Question(Row):
     is asked over a tool's output"""
     instruction: str = ""
     """the instruction; by default the task's"""
-    input: str = Field(validation_alias=AliasChoices("input", "question"))
+    # an error names a missing field by its first name; only one of the two reaches the check
+    input: str = Field(validation_alias=AliasChoices("question", "input"))
     """the text of the question; of a conversation the last message of the user, which is filled in"""
     messages: Messages | None = None
     """in place of a text: the conversation so far, in the form of the OpenAI API, ending with a message of the user

@@ -53,10 +53,7 @@ def validate(row_type: type[RowT], value: object, where: str) -> RowT:
     try:
         row = row_type.model_validate(value)
     except ValidationError as error:
-        reason = _why(error, value)
-        if issubclass(row_type, Question) and reason.startswith("field 'input': Field required"):
-            reason = "field 'question': Field required"  # the name that users write
-        raise InputError(f"{where}: {reason}") from None
+        raise InputError(f"{where}: {_why(error, value)}") from None
     if isinstance(row, Row):
         row._where = where
     return row
