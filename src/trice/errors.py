@@ -6,7 +6,8 @@ runs and fails raises `ToolError`, which becomes data too. A tool that cannot ru
 `TriceError`, which stops the stage and is never stored.
 """
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -29,6 +30,13 @@ class ToolError(Exception):
 def error_line(error: BaseException) -> str:
     """The first line of a library's error message, or the name of its class if there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def nearest(given: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known name that is most like a mistyped one, apart from case, if one is like it at all. `likeness` is from 0
+    (any name) to 1 (the same)."""
+    lower = {name.lower(): name for name in known}
+    return next((lower[name] for name in difflib.get_close_matches(given.lower(), lower, 1, likeness)), None)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ the known key that is most like it. This module does not import torch.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trice.errors import InputError
+from trice.errors import InputError, nearest
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
 FREE = "free"  # marks a setting of speed, memory, placement or logging, which does not change results
@@ -97,11 +96,10 @@ def nearest_key(given: str, known: Sequence[str]) -> str:
     for `epcohs`."""
     plain = {_plain(key): key for key in known}
     word = _plain(given)
-    near = difflib.get_close_matches(word, plain, n=1) or [key for key in plain if word in key]
-    if not near:
-        parts = {part: key for key in plain for part in re.split("[_.]", key)}
-        near = [parts[part] for part in difflib.get_close_matches(word, parts, n=1)]
-    return f"did you mean '{plain[near[0]]}'?" if near else f"choose one of {', '.join(known)}"
+    parts = {part: key for key in plain for part in re.split("[_.]", key)}
+    near = nearest(word, plain) or next((key for key in plain if word in key), None)
+    near = near or parts.get(nearest(word, parts) or "")
+    return f"did you mean '{plain[near]}'?" if near else f"choose one of {', '.join(known)}"
 
 
 def _plain(key: str) -> str:

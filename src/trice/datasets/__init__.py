@@ -8,7 +8,6 @@ task's judge can accept are dropped. Wrong expressions are left to the label sta
 
 from __future__ import annotations
 
-import difflib
 import os
 import random
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from trice.datasets import (
     when2tool,
 )
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, present
-from trice.errors import InputError, TriceError
+from trice.errors import InputError, TriceError, nearest
 from trice.storage.files import read_rows, refuse_repeated
 from trice.tasks import TaskLike, load_task
 from trice.tools import canonical_name
@@ -181,9 +180,8 @@ def _key(question: Question) -> str:
 def _find(name: str) -> Benchmark:
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    lower = {each.lower(): each for each in NAMES}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f"did you mean '{lower[near[0]]}'? " if near else ""
+    near = nearest(name, NAMES)
+    hint = f"did you mean '{near}'? " if near else ""
     raise InputError(f"unknown data set '{name}'; {hint}There is: {', '.join(NAMES)}")
 
 

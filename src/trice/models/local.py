@@ -12,7 +12,6 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,7 +22,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from trice.errors import InputError, error_line
+from trice.errors import InputError, error_line, nearest
 from trice.formats.chat import ChatFormat, chat_format
 from trice.formats.prompt import end_of_turn
 from trice.models import LOADING
@@ -131,9 +130,9 @@ def check_model(name: str, adapter: Path | None = None) -> None:
     if name in MODELS:
         return MODELS[name].check()
     # Such a name is no hub name, and without a network its look-up would be retried for half a minute.
-    near = [] if "/" in name or Path(name).exists() else get_close_matches(name, MODELS, 1, cutoff=0.75)
+    near = None if "/" in name or Path(name).exists() else nearest(name, MODELS, 0.75)
     if near:
-        raise InputError(f"there is no model '{name}'; did you mean '{near[0]}'?")
+        raise InputError(f"there is no model '{name}'; did you mean '{near}'?")
     for path in sorted(Path(name).glob("*")) if Path(name).is_dir() else ():
         if path.is_file() and path.stat().st_size < 1024:  # a pointer has about 130 bytes
             refuse_pointer(path)
