@@ -85,6 +85,7 @@ def tool(
 
 
 def _run_tool(tool: Tool, arguments: list[str]) -> None:
+    from trice.tools import read_failure
     from trice.tools.worker_pool import run
     from trice.types import ToolCall
 
@@ -98,7 +99,8 @@ def _run_tool(tool: Tool, arguments: list[str]) -> None:
         raise InputError(f"{tool.name}: {error}") from None
     execution = run(tool, ToolCall(name=tool.name, arguments=values))
     if execution.output is None:
-        raise TriceError(f"{tool.name}: {str(execution.error).removeprefix(f'{tool.name} failed: ')}")
+        reason, kind = read_failure(str(execution.error))
+        raise TriceError(f"{tool.name}: {reason or 'failed'}{f' ({kind})' if kind else ''}")
     print(_printable(execution.output))
 
 

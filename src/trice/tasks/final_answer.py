@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 from trice.formats.paper import call_opening, visible
 from trice.tasks import TaskLike
-from trice.tools import Tool
+from trice.tools import Tool, read_failure
 from trice.tools.second_turn import final_answer
 from trice.types import Message, Outcome, Response, ToolCall
 
 SHOWN = 200  # characters of a call's arguments that a sentence repeats
-_FAILED = re.compile(r"\w+ failed(?:: (?P<message>.*))? \((?P<kind>\w+)\)", re.DOTALL)  # describe_failure
 _LOOKUPS = ("KeyError", "IndexError", "LookupError", "FileNotFoundError")
 
 
@@ -56,17 +55,13 @@ def second_turn_text(turns: Sequence[str], tool: Tool, result: str) -> str:
 
 def failure_text(call: ToolCall, error: str) -> str:
     """A failed execution in a sentence without the name of a Python exception."""
-    found = _FAILED.fullmatch(error)
-    message = ((found["message"] or "") if found else error).strip().rstrip(".")
+    message, kind = read_failure(error)
+    message = message.strip().rstrip(".")
     arguments = ", ".join(map(str, call.arguments.values()))
     if len(arguments) > SHOWN:
         arguments = f"{arguments[: SHOWN - 1]}…"
-    if found and found["kind"] in _LOOKUPS:
+    if kind in _LOOKUPS:
         return f"The tool found nothing for {arguments}."
-    if found and (found["kind"] != "ValueError" or not message):
+    if kind and (kind != "ValueError" or not message):
         return f"The tool failed for {arguments}."
-    return (
-        f"The tool gave {message}."
-        if message.startswith("no result")
-        else f"The tool gave no result: {message}."
-    )
+    return f"The tool gave {'' if message.startswith('no result') else 'no result: '}{message}."

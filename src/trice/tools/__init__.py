@@ -23,6 +23,7 @@ BUILT_IN = ("calculator", "WikiSearch", "QA", "translator", "retriever")  # matc
 MAX_OUTPUT = 10_000  # characters of a stored output
 TIME_LIMIT = 30.0  # seconds for one execution, unless the tool has its own
 RELEASE_AFTER = 2.0  # seconds after which a slow call no longer occupies a worker
+_FAILED = re.compile(r"\w+ failed(?:: (.*))? \((\w+)\)", re.DOTALL)  # as `describe_failure` writes it
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the representation of an object; differs between processes
 
 
@@ -185,6 +186,13 @@ def describe_failure(tool: Tool, failure: BaseException) -> str:
     if isinstance(failure, KeyError) and reason:
         reason = f"nothing found for {reason}"  # the message is the key alone
     return truncated(f"{tool.name} failed: {reason} ({kind})" if reason else f"{tool.name} failed ({kind})")
+
+
+def read_failure(error: str) -> tuple[str, str]:
+    """The reason in an execution's error, and the name of the exception, which is empty if the tool itself gave the
+    reason; the inverse of `describe_failure`."""
+    found = _FAILED.fullmatch(error)
+    return (found[1] or "", found[2]) if found else (error, "")
 
 
 def canonical_name(name: str, known: Iterable[str]) -> str:
