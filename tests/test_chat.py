@@ -91,6 +91,14 @@ def test_questions_are_answered_until_an_empty_line(
     assert capsys.readouterr().out == f"Type a question. An empty line ends the chat.\n> {answer}> {answer}> "
 
 
+def test_the_call_threshold_in_force_is_shown(
+    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    chat(str(tiny_model("llama")), device="cpu", dtype="float32", call_threshold="0.25")
+    assert "A tool is called if p-call exceeds the call threshold, 0.25.\n" in capsys.readouterr().out
+
+
 def test_the_end_of_input_ends_it(
     tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,6 +141,19 @@ def test_answers_and_malformed_calls_are_told_apart(serve: Serve, browse: Browse
         )
 
 
+def test_the_call_threshold_in_force_is_shown(serve: Serve, browse: Browse) -> None:
+    with serve("Jupiter", call_threshold="0.25") as server:
+        page = browse(server.url).page
+        put(page, "Which planet?")
+        finished(page)
+        shows(card(page, "writer"), "Probability of calling · calls above 25%")
+        page.get_by_text("Settings").click()
+        page.get_by_label("Calls").select_option("none")  # the threshold is not applied then
+        put(page, "Which planet?")
+        finished(page)
+        shows(card(page, "writer"), "Probability of calling")
+
+
 def test_what_is_known_is_shown_while_the_tool_runs(serve: Serve, browse: Browse) -> None:
     with serve("wait(now)", "wait") as server:
         page = browse(server.url).page

@@ -65,7 +65,9 @@ def alone(server: Server, text: str, sampling: Sampling, template: str = "plain"
 def test_models_and_tasks_are_listed(random_model: Server) -> None:
     (model,) = client(random_model).models.list().data
     assert (model.id, model.object) == ("tiny-gemma3", "model")
-    assert model.trice == {"stage": "base", "adapter": None, "tasks": ["math"], "call_threshold": None}
+    assert model.trice == {
+        "stage": "base", "adapter": None, "tasks": ["math"], "call_threshold": None, "call_signal": None,
+    }  # fmt: skip
     assert client(random_model).models.retrieve("tiny-gemma3") == model
     (task,) = client(random_model).get("/tasks", cast_to=object)["data"]
     assert task["id"] == "math"
@@ -213,7 +215,7 @@ def test_a_call_threshold_decides(random_model: Server, tiny_model: Callable[[st
         assert not begins(server, call_threshold=1)
         assert not begins(server, call_threshold="off")
         (model,) = client(server).models.list().data
-        assert model.trice["call_threshold"] == 0
+        assert (model.trice["call_threshold"], model.trice["call_signal"]) == (0, "p-call")
     for choice, threshold, complaint in (
         ("none", 0.5, "trice.call_threshold: applies to tool_choice auto only"),
         ("auto", 1.5, "trice.call_threshold"),

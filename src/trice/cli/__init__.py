@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from trice.cli.app import app
+from trice.cli.app import app, printable
 from trice.errors import InputError, TriceError
 
 # isort: off
@@ -63,7 +63,5 @@ def _unknown_option(error: Any) -> str:
 
 
 def _fail(line: str, code: int) -> None:
-    # The line may hold text from files: no character of it may control the terminal.
-    printable = "".join(character if character.isprintable() else " " for character in line)
-    print(f"trice: {' '.join(printable.split())}", file=sys.stderr)
+    print(f"trice: {' '.join(printable(line).split())}", file=sys.stderr)
     sys.exit(code)

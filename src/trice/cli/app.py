@@ -1,4 +1,4 @@
-"""The Typer applications that the commands are registered with."""
+"""The Typer applications that the commands are registered with, and what makes a text safe to print."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train a LoRA adapter: clone (stage 1) or rlef (stage 2).", no_args_is_help=True)
 app.add_typer(train, name="train", rich_help_panel=STAGES)
+
+
+def printable(text: str, kept: str = "") -> str:
+    """A text of a model, a server or a file, in which no character but those of `kept` can control the terminal."""
+    return "".join(each if each.isprintable() or each in kept else " " for each in text)
 
 
 def _print_version(value: bool) -> None:

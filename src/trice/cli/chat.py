@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trice.cli.app import printable
 from trice.formats.prompt import Template, load_template
 from trice.models.call_threshold import find_threshold
 from trice.models.sampling import Sampling
@@ -47,6 +48,8 @@ def chat(
         return [row.response for row in respond(engine, tasks, questions, spec)]
 
     print("Type a question. An empty line ends the chat.")
+    if threshold:
+        print(f"A tool is called if {threshold.signal} exceeds the call threshold, {threshold.value:.4g}.")
     while text := _read():
         # In a mix, any of its tasks can be named, because all questions get the same instruction.
         row = Question(id="chat", input=text, task=MIXED[0] if tasks.mixed else None)
@@ -58,39 +61,29 @@ def chat(
 
 def show(response: Response, answer: str) -> str:
     """The decision, the calls, their results and the answer, one on each line."""
-    lines = [f"  response  {response.response}"]
+    lines = [f"response  {response.response}"]
+    malformed = response.outcome is Outcome.MALFORMED
     if response.completion is not None and response.calls:
         for message in response.completion:
-            lines += [f"  call      {call.name} {_arguments(call)}" for call in message.tool_calls]
-            lines += [f"  result    {message.content}"] if message.role == "tool" else []
-        if response.outcome is Outcome.MALFORMED:
-            lines.append(f"  decision  a malformed call: {response.reason}")
-        lines.append(f"  answer    {answer or 'none'}")
-        return "\n".join(map(_printable, lines))
-    if response.outcome is Outcome.MALFORMED:
-        lines.append(f"  decision  a malformed call: {response.reason}")
-    elif response.execution and response.call:
+            lines += [f"call      {call.name} {_arguments(call)}" for call in message.tool_calls]
+            lines += [f"result    {message.content}"] if message.role == "tool" else []
+    elif response.execution and response.call and not malformed:
         output = response.execution.output
-        result = f"error: {response.execution.error}" if output is None else output
         lines += [
-            f"  decision  call {response.call.name}",
-            f"  call      {_arguments(response.call)}",
-            f"  result    {result}",
-            *(f"  reading   {turn}" for turn in response.turns or ()),
+            f"decision  call {response.call.name}",
+            f"call      {_arguments(response.call)}",
+            f"result    {f'error: {response.execution.error}' if output is None else output}",
+            *(f"reading   {turn}" for turn in response.turns or ()),
         ]
-    else:
-        lines.append("  decision  answer without a tool")
-    lines.append(f"  answer    {answer or 'none'}")
-    return "\n".join(map(_printable, lines))
+    elif not malformed:
+        lines.append("decision  answer without a tool")
+    lines += [f"decision  a malformed call: {response.reason}"] if malformed else []
+    lines.append(f"answer    {answer or 'none'}")
+    return "\n".join(f"  {printable(line)}" for line in lines)
 
 
 def _arguments(call: ToolCall) -> str:
     return ", ".join(str(value) for value in call.arguments.values())
-
-
-def _printable(line: str) -> str:
-    """The line without characters that could control the terminal."""
-    return "".join(character if character.isprintable() else " " for character in line)
 
 
 def _read() -> str:

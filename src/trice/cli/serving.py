@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trice.cli.app import USE, app
+from trice.cli.app import USE, app, printable
 from trice.cli.settings_command import settings_command
 from trice.errors import InputError, TriceError
 
@@ -101,7 +101,7 @@ def _run_tool(tool: Tool, arguments: list[str]) -> None:
     if execution.output is None:
         reason, kind = read_failure(str(execution.error))
         raise TriceError(f"{tool.name}: {reason or 'failed'}{f' ({kind})' if kind else ''}")
-    print(_printable(execution.output))
+    print(printable(execution.output, "\n\t"))
 
 
 def _described(tool: Tool) -> str:
@@ -118,12 +118,7 @@ def _described(tool: Tool) -> str:
         lines.append(
             f"  {name} ({notes}): {' '.join(str(schema.get('description', '')).split())}".rstrip(": ")
         )
-    return _printable("\n".join(lines))
-
-
-def _printable(text: str) -> str:
-    """A text of a server or a model, in which no character can control the terminal."""
-    return "".join(each if each.isprintable() or each in "\n\t" else " " for each in text)
+    return printable("\n".join(lines), "\n\t")
 
 
 @settings_command(app, USE)

@@ -84,9 +84,10 @@ class ModelRegistry:
     def describe(self, model: ServedModel) -> dict[str, Any]:
         """One model in OpenAI's format, with the extension `trice`."""
         adapter = model.adapter and model.adapter.name
-        threshold = model.call_threshold and model.call_threshold.value
+        threshold = model.call_threshold
         extension = {
-            "stage": model.stage, "adapter": adapter, "tasks": list(self.task_names), "call_threshold": threshold
+            "stage": model.stage, "adapter": adapter, "tasks": list(self.task_names),
+            "call_threshold": threshold and threshold.value, "call_signal": threshold and threshold.signal,
         }  # fmt: skip
         return {
             "id": model.name,
