@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from serving import ask, client, lora, running
+from serving import ask, client, lora, running, writes
 
 from tiny import command
 from trice.server.auth import Auth, is_loopback, page_policy
@@ -180,6 +180,33 @@ def test_it_says_where_it_is_and_stops_at_a_signal(tiny_model: Callable[[str], P
         assert "secret" not in "".join(lines) + rest
     finally:
         process.kill()
+
+
+def test_a_second_signal_stops_it_at_once_and_without_a_traceback(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = writes(tiny_model("llama"), tmp_path, "and on ", for_ever=True)
+    words = ["serve", "--model", str(model), "--port", "0", "--device", "cpu", "--max-new-tokens", "90000"]
+    process = subprocess.Popen([sys.executable, "-m", "trice", *words], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        assert line.startswith("serving"), line
+        url = line.split(" at ")[1].split("/v1")[0]
+        body = {"model": "writer", "messages": [{"role": "user", "content": "a"}], "max_tokens": 90000}
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        connection.request("POST", "/v1/chat/completions", json.dumps(body | {"stream": True}))
+        assert connection.getresponse().status == 200
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert process.wait(20) == 0  # running requests would have 30 seconds
+        rest = process.stderr.read()
+    finally:
+        process.kill()
+    assert rest.splitlines()[1:] == [
+        "stopping after the running requests, within 30 s; press Ctrl-C again to stop now", "stopped",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", [None, "conversation"])

@@ -6,6 +6,7 @@ A server is one process with one thread for all models. Encryption is left to a 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import socket
@@ -74,7 +75,10 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop after the running requests; at once on a second signal."""
         if self.state.closing:
+            # It would print what is interrupted as failures.
+            logging.getLogger("uvicorn.error").disabled = True
             self.should_exit = self.force_exit = True
+            notice("stopped")
             return
         notice(
             f"stopping after the running requests, within {SHUTDOWN_TIMEOUT:g} s; press Ctrl-C again to stop now"
