@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,10 @@ class Record(NamedTuple):
         if not all(isinstance(value, str) for value in self.items(field)):
             raise InputError(f"{self.where}: field '{field}': not a list of texts")
         return list(dict.fromkeys(value.strip() for value in self.items(field) if value.strip()))
+
+    def with_fields(self, **fields: Any) -> Record:
+        """The record with further or other fields."""
+        return self._replace(fields={**self.fields, **fields})
 
     def question(
         self, dataset: str, text: str, answer: str | list[str], **extra: object
@@ -139,7 +143,7 @@ def tidy_text(*parts: str) -> str:
     return " ".join(" ".join(parts).split())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A public data set: where it is, how it is read, and the sizes that the paper used.
 
@@ -148,9 +152,9 @@ class Benchmark:
             (`P*.jsonl`), or alternatives of which the first that exists is read (`a.json or b.json`).
         home: Where the files come from.
         hub: The arguments of `datasets.load_dataset`; empty if the hub has no copy that is known to fit.
-        train: The number of training questions in the paper.
-        test: The number of test questions in the paper.
-        from_hub: Makes records from the hub's rows.
+        train: The number of training questions in the paper, 0 if there are none.
+        test: The number of test questions in the paper, 0 if there are none.
+        from_hub: Makes records from the hub's rows, if there is a copy.
         question: Makes a question from a record.
         parse: Reads the records of one file of a part.
         reader: Reads the records of all files in a folder; by default `parse` reads each file.
@@ -161,11 +165,11 @@ class Benchmark:
     licence: str
     files: Mapping[str, Sequence[str]]
     home: str
-    hub: Mapping[str, Any]
-    train: int
-    test: int
-    from_hub: Callable[[HubRows], Parts]
     question: Callable[[Record], Question | Dropped]
+    hub: Mapping[str, Any] = field(default_factory=dict)
+    train: int = 0
+    test: int = 0
+    from_hub: Callable[[HubRows], Parts] = lambda _: {}
     parse: Callable[[Path, str], list[Record]] = read_jsonl
     reader: Callable[[Path], Parts] | None = None
 

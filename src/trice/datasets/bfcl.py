@@ -61,14 +61,9 @@ def _with_answers(folder: Path, category: str) -> list[Record]:
         answers = {each.name: each.items("ground_truth") for each in _records(path)}
         if missing := [record.name for record in records if record.name not in answers]:
             raise InputError(f"{path}: no answer to '{missing[0]}'")
+    default = _WITHOUT_ANSWERS.get(category)
     return [
-        record._replace(
-            fields={
-                **record.fields,
-                "category": category,
-                "ground_truth": answers.get(record.name, _WITHOUT_ANSWERS.get(category)),
-            }
-        )
+        record.with_fields(category=category, ground_truth=answers.get(record.name, default))
         for record in records
     ]
 
@@ -131,10 +126,7 @@ BENCHMARK = Benchmark(
     licence="Apache 2.0, for evaluation only",
     files={"test": [f"bfcl/BFCL_v4_{category}.json" for category in CATEGORIES]},
     home=HOME,
-    hub={},
-    train=0,
     test=1514,
-    from_hub=lambda splits: {},
     question=_question,
     reader=_read,
 )

@@ -31,11 +31,7 @@ FILE = "hotpotqa/hotpot_dev_distractor_v1.json or hotpotqa/hotpotqa_train_100_wi
 def from_hub(splits: HubRows) -> Parts:
     """The hub's rows, in the official form."""
     rows = hub_rows(splits, "validation", "test", "id")
-    return {
-        "test": [
-            row._replace(fields={**row.fields, "context": _pairs(row.fields.get("context"))}) for row in rows
-        ]
-    }
+    return {"test": [row.with_fields(context=_pairs(row.fields.get("context"))) for row in rows]}
 
 
 def _pairs(context: Any) -> Any:
@@ -74,7 +70,6 @@ BENCHMARK = Benchmark(
     files={"test": [FILE]},
     home="hotpotqa/hotpot on GitHub",
     hub={"path": "hotpotqa/hotpot_qa", "name": "distractor"},
-    train=0,
     test=7405,
     parse=partial(read_list, field="_id"),
     from_hub=from_hub,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, hub_rows, read_jsonl
 from trice.errors import InputError
@@ -52,8 +51,7 @@ def trex_from_hub(splits: HubRows) -> Parts:
     """The hub's rows, one per sentence, grouped into facts."""
     facts: dict[str, Record] = {}
     for record in hub_rows(splits, "train", "all", "uuid"):
-        fields: dict[str, Any] = {**record.fields, "evidences": []}
-        fact = facts.setdefault(record.name, record._replace(fields=fields))
+        fact = facts.setdefault(record.name, record.with_fields(evidences=[]))
         fact.fields["evidences"].append(record.fields)
     return {"all": list(facts.values())}
 
@@ -72,12 +70,7 @@ def trex_question(record: Record) -> Question | Dropped:
 def squad_from_hub(splits: HubRows) -> Parts:
     """The hub's rows, which hold one sentence each."""
     rows = hub_rows(splits, "train", "test", "id")
-    return {
-        "test": [
-            row._replace(fields={**row.fields, "masked_sentences": [row.text("masked_sentence")]})
-            for row in rows
-        ]
-    }
+    return {"test": [row.with_fields(masked_sentences=[row.text("masked_sentence")]) for row in rows]}
 
 
 def squad_question(record: Record) -> Question | Dropped:
@@ -110,10 +103,8 @@ SQUAD = Benchmark(
     files={"test": [SQUAD_FILE]},
     home="facebookresearch/LAMA on GitHub, data/Squad",
     hub=HUB | {"data_files": "squad/**/*.parquet"},
-    train=0,
     test=305,
     parse=partial(read_jsonl, field="id"),
     from_hub=squad_from_hub,
     question=squad_question,
 )
-BENCHMARKS = (TREX, SQUAD)

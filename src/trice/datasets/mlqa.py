@@ -18,7 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, Record, as_list, read_json, tidy_text
+from trice.datasets.benchmark import (
+    Benchmark,
+    Dropped,
+    HubRows,
+    Parts,
+    Record,
+    as_list,
+    hub_rows,
+    read_json,
+    tidy_text,
+)
 from trice.errors import InputError
 from trice.tools.second_turn import with_context
 from trice.types import Question
@@ -53,26 +63,20 @@ def squad_rows(path: Path) -> list[Record]:
     return found
 
 
-def hub_squad_rows(rows: Iterable[Mapping[str, Any]], where: str) -> list[Record]:
+def hub_squad_rows(splits: HubRows, split: str) -> list[Record]:
     """The hub's rows in the form of `squad_rows`."""
     found = []
-    for position, row in enumerate(rows, start=1):
-        answers = row.get("answers")
-        fields = {**row, "answers": list(answers["text"]) if isinstance(answers, Mapping) else answers}
-        record = Record(f"{where}: row {position}", "", fields)
-        found.append(record._replace(name=record.text("id")))
+    for record in hub_rows(splits, split, split, "id"):
+        answers = record.fields.get("answers")
+        texts = list(answers["text"]) if isinstance(answers, Mapping) else answers
+        found.append(record.with_fields(answers=texts))
     return found
 
 
-def with_language(records: Sequence[Record], language: str, several: bool = False) -> list[Record]:
+def with_language(records: Iterable[Record], language: str, several: bool = False) -> list[Record]:
     """Records with the language of their question, which prefixes the name if there are `several` languages."""
-    return [
-        each._replace(
-            name=f"{language}-{each.name}" if several else each.name,
-            fields={**each.fields, "language": language},
-        )
-        for each in records
-    ]
+    named = (each._replace(name=f"{language}-{each.name}") if several else each for each in records)
+    return [each.with_fields(language=language) for each in named]
 
 
 def join_by_id(english: Sequence[Record], foreign: Sequence[Record]) -> list[Record]:
@@ -84,7 +88,7 @@ def join_by_id(english: Sequence[Record], foreign: Sequence[Record]) -> list[Rec
     for record in foreign:
         if record.name not in known:
             raise InputError(f"{record.where}: no question with this id in the English file")
-        found.append(record._replace(fields={**known[record.name], "question": record.text("question")}))
+        found.append(record._replace(fields=known[record.name]).with_fields(question=record.text("question")))
     return found
 
 
@@ -109,92 +113,81 @@ def open_question(record: Record) -> Question | Dropped:
     return record.question("XQuAD-en", tidy_text(record.text("question")), record.texts("answers"))
 
 
+def _benchmark(
+    name: str,
+    path: str,
+    files: Mapping[str, str],
+    hub_files: Mapping[str, str],
+    joined: Callable[[Mapping[str, list[Record]]], list[Record]],
+    **more: Any,
+) -> Benchmark:
+    """One of the benchmarks. `joined` makes one list of the records of each file, which are by the keys of `files`, or
+    by those of `hub_files` from the hub. The task is `mlqa`, unless `more` names another and how it asks."""
+
+    def read(folder: Path) -> Parts:
+        found = {key: squad_rows(made.paths(folder, file)[0]) for key, file in files.items()}
+        return split_by_text(joined(found))
+
+    def from_hub(splits: HubRows) -> Parts:
+        return split_by_text(joined({split: hub_squad_rows(splits, split) for split in splits}))
+
+    # The main branch of a hub's copy holds a loading script, which `datasets` no longer runs.
+    hub = {"path": path, "revision": "refs/convert/parquet", "data_files": dict(hub_files)}
+    asked: dict[str, Any] = {"task": "mlqa", "question": partial(question, name)} | more
+    made = Benchmark(
+        name=name, files={"all": tuple(files.values())}, hub=hub, train=3607, test=2364, reader=read,
+        from_hub=from_hub, **asked,
+    )  # fmt: skip
+    return made
+
+
 def _mlqa(name: str, languages: Sequence[str]) -> Benchmark:
     """MLQA in some languages."""
-    several = len(languages) > 1
-    files = {
-        (language, part): MLQA_FILE.format(part=part, language=language)
-        for language in languages
-        for part in ("dev", "test")
-    }
 
-    def read(folder: Path) -> Parts:
-        found: list[Record] = []
-        for (language, _), file in files.items():
-            found += with_language(squad_rows(made.paths(folder, file)[0]), language, several)
-        return split_by_text(found)
+    def joined(found: Mapping[str, list[Record]]) -> list[Record]:
+        each = ((key.partition("_")[0], records) for key, records in found.items())
+        return [row for key, rows in each for row in with_language(rows, key, len(languages) > 1)]
 
-    def from_hub(splits: HubRows) -> Parts:
-        found: list[Record] = []
-        for split, rows in splits.items():
-            language = split.partition("_")[0]
-            found += with_language(hub_squad_rows(rows, f"the hub's {split}"), language, several)
-        return split_by_text(found)
-
-    made = Benchmark(
-        name=name,
-        task="mlqa",
+    return _benchmark(
+        name,
+        "facebook/mlqa",
+        {
+            f"{language}_{part}": MLQA_FILE.format(part=part, language=language)
+            for language in languages
+            for part in ("dev", "test")
+        },
+        {
+            f"{language}_{part}": f"mlqa.en.{language}/{part}/*.parquet"
+            for language in languages
+            for part in ("validation", "test")
+        },
+        joined,
         licence="CC BY-SA 3.0",
-        files={"all": tuple(files.values())},
         home="facebookresearch/MLQA on GitHub, MLQA_V1.zip",
-        # The main branch of the hub's copy holds a loading script, which `datasets` no longer runs.
-        hub={
-            "path": "facebook/mlqa",
-            "revision": "refs/convert/parquet",
-            "data_files": {
-                f"{language}_{part}": f"mlqa.en.{language}/{part}/*.parquet"
-                for language in languages
-                for part in ("validation", "test")
-            },
-        },
-        train=3607,
-        test=2364,
-        reader=read,
-        from_hub=from_hub,
-        question=partial(question, name),
     )
-    return made
 
 
-def _xquad(
-    language: str, task: str = "mlqa", read_question: Callable[[Record], Question | Dropped] | None = None
-) -> Benchmark:
+def _xquad(language: str, **more: Any) -> Benchmark:
     """XQuAD with the questions in one language."""
-    files = {each: XQUAD_FILE.format(language=each) for each in dict.fromkeys(("en", language))}
 
-    def read(folder: Path) -> Parts:
-        rows = {each: squad_rows(made.paths(folder, file)[0]) for each, file in files.items()}
-        return parts(rows)
+    def joined(found: Mapping[str, list[Record]]) -> list[Record]:
+        return with_language(join_by_id(found["en"], found[language]), language)
 
-    def from_hub(splits: HubRows) -> Parts:
-        return parts({each: hub_squad_rows(splits[each], f"the hub's xquad.{each}") for each in files})
-
-    def parts(rows: Mapping[str, Sequence[Record]]) -> Parts:
-        return split_by_text(with_language(join_by_id(rows["en"], rows[language]), language))
-
-    made = Benchmark(
-        name=f"XQuAD-{language}",
-        task=task,
+    return _benchmark(
+        f"XQuAD-{language}",
+        "google/xquad",
+        {each: XQUAD_FILE.format(language=each) for each in dict.fromkeys(("en", language))},
+        {each: f"xquad.{each}/**/*.parquet" for each in ("en", language)},
+        joined,
         licence="CC BY-SA 4.0",
-        files={"all": tuple(files.values())},
         home="deepmind/xquad on GitHub",
-        hub={
-            "path": "google/xquad",
-            "revision": "refs/convert/parquet",
-            "data_files": {each: f"xquad.{each}/**/*.parquet" for each in files},
-        },
-        train=3607,
-        test=2364,
-        reader=read,
-        from_hub=from_hub,
-        question=read_question or partial(question, f"XQuAD-{language}"),
+        **more,
     )
-    return made
 
 
 BENCHMARKS = (
     _mlqa("MLQA", LANGUAGES),
     *(_mlqa(f"MLQA-{language}", [language]) for language in LANGUAGES),
     *(_xquad(language) for language in LANGUAGES),
-    _xquad("en", "qa", open_question),
+    _xquad("en", task="qa", question=open_question),
 )

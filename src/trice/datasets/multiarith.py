@@ -55,7 +55,6 @@ def _benchmark(name: str, file: str, size: int, hub: Mapping[str, Any]) -> Bench
         files={"test": [file]},
         home=f"kojima-takeshi188/zero_shot_cot on GitHub, dataset/{name}",
         hub=hub,
-        train=0,
         test=size,
         parse=read_list,
         from_hub=_from_hub,

@@ -203,10 +203,7 @@ BENCHMARK = Benchmark(
     licence="Apache 2.0",
     files={"train": ["toolrl/rlla_sft.json"]},
     home="dataset/rlla_4k_raw of the repository qiancheng0/ToolRL on GitHub",
-    hub={},
     train=388,
-    test=0,
-    from_hub=lambda splits: {},
     question=_question,
     parse=lambda path, part: read_list(path, NAME),
 )

@@ -50,14 +50,9 @@ BENCHMARK = Benchmark(
     name="When2Call",
     task=CONVERSATION,
     licence="Apache 2.0, for evaluation only",
-    files={
-        "test": ["when2call/when2call_test_mcq.jsonl or when2call/when2call_test_llm_judge.jsonl"],
-    },
+    files={"test": ["when2call/when2call_test_mcq.jsonl or when2call/when2call_test_llm_judge.jsonl"]},
     home="data/test of the repository NVIDIA/When2Call on GitHub",
-    hub={},
-    train=0,
     test=3652,
-    from_hub=lambda splits: {},
     question=_question,
     parse=lambda path, part: read_jsonl(path, part, "uuid"),
 )

@@ -42,16 +42,10 @@ def _read(folder: Path) -> Parts:
             ]
         except (KeyError, TypeError) as error:
             raise InputError(f"{record.where}: field 'environments': no such tool ({error})") from None
-        return record._replace(fields={**record.fields, "tools": offered})
+        return record.with_fields(tools=offered)
 
-    return {
-        part: [
-            with_tools(record)
-            for path in BENCHMARK.paths(folder, file)
-            for record in read_list(path, part, "id")
-        ]
-        for part, file in _FILES.items()
-    }
+    paths = {part: BENCHMARK.paths(folder, file)[0] for part, file in _FILES.items()}
+    return {part: list(map(with_tools, read_list(path, part, "id"))) for part, path in paths.items()}
 
 
 def _question(record: Record) -> Question:
@@ -76,10 +70,8 @@ BENCHMARK = Benchmark(
     licence="none is stated; for evaluation only",
     files={part: [file] for part, file in _FILES.items()},
     home=f"the repository Trustworthy-ML-Lab/when2tool on GitHub, cloned as {FOLDER}, after its generate_data.sh",
-    hub={},
     train=900,
     test=2250,
-    from_hub=lambda splits: {},
     question=_question,
     reader=_read,
 )
