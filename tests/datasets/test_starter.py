@@ -19,14 +19,14 @@ PRINT_DIGEST = """
 import hashlib
 from trice.datasets import starter_math
 from trice.storage.files import dump_row
-train, test = starter_math.make(200, 100, seed=7)
+train, test = starter_math.STARTER.make(200, 100, seed=7)
 print(hashlib.sha256("".join(map(dump_row, train + test)).encode()).hexdigest())
 """
 
 
 @pytest.fixture(scope="module")
 def many() -> tuple[list[Question], list[Question]]:
-    return starter_math.make(4000, 1000, seed=3)
+    return starter_math.STARTER.make(4000, 1000, seed=3)
 
 
 def field(question: Question, name: str) -> str:
@@ -40,7 +40,7 @@ def form(expression: str) -> str:
 
 
 def test_the_same_seed_gives_the_same_bytes_in_any_process() -> None:
-    train, test = starter_math.make(200, 100, seed=7)
+    train, test = starter_math.STARTER.make(200, 100, seed=7)
     here = hashlib.sha256("".join(map(dump_row, train + test)).encode()).hexdigest()
     runs = [
         subprocess.run(
@@ -56,11 +56,11 @@ def test_the_same_seed_gives_the_same_bytes_in_any_process() -> None:
 
 
 def test_another_seed_gives_other_questions() -> None:
-    assert starter_math.make(20, 20, seed=1) != starter_math.make(20, 20, seed=2)
+    assert starter_math.STARTER.make(20, 20, seed=1) != starter_math.STARTER.make(20, 20, seed=2)
 
 
 def test_fewer_are_the_beginning_of_more(many: tuple[list[Question], list[Question]]) -> None:
-    train, test = starter_math.make(150, 40, seed=3)
+    train, test = starter_math.STARTER.make(150, 40, seed=3)
     assert (train, test) == (many[0][:150], many[1][:40])
 
 
@@ -124,4 +124,4 @@ def test_levels_run_from_single_figures_to_large_numbers(
 )
 def test_more_than_it_can_make_is_refused(train: int, test: int) -> None:
     with pytest.raises(InputError, match="questions wanted; it makes 0 to"):
-        starter_math.make(train, test)
+        starter_math.STARTER.make(train, test)

@@ -13,7 +13,7 @@ from trice.types import Question
 
 @pytest.fixture(scope="module")
 def many() -> tuple[list[Question], list[Question]]:
-    return starter_contexts.make(1500, 600, seed=3)
+    return starter_contexts.CONTEXTS.make(1500, 600, seed=3)
 
 
 def field(question: Question, name: str) -> str:
@@ -55,7 +55,9 @@ def test_most_questions_are_spanish(many: tuple[list[Question], list[Question]])
 
 def test_a_question_worked_out_by_hand() -> None:
     """Of two museums, the one that is asked for."""
-    rows = [row for row in starter_contexts.make(1500, 0)[0] if field(row, "template") == "museum-two"]
+    rows = [
+        row for row in starter_contexts.CONTEXTS.make(1500, 0)[0] if field(row, "template") == "museum-two"
+    ]
     (row, *_) = [
         row for row in rows if (field(row, "relation"), field(row, "language")) == ("museum-year", "es")
     ]
@@ -69,18 +71,18 @@ def test_a_question_worked_out_by_hand() -> None:
 def test_the_seed_decides_and_fewer_are_the_beginning_of_more(
     many: tuple[list[Question], list[Question]],
 ) -> None:
-    assert starter_contexts.make(150, 40, seed=3) == (many[0][:150], many[1][:40])
-    assert starter_contexts.make(20, 20, seed=1) != starter_contexts.make(20, 20, seed=2)
+    assert starter_contexts.CONTEXTS.make(150, 40, seed=3) == (many[0][:150], many[1][:40])
+    assert starter_contexts.CONTEXTS.make(20, 20, seed=1) != starter_contexts.CONTEXTS.make(20, 20, seed=2)
 
 
 def test_all_it_promises_are_distinct() -> None:
-    parts = starter_contexts.make(starter_contexts.MAX_ROWS, starter_contexts.MAX_ROWS)
+    parts = starter_contexts.CONTEXTS.make(starter_contexts.MAX_ROWS, starter_contexts.MAX_ROWS)
     assert all(len({row.input for row in part}) == starter_contexts.MAX_ROWS for part in parts)
 
 
 def test_loaded_by_name_and_in_the_catalogue() -> None:
     split = datasets.load("starter-mlqa", train=12, test=3, seed=1)
-    assert (split.train, split.test) == starter_contexts.make(12, 3, 1)
+    assert (split.train, split.test) == starter_contexts.CONTEXTS.make(12, 3, 1)
     assert (split.train[11].id, split.test[2].id) == ("starter-mlqa_train-12", "starter-mlqa_test-3")
     (entry,) = [entry for entry in datasets.catalogue() if entry.name == "starter-mlqa"]
     assert (entry.task, entry.present) == ("mlqa", True)
@@ -91,4 +93,4 @@ def test_loaded_by_name_and_in_the_catalogue() -> None:
 )
 def test_more_than_it_can_make_is_refused(train: int, test: int) -> None:
     with pytest.raises(InputError, match=r"starter-mlqa: .* questions wanted; it makes 0 to 5000"):
-        starter_contexts.make(train, test)
+        starter_contexts.CONTEXTS.make(train, test)

@@ -33,6 +33,8 @@ from trice.datasets import (
     when2tool,
 )
 from trice.datasets.benchmark import Benchmark, Dropped, HubRows, Parts, present
+from trice.datasets.starter_common import LICENCE, StarterSet
+from trice.datasets.starter_facts import FactSet
 from trice.errors import InputError, TriceError, nearest
 from trice.storage.files import read_rows, refuse_repeated
 from trice.tasks import TaskLike, load_task
@@ -61,17 +63,12 @@ BENCHMARKS = {
         when2tool.BENCHMARK,
     )
 }
-MADE = {  # by us: task, licence, and what makes the questions
-    starter_math.NAME: (starter_math.TASK, starter_math.LICENCE, starter_math.make),
-    **{
-        each.name: (each.task, starter_facts.LICENCE, each.make)
-        for each in (starter_facts.QA, starter_facts.LAMA)
-    },
-    starter_contexts.NAME: (starter_contexts.TASK, starter_contexts.LICENCE, starter_contexts.make),
-    starter_chat.NAME: (starter_chat.TASK, starter_chat.LICENCE, starter_chat.make),
-}
+_STARTERS: tuple[StarterSet | FactSet, ...] = (
+    starter_math.STARTER, starter_facts.QA, starter_facts.LAMA, starter_contexts.CONTEXTS, starter_chat.CHAT
+)  # fmt: skip
+MADE = {each.name: each for each in _STARTERS}
 NAMES = (*BENCHMARKS, *MADE)
-TASKS = {name: made[0] for name, made in MADE.items()} | {
+TASKS = {name: made.task for name, made in MADE.items()} | {
     each.name: each.task for each in BENCHMARKS.values()
 }
 
@@ -111,7 +108,7 @@ def _source(source: Path | None) -> Path | None:
 def catalogue(source: Path | None = None) -> list[Entry]:
     """All data sets, and whether their official files are under `source` (default: TRICE_DATA)."""
     folder = _source(source)
-    entries = [Entry(name, task, licence, (), True) for name, (task, licence, _) in MADE.items()]
+    entries = [Entry(each.name, each.task, LICENCE, (), True) for each in MADE.values()]
     for each in BENCHMARKS.values():
         there = folder is not None and all(present(folder, file) for file in each.file_names)
         entries.append(
@@ -203,7 +200,7 @@ def load(
     """
     name = canonical_name(name, NAMES)
     if name in MADE:
-        return Split(*MADE[name][2](train, test, seed), [])
+        return Split(*MADE[name].make(train, test, seed), [])
     benchmark = _find(name)
     task = load_task(benchmark.task)
     parts: dict[str, list[Question]] = {}

@@ -16,16 +16,10 @@ from typing import Any
 
 from trice.datasets import starter_math
 from trice.datasets.expressions import operations
-from trice.datasets.starter_common import take_questions
+from trice.datasets.starter_common import StarterSet
 from trice.datasets.starter_facts import QA, fact_rows
-from trice.types import Question
 
 NAME = "starter-chat"
-TASK = "assistant"
-LICENCE = "MIT"
-TRAIN = 800
-TEST = 200
-MAX_ROWS = {"train": 1600, "test": 400}
 _JOINED = (
     "First: {} Second: {}",
     "Two questions. {} {}",
@@ -81,12 +75,4 @@ def _rows(part: str, seed: int) -> Iterator[dict[str, Any]]:
         yield next(row for row in steps if len(row["gold_calls"]) > 1) | {"kind": "steps"}
 
 
-def make(
-    train: int | None = None, test: int | None = None, seed: int = 0
-) -> tuple[list[Question], list[Question]]:
-    """Training and test questions with `gold_calls` and `kind`; by default TRAIN and TEST of them.
-
-    Raises InputError if more than MAX_ROWS of a part are requested."""
-    sizes = {"train": TRAIN if train is None else train, "test": TEST if test is None else test}
-    made = [take_questions(NAME, part, _rows(part, seed), sizes[part], MAX_ROWS[part]) for part in MAX_ROWS]
-    return made[0], made[1]
+CHAT = StarterSet(NAME, "assistant", _rows, (800, 200), (1600, 400))

@@ -1,18 +1,56 @@
-"""The common parts of the starter sets: filling the gaps of a template, and numbering the questions of a part."""
+"""The common parts of the starter sets: their files, filling the gaps of a template, and the questions of a part."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from trice.errors import InputError
 from trice.types import Question
 
+LICENCE = "MIT"
+Parts = tuple[list[Question], list[Question]]
+"""Questions to train on, and to test."""
 FIELD = re.compile(r"\{([A-Za-z]+)([0-9]?)(?::([0-9.]+)-([0-9.]+)(?:/([0-9.]+))?)?\}")
+
+
+@dataclass(frozen=True)
+class StarterSet:
+    """A set whose questions `rows` makes, a stream of distinct ones for a part and a seed. `sizes` are how many there
+    are by default, and `most` how many there can be, to train on and to test."""
+
+    name: str
+    task: str
+    rows: Callable[[str, int], Iterator[dict[str, Any]]]
+    sizes: tuple[int, int]
+    most: tuple[int, int]
+
+    def make(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Parts:
+        """Training and test questions. Raises InputError if more than `most` are requested."""
+        sizes = (
+            default if size is None else size for size, default in zip((train, test), self.sizes, strict=True)
+        )
+        made = [
+            take_questions(self.name, part, self.rows(part, seed), size, most)
+            for part, size, most in zip(("train", "test"), sizes, self.most, strict=True)
+        ]
+        return made[0], made[1]
+
+
+@cache
+def read_yaml(module: str) -> dict[str, Any]:
+    """The YAML file next to a module's file, with its name."""
+    content: dict[str, Any] = yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return content
 
 
 def _draw(low: str, high: str, step: str | None, rng: random.Random) -> str:

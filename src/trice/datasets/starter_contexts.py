@@ -11,29 +11,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import yaml
-
-from trice.datasets.starter_common import fill_gaps, take_questions
+from trice.datasets.starter_common import StarterSet, fill_gaps, read_yaml
 from trice.tools.second_turn import with_context
-from trice.types import Question
 
 NAME = "starter-mlqa"
-TASK = "mlqa"
-LICENCE = "MIT"
-TRAIN = 800
-TEST = 200
 MAX_ROWS = 5000  # of one part; every context can make its share of these distinct
 LANGUAGES = {"es": 6, "fr": 1, "de": 1}  # and their weights
 
 
-@cache
-def _file() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return content
+_file = partial(read_yaml, __file__)
 
 
 def _row(context: dict[str, Any], rng: random.Random) -> dict[str, Any]:
@@ -53,8 +42,9 @@ def _row(context: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _rows(test: bool, seed: int) -> Iterator[dict[str, Any]]:
+def _rows(part: str, seed: int) -> Iterator[dict[str, Any]]:
     """An endless stream of distinct questions, with each context in turn."""
+    test = part == "test"
     chosen = [each for each in _file()["contexts"] if each.get("test", False) is test]
     rng = random.Random(f"{seed}:{NAME}:{test}")
     seen: set[str] = set()
@@ -66,13 +56,4 @@ def _rows(test: bool, seed: int) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def make(
-    train: int | None = None, test: int | None = None, seed: int = 0
-) -> tuple[list[Question], list[Question]]:
-    """Training and test questions with `relation`, `template` and `language`; by default TRAIN and TEST of them.
-
-    Raises InputError if more than MAX_ROWS of a part are requested."""
-    return (
-        take_questions(NAME, "train", _rows(False, seed), TRAIN if train is None else train, MAX_ROWS),
-        take_questions(NAME, "test", _rows(True, seed), TEST if test is None else test, MAX_ROWS),
-    )
+CONTEXTS = StarterSet(NAME, "mlqa", _rows, (800, 200), (MAX_ROWS, MAX_ROWS))

@@ -13,16 +13,12 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
-import yaml
-
-from trice.datasets.starter_common import take_questions
+from trice.datasets.starter_common import Parts, read_yaml, take_questions
 from trice.types import Question
 
-LICENCE = "MIT"
 TEST_SHARE = 4  # one fact in so many is a test fact
 
 
@@ -55,10 +51,7 @@ class Fact(NamedTuple):
         }
 
 
-@cache
-def _file() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return content
+_file = partial(read_yaml, __file__)
 
 
 @dataclass(frozen=True)
@@ -80,9 +73,7 @@ class FactSet:
             for subject, answers in about[level].items()
         ]
 
-    def make(
-        self, train: int | None = None, test: int | None = None, seed: int = 0
-    ) -> tuple[list[Question], list[Question]]:
+    def make(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Parts:
         """Training and test questions with `relation`, `subject`, `level`, `language`; by default each fact once.
 
         Raises InputError if more are requested than there are facts times texts."""

@@ -13,21 +13,13 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
-import yaml
-
 from trice.datasets.expressions import decimal, values
-from trice.datasets.starter_common import fill_gaps, take_questions
-from trice.types import Question
+from trice.datasets.starter_common import StarterSet, fill_gaps, read_yaml
 
 NAME = "starter"
-TASK = "math"
-LICENCE = "MIT"
-TRAIN = 2000
-TEST = 300
 MAX_ROWS = 20_000  # of one part; every template can make its share of these distinct
 MAX_DRAWS = 10_000  # tries at one question: numbers that do not divide, or a text already used
 
@@ -45,10 +37,7 @@ class Template:
     test: bool = False
 
 
-@cache
-def _file() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return content
+_file = partial(read_yaml, __file__)
 
 
 @cache
@@ -102,15 +91,8 @@ def rows(part: str, chosen: Sequence[Template], seed: int) -> Iterator[dict[str,
             yield row
 
 
-def make(
-    train: int | None = None, test: int | None = None, seed: int = 0
-) -> tuple[list[Question], list[Question]]:
-    """Training and test questions, with `expression`, `template` and `level`; by default TRAIN and TEST of them.
+def _part(part: str, seed: int) -> Iterator[dict[str, Any]]:
+    return rows(part, [each for each in templates() if each.test is (part == "test")], seed)
 
-    Raises InputError if more than MAX_ROWS of a part are requested."""
-    kept = [template for template in templates() if not template.test]
-    held_out = [template for template in templates() if template.test]
-    return (
-        take_questions(NAME, "train", rows("train", kept, seed), TRAIN if train is None else train, MAX_ROWS),
-        take_questions(NAME, "test", rows("test", held_out, seed), TEST if test is None else test, MAX_ROWS),
-    )
+
+STARTER = StarterSet(NAME, "math", _part, (2000, 300), (MAX_ROWS, MAX_ROWS))

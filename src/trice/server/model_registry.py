@@ -192,7 +192,7 @@ def _examples(tasks: Sequence[str], file: Path | None) -> dict[str, list[str]]:
         return {name: [row.input for row in rows if row.task in (None, name)][:EXAMPLES] for name in tasks}
     found: dict[str, list[str]] = {}
     for name in tasks:
-        starter = next((each for each, made in datasets.MADE.items() if made[0] == name), None)
+        starter = next((each for each, made in datasets.MADE.items() if made.task == name), None)
         if starter is not None:
             texts = [row.input for row in datasets.load(starter, train=0, test=POOL).test]
             found[name] = sorted(texts, key=len)[:EXAMPLES]
