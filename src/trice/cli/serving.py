@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -146,7 +147,7 @@ def serve(
 
     check_installed()
     from trice.server.limits import Limits
-    from trice.server.model_registry import NO_TASK
+    from trice.server.model_registry import NO_TASK, open_registry
     from trice.server.startup import Access
     from trice.server.startup import serve as start
 
@@ -156,15 +157,13 @@ def serve(
     limits = server.model_dump(
         include={"max_new_tokens", "max_prompt_tokens", "batch_size", "max_waiting", "timeout"}
     )
-    start(
-        resolved.model, models.adapter, None if free else resolved.task, models.format, models.template,
-        access=Access(
-            server.host, server.port, server.keys_file, tuple(server.allow_host), server.allow_anyone
-        ),
-        limits=Limits(**limits), tools=models.tool, answer_from_result=models.answer_from_result,
-        call_threshold=decision.call_threshold, questions=models.questions,
-        device=device.device, dtype=device.dtype,
+    open_models = partial(
+        open_registry, resolved.model, models.adapter, None if free else resolved.task,
+        **models.model_dump(include={"format", "template", "questions", "answer_from_result"}),
+        tools=models.tool, call_threshold=decision.call_threshold, device=device.device, dtype=device.dtype,
     )  # fmt: skip
+    access = Access(server.host, server.port, server.keys_file, tuple(server.allow_host), server.allow_anyone)
+    start(open_models, access, Limits(**limits))
 
 
 def _need_no_task(models: ServedModels) -> bool:

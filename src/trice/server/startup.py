@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,8 @@ from trice.server.app import build_app
 from trice.server.auth import LOOPBACK, Auth, is_loopback
 from trice.server.connection import Connection
 from trice.server.limits import Limits
-from trice.server.model_registry import ModelRegistry, open_registry
+from trice.server.model_registry import ModelRegistry
 from trice.server.request_handler import ServerState
-from trice.tasks import Sources
 
 SHUTDOWN_TIMEOUT = 30.0  # seconds that running requests may take when the server stops
 KEYS_VARIABLE = "TRICE_SERVE_KEYS"
@@ -135,32 +134,13 @@ def check_access(access: Access, keys: Sequence[str]) -> None:
         )
 
 
-def serve(
-    model: str,
-    adapters: Sequence[Path],
-    task: str | None = "math",
-    format: str | None = None,
-    template: str | None = None,
-    *,
-    access: Access,
-    limits: Limits,
-    tools: Sources | None = None,
-    questions: Path | None = None,
-    answer_from_result: bool = False,
-    call_threshold: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-) -> None:
-    """Load the models and answer requests until a signal. Raises InputError for invalid arguments before the first
-    model is loaded."""
+def serve(open_models: Callable[[], ModelRegistry], access: Access, limits: Limits) -> None:
+    """Load the models and answer requests until a signal. Raises InputError if the address or the keys cannot be used,
+    before a model is loaded."""
     keys, source = find_keys(access.keys_file)
     check_access(access, keys)
     listen(access.host, access.port).close()  # fails before the models are loaded
-    registry = open_registry(
-        model, adapters, task,
-        format=format, template=template, tools=tools, questions=questions, answer_from_result=answer_from_result,
-        call_threshold=call_threshold, device=device, dtype=dtype,
-    )  # fmt: skip
+    registry = open_models()
     server = open_server(registry, access, limits, keys)
     notice(f"serving {', '.join(registry.models)} at {server.url}/v1 (page: {server.url}/)")
     notice(f"keys: {len(keys)} from {source}" if keys else "keys: none needed")
