@@ -20,7 +20,7 @@ import torch
 from trice.datasets import load
 from trice.datasets.published import read_candidates
 from trice.formats.prompt import load_template
-from trice.tasks.math import INSTRUCTION
+from trice.tasks.instructions import MATH as INSTRUCTION
 from trice.training.losses import rank_loss, sequence_scores
 from trice.training.packed_forward import PackedForward, half_precision_autocast
 from trice.training.packing import Layout, TokenizedExample, pack

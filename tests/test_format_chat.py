@@ -16,7 +16,7 @@ from trice.stages.chat_responses import prompt_messages, target_messages
 from trice.stages.mix import known_target
 from trice.tasks import Tasks
 from trice.tasks.final_answer import final_text, unread_result
-from trice.tasks.math import INSTRUCTION
+from trice.tasks.instructions import MATH as INSTRUCTION
 from trice.tools.calculator import Calculator
 from trice.tools.call_text import function_schema
 from trice.training_data import LabeledQuestion

@@ -130,7 +130,7 @@ def prompt_texts(count: int) -> tuple[str, ...]:
     text is of calls."""
     from trice.datasets import load
     from trice.formats.prompt import load_template
-    from trice.tasks.math import INSTRUCTION
+    from trice.tasks.instructions import MATH as INSTRUCTION
 
     rows = load("starter", train=count, test=1).train
     calls = " ".join(f"calculator({(row.model_extra or {})['expression']})" for row in rows)

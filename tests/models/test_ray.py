@@ -24,7 +24,7 @@ from trice.models.sampling import Sampling
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec, open_engine
 from trice.tasks import Tasks
-from trice.tasks.math import INSTRUCTION
+from trice.tasks.instructions import MATH as INSTRUCTION
 from trice.tools import Tool, load_tool
 from trice.tools.calculator import Calculator
 from trice.tools.call_text import function_schema

@@ -23,7 +23,7 @@ from trice.stages.endpoint_rollouts import NOT_SHOWN, api_messages
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
 from trice.tasks import Tasks
-from trice.tasks.math import INSTRUCTION
+from trice.tasks.instructions import MATH as INSTRUCTION
 from trice.tools.calculator import Calculator
 from trice.tools.call_text import function_schema
 from trice.types import Outcome, Question, Response

@@ -18,8 +18,8 @@ from trice.stages.export_data import export
 from trice.stages.import_data import import_
 from trice.storage.files import read_rows
 from trice.tasks import SECOND_TURN_INSTRUCTION, Tasks
-from trice.tasks.math import INSTRUCTION
-from trice.tasks.word_judge import QA
+from trice.tasks.instructions import MATH as INSTRUCTION
+from trice.tasks.instructions import QA
 from trice.training_data import LabeledQuestion
 from trice.types import Question
 

@@ -35,14 +35,8 @@ from trice.storage import files
 from trice.storage.row_reader import records, without_nulls
 from trice.types import Question
 
-FIELDS = (
-    "messages",
-    "conversations",
-    "prompt",
-    "completion",
-    "tools",
-    "system",
-)  # that make the conversation
+# The fields that make the conversation.
+FIELDS = ("messages", "conversations", "prompt", "completion", "tools", "system")
 _SHAREGPT_ROLES = {
     "system": "system",
     "human": "user",

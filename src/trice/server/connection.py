@@ -59,9 +59,7 @@ class Connection(H11Protocol):
         super().handle_events()
         if self.answering and self._timed is not self.cycle:
             self._timed = self.cycle
-            self._close_after(
-                self._limits.connection_timeout + 1.0
-            )  # the application's own limit comes first
+            self._close_after(self._limits.connection_timeout + 1.0)  # after the application's own limit
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are not HTTP with an error in OpenAI's format."""

@@ -153,9 +153,7 @@ def open_registry(
     for _, adapter in named:
         check_model(model, adapter)
     recorded = [adapter_record(adapter) for adapter in adapters]
-    first = (
-        recorded[0] if recorded else AdapterRecord()
-    )  # the base model uses the template of the first adapter
+    first = recorded[0] if recorded else AdapterRecord()  # whose template the base model uses too
     templates = {
         name: record.prompt_template(format, template)
         for (name, _), record in zip(named, [first, *recorded], strict=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from trice.errors import InputError
 from trice.messages import tool_names
 from trice.storage.files import validate
+from trice.tasks import instructions
+from trice.tasks.instructions import MIX
 from trice.tools import BUILT_IN as TOOLS
 from trice.tools import Tool, canonical_name, load_tool
 from trice.tools.mcp import McpTool, read_server, tools_of
@@ -21,21 +23,26 @@ from trice.tools.second_turn import SECOND_TURN, SECOND_TURN_INSTRUCTION
 from trice.training_data import Candidates, LabeledQuestion
 from trice.types import REQUIRED, Question, Response
 
+if TYPE_CHECKING:
+    from trice.tasks.task import Answers
+
 Sources = Mapping[str, str] | Sequence[Mapping[str, Any]]
 """The sources of tools by the tools' names: a path, a URL, a model. Several mappings are a list. A mapping with the
 key `mcp` is the entry of an MCP server, whose tools are added to the task."""
 
-MIX = (
-    "Given a question, please answer it in English and you can use a calculator, a WikiSearch, a QA model or a "
-    "translator for help."
-)
 MIXED = ("math", "qa", "lama", "mlqa")
-ASSISTANT = (
-    "Answer the question, and only with the answer. Use the tools for arithmetic and for facts; call several in one "
-    "message if they do not need each other's results."
-)
 CONVERSATION = "conversation"  # for questions that have messages and tools of their own
 SHIPPED = (*MIXED, "hotpot", "assistant", CONVERSATION)
+_SHIPPED: dict[str, tuple[str, tuple[str, ...], Answers]] = {  # instruction, tools and judge
+    "math": (instructions.MATH, ("calculator",), "numbers"),
+    "qa": (instructions.QA, ("WikiSearch",), "words"),
+    "lama": (instructions.LAMA, ("QA",), "words"),
+    "mlqa": (instructions.MLQA, ("translator",), "words"),
+    "hotpot": (instructions.HOTPOT, ("retriever",), "words"),
+    "assistant": (instructions.ASSISTANT, ("calculator", "QA"), "auto"),
+    CONVERSATION: ("", (), "auto"),
+    SECOND_TURN: (SECOND_TURN_INSTRUCTION, (), "words"),
+}
 # The last three are files of `data/stage1/<task>`, where a task's own is called after it.
 RESERVED = (*SHIPPED, "mix", SECOND_TURN, "answers", "calls", "questions")
 PUBLISHED = "@words-published"
@@ -100,11 +107,8 @@ class Tasks:
                 self._known[part] = replace(self._known[part], instruction=MIX, tools=offered)  # type: ignore[type-var]
         self.name = first if self.mixed else self._load(name).name
         self._default = name
-        if (
-            self._published
-            and not self.mixed
-            and getattr(self._load(name), "answers", "") != "words-published"
-        ):
+        judge = None if self.mixed else getattr(self._load(name), "answers", None)
+        if self._published and not self.mixed and judge != "words-published":
             raise InputError(f"task '{name}{PUBLISHED}': task '{name}' does not judge answers in words")
         self._named = {part: self._load(part) for part in own}
         for part in own:  # files and folders are called after tasks
@@ -121,9 +125,7 @@ class Tasks:
             for tool in task.tools
             if isinstance(tool, McpTool)
         ]
-        if described and isinstance(
-            self.identity, str
-        ):  # the name of the task does not say what a server offers
+        if described and isinstance(self.identity, str):  # a task's name does not say what a server offers
             self.identity = {"task": self.identity, "mcp": described}
 
     def of(self, question: Question) -> TaskLike:
@@ -253,29 +255,14 @@ def published(task: TaskLike) -> TaskLike:
 def load_task(name: str, sources: Mapping[str, str] | None = None) -> TaskLike:
     """The task called `name`: one that ships, or a user's as `module:name` or a YAML file. Raises InputError if there
     is none."""
-    from trice.tasks import custom, math, word_judge
+    from trice.tasks import custom
     from trice.tasks.task import Task
 
-    def tools(*names: str) -> tuple[Tool, ...]:
-        return tuple(load_tool(each, (sources or {}).get(each)) for each in names)
-
-    texts = {
-        "qa": (word_judge.QA, "WikiSearch"),
-        "lama": (word_judge.LAMA, "QA"),
-        "mlqa": (word_judge.MLQA, "translator"),
-        "hotpot": (word_judge.HOTPOT, "retriever"),
-    }
-    if name == CONVERSATION:
-        return Task(name, "", answers="auto")
-    if name == "math":
-        return Task(name, math.INSTRUCTION, tools("calculator"), "numbers")
-    if name in texts:
-        instruction, tool = texts[name]
-        return Task(name, instruction, tools(tool))
-    if name == "assistant":
-        return Task(name, ASSISTANT, tools("calculator", "QA"), "auto")
-    if name == SECOND_TURN:
-        return Task(name, SECOND_TURN_INSTRUCTION)
+    if name in _SHIPPED:
+        instruction, tools, answers = _SHIPPED[name]
+        return Task(
+            name, instruction, [load_tool(each, (sources or {}).get(each)) for each in tools], answers
+        )
     if name.endswith((".yaml", ".yml")):
         return custom.from_file(name, sources or {})
     if ":" not in name:

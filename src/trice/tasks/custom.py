@@ -79,9 +79,7 @@ def checked(where: str, task: object) -> TaskLike:
         raise InputError(
             f"{where}: its tools are no tuple of tools; a function becomes a tool as FunctionTool(function)"
         )
-    if (
-        "\n" in task.instruction
-    ):  # the published stage-2 form separates instruction and question by a line break
+    if "\n" in task.instruction:  # which separates instruction and question in the published form of stage 2
         raise InputError(f"{where}: its instruction holds a line break")
     if not re.fullmatch(NAME, task.name):  # folders and files are called after it
         raise InputError(f"{where}: its name '{task.name}' is not of small letters, digits and '-'")

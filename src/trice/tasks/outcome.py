@@ -23,9 +23,7 @@ class Parsed(NamedTuple):
 def parse(tasks: Tasks, row: Response) -> Parsed:
     """Parse one response."""
     task = tasks.of(row)
-    if (
-        row.completion is not None and row.outcome is not None
-    ):  # it was parsed and executed when it was generated
+    if row.completion is not None and row.outcome is not None:  # parsed and executed when it was generated
         return Parsed(task, paper.ParsedResponse(row.outcome, row.call, row.reason), None, True)
     offered = {tool.name: tool for tool in task.tools}
     reading = paper.parse(row.response, {name: tool.parse for name, tool in offered.items()})

@@ -3,10 +3,7 @@
 A prediction is correct if a gold answer occurs as whole words (`trice.tools.answer_matching.words`) within its first 20
 words, or if it is an exact match. The rule `words-published` is that of the paper: the answer occurs as a
 substring, ignoring case. `auto` compares with a gold answer that is a number as numbers, with the others as words.
-
-The instructions are constants of the format: the published checkpoints were trained on these sentences
-(evaluate/generate.py of github.com/zjunlp/TRICE), except that of `hotpot`, which is ours. Other spellings of names,
-dates and numbers are not covered: they have to be among the gold answers.
+Other spellings of names, dates and numbers are not covered: they have to be among the gold answers.
 """
 
 from __future__ import annotations
@@ -19,10 +16,6 @@ from trice.tools.answer_matching import contains_answer, normalise, words
 
 WORDS = 20  # words of a prediction that are compared
 READ = 20_000  # characters of a text that are compared, more than any answer has
-QA = "Given a question, please answer it and you can use a WikiSearch for help."
-LAMA = "Given a question, please answer it and you can use a QA model for help."
-MLQA = "Given a context, please answer the question in English and you can use a translator for help."
-HOTPOT = "Given a question, please answer it and you can use a retriever for help."
 
 
 def matches(prediction: str, answers: Sequence[str], rule: str = "words") -> bool:

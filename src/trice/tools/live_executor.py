@@ -62,9 +62,7 @@ class LiveExecutor:
             while not self._closed:
                 try:
                     self._results()
-                except (
-                    BaseException
-                ) as failure:  # a bug, or Ctrl-C in a tool: calls that run are still answered
+                except BaseException as failure:  # a bug, or Ctrl-C in a tool: running calls are answered
                     notice(f"tools: {type(failure).__name__}: {failure}")
 
     def _results(self) -> None:
@@ -73,9 +71,7 @@ class LiveExecutor:
             if permanent is not None and isinstance(result, Execution):
                 try:  # before the callback, which may close this executor
                     self._stores.put(key, result, permanent)
-                except (
-                    Exception
-                ) as failure:  # what cannot be stored, as on a full disk, must not fail the request
+                except Exception as failure:  # such as a full disk, which must not fail the request
                     notice(f"tools: an output is not stored: {error_line(failure)}")
             for callback in self._waiting.pop(key):
                 callback(result)
