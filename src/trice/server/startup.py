@@ -79,10 +79,10 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             notice("stopped")
             return
+        self.close()  # before the notice, which a second signal may answer at once
         notice(
             f"stopping after the running requests, within {SHUTDOWN_TIMEOUT:g} s; press Ctrl-C again to stop now"
         )
-        self.close()
 
     def close(self) -> None:
         """Refuse new requests, and stop when no request is running."""
