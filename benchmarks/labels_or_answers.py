@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     for each in fields(Options):
         parser.add_argument(f"--{each.name}", type=type(each.default), default=each.default)
-    parser.add_argument("settings", nargs="*", help="key=value for trice.rlef, such as rounds=2 or alpha=0.1")
+    parser.add_argument("settings", nargs="*", help="key=value for trice.rlef, such as rounds=2 or replay=0")
     given = vars(parser.parse_intermixed_args())
     model, output, texts = trice.load(given.pop("model")), given.pop("output"), given.pop("settings")
     settings: dict[str, Any] = {}

@@ -181,7 +181,8 @@ def test_the_texts_of_a_squad_file_become_an_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("[]", r"birds\.json: not a JSON object"),
+        ('{"data": [', r"birds\.json: not a JSON object"),
+        ('{"version": "1.1", "data": 3}', r"birds\.json: field 'data'"),
         ('{"data": [{"title": "x"}]}', r"birds\.json: field 'data\.0\.paragraphs': Field required"),
         ('{"data": []}', "no passages to index"),
     ],
@@ -193,6 +194,13 @@ def test_a_file_that_is_not_in_the_form_of_squad_is_refused(
     with pytest.raises(InputError, match=problem):
         index(tmp_path / "birds.json", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("start", "between", "end"), [("", "\n", "\n"), ("[", ",\n", "]")])
+def test_a_json_file_of_rows_is_no_squad_file(tmp_path: Path, start: str, between: str, end: str) -> None:
+    source = tmp_path / "birds.json"
+    source.write_text(start + between.join(json.dumps(each._asdict()) for each in PASSAGES) + end)
+    assert list(read_passages(source)) == PASSAGES
 
 
 def test_passages_without_text_are_skipped_and_counted(

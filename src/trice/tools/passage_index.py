@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -31,6 +32,7 @@ from trice.tools.key_terms import key_terms
 from trice.tools.sentence_ranking import CANDIDATES, RANKING_VERSION, bonus
 from trice.types import Row
 
+SQUAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:')
 MANIFEST = "trice-index.json"  # written last, so that a folder with it is complete
 INDEX_VERSION = 1  # version of the index format; others are refused
 MAX_WORDS = 64  # of a query
@@ -90,7 +92,7 @@ def read_passages(path: Path, *, notify: bool = True) -> Iterator[Passage]:
     if is_dump(path):
         yield from itertools.starmap(Passage, wikipedia_dump.read_dump(path))
         return
-    if path.suffix == ".json":
+    if _is_squad(path):
         for article in validate(Articles, read_object(path), str(path)).data:
             title = article.title.replace("_", " ")  # as in the addresses of Wikipedia
             yield from (Passage(title, each.context) for each in article.paragraphs if each.context.strip())
@@ -106,6 +108,14 @@ def read_passages(path: Path, *, notify: bool = True) -> Iterator[Passage]:
             empty, first = empty + 1, first or where
     if empty and notify:
         notice(f"{path}: skipped {empty} passages without text, the first at {first}")
+
+
+def _is_squad(path: Path) -> bool:
+    """Whether a `.json` file begins as SQuAD's form does; else it has rows, as the files of `trice data` do."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return SQUAD.match(file.read(1000)) is not None
 
 
 def is_dump(path: Path) -> bool:
