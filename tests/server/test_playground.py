@@ -244,6 +244,25 @@ def test_a_link_fills_the_page_and_does_not_run(serve: Serve, browse: Browse) ->
         assert page.url.endswith("/#task=math&q=How+many%3F&models=both")
 
 
+def test_settings_made_before_the_page_has_its_tasks_stay(serve: Serve, browse: Browse) -> None:
+    with serve("7") as server:
+        page = browse(server.url).page
+        held: list[Any] = []
+        page.route("**/v1/tasks", lambda route: held.append(route))
+        page.reload()
+        page.get_by_text("Settings").click()
+        page.get_by_label("Instruction").fill("Answer in one word.")
+        page.get_by_label("Temperature").fill("0.5")
+        eventually(lambda: page.evaluate("1") and held)
+        held[0].continue_()
+        page.get_by_role("radio", name="math").wait_for(state="attached")
+        assert page.get_by_label("Instruction").input_value() == "Answer in one word."
+        told = "own instruction, temperature 0.5"
+        eventually(lambda: told in page.locator("summary").inner_text())
+        page.keyboard.type("1")  # the one who types keeps the focus
+        assert page.get_by_label("Temperature").input_value() == "0.51"
+
+
 def test_settings_are_sent(serve: Serve, browse: Browse) -> None:
     with serve("7") as server:
         page = browse(server.url).page
@@ -253,7 +272,7 @@ def test_settings_are_sent(serve: Serve, browse: Browse) -> None:
         page.get_by_label("Most tokens").fill("3")
         page.get_by_label("Calls").select_option("must not call")
         told = "own instruction, temperature 0.5, at most 3 tokens, must not call"
-        assert told in page.locator("summary").inner_text()
+        eventually(lambda: told in page.locator("summary").inner_text())
         with page.expect_request("**/v1/chat/completions") as sent:
             put(page, "Well?")
         finished(page)
