@@ -19,6 +19,8 @@ from trice.storage.files import digest
 from trice.storage.row_state import read_state
 from trice.training.settings import Clone
 
+WORD = [{"question": "2?", "answer": "two"}]
+LESSON = [{"instruction": "Answer.", "input": "1?", "output": "1"}]
 FAST: dict[str, Any] = {"num_train_epochs": 1, "batch_size": 4, "lora": {"r": 2}}
 
 
@@ -257,6 +259,38 @@ def test_each_round_samples_from_the_policy_of_the_round_before(
         assert json.loads((folder / "trice.json").read_text())["adapter"] is None
 
 
+def test_held_out_questions_choose_the_policy_by_its_reward(model: trice.Model, tmp_path: Path) -> None:
+    """The labels of stage 2 teach a call, which is as right as the answer of stage 1 but costs something."""
+    how: dict[str, Any] = {
+        "max_steps": 24, "batch_size": 4, "learning_rate": 1e-2, "lr_scheduler_type": "constant",
+        "max_new_tokens": 20, "lora": {"r": 4, "lora_dropout": 0, "target_modules": "all-linear"},
+    }  # fmt: skip
+    task, lesson = sums_task(), {"instruction": "Add, or let plus add.", "input": "What is 4 and 3?"}
+    stage1 = trice.clone(model, [lesson | {"output": "7"}] * 4, task, output=tmp_path / "stage-1", **how)
+    calling = {"output": "plus(4, second=3)"}
+    labels = [lesson | calling | {"input": f"What is {i} and {7 - i}?"} for i in (0, 1, 2, 3, 5, 6, 7)]
+    held_out = [{"question": "What is 5 and 2?", "answer": "7"}]
+
+    def learned(name: str, reward: Any = None) -> tuple[dict[int, tuple[float, float]], bytes]:
+        """The accuracy and the reward at each validated step, and the adapter that was kept."""
+        trice.rlef(
+            stage1, sums(4), task, cost=0.25, reward=reward, labels=labels, replay=1, validation=held_out,
+            eval_steps=24, output=tmp_path / name, **how,
+        )  # fmt: skip
+        log = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        found = {row["step"]: (row["accuracy"], row["reward"]) for row in log if "reward" in row}
+        return found, weights(name)
+
+    def weights(name: str) -> bytes:
+        return (tmp_path / name / "adapter_model.safetensors").read_bytes()
+
+    assert learned("dear") == ({0: (1, 1), 24: (1, 0.75)}, weights("stage-1"))
+    assert learned("dear") == ({0: (1, 1), 24: (1, 0.75)}, weights("stage-1"))  # done already
+    found, kept = learned("wanted", lambda question, response: 0.5 + len(response.calls))
+    assert found == {0: (1, 0.5), 24: (1, 1.5)}
+    assert kept == weights("wanted/checkpoint-24") != weights("stage-1")
+
+
 def test_a_folder_with_other_rounds_is_refused_before_anything_is_sampled(
     speaking: Callable[[str], trice.Model], tmp_path: Path
 ) -> None:
@@ -388,6 +422,18 @@ def test_a_model_is_loaded_once_and_unloads(model: trice.Model) -> None:
             "trice.clone: unknown key 'epcohs'; did you mean",
         ),
         (lambda model: trice.rlef(model, sums(1), "math", rounds=0), "rounds=0; expected 1 or more"),
+        (
+            lambda model: trice.clone(model, LESSON, "math", eval_steps=5),
+            "eval_steps=5: there are no held-out questions",
+        ),
+        (
+            lambda model: trice.rlef(model, sums(1), "math", validation=sums(2)),
+            "the steps between validations are missing; add eval_steps=10",
+        ),
+        (
+            lambda model: trice.rlef(model, sums(1), "math", validation=WORD, eval_steps=1),
+            "questions.json:1: field 'answer': 'two' is not a number",
+        ),
         (lambda model: trice.label(sums(1), "math", "teacher"), "unknown teacher 'teacher'"),
         (lambda model: trice.load("no-such-folder/model"), "no-such-folder/model"),
     ],

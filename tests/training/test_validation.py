@@ -18,6 +18,7 @@ from trice.errors import InputError
 from trice.formats.prompt import load_template
 from trice.models.local import load
 from trice.models.sampling import Sampling
+from trice.rewards import RewardFunction
 from trice.stages.evaluate import evaluate
 from trice.stages.generate import generate
 from trice.stages.model_spec import ModelSpec
@@ -28,6 +29,7 @@ from trice.training.clone import clone
 from trice.training.rlef import rlef
 from trice.training.settings import Clone, Lora, Rlef
 from trice.training.validation import evaluation_mode, load_validation
+from trice.types import Response
 
 LORA = Lora(r=4, lora_dropout=0.1, target_modules="all-linear")
 CLONE = Clone(
@@ -115,7 +117,7 @@ def test_the_earliest_of_the_best_checkpoints_becomes_the_adapter(learned: Path,
     at_six = next(entry for entry in log(learned) if entry["step"] == 6 and "accuracy" in entry)
     # Wilson's interval of 6 of 6 is 1 / (1 + z²/6) to 1, that of 0 of 6 its mirror image.
     assert at_six == {
-        "step": 6, "accuracy": 1, "accuracy_low": 0.609666, "accuracy_high": 1,
+        "step": 6, "reward": 1, "accuracy": 1, "accuracy_low": 0.609666, "accuracy_high": 1,
         "tool_use": 0, "tool_use_low": 0, "tool_use_high": 0.390334,
     }  # fmt: skip
     card = (learned / "README.md").read_text()
@@ -228,24 +230,58 @@ def test_what_a_search_finds_is_read_by_the_policy(
     rows = validation.responses(model, template, run)
     assert [(row.turns, row.correct) for row in rows] == [(["5"], True), (["5"], False)]
     halves = [validation.counts(model, template, run, part, 2) for part in (0, 1)]
-    assert halves == [[1, 1, 1], [1, 0, 1]]
-    assert validation.counts(model, template, run, 2, 3) == [0, 0, 0]  # a process too many
+    assert halves == [[1, 1, 1, 1], [1, 0, 1, 0]]
+    assert validation.counts(model, template, run, 2, 3) == [0, 0, 0, 0]  # a process too many
 
 
-def test_stage_2_validates_too(learned: Path, llama: str, tmp_path: Path) -> None:
+def train_further(
+    folder: Path, model: str, start: Path, gold: str, patience: int = 0, reward: RewardFunction | None = None
+) -> Path:
+    """A run of stage 2 in `folder/run`, which starts from an adapter that says 7 and learns to say 5."""
     rows = [
-        {"query": f"Solve.\nWhat is {i} and {7 - i}?", "responses": ["7", "5"], "scores": [20, 0]}
+        {"query": f"Solve.\nWhat is {i} and {7 - i}?", "responses": ["5", "7"], "scores": [20, 0]}
         for i in range(6)
     ]
     settings = Rlef(
-        max_steps=3, batch_size=3, learning_rate=1e-3, eval_steps=1, early_stopping_patience=2, lora=LORA
-    )
-    stage2 = rlef(
-        write(tmp_path / "ranked.json", rows), tmp_path / "stage2", llama, learned, settings=settings,
-        validation=exam(tmp_path, "7", "5"), max_new_tokens=4, **CPU,
+        max_steps=12, batch_size=3, learning_rate=5e-3, lr_scheduler_type="constant", save_steps=100, eval_steps=2,
+        early_stopping_patience=patience, lora=LORA,
     )  # fmt: skip
-    assert validated(stage2) == {1: 0.5, 2: 0.5, 3: 0.5}
-    assert weights(stage2) == weights(stage2 / "checkpoint-1") != weights(learned)
+    return rlef(
+        write(folder / "ranked.json", rows), folder / "run", model, start, settings=settings,
+        validation=exam(folder, *[gold] * 6), reward=reward, max_new_tokens=4, **CPU,
+    )  # fmt: skip
+
+
+def test_stage_2_keeps_the_best_checkpoint(learned: Path, llama: str, tmp_path: Path) -> None:
+    run = train_further(tmp_path, llama, learned, "5")
+    found = validated(run)
+    assert (list(found), found[0], found[12]) == ([0, 2, 4, 6, 8, 10, 12], 0, 1)
+    best = max(found, key=lambda step: found[step])
+    assert weights(run) == weights(run / f"checkpoint-{best}") != weights(learned)
+
+
+def test_stage_2_that_makes_nothing_better_keeps_what_it_started_from(
+    learned: Path, llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train_further(tmp_path, llama, learned, "7", patience=2)
+    assert list(validated(run)) == [0, 2, 4]  # two without a better one
+    assert validated(run)[0] == 1
+    assert weights(run) == weights(learned) != weights(run / "checkpoint-2")
+    told = f"training made nothing better on the held-out questions, so the adapter is that of {learned}"
+    assert told in capsys.readouterr().err
+    card = (run / "README.md").read_text()
+    assert "Step 0 (what training started from) of 4 was the best on the held-out questions" in card
+
+
+def test_a_reward_chooses_instead_of_the_accuracy(learned: Path, llama: str, tmp_path: Path) -> None:
+    def fives(responses: Sequence[Response], target: Response | None) -> list[float]:
+        return [float(each.prediction == "5") for each in responses]
+
+    run = train_further(tmp_path, llama, learned, "7", reward=fives)
+    rewards = {row["step"]: row["reward"] for row in log(run) if "reward" in row}
+    assert (validated(run)[0], rewards[0], rewards[12]) == (1, 0, 1)
+    best = max(rewards, key=lambda step: rewards[step])
+    assert weights(run) == weights(run / f"checkpoint-{best}")
 
 
 # Kills
@@ -264,6 +300,15 @@ def test_killed_anywhere_and_run_again_it_ends_in_the_same_bytes(
     short = settings.model_copy(update={"eval_steps": 3})
     kills = same_after_kills(tmp_path, train, llama, short, points=range(1, 200, step), kept=outcome)
     assert kills > 30 / step
+
+
+def test_stage_2_killed_anywhere_still_knows_what_it_started_from(
+    learned: Path, llama: str, tmp_path: Path
+) -> None:
+    kills = same_after_kills(
+        tmp_path, train_further, llama, learned, "7", points=range(1, 200, 9), kept=outcome
+    )
+    assert kills > 3
 
 
 def test_a_run_killed_after_it_stopped_takes_no_other_step(
@@ -311,7 +356,7 @@ def test_another_validation_is_another_run(learned: Path, llama: str, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "options", "complaint"),
     [
-        (CLONE, {}, "^eval_steps=2: there are no held-out questions; give a file with --validation$"),
+        (CLONE, {}, "^eval_steps=2: there are no held-out questions; give them with --validation$"),
         (
             Clone(),
             {"validation": "math"},

@@ -31,6 +31,8 @@ def clone(
     examples: Examples,
     task: str | TaskLike,
     *,
+    validation: Source | None = None,
+    max_new_tokens: int = 64,
     seed: int = 0,
     output: str | Path | None = None,
     **settings: Any,
@@ -45,6 +47,9 @@ def clone(
             `trice.label`, and mappings of `instruction`, `input` and `output`; or a file of such rows, such as
             `trice label` and `trice import` write.
         task: A `trice.Task` or the name of one that ships.
+        validation: Held-out questions, as for `trice.questions`, which the model answers every `eval_steps` steps; the
+            checkpoint with the highest accuracy is kept.
+        max_new_tokens: The length limit of a response to them, in tokens.
         seed: The seed of the order of examples and of the adapter's initial weights.
         output: A folder for the adapter and its checkpoints.
         settings: Hyper-parameters of stage 1 (docs/reference/recipes.md), such as `num_train_epochs`, `batch_size`,
@@ -54,7 +59,8 @@ def clone(
         The trained `Model`. Without `output` its adapter is deleted with it.
 
     Raises:
-        InputError: If a setting is not known, or the model is an endpoint or has an adapter already.
+        InputError: If a setting is not known, the model is an endpoint or has an adapter already, or only one of
+            `validation` and `eval_steps` is given.
 
     Example:
         >>> import trice
@@ -81,7 +87,8 @@ def clone(
     model.unload()
     adapter = train(
         data, folder, model.name, settings=chosen, template=model.template, tasks=tasks, seed=seed,
-        device=model.device, dtype=model.dtype,
+        validation=_held_out(validation, folder), max_new_tokens=max_new_tokens, device=model.device,
+        dtype=model.dtype,
     )  # fmt: skip
     return replace(model, adapter=adapter, _kept=kept)
 
@@ -97,6 +104,7 @@ def rlef(
     cost: float = 0.1,
     labels: Examples | None = None,
     reward: Reward | None = None,
+    validation: Source | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
     output: str | Path | None = None,
@@ -123,6 +131,8 @@ def rlef(
         labels: The examples of stage 1, which each round trains on again, or a share of them (`replay`).
         reward: A function `(question, response) -> float` instead. `response` has `outcome`, `call`, `execution`,
             `prediction` and `correct`.
+        validation: Held-out questions, which the policy answers before a round trains and every `eval_steps` steps of
+            it. The policy with the highest mean reward is kept: one that a round made, or the one it started from.
         max_new_tokens: The length limit of a response, in tokens.
         seed: The seed of the samples and of training.
         output: A folder for the adapter. Earlier rounds are in `round-1`, `round-2` and so on within it.
@@ -133,8 +143,8 @@ def rlef(
         The trained `Model`. Without `output` its adapter is deleted with it.
 
     Raises:
-        InputError: If a setting is not known, no question has a response to learn from, or `output` holds rounds
-            with other inputs.
+        InputError: If a setting is not known, no question has a response to learn from, `output` holds rounds with
+            other inputs, or only one of `validation` and `eval_steps` is given.
 
     Example:
         >>> import trice
@@ -147,6 +157,7 @@ def rlef(
     from trice.training.on_policy import RANKED_FILE, describe_round, sample_round
     from trice.training.rlef import rlef as train
     from trice.training.settings import OnPolicy
+    from trice.training.validation import load_validation
 
     _trainable(model)
     if rounds < 1:
@@ -155,6 +166,7 @@ def rlef(
     chosen, rows = parse(OnPolicy, named | settings, "trice.rlef"), require_questions(questions)
     tasks = Tasks(task)
     last, kept = _adapter_folder(output)
+    held_out = None if validation is None else require_questions(validation)
     known = None if labels is None else _targets(labels, tasks)
     name = getattr(reward, "__name__", "reward") if reward else "execution"
     _check_rounds(
@@ -162,13 +174,18 @@ def rlef(
         model.spec(max_new_tokens=max_new_tokens).settings()
         | chosen.identity()
         | {"task": tasks.identity, "reward": name, "seed": seed}
-        | {"questions": input_hash(rows), "labels": input_hash(known)},
+        | {"questions": input_hash(rows), "labels": input_hash(known)}
+        | ({"validation": input_hash(held_out)} if held_out else {}),
     )
     data, examples = write_questions(last, rows), None
     if known is not None:
         examples = last / "examples.json"
         write_rows(examples, known)
-    rewarded = rewards.from_function(reward, name) if reward else None
+    rewarded = rewards.from_function(reward, name) if reward else rewards.execution(cost)
+    asked = _held_out(held_out, last)
+    load_validation(
+        chosen.training, asked, tasks, max_new_tokens
+    )  # what does not fit is refused before sampling
     policy, earlier = model, None
     for number in range(1, rounds + 1):
         folder = last if number == rounds else last / f"round-{number}"
@@ -182,7 +199,8 @@ def rlef(
         start = policy if chosen.policy_gradient else model
         adapter = train(
             earlier, folder, model.name, start.adapter, settings=chosen.training, template=model.template,
-            tasks=tasks, seed=seed, device=model.device, dtype=model.dtype,
+            validation=asked, reward=rewarded, tasks=tasks, max_new_tokens=max_new_tokens, seed=seed,
+            device=model.device, dtype=model.dtype,
         )  # fmt: skip
         policy = replace(model, adapter=adapter, _kept=kept)
     return policy
@@ -252,6 +270,11 @@ def _check_rounds(folder: Path, inputs: dict[str, Any]) -> None:
 def _trainable(model: Model) -> None:
     if model.client is not None:
         raise InputError(f"{model.name}: is behind an endpoint; only a local model can be trained")
+
+
+def _held_out(questions: Source | None, folder: Path) -> Path | None:
+    """The file of the questions that validate a training in `folder`."""
+    return None if questions is None else write_questions(folder / "held-out", questions)
 
 
 def _adapter_folder(output: str | Path | None) -> tuple[Path, TemporaryDirectory[str] | None]:

@@ -18,7 +18,7 @@ from trice.recipes.paths import RunPaths, adapter_files
 from trice.recipes.questions import write_questions
 from trice.recipes.recipe import Recipe
 from trice.recipes.sections import Origin
-from trice.rewards import load_reward
+from trice.rewards import RewardFunction, execution, load_reward
 from trice.stages.calibrate import DECISIONS, answer_both_ways, calibrate, decidable, write_decisions
 from trice.stages.collect import GOLD, collect, collect_gold, collect_split, origin_path
 from trice.stages.evaluate import describe, evaluate
@@ -235,6 +235,11 @@ class Steps:
             return self.paths.round_model(variant, number - 1)
         return self.paths.model(Variant("stage-1", variant.seed)) if variant.condition == "both" else None
 
+    def _reward_of_rounds(self) -> RewardFunction:
+        # `paper` and `released` compare with a label, which the questions of rounds do not have.
+        name = self.recipe.score.reward
+        return load_reward(name) if ":" in name else execution(self.recipe.rlef.cost)
+
     def sample(self, variant: Variant, number: int) -> Step:
         """The policy answers the questions of a round of stage 2."""
         recipe, paths, questions = self.recipe, self.paths, self._asked_in_rounds()
@@ -244,11 +249,10 @@ class Steps:
         labels = paths.mixed("stage-1") if variant.condition == "both" else None
 
         def work() -> str:
-            # `paper` and `released` compare with a label, which these questions do not have.
-            reward = load_reward(recipe.score.reward) if ":" in recipe.score.reward else None
             summary = sample_round(
-                questions, output, self.tasks, model_spec(recipe, adapter=policy), recipe.rlef, reward=reward,
-                earlier=earlier, labels=labels, seed=1000 * seed + number, retry=self.retry,
+                questions, output, self.tasks, model_spec(recipe, adapter=policy), recipe.rlef,
+                reward=self._reward_of_rounds(), earlier=earlier, labels=labels, seed=1000 * seed + number,
+                retry=self.retry,
             )  # fmt: skip
             return describe_round(summary)
 
@@ -281,6 +285,8 @@ class Steps:
             if (recipe.rlef if ranked else recipe.clone).eval_steps:
                 options |= {"validation": self.paths.validation}
                 options |= {"max_new_tokens": recipe.max_new_tokens}
+                if number:
+                    options |= {"reward": self._reward_of_rounds()}
             if ranked:
                 rlef(data, output, recipe.model, start, settings=recipe.rlef.training, **options)
             else:

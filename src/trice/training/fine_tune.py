@@ -121,7 +121,7 @@ def training_arguments(
         output_dir=str(output),
         save_strategy="steps",
         eval_strategy="steps" if settings.eval_steps else "no",
-        metric_for_best_model="accuracy" if settings.eval_steps else None,
+        metric_for_best_model="reward" if settings.eval_steps else None,
         # The callback counts the validations without a better one.
         restore_callback_states_from_checkpoint=settings.early_stopping_patience > 0,
         seed=seed,
@@ -201,10 +201,11 @@ def _run(
     output: Path,
     settings: Clone,
     seed: int,
-    validate: Callable[[int, int], list[int]] | None,
+    validate: Callable[[int, int], list[float]] | None,
     checkpoint: Path | None,
 ) -> Path:
-    """Train, and return the best checkpoint, or the last one without validation."""
+    """Train, and return the folder with the best adapter: a checkpoint's, or the one that training starts from; without
+    validation that of the last checkpoint."""
     from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 
     from trice.training.trainer import TrainingLog, TriceTrainer, write_log
@@ -217,9 +218,10 @@ def _run(
     if checkpoint and (done >= total or _stopped_early(state)):
         if first_process():
             write_log(output / "log.jsonl", state["log_history"])
-        return _best_checkpoint(output, state["best_global_step"]) or checkpoint
+        return _best(output, adapter, state["best_global_step"]) or checkpoint
     model = with_lora(loaded, adapter, settings.lora, seed)
     args = training_arguments(output, settings, seed, loaded, steps_per_epoch)
+    args.eval_on_start = bool(validate and adapter and not checkpoint)
     trainer = TriceTrainer(model, args, rows, validate=validate)
     if settings.torch_compile:
         compile_layers(model)
@@ -230,7 +232,7 @@ def _run(
     with Progress("training steps", total, done) as progress:
         trainer.add_callback(TrainingLog(output / "log.jsonl", progress))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    best = _best_checkpoint(output, trainer.state.best_global_step)
+    best = _best(output, adapter, trainer.state.best_global_step)
     return best or output / f"checkpoint-{trainer.state.global_step}"
 
 
@@ -239,17 +241,23 @@ def _stopped_early(state: Any) -> bool:
     return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
 
 
-def _best_checkpoint(output: Path, step: int | None) -> Path | None:
-    """The checkpoint with the best validation, the earliest of equals, or None without validation."""
-    if not step:
+def _best(output: Path, start: Path | None, step: int | None) -> Path | None:
+    """The folder of the adapter with the best validation, the earliest of equals, or None without validation. Step 0 is
+    the adapter that training started from."""
+    if step is None:
         return None
+    if step == 0:
+        notice(
+            f"{output}: training made nothing better on the held-out questions, so the adapter is that of {start}"
+        )
+        return start
     notice(f"{output}: the adapter is that of step {step}, the best on the held-out questions")
     return output / f"checkpoint-{step}"
 
 
-def _copy_adapter(checkpoint: Path, output: Path) -> None:
-    """Copy a checkpoint's adapter to the folder. Each file appears whole, the configuration last."""
-    for name in (WEIGHTS[0], CONFIG):
+def _copy_adapter(trained: Path, output: Path) -> None:
+    """Copy an adapter to the folder. Each file appears whole, the configuration last."""
+    for path in (adapter_weights(trained), trained / CONFIG):
         scratch = output / ".saving"  # a fixed name, so a file that a kill leaves is overwritten
-        shutil.copyfile(checkpoint / name, scratch)
-        os.replace(scratch, output / name)
+        shutil.copyfile(path, scratch)
+        os.replace(scratch, output / path.name)

@@ -88,10 +88,13 @@ def _best_step(log: Path) -> str:
     validated = [entry for entry in entries if "accuracy" in entry]
     if not validated:
         return ""
-    best = max(validated, key=lambda entry: entry["accuracy"])  # the earliest of equals, as in the trainer
+    best = max(validated, key=lambda entry: entry["reward"])  # the earliest of equals, as in the trainer
     last = max(entry["step"] for entry in entries)
     shares = (
         f"{name.replace('_', ' ')} {best[name]:.1%} ({best[f'{name}_low']:.1%} to {best[f'{name}_high']:.1%})"
         for name in ("accuracy", "tool_use")
     )
-    return f"Step {best['step']} of {last} was the best on the held-out questions: {', '.join(shares)}."
+    start = "" if best["step"] else " (what training started from)"
+    return (
+        f"Step {best['step']}{start} of {last} was the best on the held-out questions: {', '.join(shares)}."
+    )

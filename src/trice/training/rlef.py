@@ -12,6 +12,7 @@ from trice.datasets.published import read_candidates
 from trice.errors import InputError, located_at
 from trice.formats.chat import ChatFormat
 from trice.formats.prompt import CHAT, Template, check_expressible, load_template
+from trice.rewards import RewardFunction
 from trice.stages.call_decision import call_openings
 from trice.stages.chat_responses import chat_format_of, offered_tools, prompt_messages
 from trice.tasks import Tasks, recorded_task, task_asked, tasks_asked
@@ -175,6 +176,7 @@ def rlef(
     settings: Rlef | None = None,
     template: Template | None = None,
     validation: Path | None = None,
+    reward: RewardFunction | None = None,
     tasks: Tasks | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
@@ -185,13 +187,14 @@ def rlef(
     """Train the stage-1 `adapter` further, or a new one on the base model, and save it in `output`.
 
     `data` has candidates with rewards. The objective is α·L_rank + sft·L_sft (`trice.training.trainer`). Validation and
-    the recorded task are as in `clone`. Raises InputError before training if data, model, adapter, template or
+    the recorded task are as in `clone`; with a `reward`, the mean reward of the held-out questions chooses instead of
+    the accuracy. Raises InputError before training if data, model, adapter, template or
     settings do not fit.
     """
     settings = settings or Rlef()
     template = template or load_template()
     make = examples(data, template, limit, tasks, settings)
-    held_out = load_validation(settings, validation, tasks, max_new_tokens)
+    held_out = load_validation(settings, validation, tasks, max_new_tokens, reward)
 
     task = recorded_task(tasks) or task_asked(read_candidates(data))
     from trice.training.fine_tune import fit

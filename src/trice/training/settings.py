@@ -59,8 +59,8 @@ class Clone(Settings):
     """steps between checkpoints; 0: at the end of each epoch"""
     eval_steps: int = Field(0, ge=0)
     """steps between validations: held-out questions (`validation`) are answered greedily, calls are executed, and
-    the checkpoint with the best accuracy becomes the adapter; 0: no validation, and the last step becomes the
-    adapter"""
+    the checkpoint with the best accuracy, in rounds with the highest mean reward, becomes the adapter; 0: no
+    validation, and the last step becomes the adapter"""
     early_stopping_patience: int = Field(0, ge=0)
     """training stops after this number of validations without a better one; 0: it never stops early"""
     torch_compile: Annotated[bool, FREE] = False

@@ -34,7 +34,7 @@ from trice.training.settings import NOTHING_TO_TRAIN, Rlef
 from trice.training.tokenization import drop_long, tokenize
 from trice.training.validation import METRICS, validation_metrics
 
-Validate = Callable[[int, int], list[int]]
+Validate = Callable[[int, int], list[float]]
 """From the number of a process and of all processes to its share of the counts of `Validation.counts`."""
 
 
@@ -317,10 +317,12 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         causal = self.accelerator.unwrap_model(self.model).get_base_model()
         with half_precision_autocast(causal):
             counted = self.validate(self.args.process_index, self.args.world_size)
-        counted = self.accelerator.reduce(torch.tensor(counted, device=self.args.device), "sum").tolist()
-        metrics = validation_metrics(counted)
+        counts = torch.tensor(counted, dtype=torch.float32, device=self.args.device)
+        metrics = validation_metrics(self.accelerator.reduce(counts, "sum").tolist())
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if not self.state.global_step:  # what training starts from is the best so far
+            self.state.best_metric, self.state.best_global_step = metrics["eval_reward"], 0
         self.control.should_save = True  # the best checkpoint becomes the adapter
         return metrics
 

@@ -1,4 +1,4 @@
-"""Validation during training: the policy answers held-out questions, and its accuracy chooses the checkpoint.
+"""Validation during training: the policy answers held-out questions, and its mean reward chooses the checkpoint.
 
 Responses are generated and graded as in `generate` and `evaluate`: greedy decoding, executed calls, a second turn
 if a tool's output is not the answer yet, and the task's judge. The LoRA layers are not merged into the base here,
@@ -19,6 +19,7 @@ from trice.errors import InputError
 from trice.formats.prompt import Template
 from trice.metrics import Share
 from trice.models.sampling import Sampling
+from trice.rewards import RewardFunction, correctness, from_function
 from trice.stages.generate import respond, with_instruction
 from trice.stages.grading import grade
 from trice.stages.model_spec import ModelSpec
@@ -31,17 +32,21 @@ from trice.types import Outcome, Question, Response
 if TYPE_CHECKING:
     from trice.models.local import LocalModel
 
-METRICS = tuple(f"eval_{name}{end}" for name in ("accuracy", "tool_use") for end in ("", "_low", "_high"))
+METRICS = (
+    "eval_reward",
+    *(f"eval_{name}{end}" for name in ("accuracy", "tool_use") for end in ("", "_low", "_high")),
+)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The held-out questions of the file `data`, their tasks, and the longest response."""
+    """The held-out questions of the file `data`, their tasks, the longest response, and what a response is worth."""
 
     data: Path
     questions: list[Question]
     tasks: Tasks
     max_new_tokens: int
+    reward: RewardFunction
 
     def identity(self) -> dict[str, Any]:
         """The inputs, in addition to those of training, that the choice of a checkpoint depends on."""
@@ -79,24 +84,31 @@ class Validation:
 
     def counts(
         self, loaded: LocalModel, template: Template, output: Path, part: int, parts: int
-    ) -> list[int]:
-        """The number of these responses, of the correct ones, and of those that call a tool."""
+    ) -> list[float]:
+        """The number of these responses, of the correct ones, and of those that call a tool, and the sum of their
+        rewards."""
         rows = self.responses(loaded, template, output, part, parts)
         called = sum(row.outcome is Outcome.CALLED for row in rows)
-        return [len(rows), sum(row.correct is True for row in rows), called]
+        reward = sum(self.reward([row], None)[0] for row in rows)
+        return [len(rows), sum(row.correct is True for row in rows), called, reward]
 
 
 def load_validation(
-    settings: Clone, data: Path | None, tasks: Tasks | None, max_new_tokens: int
+    settings: Clone,
+    data: Path | None,
+    tasks: Tasks | None,
+    max_new_tokens: int,
+    reward: RewardFunction | None = None,
 ) -> Validation | None:
-    """The held-out questions, or None if these settings do not validate.
+    """The held-out questions, or None if these settings do not validate. Without `reward`, a correct response is worth
+    1 and a wrong one 0.
 
     Raises InputError if the settings and `data` do not agree, if a question does not fit its task or cannot be
     answered correctly, and if a tool cannot run."""
     if data is None:
         if settings.eval_steps:
             raise InputError(
-                f"eval_steps={settings.eval_steps}: there are no held-out questions; give a file with --validation"
+                f"eval_steps={settings.eval_steps}: there are no held-out questions; give them with --validation"
             )
         return None
     if not settings.eval_steps:
@@ -105,16 +117,18 @@ def load_validation(
     questions = [with_instruction(question, tasks.of(question)) for question in read_rows(data, Question)]
     check_questions(tasks, questions)
     check_tools(tasks, questions)
-    return Validation(data, questions, tasks, max_new_tokens)
+    reward = reward or from_function(correctness, "correctness")
+    return Validation(data, questions, tasks, max_new_tokens, reward)
 
 
-def validation_metrics(counted: Sequence[int]) -> dict[str, float]:
-    """The trainer's metrics from the counts of `Validation.counts`: accuracy and tool use, each with its 95%
-    interval."""
-    total, correct, called = counted
+def validation_metrics(counted: Sequence[float]) -> dict[str, float]:
+    """The trainer's metrics from the counts of `Validation.counts`: the mean reward, and accuracy and tool use, each
+    with its 95% interval."""
+    total, correct, called = map(int, counted[:3])
     shares = Share(correct, total), Share(called, total)
     values = (value for share in shares for value in (share.value, share.low, share.high))
-    return {name: round(value or 0.0, 6) for name, value in zip(METRICS, values, strict=True)}
+    found = [counted[3] / max(1, total), *values]
+    return {name: round(value or 0.0, 6) for name, value in zip(METRICS, found, strict=True)}
 
 
 def clear_calls(output: Path) -> None:
