@@ -202,8 +202,9 @@ def read_text(content: Any) -> str:
 
 
 def read_tools(value: Any) -> list[dict[str, Any]]:
-    """Tools as JSON schemas, from a list of them or of their functions, or from JSON text. Raises ValueError for
-    another form, and if two tools have the same name."""
+    """Tools as JSON schemas, from a list of them or of their functions, or from JSON text. Each has name, description
+    and parameters first, in this order and also if they are empty, so that a model reads the same whoever wrote the
+    tool. Raises ValueError for another form, and if two tools have the same name."""
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else []
@@ -217,8 +218,12 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
     names = [each["name"] for each in functions]
     if len(set(names)) < len(names):
         raise ValueError("two tools have the same name")
-    whole = [{**each, "parameters": _parameters(each)} for each in functions]
-    return [{"type": "function", "function": function} for function in whole]
+    return [{"type": "function", "function": _whole(function)} for function in functions]
+
+
+def _whole(function: dict[str, Any]) -> dict[str, Any]:
+    read = {"description": function.get("description") or "", "parameters": _parameters(function)}
+    return {"name": function["name"], **read} | function | read
 
 
 def _parameters(function: dict[str, Any]) -> dict[str, Any]:

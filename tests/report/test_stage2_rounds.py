@@ -71,7 +71,7 @@ def run(tmp_path: Path) -> Path:
     write_round(folder, "both", 1, passes, [ranked("q1", count=2), ranked("q2"), ranked("label", "gold")])
     solved = [ranked("q1", count=2), ranked("q2"), ranked("q3", count=3), ranked("label", "gold")]
     passes[3] = ("auto", 4, names[2:], 1)
-    write_round(folder, "both", 2, passes, solved, right=0.5, new=1)
+    write_round(folder, "both", 2, passes, solved, right=0.5, new=1, call_gain=-0.1)
     write_round(folder, "both.seed1", 1, [first], [ranked("q1")])
     for name in ("stage-1", "both.round1", "both.seed1.round1", "both"):
         write(folder / f"models/{name}/log.jsonl", {"step": 1, "loss": 1.0, "sft_loss": 1.0})
@@ -92,8 +92,8 @@ def test_the_section_says_by_round_what_was_solved_with_how_many_responses(run: 
     assert (
         "of its first responses to each question, 25.0% were right in round 1 and 50.0% in round 2." in text
     )
-    assert "| both, round 1 | 4 | 2 (50.0%) | 2 | 22 | 25.0 | 50.0 | 12.5 | 2 (of 2) |" in text
-    assert "| both, round 2 | 4 | 3 (75.0%) | 1 | 24 | 50.0 | 50.0 | 12.5 | 3 (of 3) |" in text
+    assert "| both, round 1 | 4 | 2 (50.0%) | 2 | 22 | 25.0 | 50.0 | 12.5 | – | 2 (of 2) |" in text
+    assert "| both, round 2 | 4 | 3 (75.0%) | 1 | 24 | 50.0 | 50.0 | 12.5 | −0.10 | 3 (of 3) |" in text
     assert "| both.seed1, round 1 | 4 | 1 (25.0%) |" in text
     assert "| solved by pass | pass 1 | pass 2, none | pass 3, required | pass 4 |" in text
     assert "| both, round 2 | 1 of 4 (2 each) | 1 of 4 (1 each) | 1 of 4 (1 each) | 1 of 2 (4 each) |" in text

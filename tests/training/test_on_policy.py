@@ -18,7 +18,7 @@ from trice.stages.model_spec import ModelSpec
 from trice.tasks import Tasks
 from trice.tasks.task import Task
 from trice.training import on_policy
-from trice.training.on_policy import sample_round
+from trice.training.on_policy import describe_round, sample_round
 from trice.training.settings import OnPolicy
 from trice.training.targets import Samples, is_well_formed
 from trice.training_data import Candidates
@@ -239,12 +239,17 @@ def test_questions_without_tools_have_no_arms(seven: ModelSpec, tmp_path: Path) 
         [data], tmp_path / "round", plain, seven, OnPolicy(rounds=1, samples=2, max_samples=2, arms=1)
     )
     assert passes(summary) == [("auto", 2, 2, 1)]
+    assert summary["call_gain"] is None
+    assert describe_round(summary).endswith("are right and 0% call")
 
 
 def test_arms_are_drawn_for_every_question_with_both_tool_choices(seven: ModelSpec, tmp_path: Path) -> None:
     summary = round_of(seven, tmp_path / "round", samples=2, max_samples=2, arms=1)
     assert passes(summary) == [("auto", 2, 4, 1), ("none", 1, 4, 1), ("required", 1, 4, 1)]
     assert all(row["response"].startswith("calculator(") for row in read(tmp_path / "round/samples-3.json"))
+    # One of the four answers is right; the calls are wrong and cost 0.1 each: -0.1 - 1/4.
+    assert summary["call_gain"] == pytest.approx(-0.35)
+    assert describe_round(summary).endswith("; a call changes the mean reward by -0.35")
 
 
 def test_labels_are_trained_on_again_unless_their_question_is_solved(

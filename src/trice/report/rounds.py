@@ -53,6 +53,7 @@ def _policies(run: Run) -> Table:
             f"{each.new:,}",
             f"{each.responses:,}",
             *(percent(share) for share in (each.right, each.called, each.malformed)),
+            MISSING if each.call_gain is None else f"{each.call_gain:+.2f}".replace("-", "−"),
             Cell(f"{each.targets.get(Outcome.CALLED, 0):,}", f"of {sum(each.targets.values()):,}"),
         ]
         for label, each in _labeled(run)
@@ -61,11 +62,12 @@ def _policies(run: Run) -> Table:
     note = (
         "Solved: a well-formed response with a reward above 0 is found in this round or an earlier one, and the best "
         f"one is the target. Right, called and malformed: percent of the first {firsts} responses to each question, by "
-        "the policy before the round trains it. Target calls: the targets with a call."
+        "the policy before the round trains it. A call gains: the mean reward with a call minus that without, over the "
+        "questions answered both ways; below 0, calls cost more than they bring. Target calls: the targets with a call."
     )
     header = [
         "round", "questions", "solved", "new", "responses", "right, %", "called, %", "malformed, %",
-        "target calls",
+        "a call gains", "target calls",
     ]  # fmt: skip
     return Table(header, rows, note=note, breaks=_breaks(run))
 

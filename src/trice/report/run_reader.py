@@ -110,7 +110,8 @@ class Pass(LenientModel):
 
 class Round(LenientModel):
     """One round of stage 2. `right`, `called` and `malformed` are shares of the first `samples` responses to each
-    question, `distinct` is the number of different ones among these. `targets` counts the solved questions by the
+    question, `distinct` is the number of different ones among these. `call_gain` is by how much the mean reward is
+    higher with a call than without, over the questions answered both ways. `targets` counts the solved questions by the
     outcome of their target."""
 
     questions: int
@@ -122,6 +123,7 @@ class Round(LenientModel):
     targets: dict[str, int] = {}
     right: float
     called: float
+    call_gain: float | None = None
     malformed: float
     distinct: float
 

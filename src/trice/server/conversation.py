@@ -7,6 +7,7 @@ from typing import Any
 
 from trice.formats.chat import ToolSchema
 from trice.messages import Message, check_storable, read_message
+from trice.messages import read_tools as read_schemas
 from trice.server.events import ConversationRequest
 from trice.server.schema import ChatRequest, NamedTool, Refused, clip
 from trice.server.schema import Message as RequestMessage
@@ -38,16 +39,12 @@ def read_tools(request: ChatRequest, server_tools: Sequence[str]) -> list[ToolSc
         if name in seen:
             raise Refused(400, f"{field}: two tools are named '{name}'; rename one", field)
         seen.add(name)
-        parameters = tool.function.parameters or {"type": "object", "properties": {}}
         field = f"tools.{number}.function.parameters"
         try:
-            check_storable(parameters, "the parameters")
+            check_storable(tool.function.parameters, "the parameters")
+            tools += read_schemas([tool.model_dump(exclude_none=True)])
         except ValueError as error:
             raise Refused(400, f"{field}: {error}", field) from None
-        function = {
-            "name": name, "description": tool.function.description or "", "parameters": parameters
-        }  # fmt: skip
-        tools.append({"type": "function", "function": function})
     return tools
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from trice.errors import InputError
@@ -137,11 +138,12 @@ def sample_round(
 
 def describe_round(summary: Mapping[str, Any]) -> str:
     """A round in one line."""
+    gain = summary["call_gain"]
     return (
         f"{summary['solved']} of {summary['questions']} questions solved ({summary['new']} of them new) with "
         f"{summary['responses']} responses; of the first {summary['samples']} of each, {summary['right']:.0%} are "
         f"right and {summary['called']:.0%} call"
-    )
+    ) + ("" if gain is None else f"; a call changes the mean reward by {gain:+.2f}")
 
 
 def notice_collapse(summary: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
@@ -155,7 +157,8 @@ def notice_collapse(summary: Mapping[str, Any], before: Mapping[str, Any] | None
         )
     if before and 0.02 < before["called"] < 0.98 and not 0.02 < summary["called"] < 0.98:
         notice(
-            f"the policy's share of calls went from {before['called']:.0%} to {summary['called']:.0%}; change `cost`"
+            f"the policy's share of calls went from {before['called']:.0%} to {summary['called']:.0%}; change `cost`, "
+            "and compare it with what a call gains"
         )
 
 
@@ -270,6 +273,8 @@ def _summary(
     distinct = len({(*_key(row), row.response) for row in first})
     targets = [row.target for row in solved if row.target]
     called = sum(each.outcome is Outcome.CALLED for each in targets)
+    values = (each.values() for each in samples.values())
+    gains = [call - answer for call, answer in values if call is not None and answer is not None]
     return {
         "questions": len(samples),
         "samples": passes[0]["samples"],
@@ -280,6 +285,7 @@ def _summary(
         "targets": {"called": called, "answered": len(targets) - called},
         "right": sum(bool(row.correct) for row in first) / count,
         "called": outcomes[Outcome.CALLED] / count,
+        "call_gain": fmean(gains) if gains else None,  # of the mean reward, over questions answered both ways
         "malformed": outcomes[Outcome.MALFORMED] / count,
         "distinct": distinct / max(1, len({_key(row) for row in first})),  # of a question
     }

@@ -113,14 +113,19 @@ class Samples:
     def decision(self) -> Candidates | None:
         """What a question without a target teaches: how much a call and an answer are worth, if both were sampled and
         differ. None of its responses is imitated."""
-        call, answer = self._values()
+        call, answer = self.values()
         if call is None or answer is None or call == answer:
             return None
         return self._candidates([], Counter())
 
+    def values(self) -> tuple[float | None, float | None]:
+        """The mean rewards of the responses that call a tool and of the others, None for a decision without one."""
+        called, answered = (self._rewards_of(calls=each) for each in (True, False))
+        return fmean(called) if called else None, fmean(answered) if answered else None
+
     def _candidates(self, rows: Sequence[Response], counts: Counter[str]) -> Candidates:
         """These responses with their rewards and counts, and the value of both decisions over all responses."""
-        call_value, answer_value = self._values()
+        call_value, answer_value = self.values()
         found = Candidates.of(
             self.question,
             rows,
@@ -132,11 +137,6 @@ class Samples:
         for candidate in found.candidates:
             candidate.count = counts[candidate.response]
         return found
-
-    def _values(self) -> tuple[float | None, float | None]:
-        """The mean rewards of the responses that call a tool and of the others, None for a decision without one."""
-        called, answered = (self._rewards_of(calls=each) for each in (True, False))
-        return fmean(called) if called else None, fmean(answered) if answered else None
 
     def _rewards_of(self, *, calls: bool) -> list[float]:
         """The rewards of all responses that call a tool, or of all that do not."""
