@@ -149,8 +149,8 @@ class RunResults(StrictModel):
         description="variant → the rounds of stage 2 in order: questions, responses drawn, passes of sampling, "
         "questions solved and those of them that are new, targets by outcome, and of the first `samples` responses to "
         "each question the shares that are right, call and are malformed, and the mean number of distinct ones; "
-        "`call_gain` is by how much the mean reward is higher with a call than without, over the questions answered both "
-        "ways, or null",
+        "`call_gain` is by how much the mean reward is higher with a call than without, over the questions answered "
+        "both ways, or null",
     )
     calls: dict[str, CallsResult] = Field(
         {},
