@@ -212,6 +212,28 @@ def test_reinforce_moves_by_the_difference_from_the_mean() -> None:
     ]
 
 
+def test_a_lower_baseline_also_imitates_what_was_sampled() -> None:
+    # Baselines 2 − 0.5 and 3 − 0.5; −(r − baseline) divided by the number of candidates. Equal rewards give nothing.
+    rewards = [[3.0, 1, 2, 2], [5, 1, 9, 3], [4, 4, 4, 4]]
+    real = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]]).bool()
+    scores_QK = torch.randn(3, 4, dtype=torch.float64).requires_grad_()
+    found = ranking("reinforce", scores_QK, torch.tensor(rewards).double(), real, baseline_offset=0.5)
+    (slope_QK,) = torch.autograd.grad(found.loss_Q.sum(), scores_QK)
+    assert slope_QK.tolist() == [
+        [-1.5 / 4, 0.5 / 4, -0.5 / 4, -0.5 / 4],
+        [pytest.approx(-2.5 / 3), pytest.approx(1.5 / 3), 0, pytest.approx(-0.5 / 3)],
+        [0, 0, 0, 0],
+    ]
+
+
+def test_the_offset_of_the_baseline_is_for_reinforce() -> None:
+    assert read_settings(Rlef, ["objective=reinforce", "baseline_offset=0.3"]).baseline_offset == 0.3
+    with pytest.raises(
+        InputError, match="'baseline_offset' does not apply to the objective 'grpo'; leave it out"
+    ):
+        read_settings(Rlef, ["objective=grpo", "baseline_offset=0.3"])
+
+
 def test_grpo_divides_by_the_standard_deviation() -> None:
     # 3, 1, 2: mean 2 and unbiased deviation 1. 6, 0, 0: mean 2, squares 16 + 4 + 4 over 2 are 12.
     one, two = 1 / 1.0001, 1 / (math.sqrt(12) + 1e-4)

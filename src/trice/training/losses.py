@@ -91,6 +91,7 @@ def ranking(
     *,
     margin: float = 0.0,
     beta: float = 0.1,
+    baseline_offset: float = 0.0,
 ) -> Ranking:
     """L_rank of each question by the objective's name, as the setting `objective` has it.
 
@@ -102,6 +103,7 @@ def ranking(
         reference_QK: Scores under the reference policy, for `dpo`.
         margin: For `rank` and `weighted`.
         beta: For `dpo`.
+        baseline_offset: For `reinforce`.
 
     Raises:
         ValueError: If `dpo` gets no reference scores.
@@ -121,7 +123,7 @@ def ranking(
         case "grpo":
             return grpo_loss(scores_QK, rewards_QK, real_QK)
         case "reinforce":
-            return reinforce_loss(scores_QK, rewards_QK, real_QK)
+            return reinforce_loss(scores_QK, rewards_QK, real_QK, baseline_offset)
         case "dpo":
             if reference_QK is None:
                 raise ValueError("objective 'dpo' needs reference_QK, the scores under the reference policy")
@@ -282,17 +284,26 @@ def grpo_loss(
 
 
 def reinforce_loss(
-    scores_QK: torch.Tensor, rewards_QK: torch.Tensor, real_QK: torch.Tensor | None = None
+    scores_QK: torch.Tensor,
+    rewards_QK: torch.Tensor,
+    real_QK: torch.Tensor | None = None,
+    baseline_offset: float = 0.0,
 ) -> Ranking:
-    """REINFORCE with the group's mean as the baseline: `grpo_loss` with A_i = r_i − mean.
+    """REINFORCE with the group's mean less an offset as the baseline: `grpo_loss` with A_i = r_i − (mean − offset).
 
     The policy gradient of Williams (1992). With sums as scores (`length_penalty` 0) its gradient is that of Dr. GRPO
     (Liu et al., 2025) up to a constant factor, which is TRL's `max_completion_length`. With means (1), value and
-    gradient are those of TRL's `GRPOTrainer` with `loss_type="grpo"` and `scale_rewards="none"`. The advantage has
-    the unit of the rewards.
+    gradient are those of TRL's `GRPOTrainer` with `loss_type="grpo"` and `scale_rewards="none"`, without an offset.
+    The advantage has the unit of the rewards.
+
+    An offset above 0 is Asymmetric REINFORCE (Arnal et al., NeurIPS 2025, where it is −δV). It adds imitation of all
+    sampled responses, −offset · mean log p, whose gradient is 0 on average while the policy is the one that sampled,
+    and draws back a policy that has moved away from it.
 
     Args:
         scores_QK, rewards_QK, real_QK: As in `grpo_loss`.
+        baseline_offset: By how much the baseline is below the mean reward. Questions with equal rewards give no loss
+            with it either.
 
     Example:
         >>> import torch
@@ -302,7 +313,8 @@ def reinforce_loss(
         [[-0.25, 0.25]]
     """
     centered_QK, candidates_Q1 = _centered(rewards_QK, real_QK)
-    return _policy_gradient(scores_QK, centered_QK / candidates_Q1, _pairs(rewards_QK, real_QK))
+    raised_QK = centered_QK + baseline_offset * (1 if real_QK is None else real_QK)
+    return _policy_gradient(scores_QK, raised_QK / candidates_Q1, _pairs(rewards_QK, real_QK))
 
 
 def _centered(rewards_QK: torch.Tensor, real_QK: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -113,6 +113,9 @@ class Rlef(Clone):
     """for `rank` and `weighted`: by how much the better response must score higher before its pair costs nothing"""
     beta: float = Field(0.1, gt=0)
     """for `dpo`: the inverse temperature; with a lower one the policy moves further from the old one"""
+    baseline_offset: float = Field(0.0, ge=0)
+    """for `reinforce`: by how much the baseline is below the mean reward; with more, the policy stays nearer to its own
+    samples, and learns more from right responses than from wrong ones"""
     length_penalty: float = 1.0
     """a response's log-likelihood is divided by its number of tokens to this power; the default for `dpo` is 0,
     because DPO is defined on sums"""
@@ -130,6 +133,10 @@ class Rlef(Clone):
             raise ValueError(NOTHING_TO_TRAIN)
         if self.margin and self.objective not in ("rank", "weighted"):
             raise ValueError(f"'margin' does not apply to the objective '{self.objective}'; leave it out")
+        if self.baseline_offset and self.objective != "reinforce":
+            raise ValueError(
+                f"'baseline_offset' does not apply to the objective '{self.objective}'; leave it out, or use reinforce"
+            )
         if self.beta != type(self).model_fields["beta"].default and self.objective != "dpo":
             raise ValueError(
                 f"'beta' does not apply to the objective '{self.objective}'; leave it out, or use dpo"

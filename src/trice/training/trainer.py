@@ -79,6 +79,7 @@ def loss_sums(logps_N: torch.Tensor, packed: Packed, objective: TriceConfig | Rl
         packed.reference_QK,
         margin=objective.margin,
         beta=objective.beta,
+        baseline_offset=objective.baseline_offset,
     )
     best_N = packed.best_N()
     decided: dict[str, Any] = {}
@@ -173,6 +174,9 @@ class TriceConfig(TrainingArguments):  # type: ignore[misc]
     )
     margin: float = field(default=0.0, metadata={"help": "the margin of rank and weighted"})
     beta: float = field(default=0.1, metadata={"help": "the inverse temperature of dpo"})
+    baseline_offset: float = field(
+        default=0.0, metadata={"help": "by how much the baseline of reinforce is below the mean reward"}
+    )
     length_penalty: float = field(
         default=1.0, metadata={"help": "log-likelihoods are divided by length**length_penalty"}
     )
