@@ -50,6 +50,11 @@ def test_rounds_have_defaults_of_their_own_which_a_recipe_may_change(own: str) -
     )
     grpo = load_recipe(own, ["rlef.rounds=2", "rlef.objective=grpo"]).rlef
     assert (grpo.alpha, grpo.sft, grpo.replay, grpo.policy_gradient) == (1, 0, 0, True)
+    offsets = [
+        load_recipe(own, [*rounds, "rlef.objective=reinforce"]).rlef.baseline_offset
+        for rounds in ([], ["rlef.rounds=2"])
+    ]
+    assert (grpo.baseline_offset, *offsets) == (0, 0, 0.3)
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,8 @@ class Rounds(Settings):
     """how often stage 2 samples responses from the latest policy, and trains the policy of stage 1 on what is solved so
     far; 0: it trains once, on the candidates of `collect`, as in the paper. With rounds, the defaults of training are
     one epoch, `batch_size` 16, `learning_rate` 2e-4, falling linearly, and `alpha` 0; the objectives `grpo` and
-    `reinforce` train alone, with `alpha` 1 and `sft` and `replay` 0, and each round starts from the policy of the round
-    before"""
+    `reinforce` train alone, with `alpha` 1, `sft` and `replay` 0 and a `baseline_offset` of 0.3 for `reinforce`, and
+    each round starts from the policy of the round before"""
     samples: int = Field(4, ge=1)
     """responses to each question in a round"""
     max_samples: int = Field(32, ge=1)
@@ -202,7 +202,8 @@ class OnPolicy(Rlef, Rounds):
         if not isinstance(value, dict) or not value.get("rounds"):
             return value
         if value.get("objective") in POLICY_GRADIENTS:
-            return ROUND_DEFAULTS | {"sft": 0.0, "replay": 0.0} | value
+            offset = {"baseline_offset": 0.3} if value["objective"] == "reinforce" else {}
+            return ROUND_DEFAULTS | {"sft": 0.0, "replay": 0.0} | offset | value
         return ROUND_DEFAULTS | {"alpha": 0.0} | value
 
     @model_validator(mode="after")
