@@ -185,7 +185,7 @@ def rlef(
     asked = _held_out(held_out, last)
     load_validation(
         chosen.training, asked, tasks, max_new_tokens
-    )  # what does not fit is refused before sampling
+    )  # refuses what does not fit, before sampling
     policy, earlier = model, None
     for number in range(1, rounds + 1):
         folder = last if number == rounds else last / f"round-{number}"

@@ -297,8 +297,8 @@ def reinforce_loss(
     The advantage has the unit of the rewards.
 
     An offset above 0 is Asymmetric REINFORCE (Arnal et al., NeurIPS 2025, where it is −δV). It adds imitation of all
-    sampled responses, −offset · mean log p, whose gradient is 0 on average while the policy is the one that sampled,
-    and draws back a policy that has moved away from it.
+    sampled responses, −offset · mean score. With sums as scores, its gradient is 0 on average while the policy is the
+    one that sampled; later it draws the policy back to that one.
 
     Args:
         scores_QK, rewards_QK, real_QK: As in `grpo_loss`.
