@@ -183,9 +183,7 @@ def rlef(
         write_rows(examples, known)
     rewarded = rewards.from_function(reward, name) if reward else rewards.execution(cost)
     asked = _held_out(held_out, last)
-    load_validation(
-        chosen.training, asked, tasks, max_new_tokens
-    )  # refuses what does not fit, before sampling
+    load_validation(chosen.training, asked, tasks, max_new_tokens)  # refuses before sampling
     policy, earlier = model, None
     for number in range(1, rounds + 1):
         folder = last if number == rounds else last / f"round-{number}"
