@@ -62,6 +62,12 @@ def test_tools_are_read_as_schemas_or_functions() -> None:
     assert read_tools([function])[0]["function"].keys() == schema["function"].keys()  # type: ignore[attr-defined]
     assert read_tools([function]) == read_tools(read_tools([function])) == [schema]
     assert read_tools('[{"name": "now", "description": "The time."}]') == [schema]
+    # The prompt is the same whoever wrote the tool.
+    for written in ({}, {"description": None}, {"parameters": {}, "description": ""}, {"parameters": None}):
+        (tool,) = read_tools([{"name": "now", "strict": True, **written}])
+        (plain,) = read_tools([{"strict": True, "name": "now"}])
+        assert str(tool) == str(plain)
+    assert list(plain["function"]) == ["name", "description", "parameters", "strict"]
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def _parameters(function: dict[str, Any]) -> dict[str, Any]:
     """The schema of a tool's parameters; one without parameters if there is none. Raises ValueError for another
     form."""
     schema = function.get("parameters")
-    if schema is None or schema == []:
+    if schema in (None, [], {}):
         return {"type": "object", "properties": {}}
     if not (
         isinstance(schema, dict)

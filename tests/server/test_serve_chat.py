@@ -347,6 +347,8 @@ def called(*calls: Any, **fields: Any) -> dict[str, Any]:
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
         ({"tools": [PRICE, {"type": "function", "function": {"name": "deep", "parameters": DEEP}}]},
          "tools.1.function.parameters"),
+        ({"tools": [{"type": "function", "function": {"name": "list", "parameters": {"properties": ["a"]}}}]},
+         "tools.0.function.parameters"),
         ({"tools": [{"type": "web_search"}]}, "tools.0"),
         ({"tool_choice": {"type": "function", "function": {"name": "search"}}}, "tool_choice"),
         ({"tool_choice": "sometimes"}, "tool_choice"),

@@ -356,11 +356,11 @@ def test_another_validation_is_another_run(learned: Path, llama: str, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "options", "complaint"),
     [
-        (CLONE, {}, "^eval_steps=2: there are no held-out questions; give them with --validation$"),
+        (CLONE, {}, "^eval_steps=2: there are no held-out questions; give them as 'validation'$"),
         (
             Clone(),
             {"validation": "math"},
-            r"^--validation .*math\.json: the steps between validations are missing; add eval_steps=10$",
+            r"^validation .*math\.json: the steps between validations are missing; add eval_steps=10$",
         ),
         (CLONE, {"validation": "none"}, r"none\.json: no such file"),
         (CLONE, {"validation": "empty"}, r"empty\.json: holds no rows"),

@@ -27,7 +27,7 @@ def read(request: ChatRequest, server_tools: Sequence[str]) -> ConversationReque
 
 def read_tools(request: ChatRequest, server_tools: Sequence[str]) -> list[ToolSchema]:
     """The client's tools as a chat template expects them. Raises Refused if two tools have the same name, or if the
-    parameters of one are nested too deeply."""
+    parameters of one are no JSON schema of an object or nested too deeply."""
     tools: list[ToolSchema] = []
     seen: set[str] = set()
     for number, tool in enumerate(request.tools or ()):

@@ -88,7 +88,8 @@ def _best_step(log: Path) -> str:
     validated = [entry for entry in entries if "accuracy" in entry]
     if not validated:
         return ""
-    best = max(validated, key=lambda entry: entry["reward"])  # the earliest of equals, as in the trainer
+    # The earliest of equals, as in the trainer. Logs of older versions have no reward.
+    best = max(validated, key=lambda entry: entry.get("reward", entry["accuracy"]))
     last = max(entry["step"] for entry in entries)
     shares = (
         f"{name.replace('_', ' ')} {best[name]:.1%} ({best[f'{name}_low']:.1%} to {best[f'{name}_high']:.1%})"

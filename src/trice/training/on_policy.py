@@ -157,8 +157,8 @@ def notice_collapse(summary: Mapping[str, Any], before: Mapping[str, Any] | None
         )
     if before and 0.02 < before["called"] < 0.98 and not 0.02 < summary["called"] < 0.98:
         notice(
-            f"the policy's share of calls went from {before['called']:.0%} to {summary['called']:.0%}; change `cost`, "
-            "and compare it with what a call gains"
+            f"the policy's share of calls went from {before['called']:.0%} to {summary['called']:.0%}; change `cost` "
+            "until a call changes the mean reward by more than 0"
         )
 
 

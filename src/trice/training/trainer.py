@@ -209,7 +209,8 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         train_dataset: Records (dicts or a `datasets.Dataset`) with `prompt` and `response` for stage 1, or with
             `prompt`, `responses` and `rewards` for stage 2; or `TokenizedExample`s.
         processing_class: The tokenizer, for records.
-        validate: Counts correct answers and calls of held-out questions, for `eval_strategy`.
+        validate: Answers held-out questions, for `eval_strategy`: from the number of a process and of all processes to
+            the numbers of responses, correct ones and calls of its share, and the sum of their rewards.
         kwargs: Further arguments of `Trainer`, such as `callbacks` or `optimizers`.
 
     Raises:
@@ -346,7 +347,8 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         shown = [f"{name} {logs[name]:.4g}" for name in ("loss", "rank_loss", "ordered") if name in logs]
         if "eval_accuracy" in logs:
             shares = (f"{name} {logs[f'eval_{name}']:.1%}" for name in ("accuracy", "tool_use"))
-            self.validated = [f"step {state.global_step}: {', '.join(shares)}"]
+            reward = f"reward {logs['eval_reward']:.3f}"
+            self.validated = [f"step {state.global_step}: {', '.join((*shares, reward))}"]
             self.progress.advance(0, *self.validated)
         if shown:  # the last entry has run times only
             self.progress.advance(1, ", ".join(shown + self.validated))

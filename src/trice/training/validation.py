@@ -23,6 +23,7 @@ from trice.rewards import RewardFunction, correctness, from_function
 from trice.stages.generate import respond, with_instruction
 from trice.stages.grading import grade
 from trice.stages.model_spec import ModelSpec
+from trice.stages.score import without_guess
 from trice.storage.files import digest, read_rows
 from trice.tasks import Tasks, check_questions, check_tools
 from trice.tools.executor import remove_sidecars
@@ -89,7 +90,7 @@ class Validation:
         rewards."""
         rows = self.responses(loaded, template, output, part, parts)
         called = sum(row.outcome is Outcome.CALLED for row in rows)
-        reward = sum(self.reward([row], None)[0] for row in rows)
+        reward = sum(self.reward([without_guess(self.tasks, row)], None)[0] for row in rows)
         return [len(rows), sum(row.correct is True for row in rows), called, reward]
 
 
@@ -108,11 +109,11 @@ def load_validation(
     if data is None:
         if settings.eval_steps:
             raise InputError(
-                f"eval_steps={settings.eval_steps}: there are no held-out questions; give them with --validation"
+                f"eval_steps={settings.eval_steps}: there are no held-out questions; give them as 'validation'"
             )
         return None
     if not settings.eval_steps:
-        raise InputError(f"--validation {data}: the steps between validations are missing; add eval_steps=10")
+        raise InputError(f"validation {data}: the steps between validations are missing; add eval_steps=10")
     tasks = tasks or Tasks("math")
     questions = [with_instruction(question, tasks.of(question)) for question in read_rows(data, Question)]
     check_questions(tasks, questions)
