@@ -37,7 +37,7 @@ def question(id: str = "q-1", right: str = "tool_call", **fields: Any) -> Questi
 def test_the_log_probabilities_are_those_of_the_plain_model_without_the_end_token(loaded: LocalModel) -> None:
     (found,) = choose(loaded, [question()])
     format = loaded.chat_format()
-    prompt = format.prompt([Message(role="user", content="How many?")], [TOOL])
+    prompt = format.prompt([Message(role="user", content="How many?")], question().tools or [])
     for name, text in {
         "direct": "There are 7.",
         "tool_call": '<tool_call>\n{"name": "stock", "arguments": {"product": "chair"}}\n</tool_call>',
