@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ def adapter(model: Path, folder: Path, stage: str) -> Path:
 def put(page: Any, question: str, key: str = "Enter") -> None:
     page.get_by_label("Question", exact=True).fill(question)
     page.keyboard.press(key)
+
+
+@contextmanager
+def without_tasks(page: Any) -> Iterator[None]:
+    """The page, loaded again, before it has its tasks; they come when the block ends."""
+    held: list[Any] = []
+    page.route("**/v1/tasks", lambda route: held.append(route))
+    page.reload()
+    eventually(lambda: page.evaluate("1") and held)  # Playwright tells of requests only while it is asked
+    yield
+    held[0].continue_()
 
 
 def card(page: Any, model: str) -> Any:
@@ -112,13 +124,9 @@ def test_models_side_by_side_call_and_answer(serve: Serve, browse: Browse) -> No
 def test_a_question_asked_before_the_page_has_its_tasks_waits_for_them(serve: Serve, browse: Browse) -> None:
     with serve("Jupiter") as server:
         page = browse(server.url).page
-        held: list[Any] = []
-        page.route("**/v1/tasks", lambda route: held.append(route))
-        page.reload()
-        put(page, "Which planet?")
-        eventually(lambda: page.evaluate("1") and held)  # Playwright tells of requests only while it is asked
-        assert page.get_by_role("article").count() == 0
-        held[0].continue_()
+        with without_tasks(page):
+            put(page, "Which planet?")
+            assert page.get_by_role("article").count() == 0
         card(page, "writer").wait_for(timeout=60_000)
         finished(page)
         shows(card(page, "writer"), "Jupiter")
@@ -247,14 +255,10 @@ def test_a_link_fills_the_page_and_does_not_run(serve: Serve, browse: Browse) ->
 def test_settings_made_before_the_page_has_its_tasks_stay(serve: Serve, browse: Browse) -> None:
     with serve("7") as server:
         page = browse(server.url).page
-        held: list[Any] = []
-        page.route("**/v1/tasks", lambda route: held.append(route))
-        page.reload()
-        page.get_by_text("Settings").click()
-        page.get_by_label("Instruction").fill("Answer in one word.")
-        page.get_by_label("Temperature").fill("0.5")
-        eventually(lambda: page.evaluate("1") and held)
-        held[0].continue_()
+        with without_tasks(page):
+            page.get_by_text("Settings").click()
+            page.get_by_label("Instruction").fill("Answer in one word.")
+            page.get_by_label("Temperature").fill("0.5")
         page.get_by_role("radio", name="math").wait_for(state="attached")
         assert page.get_by_label("Instruction").input_value() == "Answer in one word."
         told = "own instruction, temperature 0.5"

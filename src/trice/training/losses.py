@@ -312,18 +312,19 @@ def reinforce_loss(
         >>> scores.grad.tolist()
         [[-0.25, 0.25]]
     """
-    centered_QK, candidates_Q1 = _centered(rewards_QK, real_QK)
-    raised_QK = centered_QK + baseline_offset * (1 if real_QK is None else real_QK)
-    return _policy_gradient(scores_QK, raised_QK / candidates_Q1, _pairs(rewards_QK, real_QK))
+    advantages_QK, candidates_Q1 = _centered(rewards_QK, real_QK, baseline_offset)
+    return _policy_gradient(scores_QK, advantages_QK / candidates_Q1, _pairs(rewards_QK, real_QK))
 
 
-def _centered(rewards_QK: torch.Tensor, real_QK: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """r_i − mean in float64, 0 for missing candidates, and the number of candidates, [Q, 1]."""
+def _centered(
+    rewards_QK: torch.Tensor, real_QK: torch.Tensor | None, offset: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """r_i − mean + offset in float64, 0 for missing candidates, and the number of candidates, [Q, 1]."""
     real_QK = torch.ones_like(rewards_QK).bool() if real_QK is None else real_QK
     rewards_QK = rewards_QK.double().masked_fill(~real_QK, 0)
     candidates_Q1 = real_QK.sum(1, keepdim=True).clamp(min=1)
     mean_Q1 = rewards_QK.sum(1, keepdim=True) / candidates_Q1
-    return (rewards_QK - mean_Q1).masked_fill(~real_QK, 0), candidates_Q1
+    return (rewards_QK - mean_Q1 + offset).masked_fill(~real_QK, 0), candidates_Q1
 
 
 def _policy_gradient(scores_QK: torch.Tensor, weights_QK: torch.Tensor, pairs_QKK: torch.Tensor) -> Ranking:
