@@ -237,8 +237,16 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, complaint:
 def test_a_recipe_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"^nowhere\.yaml: no such file"):
         load_recipe("nowhere.yaml")
-    with pytest.raises(InputError, match=r"^dmo: no such file"):
+    with pytest.raises(
+        InputError, match=r"^dmo: neither a file nor a shipped recipe; did you mean 'demo'\?$"
+    ):
         load_recipe("dmo")
+    with pytest.raises(InputError, match=r"^papr: .*; did you mean 'paper/mix'\?$"):
+        load_recipe("papr")
+    with pytest.raises(
+        InputError, match=r"^xyz: .*; choose one of demo, .*, paper/mix, paper/offline, .*search$"
+    ):
+        load_recipe("xyz")
 
 
 def test_an_entry_of_a_list_is_changed_by_its_number_or_its_name(own: str) -> None:

@@ -93,13 +93,15 @@ def _message(kind: type[BaseModel], error: ValidationError) -> str:
 
 def nearest_key(given: str, known: Sequence[str]) -> str:
     """A hint at the known key or option that is most similar to `given`, as a whole or in a part: `num_train_epochs`
-    for `epcohs`."""
+    for `epcohs`. If none is similar, it lists them, nested ones by their first part."""
     plain = {_plain(key): key for key in known}
     word = _plain(given)
     parts = {part: key for key in plain for part in re.split("[_.]", key)}
     near = nearest(word, plain) or next((key for key in plain if word in key), None)
     near = near or parts.get(nearest(word, parts) or "")
-    return f"did you mean '{plain[near]}'?" if near else f"choose one of {', '.join(known)}"
+    if near:
+        return f"did you mean '{plain[near]}'?"
+    return f"choose one of {', '.join(dict.fromkeys(key.partition('.')[0] for key in known))}"
 
 
 def _plain(key: str) -> str:

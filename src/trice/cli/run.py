@@ -11,6 +11,7 @@ import typer
 
 from trice.cli.app import WHOLE, app
 from trice.errors import InputError
+from trice.recipes import shipped_recipes
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE …]", help="Keys of the recipe to change.")
@@ -35,9 +36,7 @@ def demo(overrides: Overrides = None) -> None:
 def run(
     recipe: Annotated[
         str,
-        typer.Argument(
-            help="Recipe file, or a shipped recipe: demo, demo-chat, real-math, paper/mix or paper/offline."
-        ),
+        typer.Argument(help=f"Recipe file, or a shipped recipe: {', '.join(shipped_recipes())}."),
     ],
     overrides: Overrides = None,
     status: Annotated[

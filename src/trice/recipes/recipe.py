@@ -8,7 +8,6 @@ overrides use dots for nested keys (`clone.learning_rate=1e-4`) and YAML for val
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +17,10 @@ from pydantic import Field, model_validator
 from trice.datasets import NAMES
 from trice.errors import InputError
 from trice.models.engine import EngineName as Engine
+from trice.recipes import shipped_recipes
 from trice.recipes.conditions import DEFAULT, RANKED, REPEATED, Evaluation, Variant
 from trice.recipes.sections import DEFAULT_ORIGINS, Calibrate, DataSet, Label, Origin, Score, Split
-from trice.settings import FREE, Settings, override, parse
+from trice.settings import FREE, Settings, nearest_key, override, parse
 from trice.storage.files import read_text
 from trice.tasks import CONVERSATION, PUBLISHED, SHIPPED, split_sources
 from trice.training.settings import Clone, OnPolicy
@@ -290,10 +290,13 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `key=value` texts.
 
     Raises:
-        InputError: a key or value is not valid; the message names the file and the key.
+        InputError: there is no such recipe, or a key or value is not valid; the message names the file and the key.
     """
-    shipped = resources.files("trice") / "recipes" / f"{name}.yaml"
-    text = shipped.read_text("utf-8") if shipped.is_file() else read_text(Path(name))
+    shipped = shipped_recipes()
+    path = shipped.get(name, Path(name))
+    if not path.suffix and not path.exists():
+        raise InputError(f"{name}: neither a file nor a shipped recipe; {nearest_key(name, [*shipped])}")
+    text = read_text(path)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
