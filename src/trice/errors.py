@@ -7,6 +7,8 @@ runs and fails raises `ToolError`, which becomes data too. A tool that cannot ru
 """
 
 import difflib
+import math
+import numbers
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -37,6 +39,26 @@ def nearest(given: str, known: Iterable[str], likeness: float = 0.6) -> str | No
     (any name) to 1 (the same)."""
     lower = {name.lower(): name for name in known}
     return next((lower[name] for name in difflib.get_close_matches(given.lower(), lower, 1, likeness)), None)
+
+
+def check_number(
+    name: str,
+    value: object,
+    kind: type[int] | type[float],
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> None:
+    """Raise InputError unless a value is a number of a kind, at least `least`, above `above` and at most `most`."""
+    number = numbers.Integral if kind is int else numbers.Real
+    fits = isinstance(value, number) and not isinstance(value, bool)
+    if fits and float(value) >= least and above < float(value) <= most:  # type: ignore[arg-type]
+        return
+    bounds = {"of at least": least, "above": above, "up to": most}
+    expected = [f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)]
+    noun = " ".join(["a whole number" if kind is int else "a number", *expected])
+    raise InputError(f"{name}={value!r}: expected {noun}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from trice.formats import paper
 from trice.formats.paper import call_opening
 from trice.formats.prompt import decode, load_template
 from trice.models.batching import EncodedPrompt
-from trice.models.engine import GenerationSettings, Prompt
+from trice.models.engine import Generated, GenerationSettings, Prompt
 from trice.models.generation import generate
 from trice.models.local import LocalModel, load
 from trice.models.sampling import Sampling
@@ -59,28 +59,32 @@ def test_no_response_holds_an_opening_and_texts_without_one_are_as_without_the_b
         for n in range(12)
     ]
 
-    def texts(**options: Any) -> dict[tuple[int, int], str]:
+    def texts(**options: Any) -> dict[tuple[int, int], Generated]:
         return {
-            (number, sample): each.text
+            (number, sample): each
             for number, found in generate(loaded, asks, sampling, **options)
             for sample, each in found.items()
         }
 
     barred = texts(suppress=bar)
-    assert not [text for text in barred.values() if begins.search(text)]
-    assert max(map(len, barred.values())) > 20
+    assert not [each for each in barred.values() if begins.search(each.text)]
+    assert max(len(each.text) for each in barred.values()) > 20
     if sampling.beams == 1 and not sampling.temperature:  # a draw depends on the mass that the bar removes
         free = texts()
-        without = {key for key, text in free.items() if not begins.search(text)}
+        first = {*bar("")}
+        without = {
+            key
+            for key, each in free.items()
+            if not begins.search(each.text) and not {*(each.tokens or [])[:1]} & first
+        }
         assert without
-        assert {key: barred[key] for key in without} == {key: free[key] for key in without}
+        assert {key: barred[key].text for key in without} == {key: free[key].text for key in without}
 
 
 def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalModel) -> None:
     tokenizer = loaded.tokenizer
     bar, begins = settings(Sampling(), tool_choice="none").call_blocker(tokenizer), call_opening(NAMES)
     for text in (
-        "",
         "It is",
         "I do",
         "calculator",
@@ -102,6 +106,20 @@ def test_the_bar_is_exactly_the_tokens_that_complete_an_opening(loaded: LocalMod
     assert only in bar("see calculator")
     assert only not in bar("see my_calculator")
     assert only not in bar("see it")
+
+
+def test_no_text_begins_with_a_name_or_the_first_token_of_one(loaded: LocalModel) -> None:
+    """`calculator` alone is nearly always followed by a parenthesis, so it is no way to begin an answer."""
+    tokenizer = loaded.tokenizer
+    bar, begins = settings(Sampling(), tool_choice="none").call_blocker(tokenizer), call_opening(NAMES)
+    texts = {token: decode(tokenizer, [token]) for token in range(len(tokenizer))}
+    openings = {token for token, text in texts.items() if begins.search(text)}
+    names = {token for token, text in texts.items() if text.strip() in NAMES}
+    first = {
+        tokenizer(text, add_special_tokens=False)["input_ids"][0] for n in NAMES for text in (n, f" {n}")
+    }
+    assert set(bar("")) == set(bar(" \n")) == openings | names | first
+    assert not (names & set(bar("It is")))
 
 
 def test_endings_of_words_are_free(loaded: LocalModel) -> None:

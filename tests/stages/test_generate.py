@@ -19,6 +19,7 @@ from trice.stages.generate import content_key, generate, generation_settings
 from trice.stages.grading import grade
 from trice.stages.model_spec import ModelSpec, load_tool_choice
 from trice.tasks import MIX, MIXED, Tasks, load_task
+from trice.tools.second_turn import second_turn_question
 from trice.types import Outcome, Question
 
 SAMPLED = Sampling(max_new_tokens=8, temperature=1.0, top_k=50, top_p=0.95, samples=3, seed=5)
@@ -158,6 +159,17 @@ def test_compelled_to_answer_no_spelling_of_a_call_is_left(tmp_path: Path, spec:
     assert {row.outcome for row in grade(Tasks("math"), rows)} == {Outcome.ANSWERED}
     assert not any("calculator(" in row.response for row in rows)
     assert any("c" in row.response for row in rows)  # letters of its name are free
+
+
+@pytest.mark.parametrize("task", ["math", "mix"])
+def test_a_second_turn_holds_no_call(tmp_path: Path, spec: ModelSpec, task: str) -> None:
+    """Nothing would execute it, and it would be taken for the answer."""
+    model = bent_on_calling(Path(spec.model), tmp_path / "bent")
+    asked = replace(spec, model=str(model), sampling=SAMPLED, batch_size=64)
+    first = [Question(id=str(number), input=f"What is {number} and 7?", answer="7") for number in range(5)]
+    turns = [second_turn_question(row, "It is 7.", row.input).model_dump(mode="json") for row in first]
+    rows = generate(write(tmp_path / "in.json", turns), tmp_path / "out.json", Tasks(task), asked)
+    assert not any("calculator(" in row.response for row in rows)
 
 
 TOOLS = {"math": "calculator", "qa": "WikiSearch", "lama": "QA", "mlqa": "translator"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from trice.errors import InputError
 from trice.storage.files import read_rows
 from trice.tasks import MIX, MIXED, TaskLike, Tasks, check_questions
+from trice.tools import Tool
 from trice.tools.wikisearch import WikiSearch
 from trice.types import Question
 
@@ -38,6 +40,10 @@ QUESTION = Question(id="x", input="q", answer="5")
 TOOLS = ["calculator", "WikiSearch", "QA", "translator"]
 
 
+def names(tools: Iterable[Tool]) -> list[str]:
+    return [tool.name for tool in tools]
+
+
 def of(tasks: Tasks, name: str | None) -> TaskLike:
     return tasks.of(Question(id="x", input="q", answer="5", task=name))
 
@@ -48,9 +54,9 @@ def test_every_task_of_a_mix_offers_all_tools_in_one_instruction() -> None:
     for name, own in zip(MIXED, TOOLS, strict=True):
         task = of(tasks, name)
         assert (task.name, task.instruction) == (name, MIX)
-        assert [tool.name for tool in task.tools] == TOOLS
-        assert [tool.name for tool in tasks.own_tools(task)] == [own]
-        assert tasks.tool_names(task) == TOOLS
+        assert names(task.tools) == TOOLS
+        assert names(tasks.own_tools(task)) == [own]
+        assert names(tasks.all_tools(task)) == TOOLS
     for words in ("a calculator", "a WikiSearch", "a QA model", "a translator", "in English"):
         assert words in MIX
 
@@ -72,7 +78,7 @@ def test_one_task_alone_heeds_no_task_of_a_row_but_the_second_turn() -> None:
     assert of(tasks, None).name == of(tasks, "math").name == "qa"
     turn = of(tasks, "second-turn")
     assert (turn.name, turn.tools) == ("second-turn", ())
-    assert tasks.tool_names(turn) == ["WikiSearch"]
+    assert names(tasks.all_tools(turn)) == ["WikiSearch"]
     assert (
         of(Tasks("mix"), "second-turn").instruction
         == turn.instruction
@@ -84,8 +90,8 @@ def test_an_unseen_task_keeps_its_own_instruction_and_tool_in_a_mix() -> None:
     tasks = Tasks("mix")
     task = of(tasks, "hotpot")
     assert "retriever" in task.instruction
-    assert [tool.name for tool in task.tools] == ["retriever"]
-    assert set(tasks.tool_names(task)) == {*TOOLS, "retriever"}
+    assert names(task.tools) == ["retriever"]
+    assert set(names(tasks.all_tools(task))) == {*TOOLS, "retriever"}
 
 
 @pytest.mark.parametrize(
@@ -125,9 +131,9 @@ def test_an_own_task_in_a_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     tasks = Tasks("mix,own_doubles:Doubles")
     task = of(tasks, "own_doubles:Doubles")
     assert (task.name, task.instruction) == ("doubles", "Double it.")
-    assert [tool.name for tool in tasks.own_tools(task)] == ["double"]
-    assert sorted(tasks.tool_names(task)) == sorted(["double", *TOOLS])
-    assert "double" in tasks.tool_names(of(tasks, "math"))
+    assert names(tasks.own_tools(task)) == ["double"]
+    assert sorted(names(tasks.all_tools(task))) == sorted(["double", *TOOLS])
+    assert "double" in names(tasks.all_tools(of(tasks, "math")))
 
 
 def test_a_source_goes_to_the_tool_it_names() -> None:

@@ -1,14 +1,17 @@
-"""Blocks the tokens that would complete the opening of a call, for tool choice `none`.
+"""Blocks the tokens that would begin a call, for tool choice `none`.
 
-`CallBlocker` decides by the text so far, so every text without a call can still be generated: a tool named `t`
-does not block "don't", and the word `calculator` is allowed. `CallBlocker.anywhere` is for engines that take
-one list for the whole response. It also blocks tokens that complete an opening only after some texts, such as a
-parenthesis without a space before it.
+A response may not begin with the first token of a tool's name. There, `translator` is nearly always followed by a
+parenthesis, and a model that may write the one and not the other continues with what it never writes: `translator (Who
+…`. Without the name it answers as it does where it chooses not to call. Later in the text only the opening `name(` is
+blocked: `CallBlocker` decides by the text so far, so a tool named `t` does not block "don't", and the word
+`calculator` is allowed. `CallBlocker.anywhere` is for engines that take one list for the whole response. It also blocks
+tokens that complete an opening only after some texts, such as a parenthesis without a space before it, and no names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from trice.formats.paper import call_opening
@@ -19,21 +22,27 @@ TokenBlocker = Callable[[str], Sequence[int]]
 
 
 class CallBlocker:
-    """Blocks the tokens that complete `name(` of one of the tools `names`, however it is tokenised."""
+    """Blocks the tokens that complete `name(` of one of the tools `names`, however it is tokenised, and at the start of
+    a text the names and their first tokens."""
 
     def __init__(self, tokenizer: Any, names: Sequence[str]) -> None:
         self.names = names
         self.length = max(map(len, names), default=0) + 1  # of the text's end that decides
         self._whole: list[int] = []  # tokens that contain an opening after something else
         self._completing: dict[str, list[int]] = {}  # tokens that complete an opening, by its beginning
+        self._first: set[int] = set()  # tokens with which a text may not begin
         self._blocked: dict[tuple[str, ...], list[int]] = {}
         if names:
             self._classify(_token_texts(tokenizer))
+            spelled = [before + name for name in names for before in ("", " ")]
+            self._first.update(ids[0] for ids in tokenizer(spelled, add_special_tokens=False)["input_ids"])
 
     def _classify(self, texts: Sequence[str]) -> None:
         whole = call_opening(self.names)
         splits = [(name[:end], f"{name[end:]}(") for name in self.names for end in range(len(name) + 1)]
         for token, text in enumerate(texts):
+            if text.strip() in self.names:
+                self._first.add(token)
             if "(" not in text:
                 continue
             if whole.search(text, 1):
@@ -49,12 +58,20 @@ class CallBlocker:
         return sorted({*self._whole, *completing})
 
     def __call__(self, text: str) -> Sequence[int]:
+        if not text.strip():
+            return sorted(self._first.union(self._whole, self._completing.get("", ())))
         end = text[-self.length :]
         beginnings = tuple(each for each in self._completing if _ends_with_word(end, each))
         if beginnings not in self._blocked:
             tokens = {token for each in beginnings for token in self._completing[each]}
             self._blocked[beginnings] = sorted(tokens.union(self._whole))
         return self._blocked[beginnings]
+
+
+@lru_cache(maxsize=8)
+def call_blocker(tokenizer: Any, names: tuple[str, ...]) -> CallBlocker:
+    """The `CallBlocker` of these names. It is kept, since it looks at every token of the vocabulary."""
+    return CallBlocker(tokenizer, names)
 
 
 def _ends_with_word(text: str, beginning: str) -> bool:

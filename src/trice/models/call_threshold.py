@@ -148,8 +148,8 @@ def read_calibration(adapter: Path) -> Calibration | None:
 
 
 def saved_threshold(adapter: Path | None, template: Template) -> CallThreshold | None:
-    """The threshold that is saved with an adapter. It is not applied to other weights or other prompts than those that
-    were calibrated, which a notice says."""
+    """The threshold that is saved with an adapter. It is not applied to other weights or another form of prompts than
+    those that were calibrated, which a notice says; the task and worked examples are not compared."""
     found = read_calibration(adapter) if adapter else None
     if adapter is None or found is None:
         return None

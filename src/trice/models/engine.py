@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from trice.formats import paper
 from trice.formats.prompt import Example, Template, decode
-from trice.models.call_blocker import CallBlocker
+from trice.models.call_blocker import CallBlocker, call_blocker
 from trice.models.detokenizer import Detokenizer
 from trice.models.sampling import Sampling
 from trice.types import Outcome, Response
@@ -119,7 +119,7 @@ class GenerationSettings:
 
     def call_blocker(self, tokenizer: Any) -> CallBlocker:
         """Blocks the tokens that would begin a call of a forbidden tool."""
-        return CallBlocker(tokenizer, self.forbidden_tools)
+        return call_blocker(tokenizer, self.forbidden_tools)
 
     def finish(self, text: str, checked: int = 0) -> str | None:
         """The finished response if `text` contains a complete call or a stop text of the template, else None.
@@ -158,14 +158,14 @@ class GenerationSettings:
 
     def unchanged_by_tool_choice(self, tokenizer: Any, row: Response) -> bool:
         """Whether a greedy response generated with tool choice `auto` is the same with this tool choice. It is if a
-        call is forbidden and none begins, or if it is a call that begins with exactly the tokens of the prefill."""
+        call is forbidden and nothing in it is blocked, or if it is a call that begins with exactly the tokens of the
+        prefill."""
+        ids = row.tokens or self.template.encode_response(tokenizer, row.response, end=False)
         if self.tool_choice == "none":
-            return not (
-                self.forbidden_tools and paper.call_opening(self.forbidden_tools).search(row.response)
-            )
+            opening = self.forbidden_tools and paper.call_opening(self.forbidden_tools).search(row.response)
+            return not opening and not {*ids[:1]} & {*self.call_blocker(tokenizer)("")}
         if not self.prefill or paper.parse(row.response, self.parsers).outcome is not Outcome.CALLED:
             return False
-        ids = row.tokens or self.template.encode_response(tokenizer, row.response, end=False)
         start = self._prefill_ids(tokenizer)
         return list(ids[: len(start)]) == start
 

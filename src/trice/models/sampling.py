@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trice.errors import InputError
+from trice.errors import InputError, check_number
 
 # Below this temperature the most probable token is chosen; much lower, float32 overflows.
 GREEDY_BELOW = 1e-5
@@ -29,7 +29,7 @@ class Sampling:
             response (Keskar et al. 2019, section 4.1).
 
     Raises:
-        InputError: There are fewer beams than samples.
+        InputError: A number is out of its range, or there are fewer beams than samples.
     """
 
     max_new_tokens: int = 64
@@ -56,5 +56,12 @@ class Sampling:
         return "samples" if self.samples > 1 and self.beams == 1 else None
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "samples", "beams"):
+            check_number(name, getattr(self, name), int, least=1)
+        check_number("top_k", self.top_k, int, least=0)
+        check_number("seed", self.seed, int)
+        check_number("temperature", self.temperature, float, least=0)
+        check_number("top_p", self.top_p, float, above=0, most=1)
+        check_number("repetition_penalty", self.repetition_penalty, float, above=0)
         if 1 < self.beams < self.samples:
             raise InputError(f"samples={self.samples} needs at least as many beams, not {self.beams}")

@@ -108,11 +108,8 @@ class PaperResponder:
         return self.worker.batches.batch_for(self.model, encode, ids)
 
     def _call_blocker(self, how: GenerationSettings) -> CallBlocker | None:
-        """What prevents calls, cached because it is computed over the whole vocabulary."""
-        key, known = (self.model.name, how.forbidden_tools), self.worker.call_blockers
-        if how.forbidden_tools and key not in known:
-            known[key] = how.call_blocker(self.model.loaded.tokenizer)
-        return known.get(key)
+        """What prevents calls, if they are."""
+        return how.call_blocker(self.model.loaded.tokenizer) if how.forbidden_tools else None
 
     def row_changed(self, row: BatchRow) -> None:
         """Take a token or the end of a response or a second turn."""
@@ -159,7 +156,8 @@ class PaperResponder:
         question, how, ids = self.second_turns[sample].waiting.popleft()
         batch = self._batch(question, how, ids)
         self.job.prompt_tokens += len(ids)
-        settings = DecodingSettings(replace(self.request.sampling, samples=1), how.finish)
+        sampling = replace(self.request.sampling, samples=1)
+        settings = DecodingSettings(sampling, how.finish, self._call_blocker(how))
         batch.add(RowOwner(self.job, how, sample), EncodedPrompt(ids, content_key(question)), settings)
 
     def _second_turn_written(self, sample: int, text: str) -> None:

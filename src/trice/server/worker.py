@@ -18,7 +18,6 @@ import torch
 
 from trice.errors import ToolUnavailable, TriceError
 from trice.models.batch_attention import batch_attention
-from trice.models.call_blocker import CallBlocker
 from trice.models.continuous_batch import BatchRow
 from trice.progress import notice
 from trice.server.batches import PrefixBatches
@@ -47,7 +46,6 @@ class Worker:
         self._make_responder = make_responder
         self.jobs = JobQueue(limits.batch_size, limits.max_waiting)
         self.batches = PrefixBatches()
-        self.call_blockers: dict[tuple[str, tuple[str, ...]], CallBlocker] = {}
         self._todo: Queue[Callable[[], None]] = Queue()  # what other threads want done in this one
         self._calls = LiveExecutor()
         self._closed = False

@@ -29,6 +29,7 @@ from trice.tasks import TaskLike, Tasks
 from trice.tasks.outcome import called
 from trice.tools.call_text import write_call
 from trice.tools.executor import BackgroundExecutor, remove_sidecars
+from trice.tools.second_turn import SECOND_TURN
 from trice.types import GRADED, Question, Response
 
 
@@ -153,17 +154,21 @@ def group_by_task(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) 
 
 
 def generation_settings(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> GenerationSettings:
-    """The generation settings for the questions of a task."""
+    """The generation settings for the questions of a task. In a second turn, nothing executes a call, so none may
+    begin; else a model that learned to call writes one in place of the answer."""
     own = tuple(tool.name for tool in tasks.own_tools(task))
+    tools, tool_choice = task.tools, spec.tool_choice
+    if task.name == SECOND_TURN:
+        tools, tool_choice = tasks.all_tools(task), "none"
     return GenerationSettings(
         spec.prompt_template,
         spec.sampling,
         find_examples(task.name, spec.few_shot),
-        {tool.name: tool.parse for tool in task.tools},
+        {tool.name: tool.parse for tool in tools},
         own,
-        spec.tool_choice,
+        tool_choice,
         can_prefill=not spec.chats,
-        call_writers={tool.name: partial(write_call, tool) for tool in task.tools},
+        call_writers={tool.name: partial(write_call, tool) for tool in tools},
     )
 
 

@@ -83,6 +83,8 @@ class Tasks:
     def __init__(
         self, name: str | TaskLike, sources: Sources | None = None, *, answer_from_result: bool = False
     ) -> None:
+        if not isinstance(name, str) and not hasattr(name, "tools"):
+            raise InputError(f"task {name!r}: expected a trice.Task, or the name of a task")
         self.identity = identity(name)
         self._answer_from_result = answer_from_result  # for every task, whatever the task itself says
         self.sources, servers = split_sources(sources)
@@ -167,10 +169,10 @@ class Tasks:
         """The tools of a task itself, without those that a mix offers besides."""
         return self._apart.get(task.name, task.tools)
 
-    def tool_names(self, task: TaskLike) -> list[str]:
+    def all_tools(self, task: TaskLike) -> list[Tool]:
         """All tools a model may think of: those of its question's task, and those other questions are offered."""
         offered = (tool for each in (task, *self._known.values()) for tool in each.tools)
-        return list(dict.fromkeys(tool.name for tool in offered))
+        return list({tool.name: tool for tool in offered}.values())
 
     def _load(self, name: str) -> TaskLike:
         if name not in self._known:
