@@ -102,6 +102,8 @@ class Candidate(BaseModel):
     """whether the prediction is right"""
     tokens: list[Count] | None = None
     """as in responses"""
+    truncated: bool | None = None
+    """as in responses; `grpo` and `reinforce` then train no end token"""
     completion: Messages | None = None
     """as in responses"""
     loss: list[bool] | None = None
@@ -163,6 +165,7 @@ class Candidates(Row):
                 prediction=row.prediction,
                 correct=row.correct,
                 tokens=row.tokens,
+                truncated=row.truncated,
                 completion=row.completion,
                 loss=row.loss,
             )

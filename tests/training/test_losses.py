@@ -18,7 +18,7 @@ from trice import TriceConfig
 from trice.errors import InputError
 from trice.recipes.recipe import load_recipe
 from trice.training.losses import expected_utility, ranking, sequence_scores
-from trice.training.settings import RankingObjective, Rlef
+from trice.training.settings import OnPolicy, RankingObjective, Rlef
 
 NAMES: tuple[RankingObjective, ...] = get_args(RankingObjective)
 POLICY_GRADIENTS: tuple[RankingObjective, ...] = ("grpo", "reinforce")
@@ -391,8 +391,45 @@ def test_a_policy_gradient_may_train_alone_but_something_must_train() -> None:
     assert Rlef(objective="grpo").length_penalty == 1
     with pytest.raises(InputError, match="'alpha', 'sft' and 'utility' are all 0"):
         read_settings(Rlef, ["alpha=0", "sft=0"])
-    with pytest.raises(ValueError, match="'alpha', 'sft' and 'utility' are all 0"):
-        TriceConfig(alpha=0, sft=0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "complaint"),
+    [
+        ({"alpha": 0, "sft": 0}, "'alpha', 'sft' and 'utility' are all 0"),
+        ({"objective": "reinforec"}, "objective"),
+        (
+            {"objective": "grpo", "baseline_offset": 0.3},
+            "'baseline_offset' does not apply to the objective 'grpo'",
+        ),
+        ({"objective": "reinforce", "margin": 0.1}, "'margin' does not apply to the objective 'reinforce'"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"length_penalty": float("nan")}, "length_penalty"),
+        ({"length_penalty": -1}, "length_penalty"),
+    ],
+)
+def test_the_trainers_settings_are_checked_as_those_of_recipes(
+    chosen: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        TriceConfig(**chosen)
+    with pytest.raises(InputError, match=complaint):
+        read_settings(
+            Rlef, [f"{name}={'.nan' if value != value else value}" for name, value in chosen.items()]
+        )
+
+
+def test_dpo_is_defined_on_sums() -> None:
+    assert (TriceConfig(objective="dpo").length_penalty, TriceConfig().length_penalty) == (0, 1)
+    assert TriceConfig(objective="dpo", length_penalty=1.0).length_penalty == 1
+
+
+def test_a_policy_gradient_learns_from_the_policys_own_distribution() -> None:
+    with pytest.raises(
+        InputError, match=r"'temperature' is 0.5, and the objective 'grpo' learns from samples"
+    ):
+        read_settings(OnPolicy, ["rounds=1", "objective=grpo", "temperature=0.5"])
+    assert read_settings(OnPolicy, ["rounds=1", "temperature=0.5"]).temperature == 0.5
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,16 @@ def test_after_arms_that_the_budget_did_not_suffice_for_only_unsolved_questions_
     assert "S_0" not in {row["id"] for row in read(tmp_path / "round/questions-4.json")}
 
 
+def test_both_arms_ask_the_same_questions_if_the_budget_does_not_suffice_for_all(
+    seven: ModelSpec, tmp_path: Path
+) -> None:
+    """8 of 13 are spent on the first samples, and 5 are left: 2 questions without and with a call."""
+    summary = round_of(seven, tmp_path / "round", samples=2, max_samples=2, budget=13, arms=1)
+    assert [each[:3] for each in passes(summary)] == [("auto", 2, 4), ("none", 1, 2), ("required", 1, 2)]
+    without, called = (read(tmp_path / f"round/questions-{number}.json") for number in (2, 3))
+    assert [row["id"] for row in without] == [row["id"] for row in called]
+
+
 def test_questions_without_tools_have_no_arms(seven: ModelSpec, tmp_path: Path) -> None:
     data = sums(tmp_path / "sums.jsonl", 2)
     plain = Tasks(Task("plain", "Answer.", answers="numbers"))
@@ -473,7 +483,7 @@ def test_a_question_needs_responses_or_the_values_of_both_decisions() -> None:
 
 def test_a_policy_gradient_gets_all_free_responses_with_their_counts() -> None:
     found = samples(("calculator(3)", False), ("calculator(5)", True), ("calculator(3)", False))
-    found.add(found.rows[1], free=False)  # of an arm
+    found.add(found.rows[1], "required")
     found.choose()
     group = found.group()
     assert group
@@ -484,6 +494,67 @@ def test_a_policy_gradient_gets_all_free_responses_with_their_counts() -> None:
     assert [each.target for each in group.candidates] == [False, True]
     assert (group.call_value, group.answer_value) == (pytest.approx(0.4), None)  # of all, also of the arm
     assert samples(("calculator(3)", False), ("calculator(4)", False)).group() is None  # equal rewards
+
+
+def test_a_response_counts_for_the_tool_choice_that_it_was_drawn_with() -> None:
+    """Unfinished reasoning is malformed and calls nothing: of the arm `none` it is an answer that failed, of the arm
+    `required` a call, and where the policy decided it counts as a call."""
+    right, broken = (
+        Response(id="q", input="2 + 3?", answer="5", response=text, outcome=outcome, correct=correct)
+        for text, outcome, correct in (("5", "answered", True), ("<think> 2 +", "malformed", False))
+    )
+    found = Samples(MATH, Question(id="q", input="2 + 3?", answer="5"), execution(0.1))
+    for row in (right, broken, broken):
+        found.add(row, "none")
+    assert found.values() == (None, pytest.approx((1 - 0.1 - 0.1) / 3))
+    found.add(broken, "required")
+    assert found.values() == (pytest.approx(-0.1), pytest.approx(0.8 / 3))
+
+
+def test_a_policy_gradient_does_not_teach_to_stop_where_the_length_limit_did(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    from transformers import AutoTokenizer
+
+    from trice.formats.prompt import load_template
+    from trice.training.rlef import examples
+    from trice.training.settings import Rlef
+
+    found = samples(("calculator(3)", False), ("5", True), ("5 is", True))
+    found.rows[2].truncated = True
+    group = found.group()
+    assert group
+    data = write(tmp_path / "ranked.json", [group.model_dump(mode="json", exclude_none=True)])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+
+    def ended(objective: str) -> list[bool]:
+        settings = Rlef.model_validate({"objective": objective})
+        (example,) = examples(data, load_template(), tasks=MATH, settings=settings)(tokenizer)
+        return [each.ids[-1] == tokenizer.eos_token_id for each in example.responses]
+
+    assert ended("reinforce") == [True, True, False]
+    assert ended("rank") == [True, True, True]
+
+
+def test_a_question_that_is_solved_in_every_round_is_new_once(seven: ModelSpec, tmp_path: Path) -> None:
+    """A policy gradient learns nothing from a question whose responses are all right, which is not to be forgotten."""
+    plain = Tasks(Task("plain", "Answer.", answers="numbers"))
+    settings = OnPolicy(rounds=2, objective="grpo", samples=6, max_samples=6)
+
+    def reward(question: Question, response: Response) -> float:
+        return 1.0 if question.id == "S_0" else len(response.response) % 3 + 0.5
+
+    def drawn(number: int, earlier: Path | None) -> dict[str, Any]:
+        return sample_round(
+            [sums(tmp_path / "sums.jsonl", 3)], tmp_path / f"round-{number}", plain, seven, settings,
+            reward=from_function(reward, "reward"), earlier=earlier,
+        )  # fmt: skip
+
+    before = drawn(1, None)
+    assert "S_0" in {id for _, id in before["solved_keys"]}
+    assert before["new"] == before["solved"] > 0
+    after = drawn(2, tmp_path / "round-1/ranked.json")
+    assert (after["solved"], after["new"]) == (before["solved"], 0)
 
 
 def test_a_round_for_a_policy_gradient_keeps_wrong_responses_too(

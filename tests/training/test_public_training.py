@@ -170,6 +170,11 @@ def test_the_trainers_first_loss_of_stage_1_is_the_mean_over_response_tokens(
     assert trainer.state.log_history[0]["sft_loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_a_prompt_without_tokens_is_refused() -> None:
+    with pytest.raises(InputError, match="a prompt without tokens"):
+        TokenizedExample.of([], [[4, 2]])
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

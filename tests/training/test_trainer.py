@@ -22,6 +22,7 @@ from torch._dynamo.utils import counters
 
 from trice.errors import InputError, TriceError
 from trice.models.local import LocalModel, load, load_base
+from trice.tasks import Tasks
 from trice.training.clone import clone
 from trice.training.fine_tune import training_arguments
 from trice.training.lora import with_lora
@@ -190,6 +191,22 @@ def test_training_on_the_expected_utility_alone_moves_the_decision(
     assert p_call() > 10 * before if call_value > 0 else p_call() < before / 2
     utility = [entry["utility"] for entry in trainer.state.log_history if "utility" in entry]
     assert utility == sorted(utility)
+
+
+def test_a_model_without_an_adapter_is_validated_without_checkpoints(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load_base(str(tiny_model("llama")), device="cpu", dtype="float32").model
+    model.requires_grad_(True)
+    args = TriceConfig(
+        output_dir=str(tmp_path), max_steps=2, use_cpu=True, save_strategy="no", eval_strategy="steps",
+        eval_steps=1, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = TriceTrainer(model, args, questions(), validate=lambda part, parts: [4.0, 2.0, 1.0, 1.8])
+    trainer.train()
+    rewards = [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
+    assert rewards == [pytest.approx(0.45)] * 2
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_the_same_step_gives_the_same_bits_on_several_threads(tiny_model: Callable[[str], Path]) -> None:
@@ -468,6 +485,19 @@ def test_a_finished_or_begun_run_is_not_mixed_with_another(
             again(work, llama, folder, seed=7)
         with pytest.raises(InputError, match=r"\(limit was None, is now 5\)"):
             again(work, llama, folder, limit=5)
+        with pytest.raises(InputError, match=r"\(task was None, is now 'qa'\)"):
+            again(work, llama, folder, tasks=Tasks("qa"))
+
+
+def test_a_training_on_few_questions_is_not_taken_for_one_on_all(
+    cloned: Path, work: Path, llama: str, tmp_path: Path, no_model: None
+) -> None:
+    few = tmp_path / "few"
+    shutil.copytree(cloned, few)
+    record = json.loads((few / "trice.json").read_text()) | {"limit": 5}
+    (few / "trice.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"\(limit was 5, is now None\)"):
+        again(work, llama, few)
 
 
 def test_what_changes_no_result_may_change_in_the_middle_of_training(

@@ -112,7 +112,8 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _one_kind_of_lora(cls, value: Any) -> Any:
-        """Stage 2 trains the LoRA layers of stage 1 unless `rlef.lora` is given."""
+        """Without a stage 1, stage 2 gets LoRA layers as stage 1 would, unless `rlef.lora` is given; else it trains
+        those of stage 1."""
         parts = [value.get(key) or {} for key in ("clone", "rlef")] if isinstance(value, dict) else []
         if len(parts) == 2 and all(isinstance(part, dict) for part in parts) and "lora" in parts[0]:
             value = {**value, "rlef": {"lora": parts[0]["lora"], **parts[1]}}

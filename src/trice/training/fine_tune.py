@@ -166,10 +166,11 @@ def fit(
         "template_sha256": template.sha256,
         "seed": seed,
         "dtype": dtype,
-        **({"limit": limit} if limit else {}),
-        **({"validation": validation.identity()} if validation else {}),
+        "limit": limit,
+        "validation": validation and validation.identity(),
+        "task": task,
     }
-    about = {"trice": __version__, "task": task}
+    about = {"trice": __version__}
     state = processes(device)
     with lock_folder(output) if state.is_main_process else nullcontext():
         with state.main_process_first():

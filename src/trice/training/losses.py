@@ -297,8 +297,10 @@ def reinforce_loss(
     The advantage has the unit of the rewards.
 
     An offset above 0 is Asymmetric REINFORCE (Arnal et al., NeurIPS 2025, where it is −δV). It adds imitation of all
-    sampled responses, −offset · mean score. With sums as scores, its gradient is 0 on average while the policy is the
-    one that sampled; later it draws the policy back to that one.
+    sampled responses, −offset · mean score, which draws the policy back to the one that sampled. Since questions with
+    equal rewards are left out, its gradient is not 0 on average: it points to as many right as wrong responses. With 4
+    samples, rewards 0 and 1 and an offset of 0.3, a question of which 10% are right learns 29% faster, and one of which
+    90% are right 29% slower.
 
     Args:
         scores_QK, rewards_QK, real_QK: As in `grpo_loss`.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -93,26 +93,32 @@ def sample_round(
     check_questions(tasks, questions)
     reward = reward or execution(settings.cost)
     samples = {_key(question): Samples(tasks, question, reward) for question in questions}
-    solved_before = filter(is_sampled, read_rows(earlier, Candidates)) if earlier else ()
-    known = {_key(row): row for row in solved_before if _key(row) in samples}
+    known = {} if settings.policy_gradient or not earlier else _solved_before(earlier, samples)
+    before = read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None
     spec = replace(spec, opened=cache(partial(open_engine, spec)))  # once for all passes
 
     passes: list[dict[str, Any]] = []
     first: list[Response] = []
+    both_ways: list[Question] = []  # those that the budget allows to be asked with each tool choice
     for number, draw in enumerate(_draws(settings), start=1):
         pass_seed = seed * 1000 + number
         asked = [
             each.question for key, each in samples.items() if _is_asked(draw, number, each, key in known)
         ]
-        if settings.budget is not None:
+        if draw.tool_choice == "required":
+            asked = both_ways
+        elif settings.budget is not None:
             spent = sum(each["samples"] * each["questions"] for each in passes)
-            asked = _chosen(asked, (settings.budget - spent) // draw.samples, pass_seed)
+            of_a_question = draw.samples * (2 if draw.tool_choice == "none" else 1)
+            asked = _chosen(asked, (settings.budget - spent) // of_a_question, pass_seed)
+        if draw.tool_choice == "none":
+            both_ways = asked
         if not asked:
             continue
         drawn = _sample(asked, folder, number, tasks, spec, _policy(spec, draw, settings, pass_seed), retry)
         first = first or drawn
         for row in drawn:
-            samples[_key(row)].add(row, free=draw.tool_choice == "auto")
+            samples[_key(row)].add(row, draw.tool_choice)
         solved = sum(samples[_key(question)].choose() is not None for question in asked)
         passes.append({"number": number} | draw._asdict() | {"questions": len(asked), "solved": solved})
 
@@ -122,8 +128,8 @@ def sample_round(
         rows = _present(each.group() for each in samples.values())
     if not rows:
         raise InputError(f"{', '.join(map(str, data))}: {_nothing_to_learn(settings)}")
-    summary = _summary(samples, first, solutions, known, passes)
-    notice_collapse(summary, read_object(earlier.with_name(SUMMARY_FILE)) if earlier else None)
+    summary = _summary(samples, first, solutions, before, passes)
+    notice_collapse(summary, before)
     if settings.utility:
         trained = set(map(_key, rows))
         rows += _present(each.decision() for key, each in samples.items() if key not in trained)
@@ -164,6 +170,12 @@ def notice_collapse(summary: Mapping[str, Any], before: Mapping[str, Any] | None
 
 def _key(row: Question | Candidates) -> Key:
     return row.dataset, row.id
+
+
+def _solved_before(earlier: Path, asked: Container[Key]) -> dict[Key, Candidates]:
+    """The rows of the round before with a target that the policy wrote, of the questions that are asked now."""
+    rows = filter(is_sampled, read_rows(earlier, Candidates))
+    return {_key(row): row for row in rows if _key(row) in asked}
 
 
 def _draws(settings: Rounds) -> Iterator[Draw]:
@@ -265,14 +277,16 @@ def _summary(
     samples: Mapping[Key, Samples],
     first: Sequence[Response],
     solved: Sequence[Candidates],
-    known: Mapping[Key, Candidates],
+    before: Mapping[str, Any] | None,
     passes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The numbers of a round. Shares are over the responses of the first pass."""
+    """The numbers of a round, after that of the round `before`. Shares are over the responses of the first pass."""
     count, outcomes = max(1, len(first)), Counter(row.outcome for row in first)
     distinct = len({(*_key(row), row.response) for row in first})
     targets = [row.target for row in solved if row.target]
     called = sum(each.outcome is Outcome.CALLED for each in targets)
+    keys = [list(_key(row)) for row in solved]
+    known = before["solved_keys"] if before else []
     values = (each.values() for each in samples.values())
     gains = [call - answer for call, answer in values if call is not None and answer is not None]
     return {
@@ -281,7 +295,8 @@ def _summary(
         "responses": sum(len(each.rows) for each in samples.values()),
         "passes": list(passes),
         "solved": len(solved),
-        "new": sum(_key(row) not in known for row in solved),
+        "solved_keys": keys,
+        "new": sum(key not in known for key in keys),
         "targets": {"called": called, "answered": len(targets) - called},
         "right": sum(bool(row.correct) for row in first) / count,
         "called": outcomes[Outcome.CALLED] / count,

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 
+from trice.errors import InputError
 from trice.models.batching import common_length
 
 Layout = Literal["blocks", "mask", "padded"]
@@ -54,6 +55,12 @@ class TokenizedExample:
     rewards: list[float]
     reference: list[float] | None = None
     utility: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise InputError(
+                "a training example has a prompt without tokens; the first token has nothing before it"
+            )
 
     @classmethod
     def of(

@@ -30,10 +30,11 @@ def examples(
 ) -> Callable[[Any], list[Any]]:
     """A function from the tokenizer to the training set. Raises InputError for data that do not fit.
 
-    For a policy gradient, a response that was sampled several times is as many candidates. Without ranking (alpha 0)
-    only the best candidate is computed.
+    For a policy gradient, a response that was sampled several times is as many candidates, and one that the length
+    limit ended has no end token. Without ranking (alpha 0) only the best candidate is computed.
     """
     settings = settings or Rlef()
+    policy_gradient = settings.objective in POLICY_GRADIENTS
     rows = [row for row in read_candidates(data)[:limit] if row.candidates or settings.utility]
     if not settings.alpha:
         rows = [row.model_copy(update={"candidates": _best(row)}) for row in rows]
@@ -72,13 +73,16 @@ def examples(
                 [each.response for each in row.candidates],
                 [each.reward for each in row.candidates],
                 [each.tokens for each in row.candidates],
+                # The length limit ends a response where the policy would not. After a call the end token is trained,
+                # though the policy is not asked for it: programs without trice's stop rule need it.
+                [not (policy_gradient and each.truncated) for each in row.candidates],
             )
             for row in rows
         ]
 
     def make(tokenizer: Any) -> list[Any]:
         made = tokenized(tokenizer)
-        if settings.objective in POLICY_GRADIENTS:
+        if policy_gradient:
             made = [_repeated(example, row) for example, row in zip(made, rows, strict=True)]
         if settings.utility:
             openings = _call_openings(template, tokenizer, known())

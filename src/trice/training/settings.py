@@ -16,8 +16,6 @@ Scheduler = Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant"
 RankingObjective = Literal["rank", "weighted", "dpo", "listwise", "grpo", "reinforce"]
 POLICY_GRADIENTS: frozenset[str] = frozenset({"grpo", "reinforce"})
 
-NOTHING_TO_TRAIN = "'alpha', 'sft' and 'utility' are all 0, so there is nothing to train; choose one above 0"
-
 
 class Lora(Settings):
     """The LoRA layers. The paper adapts queries and values (`q_proj`, `v_proj`)."""
@@ -114,9 +112,9 @@ class Rlef(Clone):
     beta: float = Field(0.1, gt=0)
     """for `dpo`: the inverse temperature; with a lower one the policy moves further from the old one"""
     baseline_offset: float = Field(0.0, ge=0)
-    """for `reinforce`: by how much the baseline is below the mean reward; with more, the policy stays nearer to its own
-    samples, and learns more from right responses than from wrong ones"""
-    length_penalty: float = 1.0
+    """for `reinforce`: by how much the baseline is below the mean reward, which adds imitation of all responses to the
+    questions that have right and wrong ones; where most are wrong it learns faster, and where most are right slower"""
+    length_penalty: float = Field(1.0, ge=0, allow_inf_nan=False)
     """a response's log-likelihood is divided by its number of tokens to this power; the default for `dpo` is 0,
     because DPO is defined on sums"""
 
@@ -130,7 +128,9 @@ class Rlef(Clone):
     @model_validator(mode="after")
     def _fits_the_objective(self) -> Self:
         if not (self.alpha or self.sft or self.utility):
-            raise ValueError(NOTHING_TO_TRAIN)
+            raise ValueError(
+                "'alpha', 'sft' and 'utility' are all 0, so there is nothing to train; choose one above 0"
+            )
         if self.margin and self.objective not in ("rank", "weighted"):
             raise ValueError(f"'margin' does not apply to the objective '{self.objective}'; leave it out")
         if self.baseline_offset and self.objective != "reinforce":
@@ -166,7 +166,8 @@ class Rounds(Settings):
     temperature: float = Field(1.0, gt=0)
     """the temperature of the samples"""
     top_k: int = Field(50, ge=0)
-    """the samples are drawn from the k likeliest tokens; 0 is the whole vocabulary"""
+    """the samples are drawn from the k likeliest tokens; 0 is the whole vocabulary, with which alone a policy gradient
+    is exact"""
     cost: float = Field(0.1, ge=0)
     """the cost of a call: a response's reward is 1 if it is correct, minus `cost` for each call; a malformed one gets
     minus `cost`"""
@@ -217,6 +218,11 @@ class OnPolicy(Rlef, Rounds):
             raise ValueError(
                 f"objective '{self.objective}' trains alone in rounds, on right and wrong responses; leave out sft and "
                 "replay"
+            )
+        if self.rounds and self.policy_gradient and self.temperature != 1:
+            raise ValueError(
+                f"'temperature' is {self.temperature}, and the objective '{self.objective}' learns from samples of the "
+                "policy itself, whose temperature is 1; leave it out"
             )
         if (
             self.rounds

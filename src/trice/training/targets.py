@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from trice.formats.paper import visible
+from trice.models.engine import ToolChoice
 from trice.rewards import RewardFunction
 from trice.tasks import Tasks
 from trice.tasks.final_answer import unread_result
@@ -36,16 +37,18 @@ class Samples:
     reward: RewardFunction
     rows: list[Response] = field(default_factory=list)
     free: list[Response] = field(default_factory=list)  # those whose decision was the policy's
+    calling: list[bool] = field(default_factory=list)  # whether each row was to call a tool
     rewards: dict[str, float] = field(default_factory=dict)  # of each distinct response
     target: Response | None = None
 
-    def add(self, row: Response, *, free: bool = True) -> None:
-        """Add a response, and compute the reward of its text unless it is known. `free` says that it was drawn without
-        a tool choice."""
+    def add(self, row: Response, tool_choice: ToolChoice = "auto") -> None:
+        """Add a response that was drawn with a tool choice, and compute the reward of its text unless it is known. With
+        `auto`, a response that tries to call counts as a call; else the tool choice decides."""
         if row.response not in self.rewards:
             (self.rewards[row.response],) = self.reward([row], None)
         self.rows.append(row)
-        if free:
+        self.calling.append(tries_call(row) if tool_choice == "auto" else tool_choice == "required")
+        if tool_choice == "auto":
             self.free.append(row)
 
     @property
@@ -126,11 +129,12 @@ class Samples:
     def _candidates(self, rows: Sequence[Response], counts: Counter[str]) -> Candidates:
         """These responses with their rewards and counts, and the value of both decisions over all responses."""
         call_value, answer_value = self.values()
+        target = self.target.response if self.target else None
         found = Candidates.of(
             self.question,
             rows,
             [self.rewards[row.response] for row in rows],
-            self.target,
+            next((row for row in rows if row.response == target), None),
             call_value=call_value,
             answer_value=answer_value,
         )
@@ -139,8 +143,9 @@ class Samples:
         return found
 
     def _rewards_of(self, *, calls: bool) -> list[float]:
-        """The rewards of all responses that call a tool, or of all that do not."""
-        return [self.rewards[row.response] for row in self.rows if tries_call(row) == calls]
+        """The rewards of all responses that were to call a tool, or of all that were to answer."""
+        rows = zip(self.rows, self.calling, strict=True)
+        return [self.rewards[row.response] for row, calling in rows if calling == calls]
 
 
 def _cautious_mean(values: Sequence[float]) -> float:

@@ -104,13 +104,18 @@ def tokenize_example(
     responses: Sequence[str],
     rewards: Sequence[float],
     sampled_ids: Sequence[Sequence[int] | None] | None = None,
+    ends: Sequence[bool] | None = None,
 ) -> TokenizedExample:
     """Tokenize one question and its responses. `sampled_ids` are the ids in which a model wrote a response; they
-    are used if this tokenizer decodes them to the response."""
+    are used if this tokenizer decodes them to the response. `ends` says which responses get the end token, by default
+    all."""
     prompt = template.encode(tokenizer, instruction, input)
+    count = len(responses)
     encoded = [
-        template.encode_response(tokenizer, response, tokens=ids)
-        for response, ids in zip(responses, sampled_ids or [None] * len(responses), strict=True)
+        template.encode_response(tokenizer, response, tokens=ids, end=end)
+        for response, ids, end in zip(
+            responses, sampled_ids or [None] * count, ends or [True] * count, strict=True
+        )
     ]
     return TokenizedExample(
         prompt, [ResponseTokens(ids, [True] * len(ids)) for ids in encoded], list(rewards)

@@ -7,8 +7,8 @@ loss depends neither on the division nor on the number of processes.
 The loss is `L = α·L_rank + sft·L_sft`. L_sft is the mean of −log p over the response tokens of the best-rewarded
 responses in the batch, which is the stage-1 loss. L_rank is the mean over the batch's questions of the ranking
 objective (`trice.training.losses`). Padding never counts. With one response to each question L_rank has no pairs,
-and the objective is that of stage 1. If the examples say what a call and an answer are worth, `utility` times the mean
-expected utility of the decision is subtracted.
+and the objective is that of stage 1. If the examples say what a call and an answer are worth, `utility` times the
+expected utility of the decision is subtracted: the sum over these examples, divided by all questions of the batch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from trice.progress import Progress
+from trice.settings import parse
 from trice.storage.files import write_rows
 from trice.training.losses import expected_utility, ranking, sequence_scores
 from trice.training.packed_forward import PackedForward, half_precision_autocast
 from trice.training.packing import Packed, TokenizedExample, micro_batches
-from trice.training.settings import NOTHING_TO_TRAIN, Rlef
+from trice.training.settings import Clone, Rlef
 from trice.training.tokenization import drop_long, tokenize
 from trice.training.validation import METRICS, validation_metrics
 
@@ -146,8 +147,10 @@ class TriceConfig(TrainingArguments):  # type: ignore[misc]
 
     Example:
         >>> from trice import TriceConfig
-        >>> TriceConfig(num_train_epochs=1, batch_size=8, objective="dpo", length_penalty=0.0).alpha
-        1.0
+        >>> TriceConfig(num_train_epochs=1, batch_size=8, objective="dpo").length_penalty
+        0.0
+
+    Raises InputError for a setting of the objective that is not valid or does not apply to it.
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "the highest learning rate"})
@@ -177,13 +180,19 @@ class TriceConfig(TrainingArguments):  # type: ignore[misc]
     baseline_offset: float = field(
         default=0.0, metadata={"help": "by how much the baseline of reinforce is below the mean reward"}
     )
-    length_penalty: float = field(
-        default=1.0, metadata={"help": "log-likelihoods are divided by length**length_penalty"}
+    length_penalty: Any = field(
+        default=None,
+        metadata={"help": "log-likelihoods are divided by length**length_penalty; default 1, and 0 for dpo"},
     )
 
     def __post_init__(self) -> None:
-        if not (self.alpha or self.sft or self.utility):
-            raise ValueError(NOTHING_TO_TRAIN)
+        names = set(Rlef.model_fields) - set(Clone.model_fields) | {
+            "batch_size",
+            "token_budget",
+            "max_length",
+        }
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        self.length_penalty = parse(Rlef, given, "TriceConfig").length_penalty
         if self.output_dir is None:  # type: ignore[has-type]
             self.output_dir = mkdtemp(prefix="trice-")
             if self.save_strategy == "steps":  # type: ignore[has-type]
@@ -319,8 +328,7 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Answer the held-out questions, a part in each process, and save a checkpoint."""
         assert self.validate
-        causal = self.accelerator.unwrap_model(self.model).get_base_model()
-        with half_precision_autocast(causal):
+        with half_precision_autocast(self.forward.model):
             counted = self.validate(self.args.process_index, self.args.world_size)
         counts = torch.tensor(counted, dtype=torch.float32, device=self.args.device)
         metrics = validation_metrics(self.accelerator.reduce(counts, "sum").tolist())
@@ -328,7 +336,8 @@ class TriceTrainer(Trainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if not self.state.global_step:  # what training starts from is the best so far
             self.state.best_metric, self.state.best_global_step = metrics["eval_reward"], 0
-        self.control.should_save = True  # the best checkpoint becomes the adapter
+        # The best checkpoint becomes the adapter.
+        self.control.should_save = self.args.save_strategy != "no"
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -362,7 +371,8 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
 
 def write_log(path: Path, history: list[dict[str, float]]) -> None:
     """Write the trainer's history, one step or validation in each line."""
-    names = ("step", "loss", "sft_loss", "rank_loss", "ordered", "learning_rate", "grad_norm", *METRICS)
+    losses = ("loss", "sft_loss", "rank_loss", "ordered", "utility")
+    names = ("step", *losses, "learning_rate", "grad_norm", *METRICS)
     entries = [
         {name.removeprefix("eval_"): entry[name] for name in names if name in entry} for entry in history
     ]

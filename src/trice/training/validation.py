@@ -113,7 +113,7 @@ def load_validation(
             )
         return None
     if not settings.eval_steps:
-        raise InputError(f"validation {data}: the steps between validations are missing; add eval_steps=10")
+        raise InputError("validation: the steps between validations are missing; add eval_steps=10")
     tasks = tasks or Tasks("math")
     questions = [with_instruction(question, tasks.of(question)) for question in read_rows(data, Question)]
     check_questions(tasks, questions)
