@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 
 from trice.errors import InputError
-from trice.recipes.questions import load_questions
+from trice.recipes.paths import RunPaths
+from trice.recipes.questions import load_questions, write_questions
 from trice.recipes.recipe import load_recipe
 from trice.recipes.runner import run
+from trice.storage.files import read_rows
+from trice.tasks import Tasks
+from trice.types import Question
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 OWN = '''
@@ -51,6 +55,61 @@ class Single(Sums):
 class Long(Sums):
     instruction = "Two\\nlines."
 '''
+
+
+def test_a_question_that_is_held_out_is_trained_on_nowhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The last two questions of `a` are held out; `b` trains on one of them, and has another one for its rounds."""
+
+    def file(name: str, *numbers: int) -> Path:
+        rows = [
+            {"id": f"{name}-{place}", "question": f"What is {n} and 1?", "answer": str(n + 1)}
+            for place, n in enumerate(numbers)
+        ]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    tests, rounds = file("tests", 90, 91), file("rounds", 3, 7, 90)
+    data = [
+        {"dataset": "a", "train_file": str(file("a", 1, 2, 3, 4)), "test_file": str(tests)},
+        {"dataset": "b", "train_file": str(file("b", 4, 5, 6, 8, 9)), "test_file": str(file("tests-b", 92)),
+         "feedback_file": str(rounds)},
+    ]  # fmt: skip
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        json.dumps({"name": "x", "task": "math", "model": "none", "data": data, "validation": 2})
+    )
+    chosen = load_recipe(str(recipe), ["clone.eval_steps=1", "rlef.rounds=1", f"output={tmp_path / 'run'}"])
+    paths = RunPaths(chosen.folder, "math", rounds=1)
+    write_questions(chosen, Tasks("math"), paths)
+
+    def numbers(path: Path) -> list[int]:
+        return [int(row.input.split()[2]) for row in read_rows(path, Question)]
+
+    assert numbers(paths.validation) == [3, 4, 8, 9]
+    assert (numbers(paths.train("a")), numbers(paths.train("b"))) == ([1, 2], [5, 6])
+    assert (numbers(paths.feedback("b")), numbers(paths.tests)) == ([7], [90, 91, 92])
+    notices = capfd.readouterr().err
+    assert "b, train: 1 questions are left out, because they are held out or tested" in notices
+    assert "b, feedback: 2 questions are left out" in notices
+
+
+def test_questions_without_a_call_for_the_teacher_are_refused_before_the_model_is_loaded(
+    tmp_path: Path,
+) -> None:
+    rows = [{"id": str(n), "question": f"What is {n} and 1?", "answer": str(n + 1)} for n in range(4)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row | {"expresion": "1+1"}) + "\n" for row in rows))
+    recipe = tmp_path / "recipe.yaml"
+    data = [{"dataset": "mine", "file": str(path)}]
+    recipe.write_text(json.dumps({"name": "x", "task": "math", "model": "no-such/model", "data": data}))
+    with pytest.raises(
+        InputError, match=r"rows\.jsonl:\d: neither this question .* has the field 'expression'"
+    ):
+        run(load_recipe(str(recipe), ["label.teacher=annotations", f"output={tmp_path / 'run'}"]))
+
 
 FILES = "dataset: mine, train_file: train.jsonl, test_file: test.jsonl"
 RECIPE = f"""

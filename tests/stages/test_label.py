@@ -88,7 +88,9 @@ def test_annotations_are_executed_and_kept_only_if_right(tmp_path: Path) -> None
     output = tmp_path / "out" / "A_wrong.json"
     result = label(data, output, Tasks("math"), Annotations())
     reasons = {"malformed": 2, "wrong answer": 1, "execution error": 1, "no field 'expression'": 1}
-    assert result == Yield(2, 7, reasons)
+    detail = "execution error: division by zero"
+    assert result == Yield(2, 7, reasons, detail)
+    assert str(result).endswith(f" (for example {detail})")
     assert str(result).startswith("kept 2 of 7 labels (28.6%); rejected: malformed 2, ")
     assert read(output) == [
         {
@@ -128,7 +130,8 @@ def test_annotations_are_executed_and_kept_only_if_right(tmp_path: Path) -> None
         "rejected": "no field 'expression'",
     }
     assert rejected[4]["rejected"] == "malformed: the parenthesis never closes"
-    assert read(tmp_path / "out" / "A_wrong_yield.json") == [{"kept": 2, "total": 7, "reasons": reasons}]
+    written = {"kept": 2, "total": 7, "reasons": reasons, "detail": detail}
+    assert read(tmp_path / "out" / "A_wrong_yield.json") == [written]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {f"A_wrong{end}.json" for end in ("", "_rejected", "_yield")} | {".A_wrong.json.journal"}
 

@@ -170,7 +170,8 @@ def _take(rows: Sequence[Question], wanted: int | None, default: int, what: str)
     return list(rows[: default if wanted is None else wanted])
 
 
-def _key(question: Question) -> str:
+def text_key(question: Question) -> str:
+    """What the same question of two data sets has in common: the user's text, apart from case and spaces."""
     return " ".join(" ".join(question.user_texts).lower().split())
 
 
@@ -245,9 +246,11 @@ def _remove_test_questions(
     pool: Sequence[Question], tests: Sequence[Question]
 ) -> tuple[list[Question], list[Dropped]]:
     """The training questions that are not test questions, and the dropped others."""
-    known = {_key(question) for question in tests}
-    same = [Dropped(row.id, "the same question is in the test part") for row in pool if _key(row) in known]
-    return [row for row in pool if _key(row) not in known], same
+    known = {text_key(question) for question in tests}
+    same = [
+        Dropped(row.id, "the same question is in the test part") for row in pool if text_key(row) in known
+    ]
+    return [row for row in pool if text_key(row) not in known], same
 
 
 def load_files(

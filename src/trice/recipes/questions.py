@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from trice import datasets
+from trice.datasets import text_key
+from trice.errors import InputError
 from trice.progress import notice
 from trice.recipes.paths import RunPaths
 from trice.recipes.recipe import Recipe
@@ -13,15 +15,19 @@ from trice.stages.generate import with_instruction
 from trice.stages.prepare_data import raw_row
 from trice.storage.files import write_rows
 from trice.tasks import Tasks
+from trice.tools import annotated_call
 from trice.types import Question
 
 
 class Part(NamedTuple):
-    """The questions of a data set: for stage 1, for the rounds of stage 2, and for testing."""
+    """The questions of a data set: for stage 1, for the rounds of stage 2, for testing, and those that are held out, to
+    choose a checkpoint and a call threshold."""
 
     train: list[Question]
     feedback: list[Question]
     test: list[Question]
+    validation: list[Question] = []
+    calibration: list[Question] = []
 
 
 def load_questions(recipe: Recipe, entry: DataSet) -> Part:
@@ -56,34 +62,66 @@ def _scaled(count: int | None, scale: float) -> int | None:
 def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:
     """Write the questions of all data sets: for training, for the rounds of stage 2, held out, and for testing. Returns
     how many there are."""
-    tests: list[Question] = []
-    held_out: list[Question] = []
-    calibration: list[Question] = []
-    counts = []
-    count = recipe.validation
-    for entry in recipe.data:
-        part = load_questions(recipe, entry)
-        train, test = part.train, part.test
-        if entry.file:
-            by = f"split by seed {recipe.seed}"
-            notice(f"{entry.file}: {len(train)} questions to train on, {len(test)} to test ({by})")
-        if count and train:
-            train, validation = part.train[:-count], part.train[-count:]
-            held_out += [with_instruction(question, tasks.of(question)) for question in validation]
-            test = part.test if recipe.validates else validation
-        if recipe.calibrate.questions and train:
-            train, others = train[: -recipe.calibrate.questions], train[-recipe.calibrate.questions :]
-            calibration += [with_instruction(question, tasks.of(question)) for question in others]
-        if train:
+    counts, parts = [], [(entry, _divided(recipe, entry)) for entry in recipe.data]
+    tests = [row for _, part in parts for row in part.test]
+    held_out = _others([row for _, part in parts for row in part.validation], tests, "validation")
+    calibration = _others([row for _, part in parts for row in part.calibration], tests, "calibration")
+    judged = [*tests, *held_out, *calibration]
+    if recipe.clones and recipe.label.teacher == "annotations":
+        _check_annotated([row for _, part in parts for row in part.train])
+    for entry, part in parts:
+        train = _others(part.train, judged, f"{entry.dataset}, train")
+        feedback = _others(part.feedback, judged, f"{entry.dataset}, feedback")
+        if part.train:
             write_rows(paths.train(entry.dataset), map(raw_row, train))
         if part.feedback:
-            write_rows(paths.feedback(entry.dataset), map(raw_row, part.feedback))
-        tests += [with_instruction(question, tasks.of(question)) for question in test]
-        more = f" (+ {len(part.feedback)} of answers alone)" if part.feedback else ""
-        counts.append(f"{entry.dataset} {len(train)}{more} + {len(test)}")
-    write_rows(paths.tests, tests)
+            write_rows(paths.feedback(entry.dataset), map(raw_row, feedback))
+        more = f" (+ {len(feedback)} of answers alone)" if feedback else ""
+        counts.append(f"{entry.dataset} {len(train)}{more} + {len(part.test)}")
+
+    def asked(rows: list[Question]) -> list[Question]:
+        return [with_instruction(question, tasks.of(question)) for question in rows]
+
+    write_rows(paths.tests, asked(tests))
     if recipe.validates:
-        write_rows(paths.validation, held_out)
+        write_rows(paths.validation, asked(held_out))
     if recipe.calibrate.questions:
-        write_rows(paths.calibration_questions, calibration)
+        write_rows(paths.calibration_questions, asked(calibration))
     return "questions to train + test: " + ", ".join(counts)
+
+
+def _divided(recipe: Recipe, entry: DataSet) -> Part:
+    """The questions of an entry of `data`, with the last training questions held out."""
+    part = load_questions(recipe, entry)
+    if entry.file:
+        by = f"split by seed {recipe.seed}"
+        notice(f"{entry.file}: {len(part.train)} questions to train on, {len(part.test)} to test ({by})")
+    count, calibrated = recipe.validation, recipe.calibrate.questions
+    if count and part.train:
+        validation = part.train[-count:]
+        part = part._replace(train=part.train[:-count], validation=validation)
+        part = part if recipe.validates else part._replace(test=validation)
+    if calibrated and part.train:
+        part = part._replace(train=part.train[:-calibrated], calibration=part.train[-calibrated:])
+    return part
+
+
+def _check_annotated(rows: list[Question]) -> None:
+    """Raise InputError if no question has a call for the teacher `annotations` to give."""
+    given = ("messages", "expected_calls", "gold_calls")
+    if rows and not any(annotated_call(row) or any(getattr(row, name) for name in given) for row in rows):
+        raise InputError(
+            f"{rows[0].where or rows[0].dataset}: neither this question nor another has the field 'expression', which "
+            "the teacher 'annotations' takes its calls from; add it, or choose label.teacher=rule"
+        )
+
+
+def _others(rows: list[Question], judged: list[Question], name: str) -> list[Question]:
+    """The rows whose question is not among those that a model is judged by, here or in another data set."""
+    known = {text_key(row) for row in judged}
+    others = [row for row in rows if text_key(row) not in known]
+    if len(others) < len(rows):
+        notice(
+            f"{name}: {len(rows) - len(others)} questions are left out, because they are held out or tested"
+        )
+    return others

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,16 +41,19 @@ READING_FIELDS = {"id", "dataset", "task", "answer", "turn", "first_turn"}
 @dataclass(frozen=True)
 class Yield:
     """How many of `total` questions have an accepted label, and how many were rejected for each kind of reason: the
-    part before the colon in the rejected rows."""
+    part before the colon in the rejected rows. `detail` is one such row's whole reason, if it says more than its kind.
+    """
 
     kept: int
     total: int
     reasons: dict[str, int]
+    detail: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         share = f"kept {self.kept} of {self.total} labels ({self.kept / self.total:.1%})"
         rejected = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
-        return f"{share}; rejected: {rejected}" if rejected else share
+        example = f" (for example {self.detail})" if self.detail else ""
+        return f"{share}; rejected: {rejected}{example}" if rejected else share
 
 
 class _Verdict(NamedTuple):
@@ -279,5 +282,8 @@ def _rejected(question: Question, verdict: _Verdict) -> dict[str, Any]:
 
 
 def _summary(verdicts: Sequence[_Verdict]) -> Yield:
-    kinds = Counter(verdict.reason.partition(":")[0] for verdict in verdicts if not verdict.call)
-    return Yield(len(verdicts) - kinds.total(), len(verdicts), dict(kinds.most_common()))
+    reasons = [verdict.reason for verdict in verdicts if not verdict.call]
+    kinds = Counter(reason.partition(":")[0] for reason in reasons)
+    detail = next((each for each in reasons if ":" in each and not each.startswith("wrong answer")), "")
+    detail = " ".join(detail.split())[:200]
+    return Yield(len(verdicts) - kinds.total(), len(verdicts), dict(kinds.most_common()), detail)
