@@ -24,6 +24,11 @@ LESSON = [{"instruction": "Answer.", "input": "1?", "output": "1"}]
 FAST: dict[str, Any] = {"num_train_epochs": 1, "batch_size": 4, "lora": {"r": 2}}
 
 
+def thrice(value: int) -> int:
+    """Triple a number."""
+    return 3 * value
+
+
 @trice.tool
 def plus(first: int, second: int) -> int:
     """Add two numbers."""
@@ -198,7 +203,7 @@ def test_the_whole_loop_in_memory(model: trice.Model) -> None:
     assert head == ["model", "questions", "accuracy", "tool use", "malformed", "over-use", "under-use"]
     assert list(result.frame["model"]) == ["base", "base", "stage 1", "stage 1", "both", "both"]
     assert result.difference("both", "base").delta == 0
-    assert str(result.difference("both", "base")) == "+0.0 points (+0.0 to +0.0)"
+    assert str(result.difference("both", "base")) == "+0.0 points (-65.8 to +65.8)"
     with pytest.raises(trice.InputError, match="'stage1': is not among the models base, stage 1, both"):
         result.difference("stage1", "base")
     assert "<td>stage 1</td>" in result._repr_html_()
@@ -423,6 +428,10 @@ def test_a_model_is_loaded_once_and_unloads(model: trice.Model) -> None:
         ),
         (lambda model: trice.rlef(model, sums(1), "math", rounds=0), "rounds=0; expected 1 or more"),
         (
+            lambda model: trice.rlef(model, sums(1), "math", objective="grpo", labels=LESSON),
+            "replay=0 trains on no labels again; leave out labels, or set replay",
+        ),
+        (
             lambda model: trice.clone(model, LESSON, "math", eval_steps=5),
             "eval_steps=5: there are no held-out questions",
         ),
@@ -432,10 +441,67 @@ def test_a_model_is_loaded_once_and_unloads(model: trice.Model) -> None:
         ),
         (
             lambda model: trice.rlef(model, sums(1), "math", validation=WORD, eval_steps=1),
-            "questions.json:1: field 'answer': 'two' is not a number",
+            "row 1: field 'answer': 'two' is not a number",
         ),
         (lambda model: trice.label(sums(1), "math", "teacher"), "unknown teacher 'teacher'"),
         (lambda model: trice.load("no-such-folder/model"), "no-such-folder/model"),
+        (lambda model: trice.load(""), "a model needs a name; give it as the name"),
+        (
+            lambda model: trice.load(model.name, batch_size=0),
+            "batch_size=0: expected a whole number of at least 1",
+        ),
+        (lambda model: trice.split("tiny", sums(1), "math"), r"not 'tiny'; trice.load\('tiny'\) makes one"),
+        (lambda model: trice.clone("tiny", LESSON, "math"), r"not 'tiny'; trice.load\('tiny'\) makes one"),
+        (lambda model: trice.evaluate([model], sums(1), "math"), "models: expected a model of trice.load"),
+        (lambda model: trice.evaluate({"a": "tiny"}, sums(1), "math"), r"models\['a'\]: expected a model"),
+        (lambda model: trice.evaluate({}, sums(1), "math"), "models: there are none"),
+        (lambda model: trice.label(sums(1), len), "task <built-in function len>: expected a trice.Task"),
+        (
+            lambda model: trice.label(sums(1), "math", reading=5),
+            "reading=5: expected a number of at least 0 up to 1",
+        ),
+        (lambda model: trice.split(model, sums(1), "math", samples=0), "samples=0: expected a whole number"),
+        (lambda model: trice.split(model, sums(1), "math", seed="x"), "seed='x': expected a whole number"),
+        (
+            lambda model: trice.generate(model, sums(1), "math", temperature=-1),
+            "temperature=-1: expected a number",
+        ),
+        (
+            lambda model: trice.generate(model, sums(1), "math", top_p=0),
+            "top_p=0: expected a number above 0 up to 1",
+        ),
+        (
+            lambda model: trice.generate(model, sums(1), "math", max_new_tokens="8"),
+            "max_new_tokens='8': expected",
+        ),
+        (
+            lambda model: trice.generate(model, sums(1), "math", few_shot=[("a",)]),
+            "few_shot: expected pairs of",
+        ),
+        (
+            lambda model: trice.generate(model, sums(1), "math", few_shot=[{"a": "b"}]),
+            "few_shot: expected pairs of",
+        ),
+        (lambda model: model.ask("", "math"), "question: .*the question is empty"),
+        (
+            lambda model: trice.split(model, sums(1), "math", output=__file__),
+            "is no folder and cannot become one",
+        ),
+        (
+            lambda model: trice.rlef(model, sums(1), "math", reward="paper"),
+            "reward: expected a function of a question",
+        ),
+        (
+            lambda model: trice.rlef(model, sums(1), "math", reward=lambda one: 1),
+            "expected a function of two arguments",
+        ),
+        (lambda model: trice.Task("x", "Do.", len), "task 'x': tools=<built-in function len> is no list"),
+        (lambda model: trice.Task("x", "Do.", tool="requird"), "task 'x': tool='requird' is not valid"),
+        (lambda model: trice.Task("x", None), "task 'x': its name and its instruction are texts"),
+        (lambda model: trice.Task("x", "Do.", judge_response=5), "task 'x': judge_response=5 is no function"),
+        (lambda model: trice.tool(workers=0)(thrice), "workers=0: expected a whole number of at least 1"),
+        (lambda model: trice.tool(time_limit="5")(thrice), "time_limit='5': expected a number above 0"),
+        (lambda model: trice.tool(timelimit=5), "tool: unknown limit 'timelimit'"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_error(

@@ -126,8 +126,11 @@ def test_seeds_are_averaged_question_by_question_first():
     assert found.low == pytest.approx(0.5 - 1.959964 * 0.5, abs=1e-6)
 
 
-def test_one_question_tells_nothing():
-    assert metrics.difference(verdicts(1), verdicts(0)) == (1.0, -1.0, 1.0)
+def test_few_questions_with_the_same_difference_tell_little():
+    # z² = 3.8415: 1 - 2 · 3.8415/(1 + 3.8415) = -0.58690, and 3.8415/(2 + 3.8415) = 0.65762
+    assert metrics.difference(verdicts(1), verdicts(0)) == (1.0, pytest.approx(-0.58690, abs=1e-5), 1.0)
+    equal = metrics.difference(verdicts(1, 0), verdicts(1, 0))
+    assert equal == (0.0, pytest.approx(-0.65762, abs=1e-5), pytest.approx(0.65762, abs=1e-5))
 
 
 def test_different_questions_are_not_compared():

@@ -132,7 +132,8 @@ def difference(a: Sequence[Response], b: Sequence[Response]) -> Difference:
 
     With d_i the difference on question i: mean(d) ± z · s(d)/√n, the paired normal interval (for example Altman and
     others, "Statistics with Confidence", 2nd ed. 2000, chapter 4). Several rows of a question (seeds) are averaged
-    first, so the unit is the question. With one question the interval is -1 to 1.
+    first, so the unit is the question. If all d_i are equal, s is 0 but another question may differ by 1 + |d|: the
+    half-width is then that, times Wilson's upper bound for 0 of n, z²/(n + z²).
 
     Raises:
         InputError: If there are no questions, or the questions of the two sides differ.
@@ -148,9 +149,9 @@ def paired_difference(ours: Mapping[Key, float], theirs: Mapping[Key, float]) ->
         raise InputError("there are no questions to compare on")
     deltas = [ours[key] - theirs[key] for key in ours]
     delta = fmean(deltas)
-    if len(deltas) == 1:
-        return Difference(delta, -1.0, 1.0)
-    half = Z * stdev(deltas) / math.sqrt(len(deltas))
+    count = len(deltas)
+    half = Z * stdev(deltas) / math.sqrt(count) if len({*deltas}) > 1 else 0.0
+    half = half or (1 + abs(delta)) * Z**2 / (count + Z**2)
     return Difference(delta, max(-1.0, delta - half), min(1.0, delta + half))
 
 

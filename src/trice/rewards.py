@@ -7,6 +7,7 @@ when the target does.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 
@@ -100,6 +101,20 @@ def load_reward(name: str) -> RewardFunction:
             f"reward '{name}' is not valid; choose {', '.join(builtin)}, or your own as module:function"
         )
     return from_function(load_own("reward", name), name)
+
+
+def check_function(function: object, name: str) -> None:
+    """Raise InputError unless a function can be called with a question and a response."""
+    if not callable(function):
+        raise InputError(f"reward: expected a function of a question and a response, not {function!r}")
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        raise InputError(
+            f"reward '{name}': expected a function of two arguments, a question and a response"
+        ) from None
+    except ValueError:  # a function of C has no signature
+        return
 
 
 def from_function(function: Callable[[Question, Response], float], name: str) -> RewardFunction:

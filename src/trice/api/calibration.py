@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trice.api.data import Source, working_folder, write_questions
-from trice.api.models import FewShot, Model
+from trice.api.models import FewShot, Model, require_model
 
 if TYPE_CHECKING:
     from trice.models.call_threshold import Calibration, Signal
@@ -66,7 +66,7 @@ def calibrate(
     from trice.tasks import Tasks
 
     aim = Aim(max_calls, min_accuracy, cost)
-    spec = model.spec(few_shot, **sampling)
+    spec = require_model(model).spec(few_shot, **sampling)
     with working_folder(output or (model.adapter and model.adapter / "calibration")) as folder:
         data = write_questions(folder, questions, task)
         return stage(data, folder, Tasks(task), spec, aim, load_signal(signal))

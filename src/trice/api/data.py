@@ -123,5 +123,10 @@ def working_folder(output: str | Path | None) -> Iterator[Path]:
         with TemporaryDirectory(prefix="trice-") as made:
             yield Path(made)
     else:
-        Path(output).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"output {output}: is no folder and cannot become one ({error.strerror})"
+            ) from None
         yield Path(output)

@@ -6,14 +6,14 @@ and does not change the model: it gives another one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trice.errors import InputError
+from trice.errors import InputError, check_number
 from trice.formats.prompt import Example, Template, load_template, prompt_template
 from trice.types import Execution, Outcome, Response, ToolCall
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from trice.stages.model_spec import ModelSpec
     from trice.tasks import TaskLike
 
-FewShot = str | Sequence[tuple[str, str]] | None
-"""Worked examples: pairs of question and response, a file of them, or the name of those that a shipped task has."""
+FewShot = str | Path | Sequence[tuple[str, str] | Mapping[str, str]] | None
+"""Worked examples: pairs of question and response, or mappings of `input` and `output`; a file of these, or the name of
+those that a shipped task has."""
 
 Threshold: TypeAlias = "float | str | Calibration | None"
 """A call threshold: a number from 0 (always call) to 1 (never), the result of `trice.calibrate`, `off`, or None for the
@@ -164,6 +165,7 @@ class Model:
         """
         from trice.stages.generate import respond, with_instruction
         from trice.stages.grading import execute
+        from trice.storage.files import validate
         from trice.tasks import MIXED, Tasks
         from trice.types import Question
 
@@ -171,7 +173,8 @@ class Model:
         threshold = self.threshold(call_threshold, tool_choice)
         spec = self.spec(few_shot, tool_choice, call_threshold=threshold, max_new_tokens=max_new_tokens)
         # The questions of a mix are all asked alike.
-        row = Question(id="question", input=question, task=MIXED[0] if tasks.mixed else None)
+        named = {"id": "question", "input": question, "task": MIXED[0] if tasks.mixed else None}
+        row = validate(Question, named, "question")
         (response,) = respond(self.engine, tasks, [with_instruction(row, tasks.of(row))], spec)
 
         def read_output(asked: Sequence[Question]) -> list[str]:
@@ -264,8 +267,10 @@ def load(
     recorded = adapter_record(folder) if folder else AdapterRecord()
     model = str(name or recorded.model or "")
     if not model:
-        raise InputError(f"{folder}: does not record its base model; give it as the name")
+        where = f"{folder}: does not record its base model" if folder else "a model needs a name"
+        raise InputError(f"{where}; give it as the name")
     check_model(model, folder)
+    check_number("batch_size", batch_size, int, least=1)
     resolve_dtype(dtype, device)
     pick_device(device)
     return Model(model, folder, recorded.prompt_template(format, template), device, dtype, batch_size)
@@ -313,7 +318,23 @@ def endpoint(
     )
 
 
+def require_model(model: object, name: str = "model") -> Model:
+    """The model, or an InputError that says what to give instead."""
+    if isinstance(model, Model):
+        return model
+    hint = f"; trice.load({model!r}) makes one" if isinstance(model, str) else ""
+    raise InputError(f"{name}: expected a model of trice.load or trice.endpoint, not {model!r}{hint}")
+
+
 def _examples(few_shot: FewShot) -> str | tuple[Example, ...] | None:
     if few_shot is None or isinstance(few_shot, str):
         return few_shot
-    return tuple(Example(str(question), str(response)) for question, response in few_shot)
+    if isinstance(few_shot, Path):
+        return str(few_shot)
+    try:
+        pairs = [(row["input"], row["output"]) if isinstance(row, Mapping) else row for row in few_shot]
+        return tuple(Example(str(question), str(response)) for question, response in pairs)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            "few_shot: expected pairs of a question and a response, or rows with 'input' and 'output'"
+        ) from None

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trice.api.data import Source, require_questions, working_folder, write_questions
-from trice.api.models import FewShot, Model, Threshold
-from trice.errors import InputError
+from trice.api.models import FewShot, Model, Threshold, require_model
+from trice.errors import InputError, check_number
 from trice.models.engine import ToolChoice
 from trice.models.sampling import KNOWN, SPLIT_SAMPLES, SPLIT_TEMPERATURE
 from trice.progress import notice
@@ -81,7 +81,10 @@ def split(
     from trice.stages import split as stage
     from trice.tasks import Tasks
 
-    spec = model.spec(few_shot, max_new_tokens=max_new_tokens, seed=seed)
+    spec = require_model(model).spec(few_shot, max_new_tokens=max_new_tokens, seed=seed)
+    check_number("samples", samples, int, least=1)
+    check_number("temperature", temperature, float, least=0)
+    check_number("known", known, float, least=0, most=1)
     with working_folder(output) as folder:
         data = write_questions(folder, questions, task)
         files = stage.split(data, Tasks(task), spec, samples=samples, temperature=temperature, known=known)
@@ -121,7 +124,7 @@ def label(
         counts them and gives the reasons.
 
     Raises:
-        InputError: If the task has no tool, or the teacher is not known.
+        InputError: If the teacher is not known, or an argument does not fit.
         TriceError: If the endpoint cannot be reached.
 
     Example:
@@ -135,7 +138,10 @@ def label(
     from trice.tasks import Tasks
 
     tasks = Tasks(task)
-    chosen = load_teacher(teacher, tasks, endpoint.client if endpoint else None, retries)
+    check_number("retries", retries, int, least=0)
+    check_number("reading", reading, float, least=0, most=1)
+    client = None if endpoint is None else require_model(endpoint, "endpoint").client
+    chosen = load_teacher(teacher, tasks, client, retries)
     with working_folder(output) as folder:
         target = folder / "labels.json"
         result = stage.label(write_questions(folder, questions, task), target, tasks, chosen, reading=reading)
@@ -189,7 +195,7 @@ def generate(
     from trice.tasks import Tasks
 
     rows = require_questions(questions)
-    threshold = model.threshold(call_threshold, tool_choice)
+    threshold = require_model(model).threshold(call_threshold, tool_choice)
     spec = model.spec(few_shot, tool_choice, call_threshold=threshold, **sampling)
     with working_folder(output) as folder:
         tasks = Tasks(task)
@@ -240,7 +246,11 @@ def evaluate(
     from trice.api.evaluation import Evaluation
     from trice.tasks import Tasks, check_questions
 
-    named = {"model": models} if isinstance(models, Model) else dict(models)
+    named = dict(models) if isinstance(models, Mapping) else {"model": require_model(models, "models")}
+    for name, model in named.items():
+        require_model(model, f"models[{name!r}]")
+    if not named:
+        raise InputError("models: there are none")
     if base is not None and base not in named:
         raise InputError(f"base '{base}': is not among the models {', '.join(named)}")
     rows, tasks = require_questions(questions), Tasks(task)

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trice.api.data import Source, require_questions, write_questions
-from trice.api.models import Model
-from trice.errors import InputError
+from trice.api.models import Model, require_model
+from trice.errors import InputError, check_number
 from trice.progress import notice
 from trice.storage.files import read_object, read_rows, validate, write_rows, write_text
 from trice.storage.inputs import check_same_inputs, input_hash, to_json
@@ -77,8 +77,9 @@ def clone(
     _trainable(model)
     if model.adapter is not None:
         raise InputError(f"{model.adapter}: stage 1 starts from a base model, without an adapter")
-    chosen = parse(Clone, settings, "trice.clone")
-    tasks = Tasks(task)
+    chosen, tasks = parse(Clone, settings, "trice.clone"), Tasks(task)
+    check_number("seed", seed, int)
+    held_out = _held_out(validation, tasks)
     rows = _targets(examples, tasks)
     random.Random(seed).shuffle(rows)
     folder, kept = _adapter_folder(output)
@@ -87,7 +88,7 @@ def clone(
     model.unload()
     adapter = train(
         data, folder, model.name, settings=chosen, template=model.template, tasks=tasks, seed=seed,
-        validation=_held_out(validation, folder), max_new_tokens=max_new_tokens, device=model.device,
+        validation=_written(held_out, folder), max_new_tokens=max_new_tokens, device=model.device,
         dtype=model.dtype,
     )  # fmt: skip
     return replace(model, adapter=adapter, _kept=kept)
@@ -164,11 +165,16 @@ def rlef(
         raise InputError(f"trice.rlef: rounds={rounds}; expected 1 or more")
     named = {"rounds": rounds, "samples": samples, "max_samples": max(samples, max_samples), "cost": cost}
     chosen, rows = parse(OnPolicy, named | settings, "trice.rlef"), require_questions(questions)
+    if labels is not None and not chosen.replay:
+        raise InputError("trice.rlef: replay=0 trains on no labels again; leave out labels, or set replay")
     tasks = Tasks(task)
     last, kept = _adapter_folder(output)
-    held_out = None if validation is None else require_questions(validation)
+    held_out = _held_out(validation, tasks)
+    check_number("seed", seed, int)
     known = None if labels is None else _targets(labels, tasks)
     name = getattr(reward, "__name__", "reward") if reward else "execution"
+    if reward is not None:
+        rewards.check_function(reward, name)
     _check_rounds(
         last,
         model.spec(max_new_tokens=max_new_tokens).settings()
@@ -182,7 +188,7 @@ def rlef(
         examples = last / "examples.json"
         write_rows(examples, known)
     rewarded = rewards.from_function(reward, name) if reward else rewards.execution(cost)
-    asked = _held_out(held_out, last)
+    asked = _written(held_out, last)
     load_validation(chosen.training, asked, tasks, max_new_tokens)  # refuses before sampling
     policy, earlier = model, None
     for number in range(1, rounds + 1):
@@ -266,13 +272,24 @@ def _check_rounds(folder: Path, inputs: dict[str, Any]) -> None:
 
 
 def _trainable(model: Model) -> None:
-    if model.client is not None:
+    if require_model(model).client is not None:
         raise InputError(f"{model.name}: is behind an endpoint; only a local model can be trained")
 
 
-def _held_out(questions: Source | None, folder: Path) -> Path | None:
+def _held_out(source: Source | None, tasks: Tasks) -> list[Question] | None:
+    """The questions that validate a training. Raises InputError if one does not fit the task."""
+    from trice.tasks import check_questions
+
+    if source is None:
+        return None
+    rows = require_questions(source)
+    check_questions(tasks, rows)
+    return rows
+
+
+def _written(held_out: list[Question] | None, folder: Path) -> Path | None:
     """The file of the questions that validate a training in `folder`."""
-    return None if questions is None else write_questions(folder / "held-out", questions)
+    return None if held_out is None else write_questions(folder / "held-out", held_out)
 
 
 def _adapter_folder(output: str | Path | None) -> tuple[Path, TemporaryDirectory[str] | None]:

@@ -8,7 +8,7 @@ Another judge of predictions needs a class with the members of `TaskLike`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -39,8 +39,7 @@ class Task:
             replaces the judge, and conversations then need no gold answers.
 
     Raises:
-        InputError: If there is no such judge, or a function cannot be a tool. The other fields are checked where
-            the task is used.
+        InputError: If a field is not of its kind, there is no such judge, or a function cannot be a tool.
 
     Example:
         >>> import trice
@@ -74,6 +73,16 @@ class Task:
         if answers not in get_args(Answers):
             raise InputError(
                 f"task '{name}': answers '{answers}' is no judge; choose {', '.join(get_args(Answers))}"
+            )
+        if not isinstance(name, str) or not isinstance(instruction, str):
+            raise InputError(f"task {name!r}: its name and its instruction are texts, not {instruction!r}")
+        if tool not in (None, "required"):
+            raise InputError(f"task '{name}': tool={tool!r} is not valid; 'required' or nothing")
+        if judge_response is not None and not callable(judge_response):
+            raise InputError(f"task '{name}': judge_response={judge_response!r} is no function")
+        if isinstance(tools, str | Tool) or not isinstance(tools, Iterable):
+            raise InputError(
+                f"task '{name}': tools={tools!r} is no list; give [{getattr(tools, '__name__', 'tool')}]"
             )
         offered = tuple(map(as_tool, tools))
         given = (name, instruction, offered, answers, tool, answer_from_result, judge_response)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
 
-from trice.errors import InputError, ToolError
+from trice.errors import InputError, ToolError, check_number
 from trice.formats.paper import structural_marks, unquote
 from trice.tools import RELEASE_AFTER, TIME_LIMIT, Tool
 
@@ -40,6 +40,11 @@ class FunctionTool(Tool):
         self.name: str = function.__name__
         self.description = inspect.getdoc(function) or ""
         self.backend = f"{function.__module__}:{function.__qualname__}"
+        check_number("time_limit", time_limit, float, above=0)
+        check_number("workers", workers, int, least=1)
+        for name, limit in (("rate", rate), ("release_after", release_after)):
+            if limit is not None:
+                check_number(name, limit, float, above=0)
         self.time_limit, self.workers = time_limit, workers
         self.rate, self.release_after = rate, release_after
         self._function = function
@@ -108,6 +113,10 @@ def tool(function: Callable[..., Any] | None = None, **limits: Any) -> Any:
         >>> stock("chair", "north"), stock.name
         (7, 'stock')
     """
+    if unknown := set(limits) - {"time_limit", "workers", "rate", "release_after"}:
+        raise InputError(
+            f"tool: unknown limit '{unknown.pop()}'; choose time_limit, workers, rate or release_after"
+        )
     if function is None:
         return lambda decorated: tool(decorated, **limits)
     if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):

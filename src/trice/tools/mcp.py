@@ -127,6 +127,8 @@ def mcp(
         >>> tools = trice.mcp("uvx mcp-server-time")                             # doctest: +SKIP
         >>> task = trice.Task("time", "Answer; convert_time converts.", tools)   # doctest: +SKIP
     """
+    if isinstance(env, str):
+        raise InputError(f"trice.mcp: env={env!r}: expected a list of names, such as [{env!r}]")
     limits = {"time_limit": time_limit, "connect_limit": connect_limit}
     return tools_of(read_server({"mcp": server, "env": tuple(env), "token_env": token_env, **limits}))
 
