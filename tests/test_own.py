@@ -79,7 +79,16 @@ def test_a_question_that_is_held_out_is_trained_on_nowhere(
     ]  # fmt: skip
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        json.dumps({"name": "x", "task": "math", "model": "none", "data": data, "validation": 2})
+        json.dumps(
+            {
+                "name": "x",
+                "task": "math",
+                "model": "none",
+                "data": data,
+                "validation": 2,
+                "label": {"teacher": "rule"},
+            }
+        )
     )
     chosen = load_recipe(str(recipe), ["clone.eval_steps=1", "rlef.rounds=1", f"output={tmp_path / 'run'}"])
     paths = RunPaths(chosen.folder, "math", rounds=1)
@@ -97,14 +106,16 @@ def test_a_question_that_is_held_out_is_trained_on_nowhere(
 
 
 def test_questions_without_a_call_for_the_teacher_are_refused_before_the_model_is_loaded(
-    tmp_path: Path,
+    tmp_path: Path, tiny_model: Callable[[str], Path]
 ) -> None:
     rows = [{"id": str(n), "question": f"What is {n} and 1?", "answer": str(n + 1)} for n in range(4)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row | {"expresion": "1+1"}) + "\n" for row in rows))
     recipe = tmp_path / "recipe.yaml"
     data = [{"dataset": "mine", "file": str(path)}]
-    recipe.write_text(json.dumps({"name": "x", "task": "math", "model": "no-such/model", "data": data}))
+    recipe.write_text(
+        json.dumps({"name": "x", "task": "math", "model": str(tiny_model("llama")), "data": data})
+    )
     with pytest.raises(
         InputError, match=r"rows\.jsonl:\d: neither this question .* has the field 'expression'"
     ):

@@ -265,7 +265,7 @@ def test_each_task_of_a_mix_may_have_its_model_and_its_rounds(folder: Path) -> N
 
 def test_held_out_questions_choose_the_checkpoint_of_each_round(folder: Path) -> None:
     """`back` is only asked in the rounds."""
-    write(folder / "back.jsonl", [row | {"id": str(n)} for n, row in enumerate(asked((2, 4)))])
+    write(folder / "back.jsonl", [row | {"id": str(n)} for n, row in enumerate(asked((2, 9)))])
     data = (
         "data=[{dataset: sums, train_file: sums.jsonl, test_file: tests.jsonl}, "
         "{dataset: back, train: 0, train_file: sums.jsonl, test_file: tests.jsonl, feedback_file: back.jsonl}]"

@@ -38,7 +38,7 @@ def test_runs_stand_side_by_side(tmp_path: Path) -> None:
         assert f"## {name}: Accuracy" in text
     assert "| both | 50.0 (35.2 to 64.8) | 90.0 (76.9 to 96.0) |" in text
     # 16 of 40 differ: mean 0.4, s = 0.49614, half = 1.96 · s / √40 = 0.15375
-    assert "| two − one | +0.0 (+0.0 to +0.0) | **+40.0** (+24.6 to +55.4) |" in text
+    assert "| two − one | +0.0 (−8.8 to +8.8) | **+40.0** (+24.6 to +55.4) |" in text
     assert "| data.ASDiv.train | 20 | 36 |" in text
     assert "| rlef.alpha | 20 | 36 |" in text
     assert "| seed |" not in text
@@ -80,7 +80,7 @@ def test_runs_are_compared_on_the_questions_they_share(tmp_path: Path) -> None:
     large = run_of(tmp_path / "large", 30)
     write_report([small, large], tmp_path / "out")
     # On the twenty questions of the small run the large one is right on all: +50 points.
-    assert "| large − small | +0.0 (+0.0 to +0.0) | **+50.0**" in text_of(tmp_path / "out")
+    assert "| large − small | +0.0 (−16.1 to +16.1) | **+50.0**" in text_of(tmp_path / "out")
 
 
 def test_runs_without_shared_questions_are_not_compared(tmp_path: Path) -> None:

@@ -162,4 +162,7 @@ def test_the_server_has_the_option_for_all_tasks(tiny_model: Callable[[str], Pat
         writes(tiny_model("llama"), tmp_path, "upper(paris)"), task=task, answer_from_result=True
     ) as server:
         message = ask(server, "Where?").choices[0].message
-        assert (message.content, message.trice["turns"]) == ("PARIS", ["upper(paris)"])
+        assert (message.content, message.trice["turns"]) == (
+            "PARIS",
+            [""],
+        )  # nothing would execute a call there

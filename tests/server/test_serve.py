@@ -183,7 +183,7 @@ def test_the_model_is_asked_again_with_an_output(writer: Callable[..., Any]) -> 
     with writer("look(Paris)", "look") as server:
         answer = ask(server, "Where?")
         assert answer.choices[0].message.trice["execution"]["output"] == "Paris one\nParis two"
-        assert answer.choices[0].message.trice["turns"] == ["look(Paris)", "look(Paris)"]
+        assert answer.choices[0].message.trice["turns"] == ["", ""]  # nothing would execute a call there
         assert answer.choices[0].message.content == "look(Paris)"
         assert answer.usage.completion_tokens == 3
         contents, kinds, _ = streamed(ask(server, "Where?", stream=True, n=2))

@@ -161,7 +161,7 @@ def test_a_second_turn_that_failed_is_asked_again_alone(
         assert turn()["total"]["accuracy"].count == 2
         assert len(server.seen) == 3
     assert {seen.body["messages"][0]["content"] for seen in server.seen} == {
-        "Given a context, please answer the question. Reply with the answer alone."
+        "Given a context, please answer the question. Reply with the answer alone, without any call."
     }
 
 

@@ -22,7 +22,6 @@ from torch._dynamo.utils import counters
 
 from trice.errors import InputError, TriceError
 from trice.models.local import LocalModel, load, load_base
-from trice.tasks import Tasks
 from trice.training.clone import clone
 from trice.training.fine_tune import training_arguments
 from trice.training.lora import with_lora
@@ -485,8 +484,6 @@ def test_a_finished_or_begun_run_is_not_mixed_with_another(
             again(work, llama, folder, seed=7)
         with pytest.raises(InputError, match=r"\(limit was None, is now 5\)"):
             again(work, llama, folder, limit=5)
-        with pytest.raises(InputError, match=r"\(task was None, is now 'qa'\)"):
-            again(work, llama, folder, tasks=Tasks("qa"))
 
 
 def test_a_training_on_few_questions_is_not_taken_for_one_on_all(

@@ -360,7 +360,7 @@ def test_another_validation_is_another_run(learned: Path, llama: str, tmp_path: 
         (
             Clone(),
             {"validation": "math"},
-            r"^validation .*math\.json: the steps between validations are missing; add eval_steps=10$",
+            "^validation: the steps between validations are missing; add eval_steps=10$",
         ),
         (CLONE, {"validation": "none"}, r"none\.json: no such file"),
         (CLONE, {"validation": "empty"}, r"empty\.json: holds no rows"),

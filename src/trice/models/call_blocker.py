@@ -1,6 +1,6 @@
 """Blocks the tokens that would begin a call, for tool choice `none`.
 
-A response may not begin with the first token of a tool's name. There, `translator` is nearly always followed by a
+A response may not begin with a tool's name, or with its first token. There, `translator` is nearly always followed by a
 parenthesis, and a model that may write the one and not the other continues with what it never writes: `translator (Who
 …`. Without the name it answers as it does where it chooses not to call. Later in the text only the opening `name(` is
 blocked: `CallBlocker` decides by the text so far, so a tool named `t` does not block "don't", and the word
@@ -16,6 +16,8 @@ from typing import Any
 
 from trice.formats.paper import call_opening
 from trice.formats.prompt import decode
+
+DISTINCT = 3  # letters of a first token; many words begin with fewer
 
 TokenBlocker = Callable[[str], Sequence[int]]
 """Given the text so far, returns the tokens that may not follow it."""
@@ -33,9 +35,13 @@ class CallBlocker:
         self._first: set[int] = set()  # tokens with which a text may not begin
         self._blocked: dict[tuple[str, ...], list[int]] = {}
         if names:
-            self._classify(_token_texts(tokenizer))
+            texts = _token_texts(tokenizer)
+            self._classify(texts)
             spelled = [before + name for name in names for before in ("", " ")]
-            self._first.update(ids[0] for ids in tokenizer(spelled, add_special_tokens=False)["input_ids"])
+            for ids in tokenizer(spelled, add_special_tokens=False)["input_ids"]:
+                first = next(token for token in ids if texts[token].strip())
+                if len(texts[first].strip()) >= DISTINCT:
+                    self._first.add(first)
 
     def _classify(self, texts: Sequence[str]) -> None:
         whole = call_opening(self.names)

@@ -168,9 +168,8 @@ def fit(
         "dtype": dtype,
         "limit": limit,
         "validation": validation and validation.identity(),
-        "task": task,
     }
-    about = {"trice": __version__}
+    about = {"trice": __version__, "task": task}
     state = processes(device)
     with lock_folder(output) if state.is_main_process else nullcontext():
         with state.main_process_first():
