@@ -38,6 +38,26 @@ def test_a_conclusion_says_what_the_intervals_carry(
     assert conclusion(compute_results(read_run(tmp_path))) == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(
+    ("calls", "right", "expected"),
+    [
+        (20, 31, "Ship both stages: they call a tool on 50% of the questions, stage 1 on 100%, and these questions do "
+                 "not show that they are right less often."),
+        (20, 29, "Ship stage 1: these questions do not show that both stages are better."),
+        (39, 31, "Ship stage 1: these questions do not show that both stages are better."),
+    ],
+)  # fmt: skip
+def test_fewer_calls_without_fewer_right_answers_are_a_reason_to_ship(
+    tmp_path: Path, calls: int, right: int, expected: str
+) -> None:
+    result(tmp_path, "zero-shot", *(graded(n, "answered", n < 2) for n in range(40)))
+    result(tmp_path, "stage-1", *(graded(n, "called", n < 30) for n in range(40)))
+    result(
+        tmp_path, "both", *(graded(n, "called" if n < calls else "answered", n < right) for n in range(40))
+    )
+    assert conclusion(compute_results(read_run(tmp_path))) == [expected]
+
+
 def test_a_loss_that_jumps_at_the_end_is_explained() -> None:
     def log(*losses: float) -> list[dict[str, float]]:
         return [{"step": step, "loss": loss} for step, loss in enumerate(losses)]

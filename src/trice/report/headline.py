@@ -91,6 +91,8 @@ def conclusion(results: Results) -> list[str]:
         why = (
             "they are better than the base model on these questions, which do not show that of stage 1 alone"
         )
+    elif both is not None and both.delta >= 0 and (fewer := _fewer_calls(results)):
+        chosen, why = BOTH, f"{fewer}, and these questions do not show that they are right less often"
     elif both is not None:
         chosen, why = STAGE_1, "these questions do not show that both stages are better"
     elif _is_gain(first):
@@ -153,6 +155,14 @@ def _compared_with(results: Results, last: str, names: dict[str, str], total: st
                 return f"as many right as {words} ({value}), as far as {total} questions can tell"
             return f"{'more' if found.delta > 0 else 'fewer'} right than {words} ({value})"
     return ""
+
+
+def _fewer_calls(results: Results) -> str:
+    """That both stages call less often than stage 1, if the intervals of their shares do not overlap."""
+    first, both = (results.conditions[name]["total"]["tool_use"] for name in (STAGE_1, BOTH))
+    if both.high is None or first.low is None or both.high >= first.low:
+        return ""
+    return f"they call a tool on {_whole(both)} of the questions, stage 1 on {_whole(first)}"
 
 
 def _is_gain(found: Comparison | None) -> bool:
