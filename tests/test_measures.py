@@ -130,6 +130,10 @@ def test_few_questions_with_the_same_difference_tell_little():
     # z² = 3.8415: 1 - 2 · 3.8415/(1 + 3.8415) = -0.58690, and 3.8415/(2 + 3.8415) = 0.65762
     assert metrics.difference(verdicts(1), verdicts(0)) == (1.0, pytest.approx(-0.58690, abs=1e-5), 1.0)
     equal = metrics.difference(verdicts(1, 0), verdicts(1, 0))
+    thirds = metrics.paired_difference(
+        {("D", "1"): 1.0, ("D", "2"): 2 / 3}, {("D", "1"): 2 / 3, ("D", "2"): 1 / 3}
+    )
+    assert thirds.low < 0 < thirds.high  # the differences are equal but for rounding
     assert equal == (0.0, pytest.approx(-0.65762, abs=1e-5), pytest.approx(0.65762, abs=1e-5))
 
 

@@ -103,6 +103,30 @@ def test_a_question_that_is_held_out_is_trained_on_nowhere(
     notices = capfd.readouterr().err
     assert "b, train: 1 questions are left out, because they are held out or tested" in notices
     assert "b, feedback: 2 questions are left out" in notices
+    assert "validation:" not in notices
+
+    with pytest.raises(
+        InputError, match=r"data set 'a', train: all questions are held out or tested elsewhere"
+    ):
+        recipe.write_text(
+            json.dumps(
+                {
+                    "name": "x",
+                    "task": "math",
+                    "model": "none",
+                    "label": {"teacher": "rule"},
+                    "data": [
+                        data[0],
+                        {
+                            "dataset": "d",
+                            "train_file": str(file("d", 9)),
+                            "test_file": str(file("a", 1, 2, 3, 4)),
+                        },
+                    ],
+                }
+            )
+        )
+        write_questions(load_recipe(str(recipe), [f"output={tmp_path / 'other'}"]), Tasks("math"), paths)
 
 
 def test_questions_without_a_call_for_the_teacher_are_refused_before_the_model_is_loaded(

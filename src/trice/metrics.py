@@ -150,7 +150,7 @@ def paired_difference(ours: Mapping[Key, float], theirs: Mapping[Key, float]) ->
     deltas = [ours[key] - theirs[key] for key in ours]
     delta = fmean(deltas)
     count = len(deltas)
-    half = Z * stdev(deltas) / math.sqrt(count) if len({*deltas}) > 1 else 0.0
+    half = Z * stdev(deltas) / math.sqrt(count) if max(deltas) - min(deltas) > 1e-9 else 0.0
     half = half or (1 + abs(delta)) * Z**2 / (count + Z**2)
     return Difference(delta, max(-1.0, delta - half), min(1.0, delta + half))
 

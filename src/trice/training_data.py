@@ -103,7 +103,7 @@ class Candidate(BaseModel):
     tokens: list[Count] | None = None
     """as in responses"""
     truncated: bool | None = None
-    """as in responses; `grpo` and `reinforce` then train no end token"""
+    """as in responses; in the format `paper`, `grpo` and `reinforce` then train no end token"""
     completion: Messages | None = None
     """as in responses"""
     loss: list[bool] | None = None

@@ -41,8 +41,8 @@ def test_a_conclusion_says_what_the_intervals_carry(
 @pytest.mark.parametrize(
     ("calls", "right", "expected"),
     [
-        (20, 31, "Ship both stages: they call a tool on 50% of the questions, stage 1 on 100%, and these questions do "
-                 "not show that they are right less often."),
+        (20, 31, "Ship both stages: they call a tool on 50% of the questions, stage 1 on 100%, and they are right at "
+                 "least as often on these questions."),
         (20, 29, "Ship stage 1: these questions do not show that both stages are better."),
         (39, 31, "Ship stage 1: these questions do not show that both stages are better."),
     ],

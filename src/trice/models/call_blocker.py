@@ -39,8 +39,8 @@ class CallBlocker:
             self._classify(texts)
             spelled = [before + name for name in names for before in ("", " ")]
             for ids in tokenizer(spelled, add_special_tokens=False)["input_ids"]:
-                first = next(token for token in ids if texts[token].strip())
-                if len(texts[first].strip()) >= DISTINCT:
+                first = next((token for token in ids if texts[token].strip()), None)
+                if first is not None and len(texts[first].strip()) >= DISTINCT:
                     self._first.add(first)
 
     def _classify(self, texts: Sequence[str]) -> None:

@@ -72,6 +72,11 @@ def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:
     for entry, part in parts:
         train = _others(part.train, judged, f"{entry.dataset}, train")
         feedback = _others(part.feedback, judged, f"{entry.dataset}, feedback")
+        for name, given, left in (("train", part.train, train), ("feedback", part.feedback, feedback)):
+            if given and not left:
+                raise InputError(
+                    f"data set '{entry.dataset}', {name}: all questions are held out or tested elsewhere in this recipe"
+                )
         if part.train:
             write_rows(paths.train(entry.dataset), map(raw_row, train))
         if part.feedback:
@@ -99,8 +104,8 @@ def _divided(recipe: Recipe, entry: DataSet) -> Part:
     count, calibrated = recipe.validation, recipe.calibrate.questions
     if count and part.train:
         validation = part.train[-count:]
-        part = part._replace(train=part.train[:-count], validation=validation)
-        part = part if recipe.validates else part._replace(test=validation)
+        part = part._replace(train=part.train[:-count])
+        part = part._replace(**{"validation" if recipe.validates else "test": validation})
     if calibrated and part.train:
         part = part._replace(train=part.train[:-calibrated], calibration=part.train[-calibrated:])
     return part

@@ -92,7 +92,7 @@ def conclusion(results: Results) -> list[str]:
             "they are better than the base model on these questions, which do not show that of stage 1 alone"
         )
     elif both is not None and both.delta >= 0 and (fewer := _fewer_calls(results)):
-        chosen, why = BOTH, f"{fewer}, and these questions do not show that they are right less often"
+        chosen, why = BOTH, f"{fewer}, and they are right at least as often on these questions"
     elif both is not None:
         chosen, why = STAGE_1, "these questions do not show that both stages are better"
     elif _is_gain(first):

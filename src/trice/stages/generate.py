@@ -154,8 +154,8 @@ def group_by_task(tasks: Tasks, questions: Sequence[Question], spec: ModelSpec) 
 
 
 def generation_settings(tasks: Tasks, task: TaskLike, spec: ModelSpec) -> GenerationSettings:
-    """The generation settings for the questions of a task. In a second turn, nothing executes a call, so none may
-    begin; else a model that learned to call writes one in place of the answer."""
+    """The generation settings for the questions of a task. In a second turn, nothing executes a call, so it is asked
+    with tool choice `none`; else a model that learned to call writes a call in place of the answer."""
     own = tuple(tool.name for tool in tasks.own_tools(task))
     tools, tool_choice = task.tools, spec.tool_choice
     if task.name == SECOND_TURN:

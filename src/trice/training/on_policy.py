@@ -5,8 +5,8 @@ Questions need answers and no labels. Every question gets a few samples. Those w
 each further pass, up to a maximum for one question and a budget for the round; with `arms`, some samples are drawn with
 tool choice `none` and as many with `required`, so that the value of a call is known for each question and policy.
 
-`trice.training.targets` chooses what a question teaches. A solved question keeps its target in later rounds. This
-module trains nothing: `trice.training.rlef` trains on the file `ranked.json`.
+`trice.training.targets` chooses what a question teaches. Unless a policy gradient trains, a solved question keeps its
+target in later rounds. This module trains nothing: `trice.training.rlef` trains on the file `ranked.json`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def sample_round(
         spec: The policy; its sampling gives the length limit.
         settings: The numbers of samples, their temperature, the cost of a call, and the objective.
         reward: What a response is worth; by default `execution` with the cost of the settings.
-        earlier: The ranked file of the round before, whose solved questions are kept.
+        earlier: The ranked file of the round before, whose solved questions are kept unless a policy gradient trains.
         labels: The examples of stage 1, a share of which (`settings.replay`) is trained on again.
         seed: The seed of this round's samples, and of the choice of questions if the budget does not suffice for all.
         retry: Whether questions without a response are asked again.
@@ -286,7 +286,7 @@ def _summary(
     targets = [row.target for row in solved if row.target]
     called = sum(each.outcome is Outcome.CALLED for each in targets)
     keys = [list(_key(row)) for row in solved]
-    known = before["solved_keys"] if before else []
+    known = before.get("solved_keys", []) if before else []
     values = (each.values() for each in samples.values())
     gains = [call - answer for call, answer in values if call is not None and answer is not None]
     return {
@@ -295,7 +295,7 @@ def _summary(
         "responses": sum(len(each.rows) for each in samples.values()),
         "passes": list(passes),
         "solved": len(solved),
-        "solved_keys": keys,
+        "solved_keys": [*known, *(key for key in keys if key not in known)],  # in this round or before
         "new": sum(key not in known for key in keys),
         "targets": {"called": called, "answered": len(targets) - called},
         "right": sum(bool(row.correct) for row in first) / count,

@@ -30,8 +30,8 @@ def examples(
 ) -> Callable[[Any], list[Any]]:
     """A function from the tokenizer to the training set. Raises InputError for data that do not fit.
 
-    For a policy gradient, a response that was sampled several times is as many candidates, and one that the length
-    limit ended has no end token. Without ranking (alpha 0) only the best candidate is computed.
+    For a policy gradient, a response that was sampled several times is as many candidates, and in the format `paper`
+    one that the length limit ended has no end token. Without ranking (alpha 0) only the best candidate is computed.
     """
     settings = settings or Rlef()
     policy_gradient = settings.objective in POLICY_GRADIENTS

@@ -122,7 +122,8 @@ class Samples:
         return self._candidates([], Counter())
 
     def values(self) -> tuple[float | None, float | None]:
-        """The mean rewards of the responses that call a tool and of the others, None for a decision without one."""
+        """The mean rewards of the responses that were to call a tool and of those that were to answer, None for a
+        decision without one."""
         called, answered = (self._rewards_of(calls=each) for each in (True, False))
         return fmean(called) if called else None, fmean(answered) if answered else None
 

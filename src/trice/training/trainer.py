@@ -145,12 +145,13 @@ class TriceConfig(TrainingArguments):  # type: ignore[misc]
     times `gradient_accumulation_steps`. Without `output_dir` no checkpoint is written unless `save_strategy` is
     given.
 
+    Raises:
+        InputError: If a setting of the objective is not valid or does not apply to it.
+
     Example:
         >>> from trice import TriceConfig
         >>> TriceConfig(num_train_epochs=1, batch_size=8, objective="dpo").length_penalty
         0.0
-
-    Raises InputError for a setting of the objective that is not valid or does not apply to it.
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "the highest learning rate"})
