@@ -105,28 +105,14 @@ def test_a_question_that_is_held_out_is_trained_on_nowhere(
     assert "b, feedback: 2 questions are left out" in notices
     assert "validation:" not in notices
 
+    everything = {"dataset": "d", "train_file": str(file("d", 9)), "test_file": str(file("all", 1, 2, 3, 4))}
+    again = {"name": "x", "task": "math", "model": "none", "data": [data[0], everything]}
+    recipe.write_text(json.dumps(again | {"label": {"teacher": "rule"}}))
+    chosen = load_recipe(str(recipe), [f"output={tmp_path / 'other'}"])
     with pytest.raises(
-        InputError, match=r"data set 'a', train: all questions are held out or tested elsewhere"
+        InputError, match="data set 'a', train: all questions are held out or tested elsewhere"
     ):
-        recipe.write_text(
-            json.dumps(
-                {
-                    "name": "x",
-                    "task": "math",
-                    "model": "none",
-                    "label": {"teacher": "rule"},
-                    "data": [
-                        data[0],
-                        {
-                            "dataset": "d",
-                            "train_file": str(file("d", 9)),
-                            "test_file": str(file("a", 1, 2, 3, 4)),
-                        },
-                    ],
-                }
-            )
-        )
-        write_questions(load_recipe(str(recipe), [f"output={tmp_path / 'other'}"]), Tasks("math"), paths)
+        write_questions(chosen, Tasks("math"), RunPaths(chosen.folder, "math"))
 
 
 def test_questions_without_a_call_for_the_teacher_are_refused_before_the_model_is_loaded(
