@@ -133,7 +133,7 @@ def test_a_call_is_executed(writer: Callable[..., Any]) -> None:
         assert message.trice["call"] == {"name": "calculator", "arguments": {"expression": "12+30"}}
         assert message.trice["execution"]["output"] == "42"
         assert answer.choices[0].finish_reason == "stop"
-        assert answer.usage.completion_tokens == 1 + 2 * 64  # the call, and two second turns up to the limit
+        assert answer.usage.completion_tokens == 1
         contents, kinds, _ = streamed(ask(server, stream=True, trice={"probability": True}))
         assert contents == {0: "42"}
         assert [kind for _, kind in kinds] == [
