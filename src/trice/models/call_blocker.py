@@ -32,7 +32,7 @@ class CallBlocker:
         self.length = max(map(len, names), default=0) + 1  # of the text's end that decides
         self._whole: list[int] = []  # tokens that contain an opening after something else
         self._completing: dict[str, list[int]] = {}  # tokens that complete an opening, by its beginning
-        self._first: set[int] = set()  # tokens with which a text may not begin
+        self._first: set[int] = set()  # the names, and their first tokens
         self._blocked: dict[tuple[str, ...], list[int]] = {}
         if names:
             texts = _token_texts(tokenizer)
@@ -42,6 +42,7 @@ class CallBlocker:
                 first = next((token for token in ids if texts[token].strip()), None)
                 if first is not None and len(texts[first].strip()) >= DISTINCT:
                     self._first.add(first)
+        self._at_start = sorted(self._first.union(self._whole, self._completing.get("", ())))
 
     def _classify(self, texts: Sequence[str]) -> None:
         whole = call_opening(self.names)
@@ -65,7 +66,7 @@ class CallBlocker:
 
     def __call__(self, text: str) -> Sequence[int]:
         if not text.strip():
-            return sorted(self._first.union(self._whole, self._completing.get("", ())))
+            return self._at_start
         end = text[-self.length :]
         beginnings = tuple(each for each in self._completing if _ends_with_word(end, each))
         if beginnings not in self._blocked:

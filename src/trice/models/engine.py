@@ -162,12 +162,11 @@ class GenerationSettings:
         prefill."""
         ids = row.tokens or self.template.encode_response(tokenizer, row.response, end=False)
         if self.tool_choice == "none":
-            opening = self.forbidden_tools and paper.call_opening(self.forbidden_tools).search(row.response)
             if not self.forbidden_tools:
                 return True
-            blocked = {*self.call_blocker(tokenizer)("")}
             first = next((token for token in ids if decode(tokenizer, [token]).strip()), None)
-            return not opening and first not in blocked
+            begins_with_name = first in self.call_blocker(tokenizer)("")
+            return not (begins_with_name or paper.call_opening(self.forbidden_tools).search(row.response))
         if not self.prefill or paper.parse(row.response, self.parsers).outcome is not Outcome.CALLED:
             return False
         start = self._prefill_ids(tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple
 
 from trice import datasets
@@ -64,9 +65,10 @@ def write_questions(recipe: Recipe, tasks: Tasks, paths: RunPaths) -> str:
     how many there are."""
     counts, parts = [], [(entry, _divided(recipe, entry)) for entry in recipe.data]
     tests = [row for _, part in parts for row in part.test]
-    held_out = _others([row for _, part in parts for row in part.validation], tests, "validation")
-    calibration = _others([row for _, part in parts for row in part.calibration], tests, "calibration")
-    judged = [*tests, *held_out, *calibration]
+    tested = set(map(text_key, tests))
+    held_out = _others([row for _, part in parts for row in part.validation], tested, "validation")
+    calibration = _others([row for _, part in parts for row in part.calibration], tested, "calibration")
+    judged = tested.union(map(text_key, [*held_out, *calibration]))
     if recipe.clones and recipe.label.teacher == "annotations":
         _check_annotated([row for _, part in parts for row in part.train])
     for entry, part in parts:
@@ -121,10 +123,9 @@ def _check_annotated(rows: list[Question]) -> None:
         )
 
 
-def _others(rows: list[Question], judged: list[Question], name: str) -> list[Question]:
-    """The rows whose question is not among those that a model is judged by, here or in another data set."""
-    known = {text_key(row) for row in judged}
-    others = [row for row in rows if text_key(row) not in known]
+def _others(rows: list[Question], judged: Container[str], name: str) -> list[Question]:
+    """The rows whose `text_key` is not among those that a model is judged by, here or in another data set."""
+    others = [row for row in rows if text_key(row) not in judged]
     if len(others) < len(rows):
         notice(
             f"{name}: {len(rows) - len(others)} questions are left out, because they are held out or tested"

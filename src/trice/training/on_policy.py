@@ -285,8 +285,8 @@ def _summary(
     distinct = len({(*_key(row), row.response) for row in first})
     targets = [row.target for row in solved if row.target]
     called = sum(each.outcome is Outcome.CALLED for each in targets)
-    keys = [list(_key(row)) for row in solved]
-    known = before.get("solved_keys", []) if before else []
+    known = [tuple(key) for key in before.get("solved_keys", [])] if before else []
+    new = sorted({_key(row) for row in solved}.difference(known))
     values = (each.values() for each in samples.values())
     gains = [call - answer for call, answer in values if call is not None and answer is not None]
     return {
@@ -295,8 +295,8 @@ def _summary(
         "responses": sum(len(each.rows) for each in samples.values()),
         "passes": list(passes),
         "solved": len(solved),
-        "solved_keys": [*known, *(key for key in keys if key not in known)],  # in this round or before
-        "new": sum(key not in known for key in keys),
+        "solved_keys": [*known, *new],  # in this round or before
+        "new": len(new),
         "targets": {"called": called, "answered": len(targets) - called},
         "right": sum(bool(row.correct) for row in first) / count,
         "called": outcomes[Outcome.CALLED] / count,
